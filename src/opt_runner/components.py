@@ -1,0 +1,104 @@
+"""Methods, networks and datasets named by `_target_` in the config: ours and a user's alike.
+
+A component is any class or function. Its annotated signature is the schema of its options, checked
+before any work starts; `Annotated[int, Field(gt=0)]` and `Literal[...]` state what is allowed.
+"""
+
+import inspect
+from typing import Any
+
+from hydra.utils import get_object
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from opt_runner.errors import UserError, explain
+
+
+class Component(BaseModel):
+    """A node of the config: `name` for directories and tables, `_target_`, and options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    target: str = Field(alias="_target_")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.model_extra or {}
+
+
+def check(component: Component, where: str, supplied: frozenset[str] = frozenset()) -> None:
+    """Raise UserError where the target is not there or does not take the options.
+
+    supplied: parameters that `build` will be given beside the options.
+    """
+    _validated_options(component, where, supplied)
+
+
+def build(component: Component, where: str, **supplied: Any) -> Any:
+    """The object: the target called with its options, and with those of `supplied` that it takes.
+
+    A supplied value fills a parameter that the config leaves out or sets to null.
+    """
+    options = _validated_options(component, where, frozenset(supplied))
+    target = _target(component, where)
+    accepted = inspect.signature(target).parameters
+    for key, value in supplied.items():
+        if key in accepted and options.get(key) is None:
+            options[key] = value
+    try:
+        return target(**options)
+    except ValidationError as error:
+        raise UserError(explain(error, where, accepted)) from error
+
+
+def _target(component: Component, where: str) -> Any:
+    try:
+        target = get_object(component.target)
+    except Exception as error:
+        reason = str(error).splitlines()[-1]
+        raise UserError(f"{where}._target_: cannot import {component.target!r}: {reason}") from error
+    if not callable(target):
+        raise UserError(f"{where}._target_: {component.target!r} is no class or function")
+    return target
+
+
+def _validated_options(
+    component: Component, where: str, supplied: frozenset[str]
+) -> dict[str, Any]:
+    target = _target(component, where)
+    try:
+        parameters = inspect.signature(target, eval_str=True).parameters
+    except (NameError, ValueError, TypeError) as error:
+        raise UserError(f"{where}: {component.target} has no readable signature: {error}") from error
+    fields: dict[str, Any] = {}
+    takes_any = False
+    for name, parameter in parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            takes_any = True
+        elif parameter.kind is parameter.VAR_POSITIONAL or name.startswith("_"):
+            continue
+        elif name in supplied and component.options.get(name) is None:
+            continue
+        else:
+            annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[name] = (annotation, default)
+    options = {
+        key: value
+        for key, value in component.options.items()
+        if not (value is None and key in supplied)
+    }
+    model: type[BaseModel] = create_model(
+        component.name,
+        __config__=ConfigDict(
+            extra="allow" if takes_any else "forbid",
+            arbitrary_types_allowed=True,
+            protected_namespaces=(),
+        ),
+        **fields,
+    )
+    try:
+        checked = model(**options)
+    except ValidationError as error:
+        raise UserError(explain(error, where, fields)) from error
+    return {key: getattr(checked, key) for key in options}

@@ -1,0 +1,39 @@
+"""The one error class whose text is meant for the person at the terminal."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import ValidationError
+
+
+class UserError(Exception):
+    """One line a fault: what was wrong, what is allowed, what to do. Shown without a traceback."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest of the known words, or an empty string."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def explain(error: ValidationError, where: str, known: Iterable[str]) -> str:
+    """A pydantic error as one line a fault. `where` names the node, `known` its keys."""
+    return "\n".join(_explain_one(dict(fault), where, list(known)) for fault in error.errors())
+
+
+def _explain_one(fault: dict[str, Any], where: str, known: list[str]) -> str:
+    # pydantic appends the member of a union that it tried ("constrained-int"): only keys and
+    # positions are names a user wrote.
+    path = [str(part) for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
+    key = ".".join([where, *path] if where else path)
+    match fault["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            allowed = ", ".join(sorted(known)) or "none"
+            return f"unknown key {key!r}{nearest(path[-1], known)} (keys here: {allowed})"
+        case "missing" | "missing_argument" | "missing_keyword_only_argument":
+            return f"{key} is missing"
+        case "value_error":
+            return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
+    message = fault["msg"].removeprefix("Input should be ")
+    return f"{key}: must be {message}, got {fault['input']!r}"

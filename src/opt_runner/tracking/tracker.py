@@ -1,0 +1,151 @@
+"""Weights & Biases: one run a cell, never in the way of the training."""
+
+import logging
+import netrc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlparse
+
+from opt_runner.config import Config, Tracking
+from opt_runner.records import Result
+from opt_runner.tracking import screen
+
+log = logging.getLogger(__name__)
+
+SWEEP_VARIABLE = "OPT_RUNNER_SWEEP"  # the sweep's id, for launchers' child processes too
+
+
+class Tracker(Protocol):
+    def log(self, row: dict[str, Any]) -> None: ...
+    def finish(self, result: Result) -> None: ...
+
+
+class NoTracker:
+    """tracking=none: the record on disk is all, and wandb is not imported."""
+
+    def log(self, row: dict[str, Any]) -> None:
+        pass
+
+    def finish(self, result: Result) -> None:
+        pass
+
+
+class WandbTracker:
+    """A W&B run. Whatever goes wrong in it is a warning, once; the training goes on."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def log(self, row: dict[str, Any]) -> None:
+        self._guard(lambda run: run.log(_flat(row), step=row["step"]))
+
+    def finish(self, result: Result) -> None:
+        def end(run: Any) -> None:
+            run.summary.update(_flat(asdict(result)))
+            run.finish(exit_code=0 if result.status == "finished" else 1)
+
+        self._guard(end)
+        self._run = None
+
+    def _guard(self, action: Callable[[Any], None]) -> None:
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:
+            log.warning("W&B: %s; tracking of this cell ends here", error, exc_info=True)
+            screen.say(f"W&B failed ({error}); the record on disk is complete")
+            self._run = None
+
+
+@contextmanager
+def start(
+    config: Config, content: dict[str, Any], signature: str, title: str
+) -> Iterator[Tracker]:
+    """The tracker of one cell. A cell that raises is marked failed in W&B as well."""
+    if config.tracking.name == "none":
+        yield NoTracker()
+        return
+    import wandb
+
+    mode = _mode(config.tracking)
+    try:
+        run = _init(config, content, signature, title, mode)
+    except Exception as error:
+        log.warning("W&B did not start %s: %s", mode, error)
+        if mode != "online":
+            screen.say(f"W&B did not start ({_line(error)}); the record on disk is complete")
+            yield NoTracker()
+            return
+        screen.say(f"W&B cannot be reached ({_line(error)}); this cell is tracked offline")
+        mode = "offline"
+        run = _init(config, content, signature, title, mode)
+    if mode != "disabled":
+        screen.note_tracking(mode, Path(run.settings.sync_dir), run.url)
+    tracker = WandbTracker(run)
+    try:
+        yield tracker
+    finally:
+        if wandb.run is not None:
+            wandb.finish(exit_code=1)
+
+
+def _init(
+    config: Config, content: dict[str, Any], signature: str, title: str, mode: str
+) -> Any:
+    import wandb
+
+    Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+    return wandb.init(
+        project=config.tracking.project,
+        entity=config.tracking.entity,
+        dir=config.output_dir,
+        id=signature,
+        name=title,
+        group=os.environ.get(SWEEP_VARIABLE),
+        job_type=config.method.name,
+        tags=list(config.tracking.tags),
+        config={**content, "signature": signature},
+        mode=mode,
+        resume="allow",
+        reinit="finish_previous",
+        settings=wandb.Settings(silent=True, console="off", init_timeout=30, disable_git=True),
+    )
+
+
+def _mode(tracking: Tracking) -> str:
+    """online, offline or disabled. wandb asks at the terminal where it is online without a key."""
+    if wanted := os.environ.get("WANDB_MODE"):
+        return wanted
+    if tracking.mode != "auto":
+        return tracking.mode
+    return "online" if _has_key() else "offline"
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Nested values as `energy/layer`, and without what is not there."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}/{inner}": v for inner, v in value.items()}
+        elif value is not None:
+            flat[key] = value
+    return flat
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

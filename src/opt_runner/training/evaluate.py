@@ -1,0 +1,42 @@
+"""Test error, energy and orthogonality: what a report says beside the loss."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from opt_runner.datasets import normalise
+from opt_runner.energy import hyperspherical_energy
+from opt_runner.hardware import Hardware
+from opt_runner.opt import OPT, merge
+
+_BATCH = 1000
+
+
+@torch.no_grad()
+def error_percent(opt: OPT, images: Tensor, labels: Tensor, hardware: Hardware) -> float:
+    """Percent of `images` (N, C, H, W) uint8 that the merged, plain network gets wrong."""
+    network = merge(opt).eval()
+    wrong = torch.zeros((), dtype=torch.int64, device=labels.device)
+    for batch, truth in zip(images.split(_BATCH), labels.split(_BATCH), strict=True):
+        x = normalise(batch).contiguous(memory_format=hardware.memory_format)
+        with hardware.autocast():
+            wrong += (network(x).argmax(-1) != truth).sum()
+    return 100 * int(wrong) / len(labels)
+
+
+@dataclass
+class Geometry:
+    """What OPT is meant to keep: energy per layer, and Q^T Q = I."""
+
+    energy: dict[str, float]
+    orthogonality_error: float | None
+
+
+@torch.no_grad()
+def geometry(opt: OPT) -> Geometry:
+    energies = {name: hyperspherical_energy(V) for name, V in opt.neurons().items()}
+    return Geometry(
+        energy={name: float(energy) for name, energy in energies.items()},
+        orthogonality_error=opt.orthogonality_error(),
+    )

@@ -1,0 +1,161 @@
+"""The training loop: the reference's recipe, read from top to bottom."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from opt_runner.config import Config
+from opt_runner.datasets import Batches, Images
+from opt_runner.hardware import Hardware
+from opt_runner.interrupt import Interrupted, StopRequest
+from opt_runner.opt import OPT
+from opt_runner.records import Record
+from opt_runner.training import checkpoint
+from opt_runner.training.evaluate import error_percent, geometry
+from opt_runner.training.loss import smoothed_cross_entropy
+from opt_runner.training.schedule import set_learning_rates
+
+
+class Diverged(Exception):
+    """The loss of a step was NaN or infinite."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"loss is not finite at step {step}")
+        self.step = step
+
+
+@dataclass
+class Progress:
+    """How far a cell is: what a checkpoint keeps beside the weights, and a result reports."""
+
+    step: int = 0
+    seconds: float = 0.0  # of training, evaluation left out
+    loss_sum: float = 0.0  # since the last loss record
+    loss_count: int = 0
+    train_loss: float | None = None
+    test_error: float | None = None
+    best_test_error: float | None = None
+    energy_start: dict[str, float] | None = None
+    energy_end: dict[str, float] | None = None
+    orthogonality_error: float | None = None
+
+
+Report = Callable[[dict[str, Any]], None]
+
+
+def train(
+    opt: OPT,
+    optimizer: Optimizer,
+    data: Images,
+    config: Config,
+    hardware: Hardware,
+    record: Record,
+    progress: Progress,
+    steps: int,
+    report: Report,
+    show: Callable[[Progress, float], None],
+    stop: StopRequest,
+) -> None:
+    """Train `opt` up to `steps`, from where `progress` is, which is kept up to date.
+
+    report: takes a row of metrics. show: takes the progress and the loss of a step, for the screen.
+    Raises Diverged, and Interrupted after saving a checkpoint.
+    """
+    batches = Batches(
+        data.train_images,
+        data.train_labels,
+        config.batch_size,
+        config.seed,
+        config.augment,
+        memory_format=hardware.memory_format,
+    )
+    epoch = batches.steps_per_epoch
+    log_every = config.log.every or max(1, steps // 200)
+    evaluate_every = config.evaluate.every or max(epoch, steps // 50)
+    milestones = [round(share * steps) for share in config.schedule.milestones]
+    device = hardware.device
+
+    def evaluate() -> dict[str, Any]:
+        opt.eval()
+        error = error_percent(opt, data.test_images, data.test_labels, hardware)
+        kept = geometry(opt)
+        opt.train()
+        progress.test_error = error
+        progress.best_test_error = min(error, progress.best_test_error or error)
+        progress.energy_start = progress.energy_start or kept.energy
+        progress.energy_end = kept.energy
+        progress.orthogonality_error = kept.orthogonality_error
+        return {"test_error": error, **asdict(kept)}
+
+    opt.train()
+    if progress.step == 0:
+        report({"step": 0, "epoch": 0.0, **evaluate()})
+    # What the steps add up stays on the device: nothing waits for a GPU but a record.
+    loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
+    diverged_at = torch.tensor(0, device=device)
+    started, saved, shown = time.perf_counter(), time.monotonic(), 0.0
+
+    for step in range(progress.step, steps):
+        set_learning_rates(optimizer, step, milestones, config.schedule.factor)
+        x, y = batches.batch(step)
+        with hardware.autocast():
+            logits = opt(x)
+        fit = smoothed_cross_entropy(
+            logits.float(), y, config.loss.label_smoothing, config.loss.softmax_floor
+        )
+        penalty = opt.penalty()
+        loss = fit + penalty
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+        loss_sum += fit.detach()
+        bad = ~torch.isfinite(loss.detach()) & (diverged_at == 0)
+        diverged_at = torch.where(bad, step + 1, diverged_at)
+        progress.step = step + 1
+        progress.loss_count += 1
+
+        last = progress.step == steps
+        if last or progress.step % log_every == 0:
+            if first := int(diverged_at):
+                raise Diverged(first)
+            progress.train_loss = float(loss_sum) / progress.loss_count
+            progress.seconds += time.perf_counter() - started
+            row = {
+                "step": progress.step,
+                "epoch": progress.step / epoch,
+                "lr": optimizer.param_groups[0]["lr"],
+                "train_loss": progress.train_loss,
+                "penalty": float(penalty),
+                "seconds": progress.seconds,
+                "images_per_second": progress.step * config.batch_size / progress.seconds,
+            }
+            if last or progress.step % evaluate_every == 0:
+                row |= evaluate()
+            report(row)
+            loss_sum.zero_()
+            progress.loss_count = 0
+            started = time.perf_counter()
+        elif progress.step % evaluate_every == 0:
+            progress.seconds += time.perf_counter() - started
+            report({"step": progress.step, "epoch": progress.step / epoch, **evaluate()})
+            started = time.perf_counter()
+
+        now = time.monotonic()
+        if last or now - shown > _SHOW_SECONDS:
+            show(progress, float(fit.detach()))
+            shown = now
+        if stop.signum is not None or now - saved > config.checkpoint.every_seconds:
+            progress.seconds += time.perf_counter() - started
+            progress.loss_sum = float(loss_sum)
+            checkpoint.save(record, opt, optimizer, asdict(progress))
+            saved, started = time.monotonic(), time.perf_counter()
+            if stop.signum is not None:
+                raise Interrupted(stop.signum)
+
+
+_SHOW_SECONDS = 0.5

@@ -1,0 +1,160 @@
+"""Every exact variant: Q^T Q = I, the energy of Q(R) W is that of W, gradients, batches."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from opt_runner import hyperspherical_energy
+from opt_runner.energy import orthogonality_error
+from opt_runner.methods import METHODS, Method
+
+MAPS = ["gs", "hr", "ls", "cayley"]
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+# The definitions, written out as in the paper, in float64, differentiated by autograd.
+def gram_schmidt_rows(R: Tensor) -> Tensor:
+    rows: list[Tensor] = []
+    for r in R:
+        for q in rows:
+            r = r - (r @ q) * q
+        rows.append(r / r.norm())
+    return torch.stack(rows)
+
+
+def householder_columns(R: Tensor) -> Tensor:
+    d = len(R)
+    Q, A = torch.eye(d, dtype=R.dtype), R
+    for j in range(d - 1):
+        x = A[j:, j]
+        e1 = torch.zeros_like(x)
+        e1[0] = 1
+        u = x - x.norm() * e1
+        u = torch.cat([torch.zeros(j, dtype=R.dtype), u / u.norm()])
+        A = A - 2 * torch.outer(u, u @ A)
+        Q = Q - 2 * torch.outer(Q @ u, u)
+    return Q
+
+
+def polar_factor(R: Tensor) -> Tensor:
+    X, _, Yt = torch.linalg.svd(R)
+    return X @ Yt
+
+
+def cayley_transform(R: Tensor) -> Tensor:
+    eye = torch.eye(len(R), dtype=R.dtype)
+    A = R.triu(1) - R.triu(1).T
+    return (eye + A) @ torch.linalg.inv(eye - A)
+
+
+DEFINITION = {
+    "gs": gram_schmidt_rows,
+    "hr": householder_columns,
+    "ls": polar_factor,
+    "cayley": cayley_transform,
+}
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize(("d", "n"), [(1, 1), (2, 3), (5, 2), (27, 12), (64, 10)])
+def test_is_its_definition_with_its_gradient(name: str, d: int, n: int) -> None:
+    R, W, G = draw(d, d), draw(d, n, seed=1), draw(d, n, seed=2)
+    expected_R = R.clone().requires_grad_()
+    expected = DEFINITION[name](expected_R) @ W
+    if expected.requires_grad:  # at d = 1 the product of no reflections does not depend on R
+        expected.backward(G)
+
+    stack = R.clone().unsqueeze(0).requires_grad_()
+    V = METHODS[name]().rotate(stack, W.unsqueeze(0))
+    V.backward(G.unsqueeze(0))
+
+    torch.testing.assert_close(V[0], expected, rtol=1e-9, atol=1e-9)
+    gradient = torch.zeros_like(R) if expected_R.grad is None else expected_R.grad
+    scale = gradient.abs().max().clamp(min=1)
+    torch.testing.assert_close(stack.grad[0] / scale, gradient / scale, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("d", [1, 2, 3, 27, 100, 576])
+def test_is_orthogonal_in_float32(name: str, d: int) -> None:
+    method = METHODS[name]()
+    R = torch.stack([method.initial(d, torch.Generator().manual_seed(s)) for s in range(2)])
+    Q = method.rotate(R, torch.eye(d).expand(2, d, d).contiguous())
+    assert orthogonality_error(Q).max() < 5e-6
+
+
+def test_determinant_of_householder_and_cayley() -> None:
+    for d in range(1, 8):
+        eye = torch.eye(d, dtype=torch.float64).unsqueeze(0)
+        for seed in range(5):
+            R = draw(1, d, d, seed=seed)
+            Q = METHODS["hr"]().rotate(R, eye)
+            assert torch.linalg.det(Q).item() == pytest.approx((-1) ** (d - 1))
+            Q = METHODS["cayley"]().rotate(R, eye)
+            assert torch.linalg.det(Q).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_gradient_is_finite_at_the_identity(name: str) -> None:
+    R = torch.eye(16).unsqueeze(0).requires_grad_()
+    V = METHODS[name]().rotate(R, draw(1, 16, 4, dtype=torch.float32))
+    V.backward(draw(1, 16, 4, seed=1, dtype=torch.float32))
+    assert torch.isfinite(V).all()
+    assert torch.isfinite(R.grad).all()
+
+
+def test_lowdin_with_repeated_singular_values() -> None:
+    """At R = c * orthogonal all singular values are equal: autograd through the SVD is NaN."""
+    Q, _ = torch.linalg.qr(draw(12, 12))
+    R = (3 * Q).unsqueeze(0).requires_grad_()
+    W = draw(1, 12, 5, seed=1)
+    torch.autograd.gradcheck(lambda R: METHODS["ls"]().rotate(R, W), R)
+
+
+@pytest.mark.parametrize("name", MAPS)
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 24), st.integers(2, 12), st.integers(0, 2**31))
+def test_keeps_the_energy(name: str, d: int, n: int, seed: int) -> None:
+    R, W = draw(1, d, d, seed=seed), draw(1, d, n, seed=seed + 1)
+    V = METHODS[name]().rotate(R, W)
+    for s in (0.0, 1.0, 2.0):
+        torch.testing.assert_close(
+            hyperspherical_energy(V, s), hyperspherical_energy(W, s), rtol=1e-6, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("d", [40, 200])
+def test_a_batch_equals_its_matrices_one_by_one(name: str, d: int) -> None:
+    """d = 200 with several threads is where batched LU on the CPU returns garbage."""
+    method = METHODS[name]()
+    R = draw(4, d, d, dtype=torch.float32).requires_grad_()
+    W, G = (draw(4, d, 16, seed=seed, dtype=torch.float32) for seed in (1, 2))
+    V = method.rotate(R, W)
+    V.backward(G)
+    for i in range(4):
+        one = R[i : i + 1].detach().requires_grad_()
+        v = method.rotate(one, W[i : i + 1])
+        v.backward(G[i : i + 1])
+        torch.testing.assert_close(V[i], v[0], rtol=0, atol=1e-5)
+        scale = one.grad.abs().max()
+        torch.testing.assert_close(R.grad[i] / scale, one.grad[0] / scale, rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", MAPS)
+def test_cuda_equals_cpu(name: str) -> None:
+    method: Method = METHODS[name]()
+    R, W, G = draw(3, 64, 64), draw(3, 64, 8, seed=1), draw(3, 64, 8, seed=2)
+    results = []
+    for device in ("cpu", "cuda"):
+        r = R.to(device).requires_grad_()
+        V = method.rotate(r, W.to(device))
+        V.backward(G.to(device))
+        results.append((V.cpu(), r.grad.cpu()))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-8, atol=1e-8)
