@@ -45,7 +45,9 @@ def test_trains_and_merges_into_an_equal_plain_network(method: str) -> None:
     assert set(changed) == set(before) - set(frozen) or method == "sopt"
     plain = merge(opt)
     assert type(plain) is PlainCNN
-    assert {n for n, _ in plain.named_parameters()} == {n for n, _ in small_cnn().named_parameters()}
+    assert {n for n, _ in plain.named_parameters()} == {
+        n for n, _ in small_cnn().named_parameters()
+    }
     assert all(p.requires_grad for p in plain.parameters())
     x = torch.randn(4, 3, 8, 8)
     opt.eval()
@@ -180,7 +182,10 @@ def test_effective_weights_keep_the_memory_layout(channels_last: bool) -> None:
     ("make", "says"),
     [
         (lambda: OPT(small_cnn(), "caylee"), "unknown method 'caylee'; did you mean 'cayley'"),
-        (lambda: OPT(small_cnn(), "sopt", share=2.0), "sopt.share: must be less than or equal to 1"),
+        (
+            lambda: OPT(small_cnn(), "sopt", share=2.0),
+            "sopt.share: must be less than or equal to 1",
+        ),
         (lambda: OPT(small_cnn(), "gs", shear=1), "unknown key 'gs.shear'"),
         (lambda: OPT(small_cnn(), "ogd", start="normal"), "ogd keeps R orthogonal"),
         (lambda: OPT(small_cnn(), layers=["fd"]), "'fd' is no linear or convolution layer"),
@@ -195,7 +200,9 @@ def test_mistakes_are_explained(make, says: str) -> None:
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize(("size", "left"), [((8, 8), (1, 1)), ((32, 32), (4, 4)), ((9, 31), (1, 3))])
+@pytest.mark.parametrize(
+    ("size", "left"), [((8, 8), (1, 1)), ((32, 32), (4, 4)), ((9, 31), (1, 3))]
+)
 def test_cnn_takes_any_size_that_leaves_a_pixel(size: tuple[int, int], left: tuple) -> None:
     network = PlainCNN(1, size, 3, widths=(4, 4, 4))
     assert network.fc.kernel_size == left

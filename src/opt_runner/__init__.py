@@ -1,10 +1,10 @@
 """Orthogonal Over-Parameterized Training (Liu et al., CVPR 2021) for any PyTorch network.
 
-    opt = OPT(network, method="cayley")
-    optimizer = opt.optimizer(lr=0.1)
-    loss = criterion(opt(x), y) + opt.penalty()
-    loss.backward(); optimizer.step()
-    plain = merge(opt)
+opt = OPT(network, method="cayley")
+optimizer = opt.optimizer(lr=0.1)
+loss = criterion(opt(x), y) + opt.penalty()
+loss.backward(); optimizer.step()
+plain = merge(opt)
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ __all__ = ["OPT", "hyperspherical_energy", "merge"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when a name that needs it is asked for: `opt-run --help` must answer fast."""
+    """Import torch only where a name needs it: `opt-run --help` must answer fast."""
     if name in ("OPT", "merge"):
         from opt_runner import opt
 

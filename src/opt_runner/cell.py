@@ -102,7 +102,9 @@ def _prepare(cell: Identity) -> _Prepared:
     config = cell.config
     chosen = hardware.set_up(config.hardware)
     data = cell.dataset.load().to(chosen.device)
-    epoch = Batches(data.train_images, data.train_labels, config.batch_size, 0, None).steps_per_epoch
+    epoch = Batches(
+        data.train_images, data.train_labels, config.batch_size, 0, None
+    ).steps_per_epoch
     steps = config.budget.in_steps(epoch)
     torch.manual_seed(config.seed)
     network = components.build(
@@ -130,7 +132,9 @@ def _try_shapes(opt: OPT, data: Images, chosen: Hardware) -> None:
     try:
         logits = opt.network(x)
     except RuntimeError as error:
-        raise UserError(f"model: fails on images of shape {tuple(images.shape[1:])}: {error}") from error
+        raise UserError(
+            f"model: fails on images of shape {tuple(images.shape[1:])}: {error}"
+        ) from error
     if tuple(logits.shape) != (len(images), data.num_classes):
         raise UserError(
             f"model: gives an output of shape {tuple(logits.shape)} for {len(images)} images of "
@@ -178,7 +182,9 @@ def _train(cell: Identity, prepared: _Prepared, stop: StopRequest) -> Result:
             raise
         except Exception as error:
             log.error("%s", traceback.format_exc())
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            reason = (
+                str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            )
             result = _result(cell, "failed", progress, prepared, reason)
         record.write_result(result)
         tracked.finish(result)

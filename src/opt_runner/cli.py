@@ -50,7 +50,7 @@ def _app(cfg: DictConfig) -> float | None:
 
 
 def main() -> None:
-    # Hydra then raises instead of printing its own several lines; a user who sets it sees tracebacks.
+    # With it Hydra raises instead of printing; set by the user, it means tracebacks are wanted.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
@@ -72,8 +72,7 @@ def _run_app() -> None:
     try:
         _app()
     except sweep.PlanFailed as failed:
-        assert failed.__cause__ is not None
-        raise failed.__cause__ from None
+        raise failed.cause from None
     finally:
         sweep.close()
 

@@ -56,7 +56,9 @@ def _target(component: Component, where: str) -> Any:
         target = get_object(component.target)
     except Exception as error:
         reason = str(error).splitlines()[-1]
-        raise UserError(f"{where}._target_: cannot import {component.target!r}: {reason}") from error
+        raise UserError(
+            f"{where}._target_: cannot import {component.target!r}: {reason}"
+        ) from error
     if not callable(target):
         raise UserError(f"{where}._target_: {component.target!r} is no class or function")
     return target
@@ -69,17 +71,17 @@ def _validated_options(
     try:
         parameters = inspect.signature(target, eval_str=True).parameters
     except (NameError, ValueError, TypeError) as error:
-        raise UserError(f"{where}: {component.target} has no readable signature: {error}") from error
+        raise UserError(
+            f"{where}: {component.target} has no readable signature: {error}"
+        ) from error
     fields: dict[str, Any] = {}
     takes_any = False
     for name, parameter in parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             takes_any = True
-        elif parameter.kind is parameter.VAR_POSITIONAL or name.startswith("_"):
             continue
-        elif name in supplied and component.options.get(name) is None:
-            continue
-        else:
+        left_out = name in supplied and component.options.get(name) is None
+        if parameter.kind is not parameter.VAR_POSITIONAL and not left_out:
             annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[name] = (annotation, default)

@@ -60,8 +60,10 @@ class Optimizer(Node):
 
 
 class Schedule(Node):
-    """The learning rate is multiplied by `factor` at each milestone, a share of the budget."""
+    """The learning rate rises over the share `warmup` of the budget and falls by `factor` at each
+    milestone, a share as well."""
 
+    warmup: float = Field(ge=0, lt=1)
     milestones: tuple[Share, ...]
     factor: float = Field(gt=0, le=1)
 

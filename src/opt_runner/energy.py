@@ -30,7 +30,7 @@ def hyperspherical_energy(W: Tensor, s: float = 1.0) -> Tensor:
 
 
 def angles(W: Tensor) -> Tensor:
-    """Angles in radians between all pairs i < j of columns of W (..., d, n): (..., n (n - 1) / 2)."""
+    """Angles in radians between the pairs i < j of columns of W (..., d, n): (..., n (n-1) / 2)."""
     neurons = torch.nn.functional.normalize(W.double(), dim=-2)
     n = W.shape[-1]
     i, j = torch.triu_indices(n, n, offset=1, device=W.device)

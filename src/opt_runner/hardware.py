@@ -33,7 +33,7 @@ class Hardware:
         )
 
     def place(self, network: nn.Module) -> nn.Module:
-        return network.to(self.device, memory_format=self.memory_format)
+        return network.to(self.device).to(memory_format=self.memory_format)
 
 
 def device(options: config.Hardware) -> torch.device:

@@ -1,9 +1,9 @@
 """OPT for any network: rotations make effective weights, the network runs on them."""
 
 import copy
-import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from pydantic import ValidationError
@@ -70,6 +70,9 @@ class OPT(nn.Module):
             group = RotationGroup(names, size, self.method, R, seed)
             self.rotations.append(group.to(device))
 
+    def _groups(self) -> Iterator[RotationGroup]:
+        return cast(Iterator[RotationGroup], iter(self.rotations))
+
     def get_extra_state(self) -> dict[str, int]:
         return {"round_step": self.round_step}
 
@@ -87,18 +90,18 @@ class OPT(nn.Module):
         kernels.
         """
         effective: dict[str, Tensor] = {}
-        if not self.rotations:
+        if not len(self.rotations):
             return effective
         weights = {_weight(n): self.network.get_parameter(_weight(n)) for n in self.layers}
         device = next(iter(weights.values())).device.type
         with torch.autocast(device, enabled=False):
-            for group in self.rotations:
+            for group in self._groups():
                 effective |= group(weights)
         return effective
 
     def penalty(self) -> Tensor:
         """What the method adds to the loss: a scalar, 0 for most."""
-        terms = [term for group in self.rotations if (term := group.penalty()) is not None]
+        terms = [term for group in self._groups() if (term := group.penalty()) is not None]
         if terms:
             return torch.stack(terms).sum()
         return torch.zeros((), device=next(self.parameters()).device)
@@ -116,7 +119,7 @@ class OPT(nn.Module):
         Parameter groups may hold `milestone_factor`: see `Method.rotation_group`.
         """
         groups: list[dict[str, Any]] = []
-        rotations = [group.R for group in self.rotations]
+        rotations = [group.R for group in self._groups()]
         if plain := [p for p in self.network.parameters() if p.requires_grad]:
             groups.append({"params": plain, **self.method.plain_group(lr, weight_decay)})
         if rotations:
@@ -133,7 +136,7 @@ class OPT(nn.Module):
         if self.round_step:
             return
         weights = {_weight(n): self.network.get_parameter(_weight(n)) for n in self.layers}
-        for group in self.rotations:
+        for group in self._groups():
             if group.rows is not None:
                 group.start_round(weights)
                 optimizer.state.pop(group.R, None)
@@ -150,7 +153,7 @@ class OPT(nn.Module):
     @torch.no_grad()
     def orthogonality_error(self) -> float | None:
         """Largest entry of |Q^T Q - I| over layers; None for plain training."""
-        errors = [orthogonality_error(group.rotation()).max() for group in self.rotations]
+        errors = [orthogonality_error(group.rotation()).max() for group in self._groups()]
         return float(torch.stack(errors).max()) if errors else None
 
 
@@ -180,8 +183,7 @@ def _build_method(method: str | Method, options: dict[str, Any]) -> Method:
     try:
         return cls(**options)
     except ValidationError as error:
-        known = [option.name for option in dataclasses.fields(cls)]
-        raise UserError(explain(error, method, known)) from error
+        raise UserError(explain(error, method, inspect.signature(cls).parameters)) from error
 
 
 def _default_layers(network: nn.Module) -> list[str]:

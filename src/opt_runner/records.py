@@ -65,7 +65,9 @@ class Result:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({error}); move it away to run the cell again") from error
+            raise UserError(
+                f"{path} is damaged ({error}); move it away to run the cell again"
+            ) from error
 
 
 class Record:

@@ -45,6 +45,10 @@ class Sweep:
 class PlanFailed(BaseException):
     """Carries its cause out of Hydra, which would turn a callback's Exception into a warning."""
 
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
 
 current: Sweep | None = None
 _open = ExitStack()
@@ -60,7 +64,7 @@ class SweepCallback(Callback):
         try:
             planned = _plan(config)
         except Exception as error:
-            raise PlanFailed from error
+            raise PlanFailed(error) from error
         from opt_runner.tracking import screen, tracker
 
         current = planned

@@ -14,8 +14,7 @@ from opt_runner.rotations import neurons
 from opt_runner.training.loss import smoothed_cross_entropy
 
 GOLDEN = Path(
-    os.environ.get("OPT_GOLDEN_DIR")
-    or Path(__file__).resolve().parents[3] / "shared" / "golden"
+    os.environ.get("OPT_GOLDEN_DIR") or Path(__file__).resolve().parents[3] / "shared" / "golden"
 )
 # Tolerances of fit_loss (relative, every step) and of the final effective weights (absolute): the
 # reference's own rounding is larger in its Gram-Schmidt recurrence and in its far start of `or`.
@@ -88,9 +87,7 @@ def test_replays_the_reference(path: Path) -> None:
         images = torch.from_numpy(golden["images"][step]).permute(0, 3, 1, 2)
         labels = torch.from_numpy(golden["labels"][step])
         logits = opt((images.float() - 127.5) / 128)
-        fit = smoothed_cross_entropy(
-            logits, labels, meta["label_smoothing"], meta["softmax_floor"]
-        )
+        fit = smoothed_cross_entropy(logits, labels, meta["label_smoothing"], meta["softmax_floor"])
         penalty = opt.penalty()
         assert fit.item() == pytest.approx(golden["fit_loss"][step], rel=tolerance)
         if method == "or":

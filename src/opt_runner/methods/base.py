@@ -53,7 +53,9 @@ class Method:
         if self.start == "normal":
             return R
         Q, U = torch.linalg.qr(R)
-        return Q * U.diagonal().sign()
+        # Without the signs Q would not be uniform over the orthogonal group (Mezzadri 2007).
+        orthogonal: Tensor = Q * U.diagonal().sign()
+        return orthogonal
 
     def rows(self, d: int, first: bool) -> int:
         """How many of the d rows of W a rotation acts on: all, unless the method takes a share."""

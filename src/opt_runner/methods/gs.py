@@ -49,9 +49,7 @@ def _factor_and_apply(R: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor, Ten
     return factors, tau, signs, V
 
 
-def _gradient(
-    factors: Tensor, tau: Tensor, signs: Tensor, V: Tensor, G: Tensor
-) -> tuple[Tensor]:
+def _gradient(factors: Tensor, tau: Tensor, signs: Tensor, V: Tensor, G: Tensor) -> tuple[Tensor]:
     left, right = torch.cat([G, -V], dim=-1), torch.cat([V, G], dim=-1)
     T = (left @ right.mT).triu_(1)
     # L^T = D U, and T Q = T D H^T. D commutes out of both ends: L^-T T Q = U^-1 (D T D) H^T.

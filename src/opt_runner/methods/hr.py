@@ -64,9 +64,7 @@ def _reflection_signs(factors: Tensor, tau: Tensor) -> Tensor:
     return signs
 
 
-def _gradient(
-    factors: Tensor, tau: Tensor, signs: Tensor, W: Tensor, G: Tensor
-) -> tuple[Tensor]:
+def _gradient(factors: Tensor, tau: Tensor, signs: Tensor, W: Tensor, G: Tensor) -> tuple[Tensor]:
     P = signs.unsqueeze(-1) * torch.ormqr(factors, tau, G, left=True, transpose=True)
     left, right = torch.cat([P, -W], dim=-1), torch.cat([W, P], dim=-1)
     T = (left @ right.mT).tril_(-1)

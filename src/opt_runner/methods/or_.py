@@ -27,4 +27,5 @@ class OrthogonalRegularization(Method):
     def penalty(self, R: Tensor) -> Tensor:
         eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
         # The norm's derivative at exactly 0, as at R = I, is taken as 0.
-        return self.scale * torch.linalg.matrix_norm(R @ R.mT - eye).sum()
+        distance: Tensor = torch.linalg.matrix_norm(R @ R.mT - eye).sum()
+        return self.scale * distance

@@ -1,6 +1,5 @@
 """S-OPT: only a random subset of the rows of W is rotated, a new subset every round."""
 
-import dataclasses
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
@@ -52,4 +51,5 @@ class StochasticOPT(Method):
     def scaled_to(self, steps: int) -> Self:
         if self.round_steps is not None:
             return self
-        return dataclasses.replace(self, round_steps=max(_SHORTEST_ROUND, steps // self.rounds))
+        steps_a_round = max(_SHORTEST_ROUND, steps // self.rounds)
+        return type(self)(**{**vars(self), "round_steps": steps_a_round})

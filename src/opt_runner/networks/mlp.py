@@ -20,7 +20,10 @@ class MLP(nn.Module):
         in_channels: int,
         image_size: tuple[int, int],
         num_classes: int,
-        widths: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (256, 256),
+        widths: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (
+            256,
+            256,
+        ),
         bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.001,
         bn_eps: Annotated[float, Field(gt=0)] = 1e-3,
     ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -12,7 +13,7 @@ _STYLE = {"finished": "", "diverged": "yellow", "failed": "red", "interrupted": 
 
 def cells(results: Sequence[Result]) -> Table:
     """One row a cell. Columns that are the same in every row go to the title."""
-    table = Table(title=_title(results), title_justify="left", header_style="bold")
+    table = Table(title=_title(results), title_justify="left", header_style="bold", box=SIMPLE_HEAD)
     varying = [key for key in ("dataset", "model", "seed") if _varies(results, key)]
     table.add_column("method")
     for key in varying:

@@ -1,5 +1,6 @@
 """The terminal: the sweep and its cell as live bars, or plain lines where there is no terminal."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ Mode = Literal["auto", "bar", "plain", "none"]
 _PLAIN_SECONDS = 10.0
 
 console = Console(highlight=False, soft_wrap=True)
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    console.width = 120  # A file or a pipe has no width; 80 columns would cut the table's words.
 _bars: Progress | None = None
 _sweep: "_SweepBar | None" = None
 _mode: Mode = "auto"

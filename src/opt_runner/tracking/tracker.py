@@ -63,9 +63,7 @@ class WandbTracker:
 
 
 @contextmanager
-def start(
-    config: Config, content: dict[str, Any], signature: str, title: str
-) -> Iterator[Tracker]:
+def start(config: Config, content: dict[str, Any], signature: str, title: str) -> Iterator[Tracker]:
     """The tracker of one cell. A cell that raises is marked failed in W&B as well."""
     if config.tracking.name == "none":
         yield NoTracker()
@@ -85,7 +83,8 @@ def start(
         mode = "offline"
         run = _init(config, content, signature, title, mode)
     if mode != "disabled":
-        screen.note_tracking(mode, Path(run.settings.sync_dir), run.url)
+        url = run.url if mode == "online" else None
+        screen.note_tracking(mode, Path(run.settings.sync_dir), url)
     tracker = WandbTracker(run)
     try:
         yield tracker
@@ -94,9 +93,7 @@ def start(
             wandb.finish(exit_code=1)
 
 
-def _init(
-    config: Config, content: dict[str, Any], signature: str, title: str, mode: str
-) -> Any:
+def _init(config: Config, content: dict[str, Any], signature: str, title: str, mode: Any) -> Any:
     import wandb
 
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ def save(record: Record, opt: OPT, optimizer: Optimizer, progress: dict[str, Any
         "progress": progress,
         "metrics_size": record.metrics_size(),
         "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
     write_whole(record.checkpoint, lambda file: torch.save(state, file))
 

@@ -18,7 +18,7 @@ def error_percent(opt: OPT, images: Tensor, labels: Tensor, hardware: Hardware) 
     """Percent of `images` (N, C, H, W) uint8 that the merged, plain network gets wrong."""
     network = merge(opt).eval()
     wrong = torch.zeros((), dtype=torch.int64, device=labels.device)
-    for batch, truth in zip(images.split(_BATCH), labels.split(_BATCH), strict=True):
+    for batch, truth in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True):
         x = normalise(batch).contiguous(memory_format=hardware.memory_format)
         with hardware.autocast():
             wrong += (network(x).argmax(-1) != truth).sum()

@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from opt_runner.config import Config
-from opt_runner.datasets import Batches, Images
+from opt_runner.datasets import Augment, Batches, Images
 from opt_runner.hardware import Hardware
 from opt_runner.interrupt import Interrupted, StopRequest
 from opt_runner.opt import OPT
@@ -70,12 +70,13 @@ def train(
         data.train_labels,
         config.batch_size,
         config.seed,
-        config.augment,
+        Augment(**config.augment.model_dump()),
         memory_format=hardware.memory_format,
     )
     epoch = batches.steps_per_epoch
     log_every = config.log.every or max(1, steps // 200)
     evaluate_every = config.evaluate.every or max(epoch, steps // 50)
+    warmup = round(config.schedule.warmup * steps)
     milestones = [round(share * steps) for share in config.schedule.milestones]
     device = hardware.device
 
@@ -100,7 +101,7 @@ def train(
     started, saved, shown = time.perf_counter(), time.monotonic(), 0.0
 
     for step in range(progress.step, steps):
-        set_learning_rates(optimizer, step, milestones, config.schedule.factor)
+        set_learning_rates(optimizer, step, warmup, milestones, config.schedule.factor)
         x, y = batches.batch(step)
         with hardware.autocast():
             logits = opt(x)
@@ -110,7 +111,7 @@ def train(
         penalty = opt.penalty()
         loss = fit + penalty
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
 
         loss_sum += fit.detach()

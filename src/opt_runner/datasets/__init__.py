@@ -1,0 +1,20 @@
+"""Image data: where it comes from, the store on the device, and its augmentation."""
+
+from opt_runner.datasets.augment import Augment
+from opt_runner.datasets.batches import Batches, normalise
+from opt_runner.datasets.dataset import Dataset
+from opt_runner.datasets.digits import Digits
+from opt_runner.datasets.image_folder import ImageFolder
+from opt_runner.datasets.images import Images
+from opt_runner.datasets.torchvision_sets import TorchvisionSet
+
+__all__ = [
+    "Augment",
+    "Batches",
+    "Dataset",
+    "Digits",
+    "ImageFolder",
+    "Images",
+    "TorchvisionSet",
+    "normalise",
+]

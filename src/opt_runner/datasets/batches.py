@@ -1,0 +1,90 @@
+"""The store on the device: every training image as one tensor, from which batches are taken."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opt_runner.datasets.augment import Augment, gather
+from opt_runner.errors import UserError
+
+
+class Batches:
+    """Shuffled, augmented, normalised batches by step number.
+
+    images: uint8 (N, C, H, W); labels: int64 (N,); both on the device that trains.
+    An epoch takes every image once, in an order of its own; a last partial batch is dropped.
+
+    All randomness is a function of (seed, epoch), drawn on the CPU: `batch` may be called for any
+    step in any order, resuming needs no state, and a CPU and a GPU get the same batches.
+
+    Raises UserError where a batch is larger than the data or the padding than the images.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        seed: int,
+        augment: Augment | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        if not 1 <= batch_size <= len(images):
+            raise UserError(
+                f"batch size {batch_size} does not suit {len(images)} training images: "
+                f"1 to {len(images)} are allowed"
+            )
+        self.augment = augment if augment is not None and augment.enabled else None
+        if self.augment is not None:
+            self.augment.check((images.shape[2], images.shape[3]))
+        self.images = images
+        self.labels = labels
+        self.batch_size = batch_size
+        self.seed = seed
+        self.memory_format = memory_format
+        self._epoch = -1
+        self._drawn: list[Tensor] = []
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.images) // self.batch_size
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Batch `step`, counted from 0 through all epochs: x float32 (B, C, H, W), y int64 (B,)."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._drawn = self._draw(epoch)
+            self._epoch = epoch
+        here = slice(position * self.batch_size, (position + 1) * self.batch_size)
+        index, *crop = (drawn[here] for drawn in self._drawn)
+        if self.augment is None:
+            images = self.images[index]
+        else:
+            rows, columns, flips = crop
+            images = gather(self.images, index, rows, columns, flips, self.augment.pad)
+        return normalise(images.contiguous(memory_format=self.memory_format)), self.labels[index]
+
+    def _draw(self, epoch: int) -> list[Tensor]:
+        """The order of an epoch's images and, if they are augmented, their crops and flips."""
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        count = len(self.images)
+        drawn = [torch.randperm(count, generator=generator)]
+        if self.augment is not None:
+            drawn += self.augment.draw(count, generator)
+        if self.images.is_cuda:
+            # From pinned memory the copy does not wait for the GPU to finish what it is doing.
+            drawn = [tensor.pin_memory() for tensor in drawn]
+        return [tensor.to(self.images.device, non_blocking=True) for tensor in drawn]
+
+
+def mix(seed: int, epoch: int) -> int:
+    """One seed from two, hashed by numpy's SeedSequence: neighbours give unrelated streams.
+
+    32 bits, as PyTorch's generator for the CPU drops the others.
+    """
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(x - 127.5) / 128 in float32, of any shape; the memory format is kept."""
+    return (images.float() - 127.5) / 128

@@ -1,0 +1,23 @@
+"""What a dataset is: three methods, and options in the signature of `__init__`."""
+
+from typing import Protocol
+
+from opt_runner.datasets.images import Images
+
+
+class Dataset(Protocol):
+    """A source of images. Building one is cheap: nothing is read before a method is called.
+
+    A dataset of your own needs these three methods and nothing from this package but `Images`.
+    """
+
+    def check(self) -> None:
+        """Raise UserError, cheaply, where `load` would fail for a reason that can be seen now."""
+
+    def fingerprint(self) -> str:
+        """A short name of the data: same data, same string, wherever it lies."""
+        ...
+
+    def load(self) -> Images:
+        """The images and labels, on the CPU."""
+        ...

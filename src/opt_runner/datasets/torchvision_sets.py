@@ -1,0 +1,192 @@
+"""MNIST, FashionMNIST, CIFAR-10 and CIFAR-100, fetched and read by torchvision."""
+
+import fcntl
+import math
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from opt_runner.datasets.images import Images
+from opt_runner.errors import UserError
+
+SECONDS_TO_ANSWER = 20.0
+
+# The files of the MNIST family and their published sizes, the same for MNIST and FashionMNIST.
+IDX_BYTES = {
+    "train-images-idx3-ubyte": 47_040_016,
+    "train-labels-idx1-ubyte": 60_008,
+    "t10k-images-idx3-ubyte": 7_840_016,
+    "t10k-labels-idx1-ubyte": 10_008,
+}
+
+
+class TorchvisionSet:
+    """One of torchvision's sets, in its published files below `root`.
+
+    source: which set; CIFAR100 comes with its 100 fine labels.
+    root: the folder in which torchvision keeps, or is to put, its folder of this set.
+    download: fetch the files if they are not there.
+    """
+
+    def __init__(
+        self,
+        source: Literal["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"],
+        root: str = "data",
+        download: bool = True,
+    ) -> None:
+        self.source = source
+        self.root = Path(root).expanduser()
+        self.download = download
+
+    def check(self) -> None:
+        """Raise UserError where files are missing and may not be fetched."""
+        missing = self._missing()
+        if missing and not self.download:
+            raise UserError(f"{missing}: put {self._expected} there, or set download=true")
+
+    def fingerprint(self) -> str:
+        """The set's name: published files do not change, and CIFAR's are held to their checksums.
+
+        The MNIST family's carry none, so there the sizes of other files than the published ones
+        are added.
+        """
+        if not self._is_idx:
+            return self.source
+        published = list(IDX_BYTES.values())
+        sizes = [
+            file.stat().st_size if file.is_file() else size
+            for file, size in zip(self._files, published, strict=True)
+        ]
+        return self.source if sizes == published else "-".join([self.source, *map(str, sizes)])
+
+    def load(self) -> Images:
+        """The images, uint8: (N, 1, 28, 28) of the MNIST family, (N, 3, 32, 32) of CIFAR.
+
+        Raises UserError where files are missing and cannot be fetched, or are damaged.
+        """
+        self.check()
+        with _locked(self.root / f".{self.source}.lock") if self.download else nullcontext():
+            problem = self._missing() or self._damaged()
+            if problem and self.download:
+                self._fetch(problem)
+                problem = self._missing() or self._damaged()
+        if problem:
+            raise UserError(f"{problem}: delete it, with download=true it is fetched anew")
+        try:
+            train, train_labels, classes = self._read(train=True)
+            test, test_labels, _ = self._read(train=False)
+            return Images(train, train_labels, test, test_labels, classes)
+        except Exception as error:
+            raise UserError(f"{self._folder} does not hold {self.source}: {error}") from error
+
+    @property
+    def _is_idx(self) -> bool:
+        return self.source in ("MNIST", "FashionMNIST")
+
+    @property
+    def _torchvision_class(self) -> Any:
+        from torchvision import datasets  # slow to import, and not needed for other datasets
+
+        return getattr(datasets, self.source)
+
+    @property
+    def _folder(self) -> Path:
+        if self._is_idx:
+            return self.root / self.source / "raw"
+        return self.root / str(self._torchvision_class.base_folder)
+
+    @property
+    def _files(self) -> dict[Path, str | None]:
+        """The files that must be there, and their MD5 where one is published."""
+        if self._is_idx:
+            return {self._folder / name: None for name in IDX_BYTES}
+        cifar = self._torchvision_class
+        meta = (cifar.meta["filename"], cifar.meta["md5"])
+        return {
+            self._folder / name: md5 for name, md5 in [*cifar.train_list, *cifar.test_list, meta]
+        }
+
+    @property
+    def _expected(self) -> str:
+        return ", ".join(file.name for file in self._files)
+
+    def _missing(self) -> str | None:
+        for file in self._files:
+            if not file.is_file():
+                return f"{self.source}: {file} is missing"
+        return None
+
+    def _damaged(self) -> str | None:
+        for file, md5 in self._files.items():
+            damage = _idx_damage(file) if md5 is None else _md5_damage(file, md5)
+            if damage:
+                return f"{self.source}: {file} {damage}"
+        return None
+
+    def _fetch(self, problem: str) -> None:
+        try:
+            with _impatient_sockets():
+                self._torchvision_class(self.root, download=True)
+        except (OSError, RuntimeError, HTTPException) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{problem} and could not be fetched ({reason}): put {self._expected} into "
+                f"{self._folder} yourself and set download=false"
+            ) from error
+
+    def _read(self, train: bool) -> tuple[Tensor, Tensor, list[str]]:
+        """One half: images (N, C, H, W), labels (N,), classes."""
+        # Only reached by files of the right checksum or header: no unknown pickle is ever opened.
+        half = self._torchvision_class(self.root, train=train)
+        images = torch.as_tensor(half.data)
+        images = images.unsqueeze(1) if self._is_idx else images.permute(0, 3, 1, 2).contiguous()
+        return images, torch.as_tensor(half.targets, dtype=torch.int64), list(half.classes)
+
+
+def _md5_damage(file: Path, md5: str) -> str | None:
+    from torchvision.datasets.utils import check_integrity
+
+    return None if check_integrity(file, md5) else "is damaged (not the MD5 of the published file)"
+
+
+def _idx_damage(file: Path) -> str | None:
+    """What is wrong with a file of the MNIST family: 0 0 8 d, d sizes of 4 bytes, the bytes."""
+    dimensions = 3 if "idx3" in file.name else 1
+    with file.open("rb") as content:
+        header = content.read(4 + 4 * dimensions)
+    if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) < 4 + 4 * dimensions:
+        return f"is no IDX file of bytes in {dimensions} dimensions"
+    promised = len(header) + math.prod(struct.unpack(f">{dimensions}I", header[4:]))
+    found = file.stat().st_size
+    return None if found == promised else f"is damaged ({found} bytes, its header says {promised})"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Wait for, and hold, the lock that keeps two jobs from fetching the same files at once."""
+    lock: AbstractContextManager[object] = nullcontext()
+    # Where nothing can be written, nobody fetches; some network file systems have no locks.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = file = path.open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock:
+        yield
+
+
+@contextmanager
+def _impatient_sockets() -> Iterator[None]:
+    """torchvision sets no timeout: without one, a network that swallows packets hangs the run."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SECONDS_TO_ANSWER)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,84 @@
+"""Weights & Biases: on by default, offline without a key, one run a cell, never in the way."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli import wandb_file
+from tests.cli.conftest import TINY, Run, results
+
+
+def offline_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
+    return [wandb_file.read(p) for p in sorted(tmp_path.glob("outputs/wandb/*/run-*.wandb"))]
+
+
+def test_a_sweep_leaves_one_complete_run_a_cell(opt_run: Run, tmp_path: Path) -> None:
+    done = opt_run("-m", "method=gs,standard", *TINY)
+    assert done.returncode == 0, done.stderr
+    assert "W&B: 2 runs offline, no API key found" in done.stdout
+    assert "wandb sync outputs/wandb/offline-run-*" in done.stdout
+    runs = {run.config["method"]["name"]: run for run in offline_runs(tmp_path)}
+    assert runs.keys() == {"gs", "standard"}
+    assert len({run.group for run in runs.values()}) == 1
+    assert runs["gs"].group.startswith("default-")
+    for result in results(tmp_path):
+        run = runs[result["method"]]
+        assert run.id == run.config["signature"] == result["signature"]
+        assert run.exit_code == 0
+        assert run.name == f"{result['method']} mlp digits seed 0"
+        assert run.config["optimizer"]["lr"] == 0.1
+        assert [row["_step"] for row in run.history] == list(range(13))
+        assert run.history[-1]["train_loss"] == pytest.approx(result["train_loss"])
+        assert run.history[-1]["energy/features.1"] > 0
+        assert run.summary["test_error"] == pytest.approx(result["test_error"])
+        assert run.summary["status"] == "finished"
+
+
+def test_a_failed_cell_is_marked_failed_and_does_not_leak_into_the_next(
+    opt_run: Run, tmp_path: Path
+) -> None:
+    done = opt_run("-m", "optimizer.lr=1e30,0.1", "method=standard", *TINY)
+    assert done.returncode == 1
+    runs = {run.config["optimizer"]["lr"]: run for run in offline_runs(tmp_path)}
+    assert runs[1e30].exit_code == 1
+    assert runs[1e30].summary["status"] == "diverged"
+    assert "not finite" in runs[1e30].summary["error"]
+    assert runs[0.1].exit_code == 0
+    assert len(runs[0.1].history) == 13
+
+
+def test_one_cell_prints_its_own_sync_line(opt_run: Run, tmp_path: Path) -> None:
+    done = opt_run("method=cayley", *TINY)
+    assert "W&B: offline, no API key found; to upload: wandb sync " in done.stdout
+    (folder,) = tmp_path.glob("outputs/wandb/offline-run-*")
+    assert folder.name in done.stdout
+
+
+def test_an_unreachable_server_is_said_and_the_run_goes_on_offline(
+    opt_run: Run, tmp_path: Path
+) -> None:
+    done = opt_run(
+        "method=cayley", *TINY, WANDB_API_KEY="0" * 40, WANDB_BASE_URL="http://127.0.0.1:9",
+        WANDB_INIT_TIMEOUT="2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "W&B cannot be reached" in done.stdout
+    (run,) = offline_runs(tmp_path)
+    assert run.exit_code == 0
+    record = b"".join(path.read_bytes() for path in tmp_path.glob("outputs/default/**/*.*"))
+    assert b"0" * 40 not in record
+
+
+def test_tracking_none_does_not_import_wandb(tmp_path: Path, environment: dict[str, str]) -> None:
+    probe = (
+        "import sys; sys.modules['wandb'] = None; "
+        f"sys.argv = ['opt-run', 'tracking=none', *{TINY!r}]; "
+        "from opt_runner.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=tmp_path, env=environment, check=False, timeout=200
+    )
+    assert done.returncode == 0
+    assert not (tmp_path / "outputs/wandb").exists()

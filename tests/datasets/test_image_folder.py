@@ -1,0 +1,375 @@
+"""ImageFolder on real folders: what it finds, what it refuses, how it decodes."""
+
+import os
+import tarfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from opt_runner.datasets import ImageFolder, Images, decode
+from opt_runner.errors import UserError
+
+CIFAR10_JPEG = Path(
+    os.environ.get("OPT_CIFAR10_JPEG")
+    or Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-jpeg.tar.gz"
+)
+
+
+def noise(mode: str = "RGB", width: int = 8, height: int = 8, seed: int = 0) -> Image.Image:
+    shape = (height, width) if mode == "L" else (height, width, len(mode))
+    values = np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def save(image: Image.Image, path: Path, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two classes of 8 x 8 colour images: five to train on, three to test on."""
+    root = tmp_path / "data"
+    for i, name in enumerate(
+        [
+            "train/cat/0",
+            "train/cat/1",
+            "train/cat/2",
+            "train/ant/0",
+            "train/ant/1",
+            "test/cat/0",
+            "test/ant/0",
+            "test/ant/1",
+        ]
+    ):
+        save(noise(seed=i), root / f"{name}.png")
+    return root
+
+
+@pytest.fixture
+def build(root: Path, tmp_path: Path):
+    def build(**options) -> ImageFolder:
+        return ImageFolder(str(root), cache_dir=str(tmp_path / "cache"), **options)
+
+    return build
+
+
+def pixels(path: Path) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+
+
+def test_gives_every_image_its_class(build, root: Path) -> None:
+    images = build().load()
+    assert images.classes == ["ant", "cat"]
+    assert images.train_labels.tolist() == [0, 0, 1, 1, 1]
+    assert images.test_labels.tolist() == [0, 0, 1]
+    for image, name in zip(images.train_images, ["ant/0", "ant/1", "cat/0"], strict=False):
+        assert torch.equal(image, pixels(root / "train" / f"{name}.png"))
+    assert torch.equal(images.test_images[2], pixels(root / "test/cat/0.png"))
+
+
+def test_takes_any_depth_and_any_case_but_nothing_hidden(build, root: Path) -> None:
+    save(noise(), root / "train/ant/a/b/deep.png")
+    save(noise(), root / "train/cat/LOUD.JPG")
+    save(noise(), root / "train/cat/.hidden.png")
+    save(noise(), root / "train/.thumbnails/ant.png")
+    (root / "train/cat/notes.txt").write_text("not an image")
+    (root / "train/README").write_text("not a class")
+    assert build().load().train_labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
+def test_follows_links_but_not_in_circles(build, root: Path) -> None:
+    (root / "train/ant/again").symlink_to(root / "train/cat", target_is_directory=True)
+    (root / "train/cat/circle").symlink_to(root / "train/cat", target_is_directory=True)
+    assert build().load().train_labels.tolist() == [0] * 5 + [1] * 3
+
+
+@pytest.mark.parametrize("name", ["val", "valid"])
+def test_takes_a_validation_folder_where_there_is_no_test(build, root: Path, name: str) -> None:
+    as_test = build().fingerprint()
+    (root / "test").rename(root / name)
+    assert len(build().load().test_images) == 3
+    assert build().fingerprint() == as_test
+
+
+def test_takes_test_before_val(build, root: Path) -> None:
+    save(noise(), root / "val/ant/0.png")
+    save(noise(), root / "val/cat/0.png")
+    assert len(build().load().test_images) == 3
+
+
+@pytest.mark.parametrize("half", ["train", "test"])
+def test_missing_half(build, root: Path, half: str) -> None:
+    (root / half).rename(root / "elsewhere")
+    with pytest.raises(UserError, match=rf"no folder {half}.*train/<class>/.*there is elsewhere"):
+        build().check()
+
+
+def test_missing_root(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere does not exist: .*train/<class>/"):
+        ImageFolder(str(tmp_path / "nowhere")).check()
+    archive = tmp_path / "data.tar"
+    archive.touch()
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        ImageFolder(str(archive)).check()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="there is nothing"):
+        ImageFolder(str(tmp_path / "empty")).check()
+
+
+def test_images_without_class_folders(tmp_path: Path) -> None:
+    for i in range(7):
+        save(noise(), tmp_path / f"train/{i}.png")
+    with pytest.raises(UserError, match=r"train has no class folders.*4\.png and 2 more"):
+        ImageFolder(str(tmp_path)).check()
+
+
+def test_empty_class(build, root: Path) -> None:
+    for file in (root / "test/cat").iterdir():
+        file.rename(file.with_suffix(".txt"))
+    with pytest.raises(UserError, match=r"test/cat has no image \(\.jpg .*there is 0\.txt"):
+        build().check()
+
+
+def test_classes_that_differ(build, root: Path) -> None:
+    (root / "test/cat").rename(root / "test/dog")
+    with pytest.raises(UserError, match="only to train on cat; only to test on dog"):
+        build().check()
+
+
+def test_link_to_nowhere(build, root: Path) -> None:
+    (root / "train/cat/gone.png").symlink_to(root / "gone.png")
+    with pytest.raises(UserError, match=r"gone\.png cannot be read"):
+        build().check()
+
+
+def test_broken_images_are_named(build, root: Path) -> None:
+    broken = root / "train/cat/1.png"
+    whole = broken.read_bytes()
+    for content in (b"", b"GIF89a", b"no image at all", whole[: len(whole) // 2], whole[:-30]):
+        broken.write_bytes(content)
+        for options in ({}, {"size": 8, "channels": 3}):
+            with pytest.raises(UserError, match=r"train/cat/1\.png is no readable image"):
+                build(**options).load()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".gif", ".bmp", ".webp", ".ppm", ".tif", ".png"])
+def test_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"short{suffix}"
+    save(noise(width=64, height=64), path)
+    decode.decode(str(path), 64, 3)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match="short"):
+        decode.decode(str(path), 64, 3)
+
+
+@pytest.mark.parametrize("pixels_allowed", [40, 20])  # Pillow's warning, and beyond twice, error
+def test_decompression_bombs_are_refused(build, monkeypatch, pixels_allowed: int) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels_allowed)
+    for options in ({}, {"size": 8, "channels": 3}):
+        with pytest.raises(UserError, match=r"\.png is refused: .*decompression bomb"):
+            build(**options).load()
+
+
+def test_postscript_in_disguise_is_not_run(build, root: Path) -> None:
+    (root / "train/cat/1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+    with pytest.raises(UserError, match="is no readable image"):
+        build().load()
+
+
+@pytest.mark.parametrize("size", [8, 6, 12])
+def test_size_given(build, size: int) -> None:
+    assert build(size=size).load().size == (size, size)
+
+
+def test_commonest_short_side_is_the_size(build, root: Path) -> None:
+    save(noise(width=20, height=11), root / "train/cat/0.png")
+    assert build().load().size == (8, 8)
+    for name in ("train/cat/1", "train/cat/2", "train/ant/0", "train/ant/1", "test/cat/0"):
+        save(noise(width=11, height=30), root / f"{name}.png")
+    assert build().load().size == (11, 11)
+
+
+def test_other_shapes_are_shrunk_by_the_short_side_to_their_centre(build, root: Path) -> None:
+    wide = noise(width=40, height=16)
+    save(wide, root / "train/ant/0.png")
+    expected = wide.resize((20, 8), Image.Resampling.BILINEAR).crop((6, 0, 14, 8))
+    image = build(size=8).load().train_images[0]
+    np.testing.assert_array_equal(image.permute(1, 2, 0), np.asarray(expected))
+
+
+def test_resizing_is_antialiased(build, root: Path) -> None:
+    stripes = np.zeros((32, 32, 3), np.uint8)
+    stripes[:, ::2] = 255
+    save(Image.fromarray(stripes), root / "train/ant/0.png")
+    image = build(size=8).load().train_images[0].float()
+    assert (image - 127.5).abs().max() < 20
+
+
+@pytest.mark.parametrize(("extra", "channels"), [(None, 1), ("RGB", 3)])
+def test_channels_are_three_where_any_image_has_colour(
+    tmp_path: Path, extra: str | None, channels: int
+) -> None:
+    for half in ("train", "test"):
+        save(noise("L"), tmp_path / f"{half}/a/grey.png")
+        save(noise("L").convert("1"), tmp_path / f"{half}/a/bits.png")
+        save(noise("LA"), tmp_path / f"{half}/a/grey_alpha.png")
+        save(noise("L"), tmp_path / f"{half}/a/grey.jpg")
+    if extra:
+        save(noise(extra), tmp_path / "test/a/colour.jpg")
+    images = ImageFolder(str(tmp_path), cache_dir=str(tmp_path / ".cache")).load()
+    assert images.channels == channels
+
+
+def test_channels_given(build) -> None:
+    colour, grey = build(channels=3).load(), build(channels=1).load()
+    assert (colour.channels, grey.channels) == (3, 1)
+    luma = torch.tensor([0.299, 0.587, 0.114]) @ colour.train_images.float().flatten(2)
+    assert (grey.train_images.flatten(2).squeeze(1) - luma).abs().max() <= 1
+
+
+def one(tmp_path: Path, image: Image.Image, name: str, channels: int = 3, **options) -> np.ndarray:
+    """The image, saved under `name` and decoded again."""
+    save(image, tmp_path / name, **options)
+    return decode.decode(str(tmp_path / name), min(image.size), channels)
+
+
+def test_palette(tmp_path: Path) -> None:
+    image = noise().quantize(16)
+    expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(one(tmp_path, image, "palette.png"), expected)
+    np.testing.assert_array_equal(one(tmp_path, image, "palette.gif"), expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparency_is_laid_on_white(tmp_path: Path, channels: int) -> None:
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    image.putpixel((2, 0), (0, 0, 0, 128))
+    row = one(tmp_path, image, "alpha.png", channels)[:, 0].tolist()
+    assert row == [[0, 255, 127, 0]] * channels
+
+
+def test_transparent_palette_and_grey(tmp_path: Path) -> None:
+    for mode in ("P", "L", "RGB"):
+        image = Image.new(mode, (2, 2), 0)
+        image.putpixel((1, 1), 255 if mode != "RGB" else (9, 9, 9))
+        clear = (0, 0, 0) if mode == "RGB" else 0
+        decoded = one(tmp_path, image, f"{mode}.png", transparency=clear)
+        assert decoded[:, 0, 0].tolist() == [255] * 3, mode
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.pgm"])
+def test_sixteen_bits_are_scaled(tmp_path: Path, name: str) -> None:
+    values = np.array([[0, 257, 128], [65535, 32896, 256], [255, 1, 129]], np.uint16)
+    decoded = one(tmp_path, Image.fromarray(values), name, 1)
+    assert decoded.tolist() == [[[0, 1, 0], [255, 128, 1], [1, 0, 1]]]
+
+
+@pytest.mark.parametrize("values", [np.float32([[0.5]]), np.int32([[70000]]), np.int32([[-1]])])
+def test_values_without_a_known_white_are_refused(tmp_path: Path, values: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"raw\.tif .*which value is white"):
+        one(tmp_path, Image.fromarray(values), "raw.tif")
+
+
+def test_exif_turns_the_image_upright(tmp_path: Path) -> None:
+    image = noise("L")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn a quarter clockwise to view
+    decoded = one(tmp_path, image, "turned.png", 1, exif=exif)
+    np.testing.assert_array_equal(decoded[0], np.rot90(np.asarray(image), -1))
+
+
+def test_animation_gives_its_first_frame(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
+    decoded = one(tmp_path, frames[0], "film.gif", save_all=True, append_images=frames[1:])
+    assert decoded[:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    decoded = one(tmp_path, Image.new("CMYK", (4, 4), (0, 0, 0, 255)), "print.jpg")
+    assert decoded.max() == 0
+
+
+def test_more_images_than_fit_in_memory(build, root: Path) -> None:
+    with pytest.raises(UserError, match=r"GiB .* choose a smaller size"):
+        build(size=3_000_000).load()
+
+
+def test_error_ends_the_work(build, root: Path, monkeypatch) -> None:
+    """The files after a broken one are not all decoded first."""
+    monkeypatch.setattr(decode, "FILES_A_TASK", 1)
+    for i in range(300):
+        save(noise(), root / f"train/cat/z{i}.png")
+    (root / "train/ant/0.png").write_bytes(b"broken")
+    opened, lock, decode_one = [], threading.Lock(), decode.decode
+
+    def counted(path: str, size: int, channels: int) -> np.ndarray:
+        with lock:
+            opened.append(path)
+        return decode_one(path, size, channels)
+
+    monkeypatch.setattr(decode, "decode", counted)
+    with pytest.raises(UserError, match=r"ant/0\.png"):
+        build(size=8, channels=3).load()
+    assert len(opened) < 300
+
+
+def test_fingerprint_stays_with_the_data(build, root: Path, tmp_path: Path) -> None:
+    before = build().fingerprint()
+    os.utime(root / "train/cat/0.png", (0, 0))
+    assert build().fingerprint() == before
+    moved = root.rename(tmp_path / "moved")
+    assert ImageFolder(str(moved), cache_dir="elsewhere").fingerprint() == before
+
+
+def test_fingerprint_tells_data_apart(build, root: Path) -> None:
+    seen = {build().fingerprint(), build(size=8).fingerprint(), build(channels=1).fingerprint()}
+    (root / "train/cat/2.png").rename(root / "train/ant/2.png")
+    seen.add(build().fingerprint())
+    (root / "train/ant/2.png").rename(root / "test/ant/2.png")
+    seen.add(build().fingerprint())
+    save(noise(width=9), root / "test/ant/2.png")
+    seen.add(build().fingerprint())
+    assert len(seen) == 6
+
+
+def test_fingerprint_tells_uncompressed_images_of_one_size_apart(tmp_path: Path) -> None:
+    prints = set()
+    for seed in range(2):
+        root = tmp_path / str(seed)
+        for name in ("train/a/0.bmp", "test/a/0.bmp"):
+            save(noise(seed=seed), root / name)
+        prints.add(ImageFolder(str(root)).fingerprint())
+    assert len(prints) == 2
+
+
+def test_real_cifar10(tmp_path: Path) -> None:
+    if not CIFAR10_JPEG.is_file():
+        pytest.skip(f"no {CIFAR10_JPEG.name}: set OPT_CIFAR10_JPEG to its path")
+    taken = extract_some(CIFAR10_JPEG, tmp_path, each=3)
+    images = ImageFolder(str(tmp_path), cache_dir=str(tmp_path / ".cache")).load()
+    assert isinstance(images, Images)
+    assert images.train_images.shape[1:] == (3, 32, 32)
+    assert images.classes == sorted(images.classes)
+    assert len(images.train_images) + len(images.test_images) == taken
+    spread = images.train_images.float().std(dim=(1, 2, 3))
+    assert spread.min() > 5
+
+
+def extract_some(archive: Path, to: Path, each: int) -> int:
+    """The first few images of every folder of the archive; how many they are."""
+    taken: dict[str, int] = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            folder = str(Path(member.name).parent)
+            if member.isfile() and taken.get(folder, 0) < each:
+                tar.extract(member, to, filter="data")
+                taken[folder] = taken.get(folder, 0) + 1
+            if len(taken) == 20 and min(taken.values()) == each:
+                break
+    return sum(taken.values())

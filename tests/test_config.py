@@ -1,0 +1,135 @@
+"""The schema: every mistake is one clear line; the signature is of what changes the result."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from opt_runner import config
+from opt_runner.config import Config, conf_dir
+from opt_runner.errors import UserError
+
+
+def composed(*overrides: str) -> Config:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return config.read(compose("config", list(overrides)))
+
+
+CHOICES = {
+    group.name: sorted(path.stem for path in group.glob("*.yaml"))
+    for group in conf_dir().iterdir()
+    if group.is_dir() and group.name != "experiment"
+}
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"), [(group, choice) for group in CHOICES for choice in CHOICES[group]]
+)
+def test_every_choice_of_every_group_is_valid(group: str, choice: str) -> None:
+    extra = ["dataset.root=somewhere"] if choice == "image_folder" else []
+    checked = composed(f"{group}={choice}", *extra)
+    if group in ("method", "model", "dataset"):
+        assert getattr(checked, group).name == choice
+
+
+def test_defaults_are_the_references() -> None:
+    checked = composed("dataset=cifar100", "method=ogd")
+    assert (checked.optimizer.lr, checked.optimizer.momentum) == (0.1, 0.9)
+    assert (checked.optimizer.weight_decay, checked.batch_size) == (5e-4, 128)
+    steps = checked.budget.in_steps(steps_per_epoch=50_000 // 128)
+    assert steps == pytest.approx(75_000, rel=1e-4)
+    milestones = [round(share * 75_000, -3) for share in checked.schedule.milestones]
+    assert milestones == [30_000, 50_000, 65_000]
+    rounds = [round(share * 400) for share in composed("method=sopt").schedule.milestones]
+    assert rounds == [160, 260, 340]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["optimizer.lr=-1"], "optimizer.lr: must be greater than 0, got -1"),
+        (["optimizer.lr=fast"], "optimizer.lr: must be a valid number"),
+        (["optimizer.momentum=1"], "optimizer.momentum: must be less than 1, got 1"),
+        (["optimizer.nesterov=true", "optimizer.momentum=0"], "needs optimizer.momentum above 0"),
+        (["budget.steps=0"], "budget.steps: must be greater than 0, got 0"),
+        (["budget.epochs=null"], "budget.steps or budget.epochs must be given"),
+        (["batch_size=1.5"], "batch_size: must be a valid integer"),
+        (["seed=-1"], "seed: must be greater than or equal to 0"),
+        (["schedule.milestones=[0.5,0.2]"], "schedule.milestones must ascend"),
+        (["schedule.milestones=[2]"], "schedule.milestones.0: must be less than 1, got 2"),
+        (["hardware.device=tpu"], "hardware.device"),
+        (["hardware.precision=float8"], "'float32' or 'bfloat16', got 'float8'"),
+        (["method=sopt", "method.share=0"], "method.share: must be greater than 0, got 0"),
+        (["method=sopt", "method.inner=ogd"], "'gs', 'hr', 'ls' or 'cayley', got 'ogd'"),
+        (["+method.sacle=1"], "unknown key 'method.sacle'"),
+        (["method=or", "+method.sclae=1"], "did you mean 'scale'?"),
+        (["model.widths=[64,0]"], "model.widths.1: must be greater than 0, got 0"),
+        (["method._target_=nowhere.Nothing"], "method._target_: cannot import 'nowhere.Nothing'"),
+        (["model._target_=math.pi"], "no class or function"),
+        (["experiment_name=../up"], "experiment_name"),
+        (["+colour=red"], "unknown key 'colour'"),
+        (["dataset=image_folder"], "dataset.root"),
+    ],
+)
+def test_mistakes(overrides: list[str], says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        composed(*overrides)
+    assert says in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_two_mistakes_are_two_lines() -> None:
+    with pytest.raises(UserError) as caught:
+        composed("optimizer.lr=-1", "batch_size=0")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "output_dir=elsewhere",
+        "experiment_name=other",
+        "tracking=none",
+        "hardware.threads=1",
+        "progress=plain",
+        "rerun=true",
+        "checkpoint.every_seconds=1",
+    ],
+)
+def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> None:
+    signatures = {config.signature(c, "d", "cpu") for c in (composed(), composed(override))}
+    assert len(signatures) == 1
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "method=gs",
+        "method.start=identity",
+        "model=cnn9",
+        "model.widths=[8,8,8]",
+        "budget.steps=7",
+        "batch_size=64",
+        "optimizer.lr=0.05",
+        "schedule.factor=0.5",
+        "loss.label_smoothing=0",
+        "augment.enabled=false",
+        "hardware.precision=bfloat16",
+        "evaluate.every=5",
+    ],
+)
+def test_what_changes_the_result_changes_the_signature(override: str) -> None:
+    signatures = {config.signature(c, "d", "cpu") for c in (composed(), composed(override))}
+    assert len(signatures) == 2
+
+
+def test_data_and_device_are_in_the_signature() -> None:
+    checked = composed()
+    names = {config.signature(checked, data, on) for data in "ab" for on in ("cpu", "cuda")}
+    assert len(names) == 4
+
+
+def test_directory_holds_no_equals_sign_or_comma() -> None:
+    directory = composed("method=or", "seed=3").directory("abc")
+    assert directory == Path("outputs/default/digits/cnn6/or/seed3-abc")
