@@ -7,7 +7,7 @@ Help, `--cfg` and completion answer without importing torch.
 import os
 import re
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,36 +17,52 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from opt_runner import config, sweep
+from opt_runner.config import Config
 from opt_runner.errors import UserError, nearest
 
-_single_status: str | None = None
+if TYPE_CHECKING:
+    from opt_runner.records import Result
+
+# What became of a cell that is no part of a sweep: its status, or the mistake in its command.
+# Hydra would print lines of its own above an exception.
+_single: str | UserError | None = None
 
 
 @hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")
 def _app(cfg: DictConfig) -> float | None:
     """One cell; returns its test error for sweepers that optimise. Failures are on disk."""
-    global _single_status
-    checked = config.read(cfg)
+    global _single
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        result = _run_cell(config.read(cfg), in_sweep)
+    except UserError as error:
+        if in_sweep:
+            raise
+        _single = error
+        return None
+    if not in_sweep:
+        _single = result.status
+    return result.test_error
 
+
+def _run_cell(checked: Config, in_sweep: bool) -> "Result":
     from opt_runner import cell
     from opt_runner.tracking import screen
 
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     # A launcher's child process shares the terminal with others: no bars there.
-    own_terminal = not in_sweep or sweep.current is not None
-    screen.set_mode(checked.progress if own_terminal or checked.progress != "auto" else "plain")
+    alone = not in_sweep or sweep.current is not None
+    screen.set_mode(checked.progress if alone or checked.progress != "auto" else "plain")
     identity = cell.identify(checked)
-    if sweep.current is not None:
-        if identity.signature in sweep.current.started:
-            return None
-        sweep.current.started.add(identity.signature)
+    if sweep.current is not None and (known := sweep.current.done.get(identity.signature)):
+        return known
     result = cell.run(identity, in_sweep)
-    screen.cell_done(result)
-    if not in_sweep:
-        _single_status = result.status
+    if sweep.current is not None:
+        sweep.current.done[identity.signature] = result
+        screen.cell_done(result)
+    else:
         screen.say_tracking(checked.output_dir)
         screen.say(f"record: {identity.record.directory}")
-    return result.test_error
+    return result
 
 
 def main() -> None:
@@ -55,6 +71,8 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         _run_app()
+        if isinstance(_single, UserError):
+            raise _single
     except KeyboardInterrupt as error:
         _interrupted(error)
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -65,7 +83,7 @@ def main() -> None:
         sys.exit(2)
     if sweep.current is not None:
         sys.exit(_report(sweep.current))
-    sys.exit(0 if _single_status in (None, "finished") else 1)
+    sys.exit(0 if _single in (None, "finished") else 1)
 
 
 def _run_app() -> None:

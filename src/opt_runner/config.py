@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from opt_runner import components
@@ -155,6 +155,8 @@ def read(cfg: DictConfig) -> Config:
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
+        if isinstance(error, MissingMandatoryValue):
+            raise UserError(f"{error.full_key} must be given: {error.full_key}=VALUE") from error
         raise UserError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
     try:

@@ -27,7 +27,7 @@ class Sweep:
 
     cells: list["Identity"]
     jobs: int
-    started: set[str] = field(default_factory=set)
+    done: dict[str, "Result"] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

@@ -11,7 +11,9 @@ from tests.cli.conftest import TINY, Run, results
 
 
 def offline_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
-    return [wandb_file.read(p) for p in sorted(tmp_path.glob("outputs/wandb/*/run-*.wandb"))]
+    return [
+        wandb_file.read(p) for p in sorted(tmp_path.glob("outputs/wandb/offline-run-*/*.wandb"))
+    ]
 
 
 def test_a_sweep_leaves_one_complete_run_a_cell(opt_run: Run, tmp_path: Path) -> None:

@@ -95,11 +95,11 @@ def sweep(total: int) -> Iterator[None]:
         _sweep = None
 
 
-def cell_done(result: Result | None) -> None:
+def cell_done(result: Result) -> None:
     if _sweep is None:
         return
     _sweep.done += 1
-    _sweep.failed += result is None or result.status != "finished"
+    _sweep.failed += result.status != "finished"
     if _bars is not None and _sweep.task is not None:
         _bars.update(_sweep.task, completed=_sweep.done, info=_sweep.text())
     elif _mode != "none" and not _live():

@@ -68,23 +68,12 @@ def start(config: Config, content: dict[str, Any], signature: str, title: str) -
     if config.tracking.name == "none":
         yield NoTracker()
         return
+    run = _start_run(config, content, signature, title)
+    if run is None:
+        yield NoTracker()
+        return
     import wandb
 
-    mode = _mode(config.tracking)
-    try:
-        run = _init(config, content, signature, title, mode)
-    except Exception as error:
-        log.warning("W&B did not start %s: %s", mode, error)
-        if mode != "online":
-            screen.say(f"W&B did not start ({_line(error)}); the record on disk is complete")
-            yield NoTracker()
-            return
-        screen.say(f"W&B cannot be reached ({_line(error)}); this cell is tracked offline")
-        mode = "offline"
-        run = _init(config, content, signature, title, mode)
-    if mode != "disabled":
-        url = run.url if mode == "online" else None
-        screen.note_tracking(mode, Path(run.settings.sync_dir), url)
     tracker = WandbTracker(run)
     try:
         yield tracker
@@ -93,10 +82,35 @@ def start(config: Config, content: dict[str, Any], signature: str, title: str) -
             wandb.finish(exit_code=1)
 
 
+def _start_run(config: Config, content: dict[str, Any], signature: str, title: str) -> Any:
+    """The run in the first mode that starts, or None; what did not start is said."""
+    import wandb
+
+    mode = _mode(config.tracking)
+    try:
+        run = _init(config, content, signature, title, mode)
+    except Exception as error:
+        log.warning("W&B did not start %s", mode, exc_info=True)
+        if mode != "online":
+            screen.say(f"W&B did not start ({_line(error)}); the record on disk is complete")
+            return None
+        screen.say(f"W&B cannot be reached ({_line(error)}); going on offline")
+        # The id is taken in wandb's service until that ends. The cells after this one do not try.
+        wandb.teardown()
+        os.environ["WANDB_MODE"] = "offline"
+        return _start_run(config, content, signature, title)
+    if mode != "disabled":
+        url = run.url if mode == "online" else None
+        screen.note_tracking(mode, Path(run.settings.sync_dir), url)
+    return run
+
+
 def _init(config: Config, content: dict[str, Any], signature: str, title: str, mode: Any) -> Any:
     import wandb
 
-    Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(silent=True, console="off", disable_git=True)
+    if "WANDB_INIT_TIMEOUT" not in os.environ:
+        settings.init_timeout = 30
     return wandb.init(
         project=config.tracking.project,
         entity=config.tracking.entity,
@@ -110,7 +124,7 @@ def _init(config: Config, content: dict[str, Any], signature: str, title: str, m
         mode=mode,
         resume="allow",
         reinit="finish_previous",
-        settings=wandb.Settings(silent=True, console="off", init_timeout=30, disable_git=True),
+        settings=settings,
     )
 
 
