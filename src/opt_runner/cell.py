@@ -44,7 +44,8 @@ class Identity:
 
 
 def identify(config: Config, check_device: bool = True) -> Identity:
-    """Raises UserError where the data or the device is not there."""
+    """Raises UserError where the data, the device or W&B's key is not there."""
+    tracker.check(config.tracking)
     dataset: Dataset = components.build(config.dataset, "dataset")
     dataset.check()
     kind = hardware.device(config.hardware).type if check_device else config.hardware.device
@@ -83,7 +84,11 @@ def run(cell: Identity, in_sweep: bool) -> Result:
 
 
 def _settled(cell: Identity) -> Result | None:
-    result = cell.record.read_result()
+    try:
+        result = cell.record.read_result()
+    except UserError as error:
+        screen.say(f"{cell.title}: {error}; set aside as {cell.record.set_result_aside().name}")
+        return None
     if result is None or not result.settled:
         return None
     screen.say(f"{cell.title}: {result.status} before, skipped ({cell.record.directory})")

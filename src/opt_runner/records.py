@@ -9,6 +9,7 @@ Everything that reports reads these files and nothing else.
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import tempfile
@@ -65,9 +66,7 @@ class Result:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}); move it away to run the cell again"
-            ) from error
+            raise UserError(f"{path} is damaged: {error}") from error
 
 
 class Record:
@@ -83,6 +82,12 @@ class Record:
 
     def read_result(self) -> Result | None:
         return Result.read(self.result)
+
+    def set_result_aside(self) -> Path:
+        """Rename a damaged result.json; nothing is deleted."""
+        aside = unused(self.result, "damaged")
+        self.result.rename(aside)
+        return aside
 
     def write_result(self, result: Result) -> None:
         write_whole(self.result, json.dumps(asdict(result), indent=2, allow_nan=False) + "\n")
@@ -106,16 +111,12 @@ class Record:
         """Move an old record to `<directory>.old-N`, so that a new one can start."""
         if not self.result.exists() and not self.checkpoint.exists():
             return None
-        numbers = (n for n in range(1, 10**6) if not self._aside(n).exists())
-        aside = self._aside(next(numbers))
+        aside = unused(self.directory, "old")
         aside.mkdir()
         for path in self.directory.iterdir():
             if path.name != "lock":
                 path.rename(aside / path.name)
         return aside
-
-    def _aside(self, number: int) -> Path:
-        return self.directory.with_name(f"{self.directory.name}.old-{number}")
 
     @contextlib.contextmanager
     def locked(self, waiting: Callable[[], None]) -> Iterator[None]:
@@ -137,6 +138,12 @@ class Record:
                 waiting()
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def unused(path: Path, word: str) -> Path:
+    """`<path>.<word>-N` with the first N that is free."""
+    numbered = (path.with_name(f"{path.name}.{word}-{n}") for n in itertools.count(1))
+    return next(candidate for candidate in numbered if not candidate.exists())
 
 
 def write_whole(path: Path, content: str | Callable[[IO[bytes]], None]) -> None:

@@ -37,9 +37,12 @@ class Sweep:
         return f"{name}-{hashlib.sha256(signatures.encode()).hexdigest()[:8]}"
 
     def results(self) -> Iterator[tuple["Identity", "Result | None"]]:
-        """What is on disk for each cell; None for one that never got to write."""
+        """What is on disk for each cell; None for one that never got to write it whole."""
         for cell in self.cells:
-            yield cell, cell.record.read_result()
+            try:
+                yield cell, cell.record.read_result()
+            except UserError:
+                yield cell, None
 
 
 class PlanFailed(BaseException):

@@ -30,7 +30,7 @@ def test_a_sweep_leaves_one_complete_run_a_cell(opt_run: Run, tmp_path: Path) ->
         assert run.id == run.config["signature"] == result["signature"]
         assert run.exit_code == 0
         assert run.name == f"{result['method']} mlp digits seed 0"
-        assert run.config["optimizer"]["lr"] == 0.1
+        assert run.config["optimizer"]["lr"] == (0.1 if result["method"] == "gs" else 0.01)
         assert [row["_step"] for row in run.history] == list(range(13))
         assert run.history[-1]["train_loss"] == pytest.approx(result["train_loss"])
         assert run.history[-1]["energy/features.1"] > 0

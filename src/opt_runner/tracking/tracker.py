@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import urlparse
 
 from opt_runner.config import Config, Tracking
+from opt_runner.errors import UserError
 from opt_runner.records import Result
 from opt_runner.tracking import screen
 
@@ -103,6 +104,15 @@ def _start_run(config: Config, content: dict[str, Any], signature: str, title: s
         url = run.url if mode == "online" else None
         screen.note_tracking(mode, Path(run.settings.sync_dir), url)
     return run
+
+
+def check(tracking: Tracking) -> None:
+    """Raise UserError where W&B is to be online and has no key: it would ask at the terminal."""
+    if tracking.name == "wandb" and _mode(tracking) == "online" and not _has_key():
+        raise UserError(
+            "tracking is online but no W&B API key was found: run `wandb login`, set "
+            "WANDB_API_KEY, or use tracking.mode=auto, tracking.mode=offline or tracking=none"
+        )
 
 
 def _init(config: Config, content: dict[str, Any], signature: str, title: str, mode: Any) -> Any:
