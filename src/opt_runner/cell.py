@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 
 import torch
@@ -13,7 +14,7 @@ import yaml
 
 from opt_runner import __version__, components, hardware
 from opt_runner.config import Config, signature
-from opt_runner.datasets import Batches, Dataset, Images
+from opt_runner.datasets import Augment, Batches, Dataset, Images
 from opt_runner.errors import UserError
 from opt_runner.hardware import Hardware
 from opt_runner.interrupt import Interrupted, StopRequest, stop_requests
@@ -22,7 +23,7 @@ from opt_runner.opt import OPT
 from opt_runner.records import Record, Result, write_whole
 from opt_runner.tracking import screen, tracker
 from opt_runner.training import checkpoint
-from opt_runner.training.loop import Diverged, Progress, train
+from opt_runner.training.loop import Diverged, Progress, Setup, train
 
 # The reference's moving average of BatchNorm, and the budget it was chosen for.
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
@@ -62,25 +63,21 @@ def run(cell: Identity, in_sweep: bool) -> Result:
     """
     if not cell.config.rerun and (settled := _settled(cell)):
         return settled
+    waiting = partial(screen.say, f"{cell.title}: waiting for another process")
     try:
-        prepared = _prepare(cell)
-    except UserError as error:
-        if not in_sweep:
+        setup = _set_up(cell)
+    except Exception as error:
+        if isinstance(error, UserError) and not in_sweep:
             raise
-        with cell.record.locked(lambda: screen.say(f"{cell.title}: waiting for another process")):
-            result = _result(cell, "failed", Progress(), error=str(error))
-            cell.record.write_result(result)
-        return result
-    with (
-        cell.record.locked(lambda: screen.say(f"{cell.title}: waiting for another process")),
-        stop_requests() as stop,
-    ):
+        with cell.record.locked(waiting), _run_log(cell.record):
+            return _fail(cell, error)
+    with cell.record.locked(waiting), stop_requests() as stop:
         if cell.config.rerun:
             if aside := cell.record.set_aside():
                 screen.say(f"{cell.title}: the old record is kept in {aside}")
         elif settled := _settled(cell):
             return settled
-        return _train(cell, prepared, stop)
+        return _train(cell, setup, stop)
 
 
 def _settled(cell: Identity) -> Result | None:
@@ -95,22 +92,32 @@ def _settled(cell: Identity) -> Result | None:
     return result
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    hardware: Hardware
-    data: Images
-    opt: OPT
-    steps: int
+def _fail(cell: Identity, error: Exception) -> Result:
+    """Record a failure before the first step."""
+    log.error("%s", "".join(traceback.format_exception(error)))
+    result = _result(cell, "failed", Progress(), error=_reason(error))
+    cell.record.write_result(result)
+    screen.say(f"{cell.title}: failed, {result.error}")
+    return result
 
 
-def _prepare(cell: Identity) -> _Prepared:
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _set_up(cell: Identity) -> Setup:
     config = cell.config
     chosen = hardware.set_up(config.hardware)
     data = cell.dataset.load().to(chosen.device)
-    epoch = Batches(
-        data.train_images, data.train_labels, config.batch_size, 0, None
-    ).steps_per_epoch
-    steps = config.budget.in_steps(epoch)
+    batches = Batches(
+        data.train_images,
+        data.train_labels,
+        config.batch_size,
+        config.seed,
+        Augment(**config.augment.model_dump()),
+        memory_format=chosen.memory_format,
+    )
+    steps = config.budget.in_steps(batches.steps_per_epoch)
     torch.manual_seed(config.seed)
     network = components.build(
         config.model,
@@ -125,7 +132,7 @@ def _prepare(cell: Identity) -> _Prepared:
     if chosen.compile:
         opt.compile()
     _try_shapes(opt, data, chosen)
-    return _Prepared(chosen, data, opt, steps)
+    return Setup(chosen, data, batches, opt, steps)
 
 
 @torch.no_grad()
@@ -147,10 +154,10 @@ def _try_shapes(opt: OPT, data: Images, chosen: Hardware) -> None:
         )
 
 
-def _train(cell: Identity, prepared: _Prepared, stop: StopRequest) -> Result:
+def _train(cell: Identity, setup: Setup, stop: StopRequest) -> Result:
     config, record = cell.config, cell.record
     content = config.model_dump(mode="json", by_alias=True)
-    opt, steps = prepared.opt, prepared.steps
+    opt, steps = setup.opt, setup.steps
     write_whole(record.config, yaml.safe_dump(content, sort_keys=False))
     optimizer = opt.optimizer(**config.optimizer.model_dump())
     progress = Progress()
@@ -159,7 +166,7 @@ def _train(cell: Identity, prepared: _Prepared, stop: StopRequest) -> Result:
         screen.cell(cell.title, steps) as bar,
         tracker.start(config, content, cell.signature, cell.title) as tracked,
     ):
-        log.info("%s: %s", cell.title, prepared.hardware.name)
+        log.info("%s: %s", cell.title, setup.hardware.name)
         try:
             if saved := checkpoint.load(record, opt, optimizer):
                 progress = Progress(**saved)
@@ -172,25 +179,19 @@ def _train(cell: Identity, prepared: _Prepared, stop: StopRequest) -> Result:
                 tracked.log(row)
                 bar.report(row)
 
-            train(
-                opt, optimizer, prepared.data, config, prepared.hardware, record, progress, steps,
-                report, bar.show, stop,
-            )  # fmt: skip
-            result = _result(cell, "finished", progress, prepared)
+            train(setup, optimizer, config, record, progress, report, bar.show, stop)
+            result = _result(cell, "finished", progress, setup)
             checkpoint.save(record, opt, optimizer, vars(progress))
         except Diverged as error:
-            result = _result(cell, "diverged", progress, prepared, str(error))
+            result = _result(cell, "diverged", progress, setup, str(error))
         except Interrupted as error:
-            result = _result(cell, "interrupted", progress, prepared, str(error))
+            result = _result(cell, "interrupted", progress, setup, str(error))
             record.write_result(result)
             tracked.finish(result)
             raise
         except Exception as error:
             log.error("%s", traceback.format_exc())
-            reason = (
-                str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            )
-            result = _result(cell, "failed", progress, prepared, reason)
+            result = _result(cell, "failed", progress, setup, _reason(error))
         record.write_result(result)
         tracked.finish(result)
         log.info("%s: %s %s", cell.title, result.status, result.error or "")
@@ -202,7 +203,7 @@ def _result(
     cell: Identity,
     status: str,
     progress: Progress,
-    prepared: _Prepared | None = None,
+    setup: Setup | None = None,
     error: str | None = None,
 ) -> Result:
     config = cell.config
@@ -228,11 +229,11 @@ def _result(
             "python": platform.python_version(),
         },
     )
-    if prepared is not None:
-        parameters = list(prepared.opt.parameters())
+    if setup is not None:
+        parameters = list(setup.opt.parameters())
         result.trainable_parameters = sum(p.numel() for p in parameters if p.requires_grad)
-        result.effective_parameters = sum(p.numel() for p in prepared.opt.network.parameters())
-        result.device = prepared.hardware.name
+        result.effective_parameters = sum(p.numel() for p in setup.opt.network.parameters())
+        result.device = setup.hardware.name
         if progress.seconds:
             result.images_per_second = round(
                 progress.step * config.batch_size / progress.seconds, 1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from opt_runner.methods import METHODS
 from tests.cli.conftest import TINY, Run, results
@@ -36,7 +37,14 @@ def test_the_config_of_a_cell_and_hydras_own_flags(opt_run: Run, tmp_path: Path)
 
 
 def test_every_method_in_one_sweep_with_its_table(opt_run: Run, tmp_path: Path) -> None:
-    done = opt_run("-m", f"method={','.join(METHODS)}", "budget.steps=300", *QUIET[:2], *QUIET[3:])
+    done = opt_run(
+        "-m",
+        f"method={','.join(METHODS)}",
+        "budget.steps=300",
+        "optimizer.lr=0.1",
+        *QUIET[:2],
+        *QUIET[3:],
+    )
     assert done.returncode == 0, done.stderr
     assert {r["method"] for r in results(tmp_path)} == set(METHODS)
     table = done.stdout[done.stdout.index("test error %") :]
@@ -264,3 +272,57 @@ def test_no_progress_bar_but_plain_lines_where_there_is_no_terminal(opt_run: Run
     assert "\x1b" not in done.stdout
     assert "sweep: 1 of 2 cells done" in done.stdout
     assert "hr mlp digits seed 0: finished, test error" in done.stdout
+
+
+def image_folder(root: Path) -> Path:
+    for half, count in (("train", 4), ("test", 2)):
+        for label, shade in (("dark", 40), ("light", 220)):
+            (root / half / label).mkdir(parents=True)
+            for i in range(count):
+                image = Image.new("RGB", (8, 8), (shade, shade + i, i))
+                image.save(root / half / label / f"{i}.png")
+    return root
+
+
+def test_bad_data_fails_its_cell_and_is_named(opt_run: Run, tmp_path: Path) -> None:
+    image_folder(tmp_path / "good")
+    broken = image_folder(tmp_path / "bad") / "train/dark/1.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    folder = ["dataset=image_folder", "batch_size=4", *QUIET]
+    done = opt_run("-m", "dataset.root=bad,good", *folder)
+    assert done.returncode == 1, done.stderr
+    assert {r["status"] for r in results(tmp_path)} == {"failed", "finished"}
+    assert "train/dark/1.png" in next(r["error"] for r in results(tmp_path) if r["error"])
+    assert "Traceback" not in done.stdout + done.stderr
+    alone = opt_run("dataset.root=bad", *folder, "experiment_name=alone")
+    assert alone.returncode == 2
+    assert "train/dark/1.png" in alone.stderr
+    assert not (tmp_path / "outputs/alone").exists()
+
+
+def test_a_folder_moved_elsewhere_is_the_same_cell(opt_run: Run, tmp_path: Path) -> None:
+    folder = ["dataset=image_folder", "batch_size=4", *QUIET]
+    image_folder(tmp_path / "here").rename(tmp_path / "there")
+    assert opt_run("dataset.root=there", *folder).returncode == 0
+    (tmp_path / "there").rename(tmp_path / "elsewhere")
+    assert "finished before, skipped" in opt_run("dataset.root=elsewhere", *folder).stdout
+
+
+def test_a_bug_in_a_users_dataset_is_one_line_and_a_record(opt_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "class Buggy:\n"
+        "    def check(self): ...\n"
+        "    def fingerprint(self): return 'buggy'\n"
+        "    def load(self): return {}['nothing']\n"
+    )
+    (tmp_path / "conf/dataset").mkdir(parents=True)
+    text = (
+        "# @package _global_\ndataset: {name: buggy, _target_: mine.Buggy}\nbudget: {epochs: 1}\n"
+    )
+    (tmp_path / "conf/dataset/buggy.yaml").write_text(text)
+    done = opt_run("--config-dir", "conf", "dataset=buggy", "tracking=none", PYTHONPATH=".")
+    assert done.returncode == 1
+    assert "failed, KeyError: 'nothing'" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    (log,) = tmp_path.glob("outputs/**/run.log")
+    assert "mine.py" in log.read_text()

@@ -9,7 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from opt_runner.config import Config
-from opt_runner.datasets import Augment, Batches, Images
+from opt_runner.datasets import Batches, Images
 from opt_runner.hardware import Hardware
 from opt_runner.interrupt import Interrupted, StopRequest
 from opt_runner.opt import OPT
@@ -44,41 +44,38 @@ class Progress:
     orthogonality_error: float | None = None
 
 
-Report = Callable[[dict[str, Any]], None]
+@dataclass(frozen=True)
+class Setup:
+    """What a cell trains, on what, with what: built before its record is opened."""
+
+    hardware: Hardware
+    data: Images
+    batches: Batches
+    opt: OPT
+    steps: int
 
 
 def train(
-    opt: OPT,
+    setup: Setup,
     optimizer: Optimizer,
-    data: Images,
     config: Config,
-    hardware: Hardware,
     record: Record,
     progress: Progress,
-    steps: int,
-    report: Report,
+    report: Callable[[dict[str, Any]], None],
     show: Callable[[Progress, float], None],
     stop: StopRequest,
 ) -> None:
-    """Train `opt` up to `steps`, from where `progress` is, which is kept up to date.
+    """Train up to `setup.steps`, from where `progress` is, which is kept up to date.
 
     report: takes a row of metrics. show: takes the progress and the loss of a step, for the screen.
     Raises Diverged, and Interrupted after saving a checkpoint.
     """
-    batches = Batches(
-        data.train_images,
-        data.train_labels,
-        config.batch_size,
-        config.seed,
-        Augment(**config.augment.model_dump()),
-        memory_format=hardware.memory_format,
-    )
-    epoch = batches.steps_per_epoch
+    opt, data, hardware, steps = setup.opt, setup.data, setup.hardware, setup.steps
+    epoch = setup.batches.steps_per_epoch
     log_every = config.log.every or max(1, steps // 200)
     evaluate_every = config.evaluate.every or max(epoch, steps // 50)
     warmup = round(config.schedule.warmup * steps)
     milestones = [round(share * steps) for share in config.schedule.milestones]
-    device = hardware.device
 
     def evaluate() -> dict[str, Any]:
         opt.eval()
@@ -96,13 +93,13 @@ def train(
     if progress.step == 0:
         report({"step": 0, "epoch": 0.0, **evaluate()})
     # What the steps add up stays on the device: nothing waits for a GPU but a record.
-    loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
-    diverged_at = torch.tensor(0, device=device)
+    loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=hardware.device)
+    diverged_at = torch.tensor(0, device=hardware.device)
     started, saved, shown = time.perf_counter(), time.monotonic(), 0.0
 
     for step in range(progress.step, steps):
         set_learning_rates(optimizer, step, warmup, milestones, config.schedule.factor)
-        x, y = batches.batch(step)
+        x, y = setup.batches.batch(step)
         with hardware.autocast():
             logits = opt(x)
         fit = smoothed_cross_entropy(
