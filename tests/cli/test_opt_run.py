@@ -41,7 +41,6 @@ def test_every_method_in_one_sweep_with_its_table(opt_run: Run, tmp_path: Path) 
         "-m",
         f"method={','.join(METHODS)}",
         "budget.steps=300",
-        "optimizer.lr=0.1",
         *QUIET[:2],
         *QUIET[3:],
     )
@@ -53,7 +52,7 @@ def test_every_method_in_one_sweep_with_its_table(opt_run: Run, tmp_path: Path) 
     for result in results(tmp_path):
         assert result["status"] == "finished"
         assert result["steps"] == 300
-        assert result["test_error"] < 30
+        assert result["test_error"] < 60, "chance is 90"
         assert result["energy_start"].keys() == {"features.1", "features.4"}
         if result["method"] not in ("standard", "or"):
             assert result["orthogonality_error"] < 1e-5
