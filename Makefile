@@ -5,13 +5,16 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run test lint clean
+.PHONY: help run bench test lint clean
 
 help:            ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY)    ## train plain training and all seven variants on digits, end in a table
 	$(BIN)/opt-run experiment=digits
+
+bench: $(READY)  ## measure every method and the alternatives, write outputs/bench/
+	$(BIN)/opt-bench
 
 test: $(READY)   ## run the tests
 	$(BIN)/pytest

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from opt_runner.energy import orthogonality_error
 from opt_runner.errors import UserError, explain, nearest
 from opt_runner.methods import METHODS, Method
 from opt_runner.rotations import LayerSize, RotationGroup, neurons
@@ -54,21 +53,17 @@ class OPT(nn.Module):
             self._add_rotations(generator)
 
     def _add_rotations(self, generator: torch.Generator | None) -> None:
-        sizes: dict[LayerSize, list[str]] = {}
-        starts: dict[str, Tensor] = {}
-        device = next(self.network.parameters()).device
-        for position, name in enumerate(self.layers):
-            weight = self.network.get_parameter(_weight(name))
+        groups: dict[LayerSize, dict[str, Tensor]] = {}
+        for position, (name, weight) in enumerate(self._rotated_weights().items()):
             weight.requires_grad_(False)
             d, n = neurons(weight).shape
             size = LayerSize(d, n, self.method.rows(d, first=position == 0))
-            sizes.setdefault(size, []).append(_weight(name))
-            starts[_weight(name)] = self.method.initial(size.rows, generator)
-        for size, names in sizes.items():
-            seed = int(torch.randint(2**62, (), generator=generator))
-            R = [starts[name] for name in names]
-            group = RotationGroup(names, size, self.method, R, seed)
-            self.rotations.append(group.to(device))
+            groups.setdefault(size, {})[name] = weight
+        for size, weights in groups.items():
+            self.rotations.append(RotationGroup(weights, size.rows, self.method, generator))
+
+    def _rotated_weights(self) -> dict[str, Tensor]:
+        return {_weight(name): self.network.get_parameter(_weight(name)) for name in self.layers}
 
     def _groups(self) -> Iterator[RotationGroup]:
         return cast(Iterator[RotationGroup], iter(self.rotations))
@@ -92,7 +87,7 @@ class OPT(nn.Module):
         effective: dict[str, Tensor] = {}
         if not len(self.rotations):
             return effective
-        weights = {_weight(n): self.network.get_parameter(_weight(n)) for n in self.layers}
+        weights = self._rotated_weights()
         device = next(iter(weights.values())).device.type
         with torch.autocast(device, enabled=False):
             for group in self._groups():
@@ -135,7 +130,7 @@ class OPT(nn.Module):
         self.round_step = (self.round_step + 1) % steps
         if self.round_step:
             return
-        weights = {_weight(n): self.network.get_parameter(_weight(n)) for n in self.layers}
+        weights = self._rotated_weights()
         for group in self._groups():
             if group.rows is not None:
                 group.start_round(weights)
@@ -145,15 +140,14 @@ class OPT(nn.Module):
     def neurons(self) -> dict[str, Tensor]:
         """{layer name: effective W (d, n)} of the layers that OPT rotates."""
         effective = self.effective_weights()
-        return {
-            name: neurons(effective.get(_weight(name), self.network.get_parameter(_weight(name))))
-            for name in self.layers
-        }
+        weights = self._rotated_weights() | effective
+        return {name: neurons(weights[_weight(name)]) for name in self.layers}
 
     @torch.no_grad()
     def orthogonality_error(self) -> float | None:
         """Largest entry of |Q^T Q - I| over layers; None for plain training."""
-        errors = [orthogonality_error(group.rotation()).max() for group in self._groups()]
+        weights = self._rotated_weights()
+        errors = [group.orthogonality_error(weights).max() for group in self._groups()]
         return float(torch.stack(errors).max()) if errors else None
 
 

@@ -42,20 +42,22 @@ class RotationGroup(nn.Module):
 
     def __init__(
         self,
-        names: list[str],
-        size: LayerSize,
+        weights: Mapping[str, Tensor],
+        rows: int,
         method: Method,
-        starts: list[Tensor],
-        row_seed: int,
+        generator: torch.Generator | None = None,
     ) -> None:
+        """weights: those of the group's layers by name; rows: on how many rows of W R acts."""
         super().__init__()
-        self.names = names
-        self.size = size
+        self.names = list(weights)
         self.method = method
-        self.R = nn.Parameter(torch.stack(starts))
-        self.row_seed = row_seed
+        W = self._stack(weights)
+        self.size = LayerSize(W.shape[1], W.shape[2], rows)
+        self.row_seed = int(torch.randint(2**62, (), generator=generator))
         self.round = 0
-        self.register_buffer("rows", None if size.rows == size.d else self._draw_rows())
+        whole = rows == self.size.d
+        self.register_buffer("rows", None if whole else self._draw_rows().to(W.device))
+        self.R = nn.Parameter(self._start(W, generator))
 
     def get_extra_state(self) -> dict[str, int]:
         return {"row_seed": self.row_seed, "round": self.round}
@@ -69,22 +71,19 @@ class RotationGroup(nn.Module):
 
     def forward(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Effective weights {name: Q(R) W} of this group's layers from W = weights[name]."""
-        W = torch.stack([neurons(weights[name]) for name in self.names])
-        if self.rows is None:
-            V = self.method.rotate(self.R, W)
-        else:
-            index = self.rows.unsqueeze(-1).expand(-1, -1, self.size.n)
-            V = W.scatter(1, index, self.method.rotate(self.R, W.gather(1, index)))
+        W = self._stack(weights)
+        V = self.method.rotate(self.R, self._acted_on(W))
+        if self.rows is not None:
+            V = W.scatter(1, self._index(), V)
         return {name: as_weight(v, weights[name]) for name, v in zip(self.names, V, strict=True)}
 
     def penalty(self) -> Tensor | None:
         return self.method.penalty(self.R)
 
     @torch.no_grad()
-    def rotation(self) -> Tensor:
-        """Q(R), (k, s, s)."""
-        eye = torch.eye(self.size.rows, dtype=self.R.dtype, device=self.R.device)
-        return self.method.rotate(self.R, eye.expand_as(self.R).contiguous())
+    def orthogonality_error(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Largest entry of |Q^T Q - I| of each layer, (k,)."""
+        return self.method.orthogonality_error(self.R, self._acted_on(self._stack(weights)))
 
     @torch.no_grad()
     def start_round(self, weights: Mapping[str, Tensor]) -> None:
@@ -94,8 +93,21 @@ class RotationGroup(nn.Module):
         self.round += 1
         if self.rows is not None:
             self.rows.copy_(self._draw_rows())
-        for R in self.R:
-            R.copy_(self.method.initial(self.size.rows, self._generator()))
+        self.R.copy_(self._start(self._stack(weights), self._generator()))
+
+    def _stack(self, weights: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([neurons(weights[name].detach()) for name in self.names])
+
+    def _acted_on(self, W: Tensor) -> Tensor:
+        """The rows of W (k, d, n) that R acts on, (k, s, n)."""
+        return W if self.rows is None else W.gather(1, self._index())
+
+    def _index(self) -> Tensor:
+        assert self.rows is not None
+        return self.rows.unsqueeze(-1).expand(-1, -1, self.size.n)
+
+    def _start(self, W: Tensor, generator: torch.Generator | None) -> Tensor:
+        return torch.stack([self.method.initial(w, generator) for w in self._acted_on(W)])
 
     def _draw_rows(self) -> Tensor:
         generator = self._generator()

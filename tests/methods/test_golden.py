@@ -72,6 +72,7 @@ def test_replays_the_reference(path: Path) -> None:
     options = {}
     if method == "ogd":
         options = {
+            "form": "reference",
             "rotation_lr": meta["rotation_lr"],
             "plain_weight_decay_scale": meta["reg_scale"],
         }

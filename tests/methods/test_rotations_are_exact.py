@@ -83,7 +83,9 @@ def test_is_its_definition_with_its_gradient(name: str, d: int, n: int) -> None:
 @pytest.mark.parametrize("d", [1, 2, 3, 27, 100, 576])
 def test_is_orthogonal_in_float32(name: str, d: int) -> None:
     method = METHODS[name]()
-    R = torch.stack([method.initial(d, torch.Generator().manual_seed(s)) for s in range(2)])
+    R = torch.stack(
+        [method.initial(torch.empty(d, 1), torch.Generator().manual_seed(s)) for s in range(2)]
+    )
     Q = method.rotate(R, torch.eye(d).expand(2, d, d).contiguous())
     assert orthogonality_error(Q).max() < 5e-6
 

@@ -7,6 +7,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from opt_runner.energy import orthogonality_error
+
 Start = Literal["normal", "identity", "orthogonal"]
 
 # Unknown options are errors, and a method never changes once built.
@@ -45,8 +47,16 @@ class Method:
         """
         return {"lr": lr, "weight_decay": weight_decay}
 
-    def initial(self, d: int, generator: torch.Generator | None = None) -> Tensor:
-        """The first R (d, d), float32 on the CPU, drawn from `generator`."""
+    def initial(self, W: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """What trains for W (d, n), as it starts: R (d, d), drawn from `generator` on the CPU."""
+        return self._initial_square(W.shape[0], generator).to(W)
+
+    def orthogonality_error(self, R: Tensor, W: Tensor) -> Tensor:
+        """Largest entry of |Q^T Q - I| for each R of the stack: (k,)."""
+        eye = torch.eye(W.shape[-2], dtype=R.dtype, device=R.device)
+        return orthogonality_error(self.rotate(R, eye.expand_as(R).contiguous()))
+
+    def _initial_square(self, d: int, generator: torch.Generator | None) -> Tensor:
         if self.start == "identity":
             return torch.eye(d)
         R = torch.randn(d, d, generator=generator)
