@@ -36,9 +36,13 @@ def _app(cfg: DictConfig) -> float | None:
     try:
         result = _run_cell(config.read(cfg), in_sweep)
     except UserError as error:
-        if in_sweep:
+        if not in_sweep:
+            _single = error
+            return None
+        if sweep.current is None:
             raise
-        _single = error
+        # The plan found nothing: something changed since. The table shows a cell without result.
+        print(f"opt-run: {error}", file=sys.stderr)
         return None
     if not in_sweep:
         _single = result.status
