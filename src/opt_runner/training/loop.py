@@ -128,7 +128,7 @@ def train(
                 "epoch": progress.step / epoch,
                 "lr": optimizer.param_groups[0]["lr"],
                 "train_loss": progress.train_loss,
-                "penalty": float(penalty),
+                "penalty": float(penalty.detach()),
                 "seconds": progress.seconds,
                 "images_per_second": progress.step * config.batch_size / progress.seconds,
             }

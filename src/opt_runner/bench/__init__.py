@@ -1,0 +1,1 @@
+"""opt-bench: what OPT costs, against plain training and against every alternative."""

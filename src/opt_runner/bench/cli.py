@@ -1,0 +1,137 @@
+"""opt-bench: measure what OPT costs. Exit codes: 0 all parts ran, 1 a part failed, 2 a mistake in
+the command, 130 interrupted.
+
+Whether figures keep their limits is in the tables and does not change the exit code. Help answers
+without importing torch.
+"""
+
+import argparse
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from opt_runner.errors import UserError, nearest
+
+PARTS = {
+    "steps": "whole training steps of every method against plain training; peak memory",
+    "rotations": "one layer against torch's and geotorch's parametrizations and naive forms",
+    "drift": "how orthogonal rotations are after 1,000 steps, in float32 and bfloat16",
+    "datapath": "batches against a DataLoader; the cost of logging and progress",
+    "growth": "one rotation for d = 64 to 4,608: fitted exponents and a plot",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    given = _parser().parse_args(arguments)
+    try:
+        failed = _run(given, shlex.join(["opt-bench", *arguments]))
+    except UserError as error:
+        print(f"opt-bench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("opt-bench: interrupted; the parts before this one are on disk", file=sys.stderr)
+        sys.exit(130)
+    if failed:
+        print(f"opt-bench: failed: {', '.join(failed)}", file=sys.stderr)
+    sys.exit(1 if failed else 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parts = "\n".join(f"  {name:10} {what}" for name, what in PARTS.items())
+    parser = argparse.ArgumentParser(
+        prog="opt-bench",
+        description=f"Measure what OPT costs. The parts, all of them by default:\n\n{parts}",
+        epilog="Tables go to the terminal, rows to OUT/PART.json, growth's plot to OUT/growth.png.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="*", metavar="part", type=_part)
+    parser.add_argument(
+        "--threads", type=_positive, metavar="N", default=2, help="threads of the CPU (default: 2)"
+    )
+    parser.add_argument(
+        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="default: auto"
+    )
+    parser.add_argument(
+        "--samples", type=_positive, metavar="N", help="n of every figure (default: by the part)"
+    )
+    parser.add_argument(
+        "--seconds", type=_positive, metavar="S", default=300,
+        help="growth: what a method may take over all sizes (default: 300)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes: tries the program, times mean nothing"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("outputs/bench"))
+    return parser
+
+
+def _part(name: str) -> str:
+    if name not in PARTS:
+        known = ", ".join(PARTS)
+        raise argparse.ArgumentTypeError(f"no part {name!r}{nearest(name, PARTS)} ({known})")
+    return name
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _run(given: argparse.Namespace, command: str) -> list[str]:
+    """Measure, print and write part by part. Returns the parts that failed; the others go on."""
+    from opt_runner import config, hardware
+    from opt_runner.bench import datapath, drift, growth, machine, report, rotations, steps
+    from opt_runner.bench.settings import Settings
+    from opt_runner.tracking.screen import console, say
+
+    runs = {
+        "steps": steps.run,
+        "rotations": rotations.run,
+        "drift": drift.run,
+        "datapath": datapath.run,
+        "growth": growth.run,
+    }
+    options = config.Hardware(
+        device=given.device,
+        precision="float32",
+        threads=given.threads,
+        channels_last=True,
+        compile=False,
+    )
+    settings = Settings(
+        hardware=hardware.set_up(options),
+        threads=given.threads,
+        out=given.out,
+        samples=given.samples,
+        quick=given.quick,
+        seconds=given.seconds,
+    )
+    _make_folder(given.out)
+    say(machine.line(settings.hardware))
+    failed: list[str] = []
+    for part in dict.fromkeys(given.parts or PARTS):
+        try:
+            found = runs[part](settings)
+        except UserError:
+            raise
+        except Exception:
+            traceback.print_exc()
+            failed.append(part)
+            continue
+        for table in found.tables:
+            console.print(table)
+        for note in found.notes:
+            say(f"- {note}")
+        say(f"written: {report.write(part, found, settings, command)}")
+    return failed
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; set --out DIR") from error

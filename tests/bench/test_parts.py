@@ -1,0 +1,112 @@
+"""Each part of opt-bench in its quick form: it runs, and its file says what was measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opt_runner.bench import libraries, rotations
+from opt_runner.bench.settings import Settings
+from opt_runner.methods import METHODS
+from tests.bench.conftest import Bench
+
+KEYS = {
+    "part", "date", "command", "quick", "n", "threads", "hardware", "torch", "python", "notes",
+    "rows",
+}  # fmt: skip
+ROTATING = {name for name, cls in METHODS.items() if cls.rotates}
+SUMMARY = {"n", "median", "lower_quartile", "upper_quartile"}
+
+
+def check(content: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    assert set(content) == KEYS
+    assert content["part"] == part
+    assert content["command"].startswith(f"opt-bench {part} --quick")
+    assert content["threads"] == 1
+    assert content["hardware"]["processor"]
+    assert not [row for row in content["rows"] if row.get("error")]
+    rows: list[dict[str, Any]] = content["rows"]
+    return rows
+
+
+def test_steps(bench: Bench) -> None:
+    rows = check(bench("steps"), "steps")
+    times = [row for row in rows if row["measure"] == "time"]
+    assert [row["method"] for row in times] == list(METHODS)
+    for row in times:
+        assert set(row["ratio"]) == SUMMARY
+        assert row["ratio"]["median"] > 0
+        assert not row["diverged"]
+    memory = [row for row in rows if row["measure"] == "memory"]
+    assert [row["method"] for row in memory] == ["standard", "cayley"]
+    assert memory[0]["ratio"] == 1
+    assert memory[1]["peak_bytes"]["median"] > 0
+
+
+def test_rotations(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = check(bench("rotations"), "rotations")
+    ours = {row["name"] for row in rows if row["ours"]}
+    assert ours == set(rotations.OURS)
+    alternatives = [row for row in rows if not row["ours"]]
+    expected = {a.name for a in (*rotations.ALTERNATIVES, *rotations.GEOTORCH)}
+    assert {row["name"] for row in alternatives} == expected
+    assert all(row["variant"] in ours and row["factor"] > 0 for row in alternatives)
+    assert "median [quartiles]" in capsys.readouterr().out
+
+
+def test_without_geotorch_the_report_says_so(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(libraries, "has_geotorch", lambda: False)
+    report = rotations.run(settings)
+    assert any("geotorch is not installed" in note for note in report.notes)
+    assert not [row for row in report.rows if "geotorch" in row["name"]]
+
+
+def test_drift(bench: Bench) -> None:
+    rows = check(bench("drift"), "drift")
+    assert {row["method"] for row in rows} == ROTATING
+    assert {row["precision"] for row in rows} == {"float32", "bfloat16"}
+    assert all(row["met"] and row["rotations_float32"] for row in rows)
+
+
+def test_datapath(bench: Bench) -> None:
+    rows = check(bench("datapath"), "datapath")
+    assert len({row["measure"] for row in rows}) == 4
+    assert all(set(row["value"]) == SUMMARY and row["value"]["median"] > 0 for row in rows)
+
+
+def test_growth(bench: Bench, tmp_path: Path) -> None:
+    rows = check(bench("growth"), "growth")
+    costs = {(row["method"], row["d"]) for row in rows if row["measure"] == "cost"}
+    assert costs == {(name, d) for name in rotations.OURS for d in (8, 16, 32)}
+    crossings = [row for row in rows if row["measure"] == "crossing"]
+    assert len(crossings) == 4 * 5
+    assert (tmp_path / "bench/growth.png").stat().st_size > 10_000
+    assert "</svg>" in (tmp_path / "bench/growth.svg").read_text()
+
+
+def command(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    program = Path(sys.executable).with_name("opt-bench")
+    return subprocess.run(
+        [program, *arguments], capture_output=True, text=True, check=False, cwd=folder
+    )
+
+
+def test_the_command_names_its_mistakes(tmp_path: Path) -> None:
+    wrong = command("stepps", folder=tmp_path)
+    assert wrong.returncode == 2
+    assert "no part 'stepps'; did you mean 'steps'?" in wrong.stderr
+    wrong = command("steps", "--samples", "0", folder=tmp_path)
+    assert wrong.returncode == 2
+    assert "must be a whole number from 1, got '0'" in wrong.stderr
+
+
+def test_the_installed_command(tmp_path: Path) -> None:
+    done = command("rotations", "--quick", "--threads", "1", "--samples", "1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "outputs/bench/rotations.json").read_text())
+    assert content["command"] == "opt-bench rotations --quick --threads 1 --samples 1"
