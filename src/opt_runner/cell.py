@@ -130,6 +130,8 @@ def _set_up(cell: Identity) -> Setup:
     method: Method = components.build(config.method, "method")
     opt = OPT(chosen.place(network), method.scaled_to(steps))
     if chosen.compile:
+        # Cells share OPT's code: without this, dynamo goes eager after eight of a sweep.
+        torch.compiler.reset()
         opt.compile()
     _try_shapes(opt, data, chosen)
     return Setup(chosen, data, batches, opt, steps)
