@@ -60,6 +60,16 @@ def test_old_records_are_kept_side_by_side(tmp_path: Path) -> None:
         assert Record(aside).read_result().steps == number
 
 
+def test_what_json_does_not_have_is_null(tmp_path: Path) -> None:
+    kept = record(tmp_path)
+    kept.write_result(result(train_loss=float("nan"), energy_end={"fc": float("inf")}))
+    assert "NaN" not in kept.result.read_text()
+    assert kept.read_result().train_loss is None
+    assert kept.read_result().energy_end == {"fc": None}
+    kept.append_metrics({"step": 1, "energy": {"fc": float("nan")}})
+    assert kept.read_metrics() == [{"step": 1, "energy": {"fc": None}}]
+
+
 def test_metrics_end_where_the_checkpoint_was(tmp_path: Path) -> None:
     kept = record(tmp_path)
     kept.append_metrics({"step": 1})

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import itertools
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -90,11 +91,11 @@ class Record:
         return aside
 
     def write_result(self, result: Result) -> None:
-        write_whole(self.result, json.dumps(asdict(result), indent=2, allow_nan=False) + "\n")
+        write_whole(self.result, json.dumps(_finite(asdict(result)), indent=2) + "\n")
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         with self.metrics.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(_finite(row)) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.metrics.read_text().splitlines()]
@@ -138,6 +139,13 @@ class Record:
                 waiting()
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def unused(path: Path, word: str) -> Path:

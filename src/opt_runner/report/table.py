@@ -67,7 +67,8 @@ def _number(value: float | None, form: str) -> str:
 
 def _energy_change(result: Result) -> str:
     """Change of the hyperspherical energy, summed over layers, from start to end in percent."""
-    if not result.energy_start or not result.energy_end:
+    starts, ends = (result.energy_start or {}).values(), (result.energy_end or {}).values()
+    if not starts or not ends or None in starts or None in ends:
         return "-"
-    start, end = sum(result.energy_start.values()), sum(result.energy_end.values())
+    start, end = sum(starts), sum(ends)
     return f"{100 * (end / start - 1):+.3f}%"

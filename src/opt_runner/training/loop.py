@@ -83,7 +83,8 @@ def train(
         kept = geometry(opt)
         opt.train()
         progress.test_error = error
-        progress.best_test_error = min(error, progress.best_test_error or error)
+        best = progress.best_test_error
+        progress.best_test_error = error if best is None else min(error, best)
         progress.energy_start = progress.energy_start or kept.energy
         progress.energy_end = kept.energy
         progress.orthogonality_error = kept.orthogonality_error
@@ -118,29 +119,27 @@ def train(
         progress.loss_count += 1
 
         last = progress.step == steps
-        if last or progress.step % log_every == 0:
+        log_due = last or progress.step % log_every == 0
+        test_due = last or progress.step % evaluate_every == 0
+        if log_due or test_due:
             if first := int(diverged_at):
                 raise Diverged(first)
-            progress.train_loss = float(loss_sum) / progress.loss_count
             progress.seconds += time.perf_counter() - started
-            row = {
-                "step": progress.step,
-                "epoch": progress.step / epoch,
-                "lr": optimizer.param_groups[0]["lr"],
-                "train_loss": progress.train_loss,
-                "penalty": float(penalty.detach()),
-                "seconds": progress.seconds,
-                "images_per_second": progress.step * config.batch_size / progress.seconds,
-            }
-            if last or progress.step % evaluate_every == 0:
+            row: dict[str, Any] = {"step": progress.step, "epoch": progress.step / epoch}
+            if log_due:
+                progress.train_loss = float(loss_sum) / progress.loss_count
+                row |= {
+                    "lr": optimizer.param_groups[0]["lr"],
+                    "train_loss": progress.train_loss,
+                    "penalty": float(penalty.detach()),
+                    "seconds": progress.seconds,
+                    "images_per_second": progress.step * config.batch_size / progress.seconds,
+                }
+                loss_sum.zero_()
+                progress.loss_count = 0
+            if test_due:
                 row |= evaluate()
             report(row)
-            loss_sum.zero_()
-            progress.loss_count = 0
-            started = time.perf_counter()
-        elif progress.step % evaluate_every == 0:
-            progress.seconds += time.perf_counter() - started
-            report({"step": progress.step, "epoch": progress.step / epoch, **evaluate()})
             started = time.perf_counter()
 
         now = time.monotonic()
