@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from opt_runner import config, sweep
+from opt_runner import config, process, sweep
 from opt_runner.config import Config
 from opt_runner.errors import UserError, nearest
 
@@ -73,6 +73,7 @@ def main() -> None:
     # With it Hydra raises instead of printing; set by the user, it means tracebacks are wanted.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    process.spin_briefly()
     try:
         _run_app()
         if isinstance(_single, UserError):

@@ -18,7 +18,7 @@ from opt_runner.errors import UserError, explain
 
 # Part of every signature. Raise it when a release changes what a config computes, so that the
 # records of the older release are not taken for the newer one's.
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -99,6 +99,7 @@ class Hardware(Node):
     threads: int | None = Field(gt=0)
     channels_last: bool
     compile: bool
+    reuse_memory: bool
 
 
 class Tracking(Node):

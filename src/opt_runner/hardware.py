@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from opt_runner import config
+from opt_runner import config, process
 from opt_runner.errors import UserError
 
 _DEFAULT_THREADS = torch.get_num_threads()
@@ -56,6 +56,8 @@ def set_up(options: config.Hardware) -> Hardware:
     """Set threads and determinism for the cell and resolve `auto`."""
     torch.set_num_threads(options.threads or _DEFAULT_THREADS)
     chosen = device(options)
+    if options.reuse_memory and chosen.type == "cpu":
+        process.keep_freed_memory()
     if chosen.type == "cuda":
         # Same seed, same result to the bit: cuBLAS reads this when it starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

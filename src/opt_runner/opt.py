@@ -90,8 +90,12 @@ class OPT(nn.Module):
         weights = self._rotated_weights()
         device = next(iter(weights.values())).device.type
         with torch.autocast(device, enabled=False):
-            for group in self._groups():
-                effective |= group(weights)
+            groups = list(self._groups())
+            stacks = self.method.rotate_all(
+                [group.R for group in groups], [group.acted_on(weights) for group in groups]
+            )
+            for group, V in zip(groups, stacks, strict=True):
+                effective |= group.effective(V, weights)
         return effective
 
     def penalty(self) -> Tensor:

@@ -57,7 +57,7 @@ class RotationGroup(nn.Module):
         self.round = 0
         whole = rows == self.size.d
         self.register_buffer("rows", None if whole else self._draw_rows().to(W.device))
-        self.R = nn.Parameter(self._start(W, generator))
+        self.R = nn.Parameter(self._start(weights, generator))
 
     def get_extra_state(self) -> dict[str, int]:
         return {"row_seed": self.row_seed, "round": self.round}
@@ -71,10 +71,17 @@ class RotationGroup(nn.Module):
 
     def forward(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Effective weights {name: Q(R) W} of this group's layers from W = weights[name]."""
+        return self.effective(self.method.rotate(self.R, self.acted_on(weights)), weights)
+
+    def acted_on(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """The rows of W that R acts on, (k, s, n)."""
         W = self._stack(weights)
-        V = self.method.rotate(self.R, self._acted_on(W))
+        return W if self.rows is None else W.gather(1, self._index())
+
+    def effective(self, V: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Effective weights of this group's layers from V = Q(R) W of the rows that R acts on."""
         if self.rows is not None:
-            V = W.scatter(1, self._index(), V)
+            V = self._stack(weights).scatter(1, self._index(), V)
         return {name: as_weight(v, weights[name]) for name, v in zip(self.names, V, strict=True)}
 
     def penalty(self) -> Tensor | None:
@@ -83,7 +90,7 @@ class RotationGroup(nn.Module):
     @torch.no_grad()
     def orthogonality_error(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Largest entry of |Q^T Q - I| of each layer, (k,)."""
-        return self.method.orthogonality_error(self.R, self._acted_on(self._stack(weights)))
+        return self.method.orthogonality_error(self.R, self.acted_on(weights))
 
     @torch.no_grad()
     def start_round(self, weights: Mapping[str, Tensor]) -> None:
@@ -93,21 +100,17 @@ class RotationGroup(nn.Module):
         self.round += 1
         if self.rows is not None:
             self.rows.copy_(self._draw_rows())
-        self.R.copy_(self._start(self._stack(weights), self._generator()))
+        self.R.copy_(self._start(weights, self._generator()))
 
     def _stack(self, weights: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([neurons(weights[name].detach()) for name in self.names])
-
-    def _acted_on(self, W: Tensor) -> Tensor:
-        """The rows of W (k, d, n) that R acts on, (k, s, n)."""
-        return W if self.rows is None else W.gather(1, self._index())
 
     def _index(self) -> Tensor:
         assert self.rows is not None
         return self.rows.unsqueeze(-1).expand(-1, -1, self.size.n)
 
-    def _start(self, W: Tensor, generator: torch.Generator | None) -> Tensor:
-        return torch.stack([self.method.initial(w, generator) for w in self._acted_on(W)])
+    def _start(self, weights: Mapping[str, Tensor], generator: torch.Generator | None) -> Tensor:
+        return torch.stack([self.method.initial(w, generator) for w in self.acted_on(weights)])
 
     def _draw_rows(self) -> Tensor:
         generator = self._generator()

@@ -27,7 +27,12 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def settings(tmp_path: Path, one_thread: None) -> Settings:
     options = Hardware(
-        device="cpu", precision="float32", threads=1, channels_last=True, compile=False
+        device="cpu",
+        precision="float32",
+        threads=1,
+        channels_last=True,
+        compile=False,
+        reuse_memory=True,
     )
     return Settings(set_up(options), threads=1, out=tmp_path, samples=1, quick=True)
 

@@ -143,9 +143,9 @@ def test_a_batch_equals_its_matrices_one_by_one(name: str, d: int) -> None:
         one = R[i : i + 1].detach().requires_grad_()
         v = method.rotate(one, W[i : i + 1])
         v.backward(G[i : i + 1])
-        torch.testing.assert_close(V[i], v[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(V[i], v[0], rtol=0, atol=1e-3)
         scale = one.grad.abs().max()
-        torch.testing.assert_close(R.grad[i] / scale, one.grad[0] / scale, rtol=0, atol=1e-4)
+        torch.testing.assert_close(R.grad[i] / scale, one.grad[0] / scale, rtol=0, atol=1e-3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from opt_runner import process
 from opt_runner.errors import UserError, nearest
 
 PARTS = {
@@ -26,6 +27,7 @@ PARTS = {
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else list(argv)
     given = _parser().parse_args(arguments)
+    process.spin_briefly()
     try:
         failed = _run(given, shlex.join(["opt-bench", *arguments]))
     except UserError as error:
@@ -64,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes: tries the program, times mean nothing"
     )
+    parser.add_argument(
+        "--plain-malloc", action="store_true", help="as with hardware.reuse_memory=false"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("outputs/bench"))
     return parser
 
@@ -101,6 +106,7 @@ def _run(given: argparse.Namespace, command: str) -> list[str]:
         threads=given.threads,
         channels_last=True,
         compile=False,
+        reuse_memory=not given.plain_malloc,
     )
     settings = Settings(
         hardware=hardware.set_up(options),

@@ -59,6 +59,7 @@ def main() -> None:
             threads=given.threads,
             channels_last=True,
             compile=False,
+            reuse_memory=True,
         )
     )
     workload = WORKLOADS[given.network]

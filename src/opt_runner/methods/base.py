@@ -1,5 +1,6 @@
 """What a method is: how R starts, what Q(R) W is, and what trains R."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -31,6 +32,10 @@ class Method:
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         """Q(R) W for R (k, d, d) and W (k, d, n), differentiable in R; W never trains."""
         raise NotImplementedError(f"{type(self).__name__} must define rotate(R, W)")
+
+    def rotate_all(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
+        """`rotate` for stacks of several sizes."""
+        return [self.rotate(R, W) for R, W in zip(Rs, Ws, strict=True)]
 
     def penalty(self, R: Tensor) -> Tensor | None:
         """A term added to the loss for R (k, d, d), or None where there is none."""

@@ -1,12 +1,14 @@
 """OPT (OR): R itself is the rotation, held near orthogonality by a penalty."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from opt_runner.methods.base import Method, Start, method_options
+from opt_runner.methods.linalg import gram
 
 
 @method_options
@@ -25,7 +27,26 @@ class OrthogonalRegularization(Method):
         return R @ W
 
     def penalty(self, R: Tensor) -> Tensor:
-        eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
-        # The norm's derivative at exactly 0, as at R = I, is taken as 0.
-        distance: Tensor = torch.linalg.matrix_norm(R @ R.mT - eye).sum()
-        return self.scale * distance
+        distance: Tensor = _Distance.apply(R)
+        return self.scale * distance.sum()
+
+
+class _Distance(torch.autograd.Function):
+    """||E||_F of E = R R^T - I for R (k, d, d): (k,). Its derivative is 2 E R / ||E||_F, and at
+    E = 0, where there is none, is taken as 0."""
+
+    @staticmethod
+    def forward(ctx: Any, R: Tensor) -> Tensor:
+        E = gram(R)
+        E.diagonal(dim1=-2, dim2=-1).sub_(1)
+        distance: Tensor = torch.linalg.matrix_norm(E)
+        ctx.save_for_backward(R, E, distance)
+        return distance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        R, E, distance = ctx.saved_tensors
+        factor = torch.where(distance > 0, 2 * g / distance, 0)
+        dR: Tensor = (E @ R).mul_(factor[:, None, None])
+        return dR

@@ -1,5 +1,6 @@
 """S-OPT: only a random subset of the rows of W is rotated, a new subset every round."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
@@ -36,6 +37,9 @@ class StochasticOPT(Method):
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return _INNER[self.inner].rotate(R, W)
+
+    def rotate_all(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
+        return _INNER[self.inner].rotate_all(Rs, Ws)
 
     def rows(self, d: int, first: bool) -> int:
         if first:

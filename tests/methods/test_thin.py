@@ -1,0 +1,65 @@
+"""How stacks are worked on: one matrix at a time on the CPU, in threads where there are several."""
+
+import threading
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from opt_runner.methods import METHODS
+from opt_runner.methods.thin import Kept, ThinMethod
+
+SIZES = [(4, 200, 16), (2, 27, 8), (1, 300, 12)]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def stacks(dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], list[Tensor]]:
+    torch.manual_seed(0)
+    Rs = [torch.randn(k, d, d, dtype=dtype, requires_grad=True) for k, d, _ in SIZES]
+    return Rs, [torch.randn(k, d, n, dtype=dtype) for k, d, n in SIZES]
+
+
+@pytest.mark.parametrize("name", ["gs", "hr", "ls", "cayley"])
+def test_stacks_together_are_each_alone_in_float64(name: str) -> None:
+    """Two threads and float32, where batched LU on the CPU returns garbage, against one thread."""
+    method = METHODS[name]()
+    Rs, Ws = stacks()
+    Gs = [torch.randn_like(W) for W in Ws]
+    together = method.rotate_all(Rs, Ws)
+    torch.autograd.backward(together, Gs)
+    torch.set_num_threads(1)
+    for R, W, G, V in zip(Rs, Ws, Gs, together, strict=True):
+        for i in range(len(R)):
+            alone = R[i : i + 1].detach().double().requires_grad_()
+            expected = method.rotate(alone, W[i : i + 1].double())
+            expected.backward(G[i : i + 1].double())
+            torch.testing.assert_close(V[i : i + 1].double(), expected, rtol=0, atol=2e-3)
+            error = (R.grad[i] - alone.grad[0]).norm() / alone.grad[0].norm()
+            assert error < 1e-2
+
+
+class Failing(ThinMethod):
+    seen: ClassVar[set[int]] = set()
+
+    @staticmethod
+    def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Kept]:
+        Failing.seen.add(torch.get_num_threads())
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("in a thread")
+        return W, (W,)
+
+
+def test_an_error_in_a_thread_is_raised_and_the_number_of_threads_is_as_before() -> None:
+    with pytest.raises(RuntimeError, match="in a thread"):
+        Failing().rotate_all(*stacks())
+    assert Failing.seen == {1}
+    assert torch.get_num_threads() == 2
