@@ -11,7 +11,7 @@ from torch import Tensor
 from opt_runner.methods import METHODS
 from opt_runner.methods.thin import Kept, ThinMethod
 
-SIZES = [(4, 200, 16), (2, 27, 8), (1, 300, 12)]
+SIZES = [(4, 200, 16), (2, 27, 8), (1, 512, 12), (2, 10, 30)]
 
 
 @pytest.fixture(autouse=True)

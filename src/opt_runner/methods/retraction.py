@@ -63,11 +63,11 @@ class RetractionSGD(torch.optim.SGD):
             d = X.shape[-2]
             state["skew"] = X.new_zeros(*X.shape[:-2], d, d)
             state["gram"] = X.mT @ X
-            state["factor"] = _factor(state["gram"])
+            state["inverse"] = _inverse(state["gram"])
         # One product of rank 2m: -1/2 (G X^T - X G^T).
         left, right = torch.cat([G, X], dim=-1), torch.cat([X, -G], dim=-1)
         K = state["skew"].baddbmm_(left, right.mT, beta=momentum, alpha=-0.5)
-        X.copy_(_restore(_turn(X, K, lr), state["gram"], state["factor"]))
+        X.copy_(_restore(_turn(X, K, lr), state["gram"], state["inverse"]))
 
 
 def _turn(X: Tensor, K: Tensor, lr: float) -> Tensor:
@@ -80,22 +80,21 @@ def _turn(X: Tensor, K: Tensor, lr: float) -> Tensor:
     return Y
 
 
-def _factor(gram: Tensor) -> Tensor:
-    """Cholesky factor of X^T X, its diagonal raised by 1e-4 of the mean: W may have dependent
-    columns, along which nothing drifts either."""
+def _inverse(gram: Tensor) -> Tensor:
+    """(X^T X)^-1, the diagonal raised by 1e-4 of its mean: W may have dependent columns, along
+    which nothing drifts either."""
     raise_by = 1e-4 * gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
     raised = gram + torch.diag_embed(raise_by.expand(gram.shape[:-1]))
-    factor: Tensor = torch.linalg.cholesky_ex(raised)[0]
-    return factor
+    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky_ex(raised)[0])
+    return inverse
 
 
-def _restore(X: Tensor, gram: Tensor, factor: Tensor) -> Tensor:
-    """X (I + E) with the Gram matrix X^T X = `gram` again: E = (X^T X)^-1 (gram - X^T X) / 2.
+def _restore(X: Tensor, gram: Tensor, inverse: Tensor) -> Tensor:
+    """X (I + E) with the Gram matrix X^T X = `gram` again: E = gram^-1 (gram - X^T X) / 2.
 
     Each of the two corrections squares the error; where a ||K|| is at its limit of 1 a step may
     leave the group by some percent.
     """
     for _ in range(2):
-        E: Tensor = torch.cholesky_solve(gram - X.mT @ X, factor)
-        X = X + X @ E / 2
+        X = X + X @ (inverse @ (gram - X.mT @ X)) / 2
     return X
