@@ -160,3 +160,58 @@ def test_cuda_equals_cpu(name: str) -> None:
         V.backward(G.to(device))
         results.append((V.cpu(), r.grad.cpu()))
     torch.testing.assert_close(results[0], results[1], rtol=1e-8, atol=1e-8)
+
+
+# The same maps from LAPACK's decompositions, which autograd differentiates quickly in float64.
+def gram_schmidt_by_qr(R: Tensor) -> Tensor:
+    Q, U = torch.linalg.qr(R.mT)
+    return (Q * U.diagonal().sign()).mT
+
+
+def householder_by_qr(R: Tensor) -> Tensor:
+    Q, U = torch.linalg.qr(R)
+    Q = Q * U.diagonal().sign()
+    turn = torch.ones(len(R), dtype=R.dtype)
+    turn[-1] = torch.linalg.det(Q.detach()).sign() * (-1) ** (len(R) - 1)
+    return Q * turn
+
+
+DECOMPOSED = DEFINITION | {"gs": gram_schmidt_by_qr, "hr": householder_by_qr}
+
+
+def errors_in_float32(name: str, R: Tensor, n: int = 64) -> tuple[float, float]:
+    """Of V = Q(R) W, the largest entry, and of dL/dR, relative: against autograd in float64."""
+    W, G = draw(len(R), n, seed=1), draw(len(R), n, seed=2)
+    exact = R.clone().requires_grad_()
+    expected = DECOMPOSED[name](exact) @ W
+    if expected.requires_grad:
+        expected.backward(G)
+    gradient = torch.zeros_like(R) if exact.grad is None else exact.grad
+    stack = R.float().unsqueeze(0).requires_grad_()
+    V = METHODS[name]().rotate(stack, W.float().unsqueeze(0))
+    V.backward(G.float().unsqueeze(0))
+    error = (stack.grad[0] - gradient).norm() / gradient.norm().clamp(min=1e-30)
+    return float((V[0] - expected).detach().abs().max()), float(error)
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("d", [1, 2, 64, 512, 576, 1152])
+def test_float32_is_near_float64(name: str, d: int) -> None:
+    """Every size is solved differently: with more neurons than rows, in panels, bordered."""
+    V_error, gradient_error = errors_in_float32(name, draw(d, d, seed=d))
+    assert V_error < 3e-4
+    assert gradient_error < 3e-4
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("smallest", [1e-2, 1e-4])
+def test_nearly_singular(name: str, smallest: float) -> None:
+    """Rounding in R is magnified by its condition, in the exact result as well: 1e-7 / smallest."""
+    X, _ = torch.linalg.qr(draw(40, 40))
+    Y, _ = torch.linalg.qr(draw(40, 40, seed=5))
+    R = X * torch.linspace(1, smallest, 40, dtype=torch.float64) @ Y
+    V_error, gradient_error = errors_in_float32(name, R.float().double())
+    assert V_error < 1e-5 / smallest
+    assert gradient_error < 1e-5 / smallest
+    Q = METHODS[name]().rotate(R.float().unsqueeze(0), torch.eye(40).unsqueeze(0))
+    assert orthogonality_error(Q) < 5e-6
