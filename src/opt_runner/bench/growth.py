@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 
 import torch
 from rich.table import Table
 
+from opt_runner.bench import growth_plot
 from opt_runner.bench.curve import FITTED, Curve, crossing
 from opt_runner.bench.one_layer import Layer, ours
 from opt_runner.bench.report import Report, Row, table
@@ -28,7 +28,7 @@ _LEAST_CALLS = 4  # three samples, and one call to warm up
 
 
 def run(settings: Settings) -> Report:
-    """Tables, and a plot where matplotlib is installed."""
+    """Tables and a plot."""
     report = Report(n=settings.count(15))
     curves = {name: Curve() for name in OURS}
     for d in _QUICK_SIZES if settings.quick else _SIZES:
@@ -45,15 +45,8 @@ def run(settings: Settings) -> Report:
         f"of a size took more than {_BUDGET:g} s",
         *_omissions(curves),
     ]
-    if find_spec("matplotlib") is None:
-        report.notes.append(
-            "no plot: matplotlib is not installed (pip install 'opt-runner[bench]')"
-        )
-    else:
-        from opt_runner.bench import growth_plot
-
-        plots = growth_plot.draw(curves, _COLUMNS, settings.hardware.name, settings.out)
-        report.notes += [f"plot: {path}" for path in plots]
+    plots = growth_plot.draw(curves, _COLUMNS, settings.hardware.name, settings.out)
+    report.notes += [f"plot: {path}" for path in plots]
     return report
 
 
