@@ -5,19 +5,39 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run bench test lint clean
+.PHONY: help run reproduce-table bench test chaos lint clean
 
 help:            ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY)    ## train plain training and all seven variants on digits, end in a table
 	$(BIN)/opt-run experiment=digits
+
+# SCALE=paper or small; without it, paper where there is a GPU. Narrowed or changed by
+# SEEDS=0,1 MODELS=cnn6 METHODS=standard,gs DATASET=cifar10 (or a folder of images) ARGS="...".
+SCALE ?= $(shell $(BIN)/python -c 'import torch; print("paper" if torch.cuda.is_available() else "small")')
+EXPERIMENT = reproduce_table$(if $(filter small,$(SCALE)),_small)
+GRID = $(if $(SEEDS),seed=$(SEEDS)) $(if $(MODELS),model=$(MODELS)) \
+  $(if $(METHODS),method=$(METHODS)) $(if $(DATASET),$(if $(wildcard $(DATASET)/.),\
+  dataset=image_folder dataset.root=$(abspath $(DATASET)),dataset=$(DATASET))) $(ARGS)
+
+reproduce-table: $(READY)  ## the paper's table: methods x networks x seeds, with a report
+	$(eval SCALE := $(SCALE))@case "$(SCALE)" in small|paper) ;; *) \
+	  echo "make reproduce-table: SCALE must be small or paper, got '$(SCALE)'" >&2; exit 2;; esac
+	@echo "reproduce-table: SCALE=$(SCALE) (SCALE=small and SCALE=paper choose)"
+	$(BIN)/opt-run experiment=$(EXPERIMENT) $(GRID); status=$$?; \
+	test $$status -gt 1 || $(BIN)/opt-report outputs/$(EXPERIMENT) \
+	  --title "OPT on $(if $(DATASET),$(DATASET),$(if $(filter small,$(SCALE)),digits,CIFAR-100)), $(SCALE) scale" \
+	  || status=$$?; exit $$status
 
 bench: $(READY)  ## measure every method and the alternatives, write outputs/bench/
 	$(BIN)/opt-bench
 
 test: $(READY)   ## run the tests
 	$(BIN)/pytest
+
+chaos: $(READY)  ## hundreds of kills and damaged files in sweeps over all methods
+	OPT_CHAOS_KILLS=$(or $(KILLS),100) $(BIN)/pytest tests/cli/test_chaos.py
 
 lint: $(READY)   ## ruff and mypy
 	$(BIN)/ruff check .

@@ -94,6 +94,9 @@ def test_two_mistakes_are_two_lines() -> None:
         "progress=plain",
         "rerun=true",
         "checkpoint.every_seconds=1",
+        "checkpoint.every_steps=7",
+        "when_locked=leave",
+        "hardware.reuse_memory=false",
     ],
 )
 def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> None:

@@ -1,11 +1,12 @@
 """Records on disk: whole or not at all, and never destroyed."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from opt_runner.errors import UserError
-from opt_runner.records import Record, Result, write_whole
+from opt_runner.records import CannotWrite, Record, Result, set_aside, write_whole
 
 
 def record(tmp_path: Path) -> Record:
@@ -31,7 +32,7 @@ def test_a_damaged_result_is_named_and_set_aside(tmp_path: Path, content: str) -
     kept.result.write_text(content)
     with pytest.raises(UserError, match=r"result\.json is damaged"):
         kept.read_result()
-    aside = kept.set_result_aside()
+    aside = set_aside(kept.result)
     assert aside.read_text() == content
     assert kept.read_result() is None
 
@@ -42,9 +43,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
 
     def fail(file) -> None:
         file.write(b"half")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CannotWrite, match="file: disk full"):
         write_whole(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -75,6 +76,41 @@ def test_metrics_end_where_the_checkpoint_was(tmp_path: Path) -> None:
     kept.append_metrics({"step": 1})
     size = kept.metrics_size()
     kept.append_metrics({"step": 2})
-    kept.truncate_metrics(size)
+    assert kept.keep_metrics(size)
     kept.append_metrics({"step": 2, "again": True})
     assert kept.read_metrics() == [{"step": 1}, {"step": 2, "again": True}]
+
+
+@pytest.mark.parametrize("content", [b"", b'{"step": 1}', b'{"step"!: 1}\n', b'{"step": 1}x\n'])
+def test_metrics_that_are_not_what_was_counted(tmp_path: Path, content: bytes) -> None:
+    kept = record(tmp_path)
+    kept.append_metrics({"step": 1})
+    size = kept.metrics_size()
+    kept.metrics.write_bytes(content)
+    assert not kept.keep_metrics(size)
+    assert kept.metrics.read_bytes() == content
+
+
+def test_half_a_row_is_no_row(tmp_path: Path) -> None:
+    kept = record(tmp_path)
+    kept.append_metrics({"step": 1})
+    with kept.metrics.open("a") as file:
+        file.write('{"step": 2, "trai')
+    assert kept.read_metrics() == [{"step": 1}]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_row_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
+    kept = record(tmp_path)
+    kept.metrics.symlink_to("/dev/full")
+    with pytest.raises(CannotWrite, match=r"metrics\.jsonl: No space left on device; make room"):
+        kept.append_metrics({"step": 1})
+
+
+def test_what_a_killed_process_was_writing_goes_with_the_next_lock(tmp_path: Path) -> None:
+    kept = record(tmp_path)
+    kept.write_result(result())
+    (kept.directory / ".checkpoint.pt.abc").write_text("half")
+    with kept.locked(lambda holder: None):
+        names = {path.name for path in kept.directory.iterdir()}
+    assert names == {"result.json", "lock"}

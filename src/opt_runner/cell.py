@@ -4,13 +4,15 @@ import logging
 import platform
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 import torch
 import yaml
+from torch.optim import Optimizer
 
 from opt_runner import __version__, components, hardware
 from opt_runner.config import Config, signature
@@ -20,7 +22,7 @@ from opt_runner.hardware import Hardware
 from opt_runner.interrupt import Interrupted, StopRequest, stop_requests
 from opt_runner.methods import Method
 from opt_runner.opt import OPT
-from opt_runner.records import Record, Result, write_whole
+from opt_runner.records import Busy, CannotWrite, Record, Result, set_aside, write_whole
 from opt_runner.tracking import screen, tracker
 from opt_runner.training import checkpoint
 from opt_runner.training.loop import Diverged, Progress, Setup, train
@@ -37,6 +39,7 @@ class Identity:
     dataset: Dataset
     signature: str
     record: Record
+    command: str  # that makes this cell
 
     @property
     def title(self) -> str:
@@ -44,18 +47,23 @@ class Identity:
         return f"{c.method.name} {c.model.name} {c.dataset.name} seed {c.seed}"
 
 
-def identify(config: Config, check_device: bool = True) -> Identity:
-    """Raises UserError where the data, the device or W&B's key is not there."""
+def identify(config: Config, command: str = "", check_device: bool = True) -> Identity:
+    """command: that makes this cell.
+
+    Raises UserError where the data, the device or W&B's key is not there.
+    """
     tracker.check(config.tracking)
     dataset: Dataset = components.build(config.dataset, "dataset")
     dataset.check()
     kind = hardware.device(config.hardware).type if check_device else config.hardware.device
     name = signature(config, dataset.fingerprint(), kind)
-    return Identity(config, dataset, name, Record(config.directory(name)))
+    return Identity(config, dataset, name, Record(config.directory(name)), command)
 
 
-def run(cell: Identity, in_sweep: bool) -> Result:
+def run(cell: Identity, in_sweep: bool) -> Result | None:
     """Run the cell, or read its result where it is settled. The result is on disk at the end.
+
+    None where another process has the cell and it is to be left to that.
 
     A fault of the data or the config that shows only now raises UserError with nothing written;
     in a sweep it is recorded as the cell's failure, and so is any other exception.
@@ -63,28 +71,45 @@ def run(cell: Identity, in_sweep: bool) -> Result:
     """
     if not cell.config.rerun and (settled := _settled(cell)):
         return settled
-    waiting = partial(screen.say, f"{cell.title}: waiting for another process")
     try:
-        setup = _set_up(cell)
+        setup: Setup | Exception = set_up(cell)
     except Exception as error:
         if isinstance(error, UserError) and not in_sweep:
             raise
-        with cell.record.locked(waiting), _run_log(cell.record):
-            return _fail(cell, error)
-    with cell.record.locked(waiting), stop_requests() as stop:
-        if cell.config.rerun:
-            if aside := cell.record.set_aside():
-                screen.say(f"{cell.title}: the old record is kept in {aside}")
-        elif settled := _settled(cell):
-            return settled
-        return _train(cell, setup, stop)
+        setup = error
+    try:
+        with cell.record.locked(partial(_busy, cell)):
+            if isinstance(setup, Exception):
+                return _fail(cell, setup)
+            if cell.config.rerun:
+                if aside := cell.record.set_aside():
+                    screen.say(f"{cell.title}: the old record is kept in {aside}")
+            elif settled := _settled(cell):
+                return settled
+            try:
+                start = _start(cell, setup)
+            except UserError as error:
+                if not in_sweep:
+                    raise
+                return _fail(cell, error)
+            with stop_requests() as stop:
+                return _train(cell, setup, start, stop)
+    except Busy:
+        return None
+
+
+def _busy(cell: Identity, holder: str) -> None:
+    if cell.config.when_locked == "leave":
+        screen.say(f"{cell.title}: left to {holder}, which runs it")
+        raise Busy
+    screen.say(f"{cell.title}: waiting for {holder}, which runs it")
 
 
 def _settled(cell: Identity) -> Result | None:
     try:
         result = cell.record.read_result()
     except UserError as error:
-        screen.say(f"{cell.title}: {error}; set aside as {cell.record.set_result_aside().name}")
+        screen.say(f"{cell.title}: {error}; set aside as {set_aside(cell.record.result).name}")
         return None
     if result is None or not result.settled:
         return None
@@ -94,18 +119,29 @@ def _settled(cell: Identity) -> Result | None:
 
 def _fail(cell: Identity, error: Exception) -> Result:
     """Record a failure before the first step."""
-    log.error("%s", "".join(traceback.format_exception(error)))
     result = _result(cell, "failed", Progress(), error=_reason(error))
-    cell.record.write_result(result)
+    with _run_log(cell.record):
+        log.error("%s", "".join(traceback.format_exception(error)))
+        _write_result(cell, result)
     screen.say(f"{cell.title}: failed, {result.error}")
     return result
 
 
+def _write_result(cell: Identity, result: Result) -> None:
+    """Where even that cannot be written, it is said: the next run finds the cell as cut off."""
+    try:
+        cell.record.write_result(result)
+    except CannotWrite as error:
+        screen.say(f"{cell.title}: {error}")
+
+
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    known = isinstance(error, UserError | CannotWrite)
+    return str(error) if known else f"{type(error).__name__}: {error}"
 
 
-def _set_up(cell: Identity) -> Setup:
+def set_up(cell: Identity) -> Setup:
+    """Data, network and rotations on their device. Raises UserError where they do not fit."""
     config = cell.config
     chosen = hardware.set_up(config.hardware)
     data = cell.dataset.load().to(chosen.device)
@@ -156,45 +192,68 @@ def _try_shapes(opt: OPT, data: Images, chosen: Hardware) -> None:
         )
 
 
-def _train(cell: Identity, setup: Setup, stop: StopRequest) -> Result:
-    config, record = cell.config, cell.record
+@dataclass
+class Start:
+    """Where a cell starts: its optimizer, and how far it already is."""
+
+    optimizer: Optimizer
+    progress: Progress
+
+
+def _start(cell: Identity, setup: Setup) -> Start:
+    """At the checkpoint, else at step 0. Raises UserError for the checkpoint of another cell."""
+    say = partial(_say_and_log, cell)
+    optimizer = setup.opt.optimizer(**cell.config.optimizer.model_dump())
+    saved = checkpoint.load(cell.record, cell.signature, setup.opt, optimizer, say)
+    if saved is None:
+        cell.record.metrics.unlink(missing_ok=True)
+        return Start(optimizer, Progress())
+    say(f"goes on from step {saved['step']} of {setup.steps}")
+    return Start(optimizer, Progress(**saved))
+
+
+def _say_and_log(cell: Identity, text: str) -> None:
+    screen.say(f"{cell.title}: {text}")
+    with _run_log(cell.record):
+        log.warning("%s", text)
+
+
+def _train(cell: Identity, setup: Setup, start: Start, stop: StopRequest) -> Result:
+    config, record, progress = cell.config, cell.record, start.progress
     content = config.model_dump(mode="json", by_alias=True)
-    opt, steps = setup.opt, setup.steps
-    write_whole(record.config, yaml.safe_dump(content, sort_keys=False))
-    optimizer = opt.optimizer(**config.optimizer.model_dump())
-    progress = Progress()
+    opt, optimizer = setup.opt, start.optimizer
     with (
         _run_log(record),
-        screen.cell(cell.title, steps) as bar,
+        screen.cell(cell.title, setup.steps) as bar,
         tracker.start(config, content, cell.signature, cell.title) as tracked,
     ):
         log.info("%s: %s", cell.title, setup.hardware.name)
+
+        def report(row: dict[str, object]) -> None:
+            record.append_metrics(row)
+            tracked.log(row)
+            bar.report(row)
+
+        def save(progress: dict[str, Any]) -> None:
+            checkpoint.save(record, cell.signature, opt, optimizer, progress)
+
         try:
-            if saved := checkpoint.load(record, opt, optimizer):
-                progress = Progress(**saved)
-                screen.say(f"{cell.title}: goes on from step {progress.step} of {steps}")
-            else:
-                record.metrics.unlink(missing_ok=True)
-
-            def report(row: dict[str, object]) -> None:
-                record.append_metrics(row)
-                tracked.log(row)
-                bar.report(row)
-
-            train(setup, optimizer, config, record, progress, report, bar.show, stop)
+            write_whole(record.config, yaml.safe_dump(content, sort_keys=False))
+            write_whole(record.command, cell.command + "\n")
+            train(setup, optimizer, config, progress, report, save, bar.show, stop)
+            save(asdict(progress))
             result = _result(cell, "finished", progress, setup)
-            checkpoint.save(record, opt, optimizer, vars(progress))
         except Diverged as error:
             result = _result(cell, "diverged", progress, setup, str(error))
         except Interrupted as error:
             result = _result(cell, "interrupted", progress, setup, str(error))
-            record.write_result(result)
+            _write_result(cell, result)
             tracked.finish(result)
             raise
         except Exception as error:
             log.error("%s", traceback.format_exc())
             result = _result(cell, "failed", progress, setup, _reason(error))
-        record.write_result(result)
+        _write_result(cell, result)
         tracked.finish(result)
         log.info("%s: %s %s", cell.title, result.status, result.error or "")
         bar.end(result)
@@ -223,6 +282,8 @@ def _result(
         train_loss=progress.train_loss,
         energy_start=progress.energy_start,
         energy_end=progress.energy_end,
+        angles_start=progress.angles_start,
+        angles_end=progress.angles_end,
         orthogonality_error=progress.orthogonality_error,
         seconds=round(progress.seconds, 3),
         versions={
@@ -249,7 +310,11 @@ log = logging.getLogger("opt_runner")
 @contextmanager
 def _run_log(record: Record) -> Iterator[None]:
     """What the package, Python's warnings and exceptions say goes to run.log."""
-    handler = logging.FileHandler(record.log)
+    handler: logging.Handler
+    try:
+        handler = logging.FileHandler(record.log)
+    except OSError:  # of a full disk the cell's result tells
+        handler = logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [log, logging.getLogger("py.warnings")]
     log.setLevel(logging.INFO)
@@ -263,4 +328,5 @@ def _run_log(record: Record) -> Iterator[None]:
         for logger in loggers:
             logger.removeHandler(handler)
         logging.captureWarnings(False)
-        handler.close()
+        with suppress(OSError):  # what did not fit on the disk
+            handler.close()

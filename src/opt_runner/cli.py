@@ -4,6 +4,7 @@
 Help, `--cfg` and completion answer without importing torch.
 """
 
+import logging
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from opt_runner import config, process, sweep
+from opt_runner import config, interrupt, process, sweep
 from opt_runner.config import Config
 from opt_runner.errors import UserError, nearest
 
@@ -27,11 +28,15 @@ if TYPE_CHECKING:
 # Hydra would print lines of its own above an exception.
 _single: str | UserError | None = None
 
+# Whether Hydra has composed a config: what it raises before that is about the command.
+_composed = False
+
 
 @hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")
 def _app(cfg: DictConfig) -> float | None:
     """One cell; returns its test error for sweepers that optimise. Failures are on disk."""
-    global _single
+    global _single, _composed
+    _composed = True
     in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         result = _run_cell(config.read(cfg), in_sweep)
@@ -45,23 +50,24 @@ def _app(cfg: DictConfig) -> float | None:
         print(f"opt-run: {error}", file=sys.stderr)
         return None
     if not in_sweep:
-        _single = result.status
-    return result.test_error
+        _single = result.status if result else "left"
+    return result.test_error if result else None
 
 
-def _run_cell(checked: Config, in_sweep: bool) -> "Result":
+def _run_cell(checked: Config, in_sweep: bool) -> "Result | None":
     from opt_runner import cell
     from opt_runner.tracking import screen
 
     # A launcher's child process shares the terminal with others: no bars there.
     alone = not in_sweep or sweep.current is not None
     screen.set_mode(checked.progress if alone or checked.progress != "auto" else "plain")
-    identity = cell.identify(checked)
+    identity = cell.identify(checked, _command())
     if sweep.current is not None and (known := sweep.current.done.get(identity.signature)):
         return known
     result = cell.run(identity, in_sweep)
     if sweep.current is not None:
-        sweep.current.done[identity.signature] = result
+        if result is not None:
+            sweep.current.done[identity.signature] = result
         screen.cell_done(result)
     else:
         screen.say_tracking(checked.output_dir)
@@ -69,19 +75,31 @@ def _run_cell(checked: Config, in_sweep: bool) -> "Result":
     return result
 
 
+def _command() -> str:
+    """What makes the cell that Hydra runs now, alone or in a sweep."""
+    hydra_config = HydraConfig.get()
+    mine = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
+    return sweep.command(mine, hydra_config.overrides.task)
+
+
 def main() -> None:
     # With it Hydra raises instead of printing; set by the user, it means tracebacks are wanted.
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # argparse takes all positional arguments in one run: `a=1 -m b=2,3` would be a mistake.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     process.spin_briefly()
+    interrupt.raise_on_sigterm()
+    logging.raiseExceptions = False  # a log that cannot be written is no reason to speak up
     try:
         _run_app()
         if isinstance(_single, UserError):
             raise _single
     except KeyboardInterrupt as error:
         _interrupted(error)
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if wants_traceback:
+    except Exception as error:
+        mistake = isinstance(error, UserError | HydraException | OmegaConfBaseException)
+        if wants_traceback or (_composed and not mistake):
             raise
         for line in _lines(error):
             print(f"opt-run: {line}", file=sys.stderr)
@@ -101,22 +119,26 @@ def _run_app() -> None:
 
 
 def _report(ran: sweep.Sweep) -> int:
-    """Print the table of a sweep from disk; 1 where a cell did not finish."""
+    """Print the sweep's tables from disk; 1 where a cell did not finish."""
     from opt_runner.report import table
+    from opt_runner.report.comparison import compare
     from opt_runner.tracking import screen
 
-    results = [result for _, result in ran.results() if result is not None]
-    if results:
-        screen.console.print(table.cells(results))
-    missing = len(ran.cells) - len(results)
-    for line in table.faults(results):
-        screen.say(line)
+    first = ran.cells[0].config
+    found = [cell for cell in ran.on_disk() if cell is not None]
+    if first.note and found:
+        screen.say(first.note)
+    for comparison in compare(found):
+        screen.console.print(table.table(comparison))
+        for line in table.faults(comparison):
+            screen.say(line)
+    missing = len(ran.cells) - len(found)
     if missing:
-        screen.say(f"{missing} of {len(ran.cells)} cells have no result yet")
-    output_dir = ran.cells[0].config.output_dir
-    screen.say_tracking(output_dir)
-    screen.say(f"records: {os.path.join(output_dir, ran.cells[0].config.experiment_name)}")
-    return 0 if not missing and all(r.status == "finished" for r in results) else 1
+        screen.say(f"{missing} of {len(ran.cells)} cells have not begun")
+    screen.say_tracking(first.output_dir)
+    folder = os.path.join(first.output_dir, first.experiment_name)
+    screen.say(f"records: {folder}; opt-report {folder} draws them")
+    return 0 if not missing and all(cell.status == "finished" for cell in found) else 1
 
 
 def _interrupted(error: KeyboardInterrupt) -> NoReturn:

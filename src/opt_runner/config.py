@@ -5,9 +5,11 @@ This module does not import torch: help and completion must answer at once.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import hydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -91,6 +93,7 @@ class Interval(Node):
 
 class Checkpoint(Node):
     every_seconds: float = Field(ge=0)
+    every_steps: int | None = Field(gt=0)
 
 
 class Hardware(Node):
@@ -100,6 +103,10 @@ class Hardware(Node):
     channels_last: bool
     compile: bool
     reuse_memory: bool
+
+
+class Plan(Node):
+    measure: bool
 
 
 class Tracking(Node):
@@ -116,7 +123,10 @@ class Config(Node):
     seed: int = Field(ge=0, lt=2**31)
     experiment_name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
     output_dir: str = Field(min_length=1)
+    note: str
     rerun: bool
+    plan: Plan
+    when_locked: Literal["wait", "leave"]
     progress: Literal["auto", "bar", "plain", "none"]
     batch_size: int = Field(gt=0)
     budget: Budget
@@ -146,6 +156,18 @@ class Config(Node):
 
 # What a component is given beside its options in the config.
 NETWORK_SUPPLIED = frozenset({"in_channels", "image_size", "num_classes", "bn_momentum"})
+
+
+def compose(config_name: str, overrides: Sequence[str]) -> Config:
+    """What Hydra, initialized, composes from these overrides, checked.
+
+    Raises UserError and Hydra's and OmegaConf's exceptions for a mistake in the overrides.
+    """
+    try:
+        cfg = hydra.compose(config_name, list(overrides))
+    except ValueError as error:  # of a group that is given a number, say
+        raise UserError(str(error)) from error
+    return read(cfg)
 
 
 def read(cfg: DictConfig) -> Config:

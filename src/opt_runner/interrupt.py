@@ -1,10 +1,17 @@
-"""SIGINT and SIGTERM: the first one ends the cell after the step it is in, the second at once."""
+"""Signals: the first one ends the cell after the step it is in, the second at once.
+
+SIGINT and SIGTERM stop. Where a launcher (submitit) waits for SIGUSR1 or SIGUSR2, by which Slurm
+announces pre-emption, these take the place of SIGTERM, which Slurm sends as well: the launcher is
+told once the cell is saved, and requeues it.
+"""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+_PRE_EMPTION = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -21,9 +28,18 @@ class StopRequest:
     signum: int | None = None
 
 
+def raise_on_sigterm() -> None:
+    """Outside of a cell's steps SIGTERM ends the program as SIGINT does: with its last words."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted(signum)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the block a first SIGINT or SIGTERM only sets the request's `signum`."""
+    """Within the block a first signal only sets the request's `signum`."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -34,9 +50,15 @@ def stop_requests() -> Iterator[StopRequest]:
         for one, handler in previous.items():
             signal.signal(one, handler)
 
-    previous = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
+    announced = [one for one in _PRE_EMPTION if callable(signal.getsignal(one))]
+    expected = [signal.SIGINT, *(announced or [signal.SIGTERM])]
+    previous = {one: signal.signal(one, ask) for one in expected}
     try:
         yield request
     finally:
         for one, handler in previous.items():
             signal.signal(one, handler)
+        for one in announced:
+            requeue = previous[one]
+            if request.signum == one and callable(requeue):
+                requeue(one, None)

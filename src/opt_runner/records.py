@@ -1,18 +1,21 @@
 """A cell's record on disk: every file is written whole or not at all.
 
-    config.yaml     the cell's config            metrics.jsonl   a row a report
-    result.json     how it ended                 checkpoint.pt   where to go on from
-    run.log         what was said, and tracebacks
+    config.yaml     the cell's config            metrics.jsonl            a row a report
+    result.json     how it ended                 checkpoint.pt            where to go on from
+    run.log         what was said, tracebacks    checkpoint.previous.pt   the one before it
+    command.txt     what makes this cell
 
 Everything that reports reads these files and nothing else.
 """
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
 import math
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
@@ -20,6 +23,19 @@ from pathlib import Path
 from typing import IO, Any, Literal, Self
 
 from opt_runner.errors import UserError
+
+
+class CannotWrite(Exception):
+    """A file of a record could not be written: what was there before is as it was."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        reason = error.strerror or str(error)
+        super().__init__(f"cannot write {path}: {reason}; make room, then run the command again")
+
+
+class Busy(Exception):
+    """Another process has the cell."""
+
 
 Status = Literal["finished", "failed", "diverged", "interrupted"]
 
@@ -41,6 +57,8 @@ class Result:
     train_loss: float | None = None
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
+    angles_start: list[int] | None = None  # pairs of neurons in 36 bins over 0 to 180 degrees
+    angles_end: list[int] | None = None
     orthogonality_error: float | None = None
     trainable_parameters: int | None = None
     effective_parameters: int | None = None
@@ -79,38 +97,59 @@ class Record:
         self.metrics = directory / "metrics.jsonl"
         self.result = directory / "result.json"
         self.checkpoint = directory / "checkpoint.pt"
+        self.previous_checkpoint = directory / "checkpoint.previous.pt"
         self.log = directory / "run.log"
+        self.command = directory / "command.txt"
 
     def read_result(self) -> Result | None:
         return Result.read(self.result)
 
-    def set_result_aside(self) -> Path:
-        """Rename a damaged result.json; nothing is deleted."""
-        aside = unused(self.result, "damaged")
-        self.result.rename(aside)
-        return aside
+    def checkpoints(self) -> list[Path]:
+        """Those that are there, the newest first."""
+        return [path for path in (self.checkpoint, self.previous_checkpoint) if path.exists()]
 
     def write_result(self, result: Result) -> None:
         write_whole(self.result, json.dumps(_finite(asdict(result)), indent=2) + "\n")
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(_finite(row)) + "\n")
+        """Add a row, whole or not at all. Raises CannotWrite."""
+        size = self.metrics_size()
+        try:
+            with self.metrics.open("ab", buffering=0) as file:
+                line = (json.dumps(_finite(row)) + "\n").encode()
+                if file.write(line) < len(line):  # as where the disk is full after half of it
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.metrics, size)
+            raise CannotWrite(self.metrics, error) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        """The rows; one that was cut off in the middle, by a kill, is left out."""
+        lines = self.metrics.read_bytes().split(b"\n")[:-1]
+        return [json.loads(line) for line in lines]
 
-    def truncate_metrics(self, size: int) -> None:
-        """Drop the rows written after the checkpoint that holds this size."""
-        if self.metrics.exists() or size:
-            os.truncate(self.metrics, size)
+    def keep_metrics(self, size: int) -> bool:
+        """Drop the rows after the first `size` bytes. False where those are not whole rows."""
+        if not self.metrics.exists():
+            return size == 0
+        kept = self.metrics.read_bytes()[:size]
+        try:
+            for line in kept.split(b"\n")[:-1]:
+                json.loads(line)
+        except ValueError:
+            return False
+        if len(kept) < size or (size and not kept.endswith(b"\n")):
+            return False
+        os.truncate(self.metrics, size)
+        return True
 
     def metrics_size(self) -> int:
         return self.metrics.stat().st_size if self.metrics.exists() else 0
 
     def set_aside(self) -> Path | None:
         """Move an old record to `<directory>.old-N`, so that a new one can start."""
-        if not self.result.exists() and not self.checkpoint.exists():
+        if not self.result.exists() and not self.checkpoints():
             return None
         aside = unused(self.directory, "old")
         aside.mkdir()
@@ -120,14 +159,14 @@ class Record:
         return aside
 
     @contextlib.contextmanager
-    def locked(self, waiting: Callable[[], None]) -> Iterator[None]:
-        """Hold the cell: a second process on the same cell waits, having called `waiting`.
+    def locked(self, busy: Callable[[str], None]) -> Iterator[None]:
+        """Hold the cell. Where another process has it, call `busy` with who that is, then wait.
 
-        The lock is the kernel's: that of a dead process is gone with it.
+        The lock is the kernel's: that of a dead process is gone with it. Raises what `busy` raises.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            lock = (self.directory / "lock").open("w")
+            lock = (self.directory / "lock").open("ab+", buffering=0)
         except OSError as error:
             raise UserError(
                 f"cannot write to {self.directory}: {error.strerror}; set output_dir=DIR"
@@ -136,9 +175,21 @@ class Record:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                waiting()
+                lock.seek(0)
+                busy(lock.read().decode() or "another process")
                 fcntl.flock(lock, fcntl.LOCK_EX)
+            self._remove_unfinished()
+            with contextlib.suppress(OSError):  # who holds it is only a courtesy
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {platform.node()}".encode())
             yield
+
+    def _remove_unfinished(self) -> None:
+        """What a killed process was writing; nobody else writes here while the cell is held."""
+        for path in (self.config, self.command, self.result, self.checkpoint):
+            for unfinished in self.directory.glob(f".{path.name}.*"):
+                with contextlib.suppress(OSError):
+                    unfinished.unlink()
 
 
 def _finite(value: Any) -> Any:
@@ -148,16 +199,32 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file to `<path>.damaged-N`; nothing is deleted."""
+    aside = unused(path, "damaged")
+    path.rename(aside)
+    return aside
+
+
 def unused(path: Path, word: str) -> Path:
     """`<path>.<word>-N` with the first N that is free."""
     numbered = (path.with_name(f"{path.name}.{word}-{n}") for n in itertools.count(1))
     return next(candidate for candidate in numbered if not candidate.exists())
 
 
-def write_whole(path: Path, content: str | Callable[[IO[bytes]], None]) -> None:
-    """Write `path` whole or not at all: temporary file, fsync, rename."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def write_whole(
+    path: Path,
+    content: str | Callable[[IO[bytes]], None],
+    before_rename: Callable[[Path], None] | None = None,
+) -> None:
+    """Write `path` whole or not at all: temporary file, fsync, rename.
+
+    before_rename: gets the temporary file, whole on disk; an error there keeps the old `path`.
+    Raises CannotWrite.
+    """
+    temporary: str | None = None
     try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(descriptor, "wb") as file:
             if isinstance(content, str):
                 file.write(content.encode())
@@ -166,8 +233,23 @@ def write_whole(path: Path, content: str | Callable[[IO[bytes]], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
+        if before_rename:
+            before_rename(Path(temporary))
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+        temporary = None
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CannotWrite(path, error) from error
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The rename itself survives a loss of power only so."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,7 +1,6 @@
 """The step that is timed is the step of the loop."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +11,13 @@ from opt_runner.bench.training_step import TrainingStep
 from opt_runner.bench.workloads import WORKLOADS
 from opt_runner.datasets import Images
 from opt_runner.interrupt import StopRequest
-from opt_runner.records import Record
 from opt_runner.training.loop import Progress, Setup, train
 
 STEPS = 5
 
 
 @pytest.mark.parametrize("method", ["standard", "cayley", "ogd", "or", "sopt"])
-def test_trains_as_the_loop_does(method: str, settings: Settings, tmp_path: Path) -> None:
+def test_trains_as_the_loop_does(method: str, settings: Settings) -> None:
     workload = WORKLOADS["cnn9_tiny"]
     images, labels = workload.store()
     batches = workload.batches((images, labels), settings.hardware)
@@ -29,8 +27,8 @@ def test_trains_as_the_loop_does(method: str, settings: Settings, tmp_path: Path
     data = Images(images, labels, images[:2], labels[:2], list("0123456789"))
     setup = Setup(settings.hardware, data, batches, opt, STEPS)
     train(
-        setup, opt.optimizer(**cell.optimizer.model_dump()), cell, Record(tmp_path),
-        Progress(), lambda row: None, lambda progress, loss: None, StopRequest(),
+        setup, opt.optimizer(**cell.optimizer.model_dump()), cell, Progress(),
+        lambda row: None, lambda progress: None, lambda progress, loss: None, StopRequest(),
     )  # fmt: skip
     for _ in range(STEPS):
         step()

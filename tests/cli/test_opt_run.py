@@ -71,6 +71,7 @@ def test_the_record_of_a_cell(opt_run: Run, tmp_path: Path) -> None:
         "result.json",
         "checkpoint.pt",
         "run.log",
+        "command.txt",
         "lock",
     }
     assert str(directory.relative_to(tmp_path)) in done.stdout

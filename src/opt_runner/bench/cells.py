@@ -9,4 +9,4 @@ from opt_runner.config import Config
 def compose(*overrides: str) -> Config:
     """The checked config of `opt-run` with these arguments, not tracked."""
     with hydra.initialize_config_dir(str(config.conf_dir()), version_base="1.3"):
-        return config.read(hydra.compose("config", ["tracking=none", *overrides]))
+        return config.compose("config", ["tracking=none", *overrides])

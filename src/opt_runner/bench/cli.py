@@ -14,6 +14,7 @@ from pathlib import Path
 
 from opt_runner import process
 from opt_runner.errors import UserError, nearest
+from opt_runner.records import CannotWrite
 
 PARTS = {
     "steps": "whole training steps of every method against plain training; peak memory",
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     process.spin_briefly()
     try:
         failed = _run(given, shlex.join(["opt-bench", *arguments]))
-    except UserError as error:
+    except (UserError, CannotWrite) as error:
         print(f"opt-bench: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -122,7 +123,7 @@ def _run(given: argparse.Namespace, command: str) -> list[str]:
     for part in dict.fromkeys(given.parts or PARTS):
         try:
             found = runs[part](settings)
-        except UserError:
+        except (UserError, CannotWrite):
             raise
         except Exception:
             traceback.print_exc()

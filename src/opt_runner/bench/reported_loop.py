@@ -41,18 +41,17 @@ class LoopSampler:
         with tempfile.TemporaryDirectory() as folder:
             record = Record(Path(folder))
             if not self.reported:
-                return self._train(record, lambda row: None, lambda progress, loss: None)
+                return self._train(lambda row: None, lambda progress, loss: None)
             with _bar_to_nowhere(self.steps) as bar:
 
                 def report(row: dict[str, Any]) -> None:
                     record.append_metrics(row)
                     bar.report(row)
 
-                return self._train(record, report, bar.show)
+                return self._train(report, bar.show)
 
     def _train(
         self,
-        record: Record,
         report: Callable[[dict[str, Any]], None],
         show: Callable[[Progress, float], None],
     ) -> float:
@@ -80,10 +79,14 @@ class LoopSampler:
         spent: list[float] = []
         report, show = _timed(report, spent), _timed(show, spent)
         started = time.perf_counter()
-        train(setup, optimizer, self.cell, record, progress, report, show, StopRequest())
+        train(setup, optimizer, self.cell, progress, report, _save, show, StopRequest())
         seconds = time.perf_counter() - started
         self.shares.append(sum(spent) / seconds)
         return seconds
+
+
+def _save(progress: dict[str, Any]) -> None:
+    """No checkpoint: how often one is written is the user's choice."""
 
 
 def _timed(function: Callable[..., None], spent: list[float]) -> Callable[..., None]:

@@ -76,7 +76,7 @@ class _SweepBar:
         if not self.done:
             return ""
         each = (time.monotonic() - self.started) / self.done
-        return f"{_duration(each * (self.total - self.done))} left"
+        return f"{duration(each * (self.total - self.done))} left"
 
     def text(self) -> str:
         failed = f"[red]{self.failed} failed[/red]" if self.failed else "none failed"
@@ -95,11 +95,12 @@ def sweep(total: int) -> Iterator[None]:
         _sweep = None
 
 
-def cell_done(result: Result) -> None:
+def cell_done(result: Result | None) -> None:
+    """A cell of the sweep is over; None: left to another process."""
     if _sweep is None:
         return
     _sweep.done += 1
-    _sweep.failed += result.status != "finished"
+    _sweep.failed += result is not None and result.status != "finished"
     if _bars is not None and _sweep.task is not None:
         _bars.update(_sweep.task, completed=_sweep.done, info=_sweep.text())
     elif _mode != "none" and not _live():
@@ -162,7 +163,7 @@ class CellBar:
             parts.append(f"test error {self.error:.2f}%")
         if rate:
             parts.append(f"{rate:.1f} steps/s")
-            parts.append(f"{_duration((self.steps - progress.step) / rate)} left")
+            parts.append(f"{duration((self.steps - progress.step) / rate)} left")
         if self.task is not None and _bars is not None:
             _bars.update(self.task, completed=progress.step, info="  ".join(parts))
         elif _mode != "none" and now - self.said > _PLAIN_SECONDS:
@@ -175,7 +176,7 @@ class CellBar:
             line += f", {result.error.splitlines()[0]}"
         elif result.test_error is not None:
             line += f", test error {result.test_error:.2f}% after {result.steps} steps"
-            line += f" in {_duration(result.seconds)}"
+            line += f" in {duration(result.seconds)}"
         say(line)
 
 
@@ -191,7 +192,7 @@ def cell(title: str, steps: int) -> Iterator[CellBar]:
             close()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

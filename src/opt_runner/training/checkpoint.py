@@ -1,9 +1,14 @@
 """Where a cell goes on from after a cut: everything that the next steps depend on.
 
 Data order and augmentation are functions of the seed and the step, the learning rate of the step:
-they need no state.
+they need no state. Two checkpoints are kept, as the newest may be damaged later.
 """
 
+import contextlib
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,12 +16,23 @@ from torch.optim import Optimizer
 
 from opt_runner.errors import UserError
 from opt_runner.opt import OPT
-from opt_runner.records import Record, write_whole
+from opt_runner.records import Record, set_aside, write_whole
 
 
-def save(record: Record, opt: OPT, optimizer: Optimizer, progress: dict[str, Any]) -> None:
-    """Write checkpoint.pt whole. `progress`: tensors and plain values."""
+class Damaged(Exception):
+    """A checkpoint that cannot be read, or was altered."""
+
+
+def save(
+    record: Record, signature: str, opt: OPT, optimizer: Optimizer, progress: dict[str, Any]
+) -> None:
+    """Write checkpoint.pt whole; the one before stays as checkpoint.previous.pt.
+
+    It takes its name only once it has been read back. `progress`: tensors and plain values.
+    Raises CannotWrite.
+    """
     state = {
+        "signature": signature,
         "opt": opt.state_dict(),
         "optimizer": optimizer.state_dict(),
         "progress": progress,
@@ -24,25 +40,82 @@ def save(record: Record, opt: OPT, optimizer: Optimizer, progress: dict[str, Any
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    write_whole(record.checkpoint, lambda file: torch.save(state, file))
+
+    def write(file: Any) -> None:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # which is what PyTorch makes of a full disk
+            raise OSError(None, str(error).splitlines()[0]) from error
+
+    def keep_previous(new: Path) -> None:
+        try:
+            _check(new)
+        except Damaged as error:
+            raise OSError(None, f"what was written reads back damaged ({error})") from error
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(record.checkpoint, record.previous_checkpoint)
+
+    _sync(record.metrics)
+    write_whole(record.checkpoint, write, keep_previous)
 
 
-def load(record: Record, opt: OPT, optimizer: Optimizer) -> dict[str, Any] | None:
-    """Restore the state of checkpoint.pt and return its progress; None where there is none."""
-    if not record.checkpoint.exists():
-        return None
-    try:
-        state = torch.load(record.checkpoint, map_location="cpu", weights_only=True)
+def load(
+    record: Record, signature: str, opt: OPT, optimizer: Optimizer, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """Restore the newest state that is whole and return its progress; None where there is none.
+
+    Damaged files are set aside, and `say` is told. Raises UserError for another cell's checkpoint.
+    """
+    for path in record.checkpoints():
+        try:
+            state = _read(path)
+        except Damaged as error:
+            say(f"{path} is damaged ({error}): set aside as {set_aside(path).name}")
+            continue
+        if state.get("signature") != signature:
+            raise UserError(
+                f"{path} is the checkpoint of another cell ({state.get('signature')}, here "
+                f"{signature}): put it back where it belongs, or start over with rerun=true"
+            )
+        if not record.keep_metrics(state["metrics_size"]):
+            if record.metrics.exists():
+                say(f"{record.metrics} is damaged: set aside as {set_aside(record.metrics).name}")
+            say("without its first rows the cell starts over; its checkpoints are set aside")
+            for unusable in record.checkpoints():
+                set_aside(unusable)
+            return None
         opt.load_state_dict(state["opt"])
         optimizer.load_state_dict(state["optimizer"])
-    except Exception as error:
-        raise UserError(
-            f"{record.checkpoint} cannot be read ({type(error).__name__}); "
-            "rerun=true starts the cell over and keeps the old files"
-        ) from error
-    torch.set_rng_state(state["rng"])
-    if state["cuda_rng"]:
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-    record.truncate_metrics(state["metrics_size"])
-    progress: dict[str, Any] = state["progress"]
-    return progress
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        progress: dict[str, Any] = state["progress"]
+        return progress
+    return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    _check(path)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a damaged file torch.load raises anything
+        raise Damaged(type(error).__name__) from error
+    return state
+
+
+def _check(path: Path) -> None:
+    """Raise Damaged where a byte of the state is not as written: torch.load does not look."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            altered = archive.testzip()
+    except Exception as error:  # of a damaged file zipfile raises anything
+        raise Damaged(str(error) or type(error).__name__) from error
+    if altered:
+        raise Damaged(f"{altered} has been altered")
+
+
+def _sync(metrics: Path) -> None:
+    """The rows that a checkpoint counts are on disk before it is."""
+    if metrics.exists():
+        with metrics.open("rb") as file:
+            os.fsync(file.fileno())

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from opt_runner.datasets import normalise
-from opt_runner.energy import hyperspherical_energy
+from opt_runner.energy import angles, hyperspherical_energy
 from opt_runner.hardware import Hardware
 from opt_runner.opt import OPT, merge
 
 _BATCH = 1000
+ANGLE_BINS = 36
 
 
 @torch.no_grad()
@@ -30,13 +31,17 @@ class Geometry:
     """What OPT is meant to keep: energy per layer, and Q^T Q = I."""
 
     energy: dict[str, float]
+    angles: list[int]  # pairs of neurons of all layers, in equal bins over 0 to 180 degrees
     orthogonality_error: float | None
 
 
 @torch.no_grad()
 def geometry(opt: OPT) -> Geometry:
-    energies = {name: hyperspherical_energy(V) for name, V in opt.neurons().items()}
+    neurons = opt.neurons()
+    energies = {name: hyperspherical_energy(V) for name, V in neurons.items()}
+    every_angle = torch.cat([angles(V).flatten() for V in neurons.values()])
     return Geometry(
         energy={name: float(energy) for name, energy in energies.items()},
+        angles=torch.histc(every_angle.cpu(), ANGLE_BINS, 0, torch.pi).long().tolist(),
         orthogonality_error=opt.orthogonality_error(),
     )

@@ -13,8 +13,6 @@ from opt_runner.datasets import Batches, Images
 from opt_runner.hardware import Hardware
 from opt_runner.interrupt import Interrupted, StopRequest
 from opt_runner.opt import OPT
-from opt_runner.records import Record
-from opt_runner.training import checkpoint
 from opt_runner.training.evaluate import error_percent, geometry
 from opt_runner.training.loss import smoothed_cross_entropy
 from opt_runner.training.schedule import set_learning_rates
@@ -41,6 +39,8 @@ class Progress:
     best_test_error: float | None = None
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
+    angles_start: list[int] | None = None
+    angles_end: list[int] | None = None
     orthogonality_error: float | None = None
 
 
@@ -59,15 +59,16 @@ def train(
     setup: Setup,
     optimizer: Optimizer,
     config: Config,
-    record: Record,
     progress: Progress,
     report: Callable[[dict[str, Any]], None],
+    save: Callable[[dict[str, Any]], None],
     show: Callable[[Progress, float], None],
     stop: StopRequest,
 ) -> None:
     """Train up to `setup.steps`, from where `progress` is, which is kept up to date.
 
-    report: takes a row of metrics. show: takes the progress and the loss of a step, for the screen.
+    report: takes a row of metrics. save: takes the progress, for a checkpoint. show: takes the
+    progress and the loss of a step, for the screen.
     Raises Diverged, and Interrupted after saving a checkpoint.
     """
     opt, data, hardware, steps = setup.opt, setup.data, setup.hardware, setup.steps
@@ -87,8 +88,14 @@ def train(
         progress.best_test_error = error if best is None else min(error, best)
         progress.energy_start = progress.energy_start or kept.energy
         progress.energy_end = kept.energy
+        progress.angles_start = progress.angles_start or kept.angles
+        progress.angles_end = kept.angles
         progress.orthogonality_error = kept.orthogonality_error
-        return {"test_error": error, **asdict(kept)}
+        return {
+            "test_error": error,
+            "energy": kept.energy,
+            "orthogonality_error": kept.orthogonality_error,
+        }
 
     opt.train()
     if progress.step == 0:
@@ -146,10 +153,12 @@ def train(
         if last or now - shown > _SHOW_SECONDS:
             show(progress, float(fit.detach()))
             shown = now
-        if stop.signum is not None or now - saved > config.checkpoint.every_seconds:
+        every = config.checkpoint.every_steps
+        save_due = every is not None and progress.step % every == 0
+        if save_due or stop.signum is not None or now - saved > config.checkpoint.every_seconds:
             progress.seconds += time.perf_counter() - started
             progress.loss_sum = float(loss_sum)
-            checkpoint.save(record, opt, optimizer, asdict(progress))
+            save(asdict(progress))
             saved, started = time.monotonic(), time.perf_counter()
             if stop.signum is not None:
                 raise Interrupted(stop.signum)

@@ -1,0 +1,136 @@
+"""Sweeps over all methods, killed at random moments and with damaged files, end as undisturbed.
+
+A short form runs with the other tests; `make chaos` sets OPT_CHAOS_KILLS for the long one.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from opt_runner.methods import METHODS
+
+KILLS = int(os.environ.get("OPT_CHAOS_KILLS", "4"))
+SEED = int(os.environ.get("OPT_CHAOS_SEED", "0"))
+SWEEP = [
+    "-m", f"method={','.join(METHODS)}", "model=mlp", "model.widths=[32,24]", "tracking=none",
+    "hardware.threads=1", "budget.steps=300", "evaluate.every=100", "checkpoint.every_steps=20",
+    "progress=plain",
+]  # fmt: skip
+LAUNCHERS = {
+    "in turn": [],
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+}
+
+pytestmark = pytest.mark.timeout(300 if KILLS < 10 else 0)
+
+
+@dataclass
+class Counts:
+    """What was done to the sweeps."""
+
+    kills: int = 0
+    sweeps: int = 0
+    damaged: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        damaged = ", ".join(f"{n} x {name}" for name, n in sorted(self.damaged.items()))
+        return f"{self.kills} kills in {self.sweeps} sweeps; damaged: {damaged or 'nothing'}"
+
+
+def launch(tmp_path: Path, environment: dict[str, str], name: str, launcher: str) -> Any:
+    # A group of its own: its children, as a launcher's, are killed with it.
+    return subprocess.Popen(
+        [Path(sys.executable).with_name("opt-run"), *SWEEP, *LAUNCHERS[launcher],
+         f"experiment_name={name}"],
+        cwd=tmp_path, env=environment, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def outcomes(tmp_path: Path, name: str) -> dict[str, Any]:
+    """By method: the rows without their times, the result likewise, the weights."""
+    found = {}
+    for path in tmp_path.glob(f"outputs/{name}/**/result.json"):
+        result = json.loads(path.read_text())
+        rows = [json.loads(line) for line in path.with_name("metrics.jsonl").open()]
+        for timed in (result, *rows):
+            timed.pop("seconds", None), timed.pop("images_per_second", None)
+        state = torch.load(path.with_name("checkpoint.pt"), weights_only=True)
+        weights = {k: v for k, v in state["opt"].items() if isinstance(v, torch.Tensor)}
+        found[result["method"]] = (result, rows, weights)
+    return found
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys() == METHODS.keys()
+    for method, (result, rows, weights) in expected.items():
+        assert found[method][0] == result, method
+        assert found[method][1] == rows, method
+        assert weights.keys() == found[method][2].keys()
+        for key, value in weights.items():
+            assert torch.equal(value, found[method][2][key]), (method, key)
+
+
+def damage_something(tmp_path: Path, name: str, chance: random.Random, counts: Counts) -> None:
+    """Truncate a file of the sweep, or change a byte of it, now and then."""
+    files = [
+        path
+        for pattern in ("checkpoint.pt", "result.json", "metrics.jsonl")
+        for path in tmp_path.glob(f"outputs/{name}/**/{pattern}")
+        if path.stat().st_size
+    ]
+    if not files or chance.random() < 0.5:
+        return
+    path = chance.choice(files)
+    content = bytearray(path.read_bytes())
+    if chance.random() < 0.5 or path.suffix != ".pt":
+        path.write_bytes(content[: chance.randrange(len(content))])
+    else:
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        path.write_bytes(content)
+    counts.damaged[path.name] = counts.damaged.get(path.name, 0) + 1
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_nothing_is_lost(
+    launcher: str, tmp_path: Path, environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    chance, counts = random.Random(f"{SEED} {launcher}"), Counts()
+    started = time.monotonic()
+    uncut = launch(tmp_path, environment, "uncut", launcher)
+    assert uncut.wait(timeout=300) == 0, uncut.stdout.read()
+    whole = time.monotonic() - started
+    expected = outcomes(tmp_path, "uncut")
+
+    while counts.kills < KILLS:
+        name = f"cut{counts.sweeps}"
+        counts.sweeps += 1
+        while True:
+            process = launch(tmp_path, environment, name, launcher)
+            try:
+                # Often in the loading of libraries, mostly in the middle of a cell.
+                output, _ = process.communicate(timeout=chance.uniform(0.2, 0.6) * whole)
+            except subprocess.TimeoutExpired:
+                signum = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+                os.killpg(process.pid, signum)
+                process.communicate(timeout=120)
+                counts.kills += 1
+                if signum == signal.SIGKILL:
+                    damage_something(tmp_path, name, chance, counts)
+                continue
+            assert process.returncode == 0, output
+            assert "Traceback" not in output
+            break
+        assert_same(outcomes(tmp_path, name), expected)
+    with capsys.disabled():
+        print(f"\nchaos, {launcher}: {counts}; nothing lost")

@@ -1,0 +1,46 @@
+"""Signals: the first is a request, the second is itself again."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from opt_runner.interrupt import stop_requests
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_is_a_request_and_the_second_stops_at_once(signum: signal.Signals) -> None:
+    program = f"""
+import os
+from opt_runner.interrupt import Interrupted, raise_on_sigterm, stop_requests
+raise_on_sigterm()
+with stop_requests() as stop:
+    os.kill(os.getpid(), {int(signum)})
+    print(stop.signum, flush=True)
+    try:
+        os.kill(os.getpid(), {int(signum)})
+        print("still here")
+    except KeyboardInterrupt:
+        print("stopped")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [str(int(signum)), "stopped"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2])
+def test_pre_emption_is_passed_on_once_the_cell_has_stopped(signum: signal.Signals) -> None:
+    """submitit's handler requeues the job and ends the process: it must come last."""
+    told: list[str] = []
+    before = signal.signal(signum, lambda number, frame: told.append("requeue"))
+    try:
+        with stop_requests() as stop:
+            os.kill(os.getpid(), signum)
+            assert stop.signum == signum
+            told.append("saved")
+        assert told == ["saved", "requeue"]
+    finally:
+        signal.signal(signum, before)

@@ -1,0 +1,163 @@
+"""Checkpoints: the newest that is whole is used, and nothing else ever is."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from opt_runner import OPT
+from opt_runner.errors import UserError
+from opt_runner.networks import MLP
+from opt_runner.records import CannotWrite, Record
+from opt_runner.training import checkpoint
+
+SIGNATURE = "abc"
+
+
+class Cell:
+    """A small network in training, and its record."""
+
+    def __init__(self, directory: Path) -> None:
+        torch.manual_seed(0)
+        directory.mkdir(exist_ok=True)
+        self.record = Record(directory)
+        self.opt = OPT(MLP(1, (4, 4), 3, widths=(8,)), method="cayley")
+        self.optimizer = self.opt.optimizer(lr=0.1)
+        self.said: list[str] = []
+
+    def step(self, step: int) -> None:
+        loss = self.opt(torch.randn(5, 1, 4, 4)).square().mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.record.append_metrics({"step": step})
+
+    def save(self, step: int) -> None:
+        checkpoint.save(self.record, SIGNATURE, self.opt, self.optimizer, {"step": step})
+
+    def load(self, signature: str = SIGNATURE) -> dict[str, Any] | None:
+        return checkpoint.load(self.record, signature, self.opt, self.optimizer, self.said.append)
+
+    def weights(self) -> list[torch.Tensor]:
+        return [parameter.detach().clone() for parameter in self.opt.parameters()]
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Cell, dict[int, list[torch.Tensor]]]:
+    """A cell with checkpoints of steps 1 and 2 that is at step 3, and its weights at 1 and 2."""
+    cell, weights = Cell(tmp_path / "cell"), {}
+    for step in (1, 2):
+        cell.step(step)
+        cell.save(step)
+        weights[step] = cell.weights()
+    cell.step(3)
+    return cell, weights
+
+
+def is_at(cell: Cell, weights: list[torch.Tensor], step: int) -> bool:
+    rows = cell.record.read_metrics()
+    same = all(map(torch.equal, cell.weights(), weights))
+    return same and rows == [{"step": n + 1} for n in range(step)]
+
+
+def test_the_newest_is_used_and_the_one_before_is_kept(saved) -> None:
+    cell, weights = saved
+    assert cell.load() == {"step": 2}
+    assert is_at(cell, weights[2], 2)
+    assert cell.record.previous_checkpoint.exists()
+    assert not cell.said
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[:-100],
+    "half": lambda content: content[: len(content) // 2],
+    "other bytes": lambda content: b"x" * len(content),
+    "text": lambda content: b"no checkpoint",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_one_is_named_and_kept_and_the_one_before_is_used(saved, damage: str) -> None:
+    cell, weights = saved
+    bad = DAMAGE[damage](cell.record.checkpoint.read_bytes())
+    cell.record.checkpoint.write_bytes(bad)
+    assert cell.load() == {"step": 1}
+    assert is_at(cell, weights[1], 1)
+    (line,) = cell.said
+    assert "checkpoint.pt is damaged" in line
+    assert line.endswith("set aside as checkpoint.pt.damaged-1")
+    assert cell.record.directory.joinpath("checkpoint.pt.damaged-1").read_bytes() == bad
+
+
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_altered_state_is_ever_used(saved, where: float, bit: int) -> None:
+    """torch.load itself takes a weight with an altered bit without a word."""
+    cell, weights = saved
+    cell.record.metrics.write_text("".join(f'{{"step": {n}}}\n' for n in (1, 2, 3)))
+    whole = {path: path.read_bytes() for path in cell.record.checkpoints()}
+    altered = bytearray(whole[cell.record.checkpoint])
+    altered[int(where * len(altered))] ^= 1 << bit
+    cell.record.checkpoint.write_bytes(altered)
+    try:
+        progress = cell.load()
+        assert progress is not None
+        assert is_at(cell, weights[progress["step"]], progress["step"])
+    finally:
+        for path, content in whole.items():
+            path.write_bytes(content)
+
+
+def test_both_damaged_starts_over(saved) -> None:
+    cell, _ = saved
+    for path in cell.record.checkpoints():
+        path.write_bytes(b"")
+    assert cell.load() is None
+    assert len(cell.said) == 2
+    assert not cell.record.checkpoints()
+
+
+def test_metrics_that_are_lost_start_over_and_nothing_is_deleted(saved) -> None:
+    cell, _ = saved
+    cell.record.metrics.write_text("{}\n")
+    assert cell.load() is None
+    names = {path.name for path in cell.record.directory.iterdir()}
+    aside = {"metrics.jsonl", "checkpoint.pt", "checkpoint.previous.pt"}
+    assert names == {f"{name}.damaged-1" for name in aside}
+
+
+def test_the_checkpoint_of_another_cell_is_refused_and_left_alone(saved) -> None:
+    cell, _ = saved
+    before = cell.record.checkpoint.read_bytes()
+    with pytest.raises(UserError, match=r"checkpoint of another cell \(abc, here xyz\)"):
+        cell.load("xyz")
+    assert cell.record.checkpoint.read_bytes() == before
+
+
+def test_one_that_cannot_be_written_leaves_both(saved, monkeypatch) -> None:
+    cell, weights = saved
+
+    def full(*arguments: Any) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file: no space")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CannotWrite, match=r"checkpoint\.pt: .* make room"):
+        cell.save(3)
+    assert cell.load() == {"step": 2}
+    assert is_at(cell, weights[2], 2)
+    assert cell.record.previous_checkpoint.exists()
+
+
+def test_one_that_cannot_be_read_back_does_not_take_the_name(saved, monkeypatch) -> None:
+    cell, weights = saved
+    monkeypatch.setattr(torch, "save", lambda state, file: file.write(b"PK not a checkpoint"))
+    with pytest.raises(CannotWrite, match="reads back damaged"):
+        cell.save(3)
+    assert cell.load() == {"step": 2}
+    assert is_at(cell, weights[2], 2)
