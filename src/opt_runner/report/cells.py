@@ -1,0 +1,141 @@
+"""The cells on disk, as the reports see them: records and nothing else."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from opt_runner.errors import UserError
+from opt_runner.records import Record, Result
+
+# What a config holds that cannot change a result, and the seed, over which is averaged.
+_NOT_OF_THE_RESULT = {
+    "seed", "experiment_name", "output_dir", "rerun", "when_locked", "progress", "checkpoint",
+    "tracking", "note", "plan",
+}  # fmt: skip
+_OF_THE_HARDWARE = {"precision", "channels_last", "compile"}
+# What belongs to a method: a table compares methods, each with its own.
+_OF_THE_METHOD = {"method", "optimizer", "schedule"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A record: its config as written, and its result, None where it has none yet.
+
+    damage: what is wrong with its result.json, where something is.
+    """
+
+    record: Record
+    config: dict[str, Any]
+    result: Result | None
+    damage: str | None = None
+
+    @property
+    def status(self) -> str:
+        if self.damage:
+            return "damaged"
+        return self.result.status if self.result else "not finished"
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def method(self) -> str:
+        return str(self.config["method"]["name"])
+
+    @cached_property
+    def of_the_method(self) -> dict[str, Any]:
+        """Dotted keys and values that make a row of a table."""
+        return _flat({key: self.config[key] for key in _OF_THE_METHOD})
+
+    @cached_property
+    def of_the_task(self) -> dict[str, Any]:
+        """Dotted keys and values that make a table: all else that changes a result."""
+        left_out = _NOT_OF_THE_RESULT | _OF_THE_METHOD | {"hardware"}
+        kept = {key: value for key, value in self.config.items() if key not in left_out}
+        hardware = self.config["hardware"]
+        kept["hardware"] = {key: hardware[key] for key in _OF_THE_HARDWARE}
+        return _flat(kept)
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Of the package and of torch, and the kind of device; empty without a result."""
+        if self.result is None:
+            return ()
+        versions = [self.result.versions.get(name, "?") for name in ("opt_runner", "torch")]
+        return (*versions, (self.result.device or "?").split()[0])
+
+    @property
+    def command(self) -> str:
+        """The command that makes this cell again."""
+        try:
+            return self.record.command.read_text().strip()
+        except OSError:
+            return ""
+
+
+def find(folders: Iterable[Path]) -> list[Cell]:
+    """All cells below the folders, sorted by path; old and damaged records are left out.
+
+    Raises UserError where a folder is missing or holds none.
+    """
+    found: dict[Path, Cell] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder: give one that opt-run wrote, as outputs")
+        before = len(found)
+        for root, names, files in os.walk(folder):
+            names[:] = [name for name in names if not name.startswith(".") and ".old-" not in name]
+            if "config.yaml" in files and ".old-" not in Path(root).name:
+                cell = read(Path(root))
+                if cell is not None:
+                    found[Path(root).resolve()] = cell
+        if len(found) == before and not any(folder.resolve() in p.parents for p in found):
+            raise UserError(f"{folder} holds no records of opt-run")
+    return [found[path] for path in sorted(found)]
+
+
+def read(directory: Path) -> Cell | None:
+    """The cell of a directory, or None where its config.yaml is none of ours."""
+    record = Record(directory)
+    try:
+        config = yaml.safe_load(record.config.read_text())
+        config["method"]["name"], config["model"]["name"], config["dataset"]["name"]
+        config["hardware"]["precision"], config["seed"], config["optimizer"], config["schedule"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
+    try:
+        return Cell(record, config, record.read_result())
+    except UserError as error:
+        return Cell(record, config, None, str(error))
+
+
+def of_any_device(planned: Cell) -> Cell | None:
+    """The record of a cell that ran elsewhere, on a device that its plan did not know.
+
+    The device is in the signature: the directory is another than planned, beside it.
+    """
+    folder = planned.record.directory.parent
+    beside = (read(path) for path in sorted(folder.glob(f"seed{planned.seed}-*")))
+    same = [
+        cell
+        for cell in beside
+        if cell is not None
+        and cell.of_the_task == planned.of_the_task
+        and cell.of_the_method == planned.of_the_method
+    ]
+    return max(same, key=lambda cell: cell.record.config.stat().st_mtime, default=None)
+
+
+def _flat(node: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {path: tuple(node) if isinstance(node, list) else node}
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{path}.{key}" if path else str(key))
+    return flat

@@ -1,0 +1,61 @@
+"""opt-report: tables and pictures of what opt-run left on disk.
+
+Exit codes: 0 written, 2 a mistake in the command or nothing to report.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from opt_runner.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    given = _parser().parse_args(arguments)
+    try:
+        _report(given, shlex.join(["opt-report", *arguments]))
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"opt-report: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="opt-report",
+        description="Tables and pictures of what opt-run left on disk: means over seeds, "
+        "differences to plain training with intervals, energy, angles.",
+        epilog="Cells of different datasets, networks, budgets or versions are never averaged: "
+        "they are separate tables.",
+    )
+    parser.add_argument("folders", nargs="*", type=Path, metavar="folder", default=[],
+                        help="where to look for records (default: outputs)")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR",
+                        help="where the files go (default: FOLDER/report)")  # fmt: skip
+    parser.add_argument("--title", default="OPT: methods compared", help="of the page")
+    return parser
+
+
+def _report(given: argparse.Namespace, command: str) -> None:
+    from opt_runner.records import CannotWrite
+    from opt_runner.report import cells, files, table
+    from opt_runner.report.comparison import NOTES, compare
+    from opt_runner.tracking.screen import console, say
+
+    folders = given.folders or [Path("outputs")]
+    comparisons = compare(cells.find(folders))
+    for comparison in comparisons:
+        console.print(table.table(comparison))
+        for line in table.faults(comparison):
+            say(line)
+    for note in NOTES:
+        say(f"- {note}")
+    out = given.out or folders[0] / "report"
+    try:
+        written = files.write(comparisons, out, given.title, command)
+    except (CannotWrite, OSError) as error:
+        raise UserError(f"{error}; set --out DIR") from error
+    say(f"written: {out / 'report.html'} and {len(written) - 1} more files beside it")

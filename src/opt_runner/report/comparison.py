@@ -1,0 +1,268 @@
+"""Cells as tables: one a task, a row a method, averaged over seeds and set against `standard`.
+
+Only what differs in nothing but method and seed stands in one table: cells of another budget,
+dataset, network or version of the program are another table.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from opt_runner.methods import METHODS
+from opt_runner.records import Result
+from opt_runner.report.cells import Cell
+from opt_runner.report.statistics import Difference, Mean
+
+BASELINE = "standard"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with its options: its cells, one a seed."""
+
+    label: str
+    cells: Sequence[Cell]
+
+    @property
+    def method(self) -> str:
+        return self.cells[0].method
+
+    @cached_property
+    def finished(self) -> dict[int, Result]:
+        """The results of finished cells by seed."""
+        return {c.seed: c.result for c in self.cells if c.result and c.status == "finished"}
+
+    def values(self, name: str) -> dict[int, float]:
+        """A quantity of the finished results by seed, where it is known."""
+        found = {seed: getattr(result, name) for seed, result in self.finished.items()}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def mean(self, name: str) -> Mean | None:
+        return Mean.of(list(self.values(name).values()))
+
+    def largest(self, name: str) -> float | None:
+        return max(self.values(name).values(), default=None)
+
+    def energy(self, name: str) -> Mean | None:
+        """Of `energy_start` or `energy_end`, summed over layers."""
+        sums = []
+        for result in self.finished.values():
+            layers = list((getattr(result, name) or {}).values())
+            if layers and None not in layers:
+                sums.append(sum(layers))
+        return Mean.of(sums)
+
+    def energy_change(self) -> Mean | None:
+        """In percent of where it began."""
+        changes = []
+        for result in self.finished.values():
+            start, end = (result.energy_start or {}).values(), (result.energy_end or {}).values()
+            if start and end and None not in start and None not in end:
+                changes.append(100 * (sum(end) / sum(start) - 1))
+        return Mean.of(changes)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One table. differs: keys and values that tell it from the other tables."""
+
+    dataset: str
+    model: str
+    differs: dict[str, Any]
+    rows: Sequence[Row]
+
+    @property
+    def title(self) -> str:
+        extra = "".join(f", {key}={_shown(value)}" for key, value in self.differs.items())
+        return f"{self.dataset}, {self.model}{extra}"
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        return sorted({cell.seed for row in self.rows for cell in row.cells})
+
+    @cached_property
+    def baseline(self) -> Row | None:
+        """The row of `standard`; None where there is none, or several forms of it."""
+        rows = [row for row in self.rows if row.method == BASELINE]
+        return rows[0] if len(rows) == 1 else None
+
+    def difference(self, row: Row) -> Difference | None:
+        """Of the test error to `standard`'s, paired by seed."""
+        if self.baseline is None or row is self.baseline:
+            return None
+        return Difference.paired(row.values("test_error"), self.baseline.values("test_error"))
+
+    @cached_property
+    def best(self) -> Row | None:
+        """The row of the lowest mean test error among those that are surely below `standard`."""
+        surely = []
+        for row in self.rows:
+            difference, mean = self.difference(row), row.mean("test_error")
+            if difference and mean and difference.clears_zero and difference.mean < 0:
+                surely.append((mean.mean, row))
+        return min(surely, key=lambda pair: pair[0])[1] if surely else None
+
+    def unfinished(self, row: Row) -> dict[str, list[int]]:
+        """Seeds without a finished cell by status; `missing` where other rows have the seed."""
+        seeds: dict[str, list[int]] = defaultdict(list)
+        for cell in row.cells:
+            if cell.status != "finished":
+                seeds[cell.status].append(cell.seed)
+        missing = sorted(set(self.seeds) - {cell.seed for cell in row.cells})
+        return {**seeds, "missing": missing} if missing else dict(seeds)
+
+    def columns(self) -> "list[Column]":
+        """Those of all columns in which some row says something."""
+        return [
+            (heading, cell)
+            for heading, cell in columns()
+            if any(cell(self, row) != "-" for row in self.rows)
+        ]
+
+
+def compare(cells: Iterable[Cell]) -> list[Comparison]:
+    """The tables of these cells, largest first."""
+    tasks: dict[str, list[Cell]] = defaultdict(list)
+    versions: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    cells = list(cells)
+    for cell in cells:
+        if cell.versions:
+            versions[_key(cell.of_the_task)].add(cell.versions)
+    for cell in cells:
+        task = _key(cell.of_the_task)
+        # A cell that did not get far enough to have a version stands with the first that did.
+        version = cell.versions or min(versions[task], default=())
+        tasks[task + _key(version)].append(cell)
+    groups = sorted(tasks.values(), key=len, reverse=True)
+    described = [_description(group) for group in groups]
+    return [
+        Comparison(
+            dataset=str(group[0].config["dataset"]["name"]),
+            model=str(group[0].config["model"]["name"]),
+            differs=_differing(one, described),
+            rows=_rows(group),
+        )
+        for group, one in zip(groups, described, strict=True)
+    ]
+
+
+def _description(group: list[Cell]) -> dict[str, Any]:
+    names = ("opt_runner", "torch", "device")
+    version = next((cell.versions for cell in group if cell.versions), ())
+    return {**group[0].of_the_task, **dict(zip(names, version, strict=False))}
+
+
+def _rows(group: list[Cell]) -> list[Row]:
+    forms: dict[str, list[Cell]] = defaultdict(list)
+    for cell in group:
+        forms[_key(cell.of_the_method)].append(cell)
+    order = [*METHODS]
+
+    def place(cells: list[Cell]) -> tuple[int, str]:
+        name = cells[0].method
+        return (order.index(name) if name in order else len(order), name)
+
+    ordered = sorted(forms.values(), key=place)
+    count = Counter(cells[0].method for cells in ordered)
+    rows = []
+    for cells in ordered:
+        name, label = cells[0].method, cells[0].method
+        if count[name] > 1:
+            rivals = [c[0].of_the_method for c in ordered if c[0].method == name]
+            differs = _differing(cells[0].of_the_method, rivals)
+            label += "".join(f" {key}={_shown(value)}" for key, value in differs.items())
+        # Of a seed that was run again only the last record counts.
+        latest = {cell.seed: cell for cell in sorted(cells, key=_written)}
+        rows.append(Row(label, [latest[seed] for seed in sorted(latest)]))
+    return rows
+
+
+def _written(cell: Cell) -> float:
+    path = cell.record.result if cell.record.result.exists() else cell.record.config
+    return path.stat().st_mtime
+
+
+def _differing(one: dict[str, Any], all_: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What of `one` is not the same in all; not names, which stand in the title anyway."""
+    return {
+        key: value
+        for key, value in one.items()
+        if not key.endswith((".name", "._target_"))
+        and any(other.get(key, None) != value for other in all_)
+    }
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ",".join(map(_shown, value)) + "]"
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+Column = tuple[str, Callable[[Comparison, Row], str]]
+
+
+def columns() -> list[Column]:
+    """Headings and cells of a table, as text; the same in the terminal and in every file."""
+    return [
+        ("method", lambda _, row: row.label),
+        ("test error %", lambda _, row: mean(row.mean("test_error"), 2)),
+        ("minus standard [95%]", lambda table, row: difference(table.difference(row))),
+        ("best %", lambda _, row: mean(row.mean("best_test_error"), 2)),
+        ("train loss", lambda _, row: mean(row.mean("train_loss"), 4)),
+        ("energy before", lambda _, row: number(row.energy("energy_start"), ",.1f")),
+        ("after", lambda _, row: number(row.energy("energy_end"), ",.1f")),
+        ("change", lambda _, row: number(row.energy_change(), "+.3f", "%")),
+        ("|QᵀQ-I|", lambda _, row: plain(row.largest("orthogonality_error"), ".1e")),
+        ("trainable", lambda _, row: number(row.mean("trainable_parameters"), ",.0f")),
+        ("images/s", lambda _, row: number(row.mean("images_per_second"), ",.0f")),
+        ("steps", lambda _, row: number(row.mean("steps"), ",.0f")),
+        ("seconds", lambda _, row: number(row.mean("seconds"), ",.1f")),
+        ("n", lambda table, row: count(table, row)),
+    ]
+
+
+def mean(value: Mean | None, digits: int) -> str:
+    if value is None:
+        return "-"
+    spread = "" if value.std is None else f" ± {value.std:.{digits}f}"
+    return f"{value.mean:.{digits}f}{spread}"
+
+
+def difference(value: Difference | None) -> str:
+    if value is None:
+        return "-"
+    if value.low is None:
+        return f"{value.mean:+.2f}"
+    return f"{value.mean:+.2f} [{value.low:+.2f}, {value.high:+.2f}]"
+
+
+def number(value: Mean | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else format(value.mean, form) + unit
+
+
+def plain(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def count(table: Comparison, row: Row) -> str:
+    """`3`, or `1 of 3: 1 failed, 1 missing`."""
+    n, faults = len(row.finished), table.unfinished(row)
+    if not faults:
+        return str(n)
+    told = ", ".join(f"{len(seeds)} {status}" for status, seeds in faults.items())
+    return f"{n} of {len(table.seeds)}: {told}"
+
+
+NOTES = (
+    "mean ± standard deviation over n seeds; test error at the last step",
+    "minus standard: paired by seed, mean and 95% interval of Student's t; the best row is marked "
+    "only where its interval lies below zero",
+    "energy: hyperspherical, summed over layers; |QᵀQ-I|: its largest entry over layers and seeds",
+)

@@ -1,0 +1,107 @@
+"""opt-report and the end of a sweep, on records that opt-run wrote."""
+
+import csv
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import TINY, Run
+
+SWEEP = ["-m", "method=standard,gs", "seed=0,1", *TINY, "tracking=none"]
+
+
+@pytest.fixture
+def report(tmp_path: Path, environment: dict[str, str]):
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [Path(sys.executable).with_name("opt-report"), *arguments], cwd=tmp_path,
+            env=environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def test_the_report_of_a_sweep(opt_run: Run, report, tmp_path: Path) -> None:
+    swept = opt_run(*SWEEP)
+    assert swept.returncode == 0, swept.stderr
+    assert "plan: 4 cells: 0 finished, 0 to go on with, 4 to run" in swept.stdout
+    done = report("outputs", "--title", "A <title>")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout[done.stdout.index("digits, mlp") : done.stdout.index("- mean")]
+    assert table.strip() in swept.stdout, "a sweep ends with the same table"
+    folder = tmp_path / "outputs" / "report"
+    names = {path.name for path in folder.iterdir()}
+    assert {f"report.{kind}" for kind in ("md", "csv", "json", "tex", "html")} <= names
+    assert {f"{name}.{kind}" for name in ("curves", "energy", "dots", "angles")
+            for kind in ("png", "svg")} <= names  # fmt: skip
+    rows = list(csv.DictReader((folder / "report.csv").open()))
+    assert [(row["method"], row["seed"]) for row in rows] == [
+        ("standard", "0"), ("standard", "1"), ("gs", "0"), ("gs", "1"),
+    ]  # fmt: skip
+    (content,) = json.loads((folder / "report.json").read_text())["tables"]
+    standard, gs = content["rows"]
+    errors = {row["method"]: [] for row in rows}
+    for row in rows:
+        errors[row["method"]].append(float(row["test_error"]))
+    assert gs["test_error"]["mean"] == pytest.approx(sum(errors["gs"]) / 2)
+    expected = (sum(errors["gs"]) - sum(errors["standard"])) / 2
+    assert gs["minus_standard"]["mean"] == pytest.approx(expected)
+    assert standard["minus_standard"] is None
+    assert "A &lt;title&gt;" in (folder / "report.html").read_text()
+    again = report("outputs")
+    assert again.returncode == 0, "a report is replaced"
+
+
+def test_budgets_are_separate_tables(opt_run: Run, report) -> None:
+    assert opt_run(*SWEEP).returncode == 0
+    assert opt_run(*SWEEP, "budget.steps=9").returncode == 0
+    done = report()
+    assert "digits, mlp, budget.steps=12" in done.stdout
+    assert "digits, mlp, budget.steps=9" in done.stdout
+
+
+def test_a_cell_repeats_by_its_command(opt_run: Run, tmp_path: Path) -> None:
+    assert opt_run(*SWEEP).returncode == 0
+    commands = sorted(path.read_text() for path in tmp_path.glob("outputs/**/command.txt"))
+    assert len(commands) == 4
+    for command in commands:
+        done = opt_run(*shlex.split(command)[1:])
+        assert done.returncode == 0
+        assert "finished before, skipped" in done.stdout
+
+
+def test_the_plan_measures_before_a_sweep(opt_run: Run, tmp_path: Path) -> None:
+    assert opt_run("method=gs", "seed=1", *SWEEP[3:]).returncode == 0
+    done = opt_run(*SWEEP, "plan.measure=true", "note=a note")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("a note\nplan: 4 cells: 1 finished, 0 to go on with, 3 to run\n")
+    plan = done.stdout[: done.stdout.index("disk:")]
+    assert "time left: " in plan
+    assert "data: 1,442 + 355 images" in plan
+    standard, gs = (line.split() for line in plan.splitlines() if line.startswith("  digits"))
+    assert standard[:5] == ["digits", "mlp", "standard", "2", "12"]
+    assert gs[:5] == ["digits", "mlp", "gs", "1", "12"]
+
+
+def test_a_network_that_does_not_fit_shows_in_the_plan(opt_run: Run, tmp_path: Path) -> None:
+    done = opt_run("-m", "model=mlp,cnn6", "model.widths=[8,8,8,8]", "tracking=none",
+                   "plan.measure=true")  # fmt: skip
+    assert done.returncode == 2
+    assert "too small for 4 halvings" in done.stderr
+    assert not list(tmp_path.glob("outputs/**/config.yaml")), "nothing was written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["nowhere"], "nowhere is no folder"), (["empty"], "empty holds no records of opt-run")],
+)
+def test_mistakes(report, tmp_path: Path, arguments: list[str], says: str) -> None:
+    (tmp_path / "empty").mkdir()
+    done = report(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
