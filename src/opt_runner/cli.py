@@ -105,7 +105,7 @@ def main() -> None:
             print(f"opt-run: {line}", file=sys.stderr)
         sys.exit(2)
     if sweep.current is not None:
-        sys.exit(_report(sweep.current))
+        sys.exit(_report(sweep.current, summary=True))
     sys.exit(0 if _single in (None, "finished") else 1)
 
 
@@ -118,9 +118,10 @@ def _run_app() -> None:
         sweep.close()
 
 
-def _report(ran: sweep.Sweep) -> int:
-    """Print the sweep's tables from disk; 1 where a cell did not finish."""
-    from opt_runner.report import table
+def _report(ran: sweep.Sweep, summary: bool) -> int:
+    """Print the sweep's tables from disk, for W&B as well with `summary`; 1 where a cell did not
+    finish."""
+    from opt_runner.report import table, tracked
     from opt_runner.report.comparison import compare
     from opt_runner.tracking import screen
 
@@ -128,13 +129,16 @@ def _report(ran: sweep.Sweep) -> int:
     found = [cell for cell in ran.on_disk() if cell is not None]
     if first.note and found:
         screen.say(first.note)
-    for comparison in compare(found):
+    comparisons = compare(found)
+    for comparison in comparisons:
         screen.console.print(table.table(comparison))
         for line in table.faults(comparison):
             screen.say(line)
     missing = len(ran.cells) - len(found)
     if missing:
         screen.say(f"{missing} of {len(ran.cells)} cells have not begun")
+    if summary:
+        tracked.log_summary(first, ran.id, comparisons)
     screen.say_tracking(first.output_dir)
     folder = os.path.join(first.output_dir, first.experiment_name)
     screen.say(f"records: {folder}; opt-report {folder} draws them")
@@ -144,7 +148,7 @@ def _report(ran: sweep.Sweep) -> int:
 def _interrupted(error: KeyboardInterrupt) -> NoReturn:
     signum: int = getattr(error, "signum", 2)
     if sweep.current is not None:
-        _report(sweep.current)
+        _report(sweep.current, summary=False)
     print("opt-run: interrupted; the same command goes on from here", file=sys.stderr)
     sys.exit(128 + signum)
 

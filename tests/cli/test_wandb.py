@@ -10,16 +10,21 @@ from tests.cli import wandb_file
 from tests.cli.conftest import TINY, Run, results
 
 
-def offline_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
+def all_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
     return [
         wandb_file.read(p) for p in sorted(tmp_path.glob("outputs/wandb/offline-run-*/*.wandb"))
     ]
 
 
+def offline_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
+    """Those of cells."""
+    return [run for run in all_runs(tmp_path) if "method" in run.config]
+
+
 def test_a_sweep_leaves_one_complete_run_a_cell(opt_run: Run, tmp_path: Path) -> None:
     done = opt_run("-m", "method=gs,standard", *TINY)
     assert done.returncode == 0, done.stderr
-    assert "W&B: 2 runs offline, no API key found" in done.stdout
+    assert "W&B: 3 runs offline, no API key found" in done.stdout
     assert "wandb sync outputs/wandb/offline-run-*" in done.stdout
     runs = {run.config["method"]["name"]: run for run in offline_runs(tmp_path)}
     assert runs.keys() == {"gs", "standard"}
@@ -36,6 +41,13 @@ def test_a_sweep_leaves_one_complete_run_a_cell(opt_run: Run, tmp_path: Path) ->
         assert run.history[-1]["energy/features.1"] > 0
         assert run.summary["test_error"] == pytest.approx(result["test_error"])
         assert run.summary["status"] == "finished"
+    (report,) = (run for run in all_runs(tmp_path) if run.name == "report")
+    assert report.group == runs["gs"].group
+    (row,) = report.history
+    kinds = {name: row[f"digits, mlp/{name}/_type"] for name in ("table", "curves", "angles")}
+    assert kinds == {"table": "table-file", "curves": "image-file", "angles": "image-file"}
+    assert row["digits, mlp/table/nrows"] == 2
+    assert report.exit_code == 0
 
 
 def test_a_failed_cell_is_marked_failed_and_does_not_leak_into_the_next(

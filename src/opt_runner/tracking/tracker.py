@@ -69,7 +69,7 @@ def start(config: Config, content: dict[str, Any], signature: str, title: str) -
     if config.tracking.name == "none":
         yield NoTracker()
         return
-    run = _start_run(config, content, signature, title)
+    run = start_run(config, {**content, "signature": signature}, signature, title)
     if run is None:
         yield NoTracker()
         return
@@ -83,13 +83,18 @@ def start(config: Config, content: dict[str, Any], signature: str, title: str) -
             wandb.finish(exit_code=1)
 
 
-def _start_run(config: Config, content: dict[str, Any], signature: str, title: str) -> Any:
-    """The run in the first mode that starts, or None; what did not start is said."""
+def start_run(
+    config: Config, content: dict[str, Any], run_id: str, title: str, job_type: str | None = None
+) -> Any:
+    """The run in the first mode that starts, or None; what did not start is said.
+
+    content: W&B's config of the run. job_type: the method's name, unless given.
+    """
     import wandb
 
     mode = _mode(config.tracking)
     try:
-        run = _init(config, content, signature, title, mode)
+        run = _init(config, content, run_id, title, job_type or config.method.name, mode)
     except Exception as error:
         log.warning("W&B did not start %s", mode, exc_info=True)
         if mode != "online":
@@ -99,7 +104,7 @@ def _start_run(config: Config, content: dict[str, Any], signature: str, title: s
         # The id is taken in wandb's service until that ends. The cells after this one do not try.
         wandb.teardown()
         os.environ["WANDB_MODE"] = "offline"
-        return _start_run(config, content, signature, title)
+        return start_run(config, content, run_id, title, job_type)
     if mode != "disabled":
         url = run.url if mode == "online" else None
         screen.note_tracking(mode, Path(run.settings.sync_dir), url)
@@ -115,7 +120,9 @@ def check(tracking: Tracking) -> None:
         )
 
 
-def _init(config: Config, content: dict[str, Any], signature: str, title: str, mode: Any) -> Any:
+def _init(
+    config: Config, content: dict[str, Any], run_id: str, title: str, job_type: str, mode: Any
+) -> Any:
     import wandb
 
     settings = wandb.Settings(silent=True, console="off", disable_git=True)
@@ -125,12 +132,12 @@ def _init(config: Config, content: dict[str, Any], signature: str, title: str, m
         project=config.tracking.project,
         entity=config.tracking.entity,
         dir=config.output_dir,
-        id=signature,
+        id=run_id,
         name=title,
         group=os.environ.get(SWEEP_VARIABLE),
-        job_type=config.method.name,
+        job_type=job_type,
         tags=list(config.tracking.tags),
-        config={**content, "signature": signature},
+        config=content,
         mode=mode,
         resume="allow",
         reinit="finish_previous",

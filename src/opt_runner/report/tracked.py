@@ -1,0 +1,50 @@
+"""A sweep's tables and pictures as a run of their own in the sweep's W&B group."""
+
+import io
+import logging
+from collections.abc import Sequence
+
+from opt_runner.config import Config
+from opt_runner.report.comparison import Comparison
+from opt_runner.report.files import PICTURES
+from opt_runner.tracking import screen, tracker
+
+log = logging.getLogger(__name__)
+
+
+def log_summary(config: Config, sweep_id: str, comparisons: Sequence[Comparison]) -> None:
+    """The run `<sweep_id>-report`. Like all of W&B it may fail without harm: that is said."""
+    if config.tracking.name == "none" or not comparisons:
+        return
+    content = {"experiment_name": config.experiment_name, "note": config.note}
+    run = tracker.start_run(config, content, f"{sweep_id}-report", "report", job_type="report")
+    if run is None:
+        return
+    try:
+        with run:
+            for comparison in comparisons:
+                _log_one(run, comparison)
+    except Exception as error:
+        log.warning("W&B: %s", error, exc_info=True)
+        screen.say(f"W&B did not take the report ({error}); opt-report makes it from disk")
+
+
+def _log_one(run: object, comparison: Comparison) -> None:
+    import wandb
+    from PIL import Image
+
+    from opt_runner.report import plots
+
+    shown = comparison.columns()
+    table = wandb.Table(
+        columns=[heading for heading, _ in shown],
+        data=[[cell(comparison, row) for _, cell in shown] for row in comparison.rows],
+    )
+    content: dict[str, object] = {f"{comparison.title}/table": table}
+    for name, draw in PICTURES.items():
+        figure = draw(comparison)
+        if figure is not None:
+            file = io.BytesIO()
+            plots.write(figure, file, "png")
+            content[f"{comparison.title}/{name}"] = wandb.Image(Image.open(file))
+    run.log(content)  # type: ignore[attr-defined]
