@@ -114,6 +114,11 @@ def _settled(cell: Identity) -> Result | None:
     if result is None or not result.settled:
         return None
     screen.say(f"{cell.title}: {result.status} before, skipped ({cell.record.directory})")
+    if result.metrics_size is not None and not cell.record.holds_metrics(result.metrics_size):
+        screen.say(
+            f"{cell.title}: its result is whole, but {cell.record.metrics} is damaged: its curves "
+            "are lost, rerun=true trains the cell anew"
+        )
     return result
 
 
@@ -285,6 +290,7 @@ def _result(
         angles_start=progress.angles_start,
         angles_end=progress.angles_end,
         orthogonality_error=progress.orthogonality_error,
+        metrics_size=cell.record.metrics_size(),
         seconds=round(progress.seconds, 3),
         versions={
             "opt_runner": __version__,

@@ -62,6 +62,7 @@ class Result:
     orthogonality_error: float | None = None
     trainable_parameters: int | None = None
     effective_parameters: int | None = None
+    metrics_size: int | None = None  # of metrics.jsonl, in bytes
     seconds: float = 0.0
     images_per_second: float | None = None
     device: str | None = None
@@ -131,18 +132,21 @@ class Record:
 
     def keep_metrics(self, size: int) -> bool:
         """Drop the rows after the first `size` bytes. False where those are not whole rows."""
-        if not self.metrics.exists():
-            return size == 0
-        kept = self.metrics.read_bytes()[:size]
+        if not self.holds_metrics(size):
+            return False
+        if self.metrics.exists():
+            os.truncate(self.metrics, size)
+        return True
+
+    def holds_metrics(self, size: int) -> bool:
+        """Whether the first `size` bytes of metrics.jsonl are there and are whole rows."""
+        kept = self.metrics.read_bytes()[:size] if self.metrics.exists() else b""
         try:
-            for line in kept.split(b"\n")[:-1]:
+            for line in kept.splitlines():
                 json.loads(line)
         except ValueError:
             return False
-        if len(kept) < size or (size and not kept.endswith(b"\n")):
-            return False
-        os.truncate(self.metrics, size)
-        return True
+        return len(kept) == size and (size == 0 or kept.endswith(b"\n"))
 
     def metrics_size(self) -> int:
         return self.metrics.stat().st_size if self.metrics.exists() else 0

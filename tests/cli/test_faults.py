@@ -72,6 +72,16 @@ def test_a_damaged_result_is_set_aside(opt_run: Run, tmp_path: Path) -> None:
     assert json.loads(path.read_text())["test_error"] == first["test_error"]
 
 
+def test_damaged_metrics_of_a_finished_cell_are_said(opt_run: Run, tmp_path: Path) -> None:
+    assert opt_run(*TINY, "tracking=none").returncode == 0
+    (path,) = tmp_path.glob("outputs/**/metrics.jsonl")
+    assert "damaged" not in opt_run(*TINY, "tracking=none").stdout
+    path.write_text(path.read_text()[:-10])
+    again = opt_run(*TINY, "tracking=none")
+    assert again.returncode == 0
+    assert "metrics.jsonl is damaged: its curves are lost, rerun=true" in again.stdout
+
+
 def limited(bytes_a_file: int) -> None:
     """What a full disk does to the one file that grows: EFBIG instead of ENOSPC."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file, bytes_a_file))

@@ -60,8 +60,8 @@ def test_budgets_are_separate_tables(opt_run: Run, report) -> None:
     assert opt_run(*SWEEP).returncode == 0
     assert opt_run(*SWEEP, "budget.steps=9").returncode == 0
     done = report()
-    assert "digits, mlp, budget.steps=12" in done.stdout
-    assert "digits, mlp, budget.steps=9" in done.stdout
+    assert "digits, mlp, 12 steps, budget.steps=12" in done.stdout
+    assert "digits, mlp, 9 steps, budget.steps=9" in done.stdout
 
 
 def test_a_cell_repeats_by_its_command(opt_run: Run, tmp_path: Path) -> None:

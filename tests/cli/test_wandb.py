@@ -44,9 +44,11 @@ def test_a_sweep_leaves_one_complete_run_a_cell(opt_run: Run, tmp_path: Path) ->
     (report,) = (run for run in all_runs(tmp_path) if run.name == "report")
     assert report.group == runs["gs"].group
     (row,) = report.history
-    kinds = {name: row[f"digits, mlp/{name}/_type"] for name in ("table", "curves", "angles")}
+    kinds = {
+        name: row[f"digits, mlp, 12 steps/{name}/_type"] for name in ("table", "curves", "angles")
+    }
     assert kinds == {"table": "table-file", "curves": "image-file", "angles": "image-file"}
-    assert row["digits, mlp/table/nrows"] == 2
+    assert row["digits, mlp, 12 steps/table/nrows"] == 2
     assert report.exit_code == 0
 
 

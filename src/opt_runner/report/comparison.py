@@ -77,7 +77,9 @@ class Comparison:
     @property
     def title(self) -> str:
         extra = "".join(f", {key}={_shown(value)}" for key, value in self.differs.items())
-        return f"{self.dataset}, {self.model}{extra}"
+        steps = {result.steps for row in self.rows for result in row.finished.values()}
+        budget = f", {steps.pop():,} steps" if len(steps) == 1 else ""
+        return f"{self.dataset}, {self.model}{budget}{extra}"
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -114,11 +116,11 @@ class Comparison:
         missing = sorted(set(self.seeds) - {cell.seed for cell in row.cells})
         return {**seeds, "missing": missing} if missing else dict(seeds)
 
-    def columns(self) -> "list[Column]":
-        """Those of all columns in which some row says something."""
+    def columns(self, brief: bool = False) -> "list[Column]":
+        """Those of all columns, or of the terminal's, in which some row says something."""
         return [
             (heading, cell)
-            for heading, cell in columns()
+            for heading, cell in (brief_columns() if brief else columns())
             if any(cell(self, row) != "-" for row in self.rows)
         ]
 
@@ -209,11 +211,9 @@ Column = tuple[str, Callable[[Comparison, Row], str]]
 
 
 def columns() -> list[Column]:
-    """Headings and cells of a table, as text; the same in the terminal and in every file."""
+    """Headings and cells of a table, as text; the same in every file."""
     return [
-        ("method", lambda _, row: row.label),
-        ("test error %", lambda _, row: mean(row.mean("test_error"), 2)),
-        ("minus standard [95%]", lambda table, row: difference(table.difference(row))),
+        *_compared(),
         ("best %", lambda _, row: mean(row.mean("best_test_error"), 2)),
         ("train loss", lambda _, row: mean(row.mean("train_loss"), 4)),
         ("energy before", lambda _, row: number(row.energy("energy_start"), ",.1f")),
@@ -225,6 +225,27 @@ def columns() -> list[Column]:
         ("steps", lambda _, row: number(row.mean("steps"), ",.0f")),
         ("seconds", lambda _, row: number(row.mean("seconds"), ",.1f")),
         ("n", lambda table, row: count(table, row)),
+    ]
+
+
+def brief_columns() -> list[Column]:
+    """What fits into a terminal."""
+    return [
+        *_compared(),
+        ("best %", lambda _, row: number(row.mean("best_test_error"), ".2f")),
+        ("train loss", lambda _, row: number(row.mean("train_loss"), ".4f")),
+        ("energy", lambda _, row: number(row.energy_change(), "+.3f", "%")),
+        ("|QᵀQ-I|", lambda _, row: plain(row.largest("orthogonality_error"), ".1e")),
+        ("seconds", lambda _, row: number(row.mean("seconds"), ",.1f")),
+        ("n", lambda table, row: count(table, row)),
+    ]
+
+
+def _compared() -> list[Column]:
+    return [
+        ("method", lambda _, row: row.label),
+        ("test error %", lambda _, row: mean(row.mean("test_error"), 2)),
+        ("minus standard [95%]", lambda table, row: difference(table.difference(row))),
     ]
 
 

@@ -14,9 +14,9 @@ def table(comparison: Comparison) -> Table:
     drawn = Table(
         title=Text(comparison.title), title_justify="left", header_style="bold", box=SIMPLE_HEAD
     )
-    shown = comparison.columns()
+    shown = comparison.columns(brief=True)
     for position, (heading, _) in enumerate(shown):
-        drawn.add_column(heading, justify="right" if position else "left", overflow="fold")
+        drawn.add_column(heading, justify="right" if position else "left", no_wrap=True)
     for row in comparison.rows:
         style = "bold" if row is comparison.best else ""
         if comparison.unfinished(row):
