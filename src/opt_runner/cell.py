@@ -37,6 +37,7 @@ class Identity:
 
     config: Config
     dataset: Dataset
+    data: str  # the fingerprint of its dataset
     signature: str
     record: Record
     command: str  # that makes this cell
@@ -56,8 +57,9 @@ def identify(config: Config, command: str = "", check_device: bool = True) -> Id
     dataset: Dataset = components.build(config.dataset, "dataset")
     dataset.check()
     kind = hardware.device(config.hardware).type if check_device else config.hardware.device
-    name = signature(config, dataset.fingerprint(), kind)
-    return Identity(config, dataset, name, Record(config.directory(name)), command)
+    data = dataset.fingerprint()
+    name = signature(config, data, kind)
+    return Identity(config, dataset, data, name, Record(config.directory(name)), command)
 
 
 def run(cell: Identity, in_sweep: bool) -> Result | None:
@@ -111,7 +113,7 @@ def _settled(cell: Identity) -> Result | None:
     except UserError as error:
         screen.say(f"{cell.title}: {error}; set aside as {set_aside(cell.record.result).name}")
         return None
-    if result is None or not result.settled:
+    if result is None or not result.settled or not checkpoint.is_whole(cell.record):
         return None
     screen.say(f"{cell.title}: {result.status} before, skipped ({cell.record.directory})")
     if result.metrics_size is not None and not cell.record.holds_metrics(result.metrics_size):
@@ -127,6 +129,8 @@ def _fail(cell: Identity, error: Exception) -> Result:
     result = _result(cell, "failed", Progress(), error=_reason(error))
     with _run_log(cell.record):
         log.error("%s", "".join(traceback.format_exception(error)))
+        with suppress(CannotWrite):  # which the result then says
+            _write_config(cell)
         _write_result(cell, result)
     screen.say(f"{cell.title}: failed, {result.error}")
     return result
@@ -197,6 +201,16 @@ def _try_shapes(opt: OPT, data: Images, chosen: Hardware) -> None:
         )
 
 
+def _write_config(cell: Identity) -> None:
+    content = yaml.safe_dump(_content(cell.config), sort_keys=False)
+    write_whole(cell.record.config, content)
+    write_whole(cell.record.command, cell.command + "\n")
+
+
+def _content(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", by_alias=True)
+
+
 @dataclass
 class Start:
     """Where a cell starts: its optimizer, and how far it already is."""
@@ -225,12 +239,11 @@ def _say_and_log(cell: Identity, text: str) -> None:
 
 def _train(cell: Identity, setup: Setup, start: Start, stop: StopRequest) -> Result:
     config, record, progress = cell.config, cell.record, start.progress
-    content = config.model_dump(mode="json", by_alias=True)
     opt, optimizer = setup.opt, start.optimizer
     with (
         _run_log(record),
         screen.cell(cell.title, setup.steps) as bar,
-        tracker.start(config, content, cell.signature, cell.title) as tracked,
+        tracker.start(config, _content(config), cell.signature, cell.title) as tracked,
     ):
         log.info("%s: %s", cell.title, setup.hardware.name)
 
@@ -243,8 +256,7 @@ def _train(cell: Identity, setup: Setup, start: Start, stop: StopRequest) -> Res
             checkpoint.save(record, cell.signature, opt, optimizer, progress)
 
         try:
-            write_whole(record.config, yaml.safe_dump(content, sort_keys=False))
-            write_whole(record.command, cell.command + "\n")
+            _write_config(cell)
             train(setup, optimizer, config, progress, report, save, bar.show, stop)
             save(asdict(progress))
             result = _result(cell, "finished", progress, setup)
@@ -280,6 +292,7 @@ def _result(
         model=config.model.name,
         dataset=config.dataset.name,
         seed=config.seed,
+        data=cell.data,
         error=error,
         steps=progress.step,
         test_error=progress.test_error,

@@ -50,6 +50,7 @@ class Result:
     model: str
     dataset: str
     seed: int
+    data: str | None = None  # the dataset's fingerprint
     error: str | None = None
     steps: int = 0
     test_error: float | None = None

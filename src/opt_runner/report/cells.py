@@ -64,11 +64,12 @@ class Cell:
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Of the package and of torch, and the kind of device; empty without a result."""
-        if self.result is None:
+        """Of the package and of torch, the kind of device, and the fingerprint of the data; empty
+        for a cell that did not get as far as its device."""
+        if self.result is None or self.result.device is None:
             return ()
         versions = [self.result.versions.get(name, "?") for name in ("opt_runner", "torch")]
-        return (*versions, (self.result.device or "?").split()[0])
+        return (*versions, self.result.device.split()[0], self.result.data or "?")
 
     @property
     def command(self) -> str:

@@ -152,7 +152,7 @@ def compare(cells: Iterable[Cell]) -> list[Comparison]:
 
 
 def _description(group: list[Cell]) -> dict[str, Any]:
-    names = ("opt_runner", "torch", "device")
+    names = ("opt_runner", "torch", "device", "data")
     version = next((cell.versions for cell in group if cell.versions), ())
     return {**group[0].of_the_task, **dict(zip(names, version, strict=False))}
 
@@ -218,7 +218,7 @@ def columns() -> list[Column]:
         ("train loss", lambda _, row: mean(row.mean("train_loss"), 4)),
         ("energy before", lambda _, row: number(row.energy("energy_start"), ",.1f")),
         ("after", lambda _, row: number(row.energy("energy_end"), ",.1f")),
-        ("change", lambda _, row: number(row.energy_change(), "+.3f", "%")),
+        ("change", lambda _, row: number(row.energy_change(), "+z.3f", "%")),
         ("|QᵀQ-I|", lambda _, row: plain(row.largest("orthogonality_error"), ".1e")),
         ("trainable", lambda _, row: number(row.mean("trainable_parameters"), ",.0f")),
         ("images/s", lambda _, row: number(row.mean("images_per_second"), ",.0f")),
@@ -234,7 +234,7 @@ def brief_columns() -> list[Column]:
         *_compared(),
         ("best %", lambda _, row: number(row.mean("best_test_error"), ".2f")),
         ("train loss", lambda _, row: number(row.mean("train_loss"), ".4f")),
-        ("energy", lambda _, row: number(row.energy_change(), "+.3f", "%")),
+        ("energy", lambda _, row: number(row.energy_change(), "+z.3f", "%")),
         ("|QᵀQ-I|", lambda _, row: plain(row.largest("orthogonality_error"), ".1e")),
         ("seconds", lambda _, row: number(row.mean("seconds"), ",.1f")),
         ("n", lambda table, row: count(table, row)),

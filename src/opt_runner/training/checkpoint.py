@@ -94,6 +94,16 @@ def load(
     return None
 
 
+def is_whole(record: Record) -> bool:
+    """Whether checkpoint.pt is as it was written, or is not there."""
+    try:
+        if record.checkpoint.exists():
+            _check(record.checkpoint)
+    except Damaged:
+        return False
+    return True
+
+
 def _read(path: Path) -> dict[str, Any]:
     _check(path)
     try:

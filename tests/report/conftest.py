@@ -1,0 +1,121 @@
+"""Records as training would have written them, without training."""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from opt_runner.bench.cells import compose
+from opt_runner.records import Record, Result
+from opt_runner.report import cells, comparison
+from opt_runner.report.comparison import Comparison
+
+STEPS = 100
+SEEDS = (0, 1, 2)
+# What a cell's error comes to, before what its seed adds.
+ERRORS = {"standard": 3.0, "gs": 2.0, "cayley": 1.2}
+HOSTILE = "RuntimeError: <script>alert('&')</script>\n\x00\x1b[31mred \ud800 https://example.com"
+
+Write = Callable[..., Record]
+composed = cache(compose)  # it takes a third of a second
+
+
+def metrics(method: str, seed: int, until: int = STEPS) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    spread = 0.2 * seed + 0.1 * ((seed * len(method)) % 3)
+    for step in range(0, until + 1, 5):
+        row: dict[str, Any] = {"step": step, "epoch": step / 10}
+        left = math.exp(-step / 15)
+        if step:
+            loss = 2.5 * left + 0.08 + 0.01 * seed
+            row |= {"lr": 0.1, "train_loss": loss, "penalty": 0.0, "seconds": step / 50}
+        if step % 20 == 0:
+            moved = 0.0 if method != "standard" else 2e-4 * (1 - left) * (1 + seed / 4)
+            row["test_error"] = 90 * left + ERRORS.get(method, 2.0) * (1 - left) + spread
+            row["energy"] = {"features.0": 500.0 * (1 + moved), "fc": 1500.0 * (1 + moved)}
+            row["orthogonality_error"] = None if method == "standard" else 1e-6
+        rows.append(row)
+    return rows
+
+
+def angles(moved: int = 0) -> list[int]:
+    counts = [round(2000 * math.exp(-(((k - 17.5) / 3) ** 2))) for k in range(36)]
+    counts[17] -= moved
+    counts[10] += moved
+    return counts
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a record: `write(method, seed)`, or with overrides, a status, an error, other rows."""
+
+    def write(
+        method: str,
+        seed: int,
+        *overrides: str,
+        status: str = "finished",
+        error: str | None = None,
+        rows: list[dict[str, Any]] | None = None,
+        **values: Any,
+    ) -> Record:
+        config = composed(f"method={method}", f"budget.steps={STEPS}", *overrides)
+        config = config.model_copy(update={"seed": seed, "output_dir": str(tmp_path)})
+        record = Record(config.directory(f"{len(list(tmp_path.rglob('config.yaml'))):012x}"))
+        record.directory.mkdir(parents=True)
+        record.config.write_text(
+            yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False)
+        )
+        record.command.write_text(f"opt-run method={method} seed={seed} note='<b>'\n")
+        rows = metrics(method, seed) if rows is None else rows
+        for row in rows:
+            record.append_metrics(row)
+        tests = [row for row in rows if "test_error" in row]
+        result = Result(
+            status,  # type: ignore[arg-type]
+            record.directory.name.partition("-")[2],
+            method,
+            config.model.name,
+            config.dataset.name,
+            seed,
+            error=error,
+            device="cpu",
+            versions={"opt_runner": "1", "torch": "2"},
+        )
+        if tests:
+            result.steps = rows[-1]["step"]
+            result.test_error = tests[-1]["test_error"]
+            result.best_test_error = min(row["test_error"] or 100.0 for row in tests)
+            result.train_loss = rows[-1].get("train_loss")
+            result.energy_start, result.energy_end = tests[0]["energy"], tests[-1]["energy"]
+            result.orthogonality_error = tests[-1]["orthogonality_error"]
+            result.trainable_parameters = 40_000
+            result.images_per_second = 1234.5
+            result.angles_start = angles()
+            result.angles_end = angles(60 if method == "standard" else 0)
+        for name, value in values.items():
+            setattr(result, name, value)
+        record.write_result(result)
+        return record
+
+    return write
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Callable[[], list[Comparison]]:
+    return lambda: comparison.compare(cells.find([tmp_path]))
+
+
+@pytest.fixture
+def table(write: Write, tables: Callable[[], list[Comparison]]) -> Comparison:
+    """standard, gs and cayley with three seeds, hr with a failed and ls with a diverged cell."""
+    for method in ERRORS:
+        for seed in SEEDS:
+            write(method, seed)
+    write("hr", 0, status="failed", error=HOSTILE, rows=[])
+    write("ls", 0, status="diverged", error="loss is not finite", rows=metrics("ls", 0, until=40))
+    (table,) = tables()
+    return table
