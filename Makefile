@@ -27,7 +27,7 @@ reproduce-table: $(READY)  ## the paper's table: methods x networks x seeds, wit
 	@echo "reproduce-table: SCALE=$(SCALE) (SCALE=small and SCALE=paper choose)"
 	$(BIN)/opt-run experiment=$(EXPERIMENT) $(GRID); status=$$?; \
 	test $$status -gt 1 || $(BIN)/opt-report outputs/$(EXPERIMENT) \
-	  --title "OPT on $(if $(DATASET),$(DATASET),$(if $(filter small,$(SCALE)),digits,CIFAR-100)), $(SCALE) scale" \
+	  --title "OPT: methods compared, $(SCALE) scale" \
 	  || status=$$?; exit $$status
 
 bench: $(READY)  ## measure every method and the alternatives, write outputs/bench/

@@ -1,19 +1,21 @@
 """Signals: the first is a request, the second is itself again."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from opt_runner.interrupt import stop_requests
+from opt_runner.interrupt import Interrupted, stop_requests
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_is_a_request_and_the_second_stops_at_once(signum: signal.Signals) -> None:
     program = f"""
 import os
+import pickle
 from opt_runner.interrupt import Interrupted, raise_on_sigterm, stop_requests
 raise_on_sigterm()
 with stop_requests() as stop:
@@ -44,3 +46,8 @@ def test_pre_emption_is_passed_on_once_the_cell_has_stopped(signum: signal.Signa
         assert told == ["saved", "requeue"]
     finally:
         signal.signal(signum, before)
+
+
+def test_an_interruption_travels_between_processes() -> None:
+    sent = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM)))
+    assert (sent.signum, str(sent)) == (signal.SIGTERM, "SIGTERM")

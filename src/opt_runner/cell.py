@@ -81,21 +81,24 @@ def run(cell: Identity, in_sweep: bool) -> Result | None:
         setup = error
     try:
         with cell.record.locked(partial(_busy, cell)):
-            if isinstance(setup, Exception):
-                return _fail(cell, setup)
-            if cell.config.rerun:
-                if aside := cell.record.set_aside():
-                    screen.say(f"{cell.title}: the old record is kept in {aside}")
-            elif settled := _settled(cell):
-                return settled
             try:
+                if cell.config.rerun:
+                    if aside := cell.record.set_aside():
+                        screen.say(f"{cell.title}: the old record is kept in {aside}")
+                elif settled := _settled(cell, mend=True):
+                    return settled
+                if isinstance(setup, Exception):
+                    return _fail(cell, setup)
                 start = _start(cell, setup)
-            except UserError as error:
-                if not in_sweep:
+            except Exception as error:
+                if isinstance(error, UserError) and not in_sweep:
                     raise
                 return _fail(cell, error)
             with stop_requests() as stop:
-                return _train(cell, setup, start, stop)
+                result = _train(cell, setup, start, stop)
+                if stop.signum is not None:  # it came after the last step
+                    raise Interrupted(stop.signum)
+                return result
     except Busy:
         return None
 
@@ -107,11 +110,16 @@ def _busy(cell: Identity, holder: str) -> None:
     screen.say(f"{cell.title}: waiting for {holder}, which runs it")
 
 
-def _settled(cell: Identity) -> Result | None:
+def _settled(cell: Identity, mend: bool = False) -> Result | None:
+    """The result of a cell with which nothing is left to do.
+
+    mend: set a damaged result aside, which only who holds the cell may do.
+    """
     try:
         result = cell.record.read_result()
     except UserError as error:
-        screen.say(f"{cell.title}: {error}; set aside as {set_aside(cell.record.result).name}")
+        if mend:
+            screen.say(f"{cell.title}: {error}; set aside as {set_aside(cell.record.result).name}")
         return None
     if result is None or not result.settled or not checkpoint.is_whole(cell.record):
         return None
@@ -125,13 +133,15 @@ def _settled(cell: Identity) -> Result | None:
 
 
 def _fail(cell: Identity, error: Exception) -> Result:
-    """Record a failure before the first step."""
+    """Record a failure before the first step, where no result of earlier work stands."""
     result = _result(cell, "failed", Progress(), error=_reason(error))
     with _run_log(cell.record):
         log.error("%s", "".join(traceback.format_exception(error)))
-        with suppress(CannotWrite):  # which the result then says
-            _write_config(cell)
-        _write_result(cell, result)
+        earlier = cell.record.read_result()
+        if earlier is None or not earlier.settled:
+            with suppress(CannotWrite):  # which the result then says
+                _write_config(cell)
+            _write_result(cell, result)
     screen.say(f"{cell.title}: failed, {result.error}")
     return result
 
@@ -262,6 +272,10 @@ def _train(cell: Identity, setup: Setup, start: Start, stop: StopRequest) -> Res
             result = _result(cell, "finished", progress, setup)
         except Diverged as error:
             result = _result(cell, "diverged", progress, setup, str(error))
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            # As of a matrix that holds NaN.
+            reason = f"no decomposition at step {progress.step + 1}: {error}"
+            result = _result(cell, "diverged", progress, setup, reason)
         except Interrupted as error:
             result = _result(cell, "interrupted", progress, setup, str(error))
             _write_result(cell, result)

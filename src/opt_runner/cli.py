@@ -95,6 +95,8 @@ def main() -> None:
         _run_app()
         if isinstance(_single, UserError):
             raise _single
+        if sweep.current is not None:
+            sys.exit(_report(sweep.current, summary=True))
     except KeyboardInterrupt as error:
         _interrupted(error)
     except Exception as error:
@@ -104,8 +106,6 @@ def main() -> None:
         for line in _lines(error):
             print(f"opt-run: {line}", file=sys.stderr)
         sys.exit(2)
-    if sweep.current is not None:
-        sys.exit(_report(sweep.current, summary=True))
     sys.exit(0 if _single in (None, "finished") else 1)
 
 
@@ -149,8 +149,14 @@ def _interrupted(error: KeyboardInterrupt) -> NoReturn:
     signum: int = getattr(error, "signum", 2)
     if sweep.current is not None:
         _report(sweep.current, summary=False)
-    print("opt-run: interrupted; the same command goes on from here", file=sys.stderr)
+    # With it, what is done would be done again.
+    same = "the same command without rerun" if _reruns() else "the same command"
+    print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
     sys.exit(128 + signum)
+
+
+def _reruns() -> bool:
+    return any(word.startswith("rerun=") and word != "rerun=false" for word in sys.argv)
 
 
 def _lines(error: Exception) -> list[str]:

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 _PRE_EMPTION = (signal.SIGUSR1, signal.SIGUSR2)
 
@@ -20,6 +21,10 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A launcher's worker sends it to its parent.
+        return type(self), (self.signum,)
 
 
 class StopRequest:

@@ -6,22 +6,26 @@ not fit, data that is missing and a full disk show here, not after a day.
 
 import shutil
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
+from torch.optim import Optimizer
 
 from opt_runner.cell import Identity, set_up
 from opt_runner.errors import UserError
 from opt_runner.interrupt import StopRequest
 from opt_runner.sweep import Sweep
 from opt_runner.tracking import screen
-from opt_runner.training.loop import Progress, Setup, train
+from opt_runner.training.loop import Diverged, Progress, Setup, train
 
 _WARM_UP, _MEASURED = 2, 5
 _TEST_IMAGES = 8
@@ -49,16 +53,15 @@ def show(sweep: Sweep, measure: bool) -> None:
     Raises UserError where a cell cannot be set up, or the disk is too small.
     """
     results = [found.result if found else None for found in sweep.on_disk()]
-    finished = sum(result is not None and result.settled for result in results)
     left = [
         cell
         for cell, result in zip(sweep.cells, results, strict=True)
         if cell.config.rerun or result is None or not result.settled
     ]
-    begun = sum(bool(cell.record.checkpoints()) for cell in left)
+    begun = sum(bool(cell.record.checkpoints()) and not cell.config.rerun for cell in left)
     screen.say(
-        f"plan: {len(sweep.cells)} cells: {finished} finished, {begun} to go on with, "
-        f"{len(left) - begun} to run"
+        f"plan: {len(sweep.cells)} cells: {len(sweep.cells) - len(left)} finished, {begun} to go "
+        f"on with, {len(left) - begun} to run"
     )
     if measure and left and sweep.here:
         _show_cost([_measured(cells) for cells in _kinds(left)])
@@ -72,47 +75,50 @@ def _kinds(cells: Sequence[Identity]) -> list[list[Identity]]:
 
 
 def _measured(cells: Sequence[Identity]) -> Kind:
-    setup = set_up(cells[0])
+    cell = cells[0]
+    try:
+        setup = set_up(cell)
+    except UserError as error:
+        raise UserError(f"{error} [in the cell {cell.title}]") from error
     few = replace(
         setup.data,
         test_images=setup.data.test_images[:_TEST_IMAGES],
         test_labels=setup.data.test_labels[:_TEST_IMAGES],
     )
-    tensors = [*setup.opt.state_dict().values(), *_trained(setup)]
-    samples = [_seconds(replace(setup, data=few), cells[0], _WARM_UP)] + [
-        _seconds(replace(setup, data=few), cells[0], 1) for _ in range(_MEASURED)
+    optimizer = setup.opt.optimizer(**cell.config.optimizer.model_dump())
+    samples = [
+        _seconds(replace(setup, data=few), optimizer, cell, steps)
+        for steps in (_WARM_UP, *[1] * _MEASURED)
     ]
+    state = [value for one in optimizer.state.values() for value in one.values()]
+    tensors = [t for t in (*setup.opt.state_dict().values(), *state) if isinstance(t, Tensor)]
     data = setup.data
     return Kind(
         cells=cells,
         steps=setup.steps,
         seconds_a_step=statistics.median(samples[1:]),
         # Two checkpoints of each cell are kept.
-        disk=2 * sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor)),
+        disk=2 * sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         data=f"{len(data.train_images):,} + {len(data.test_images):,} images",
         device=setup.hardware.name,
     )
 
 
-def _trained(setup: Setup) -> list[Tensor]:
-    """What the optimizer keeps a momentum of."""
-    return [parameter for parameter in setup.opt.parameters() if parameter.requires_grad]
-
-
-def _seconds(setup: Setup, cell: Identity, steps: int) -> float:
+def _seconds(setup: Setup, optimizer: Optimizer, cell: Identity, steps: int) -> float:
     """Seconds a step of the real loop, which evaluates before its first step and not before its
     second: it starts at that."""
-    progress = Progress(step=1)
-    optimizer = setup.opt.optimizer(**cell.config.optimizer.model_dump())
 
     def ignore(*arguments: Any) -> None:
         pass
 
-    train(
-        replace(setup, steps=steps + 1), optimizer, cell.config, progress,
-        ignore, ignore, ignore, StopRequest(),
-    )  # fmt: skip
-    return progress.seconds / steps
+    started = time.perf_counter()
+    # So short a schedule has no warm-up; its steps take as long, wherever they lead.
+    with suppress(Diverged, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+        train(
+            replace(setup, steps=steps + 1), optimizer, cell.config, Progress(step=1),
+            ignore, ignore, ignore, StopRequest(),
+        )  # fmt: skip
+    return (time.perf_counter() - started) / steps
 
 
 def _show_cost(kinds: Sequence[Kind]) -> None:
@@ -126,13 +132,17 @@ def _show_cost(kinds: Sequence[Kind]) -> None:
             f"{kind.steps:,}", f"{1000 * kind.seconds_a_step:,.1f}", screen.duration(kind.seconds),
         )  # fmt: skip
     screen.console.print(table)
-    disk = sum(len(kind.cells) * kind.disk for kind in kinds)
+    disk = sum(
+        max(0, kind.disk - sum(path.stat().st_size for path in cell.record.checkpoints()))
+        for kind in kinds
+        for cell in kind.cells
+    )
     folder = Path(kinds[0].cells[0].config.output_dir).absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     screen.say(
-        f"time left: {screen.duration(sum(kind.seconds for kind in kinds))} of training, tests "
+        f"time left: at most {screen.duration(sum(k.seconds for k in kinds))} of training, tests "
         f"not counted, on {kinds[0].device}; data: {kinds[0].data}; "
         f"disk: {_mebibytes(disk)} of {_mebibytes(free)} free"
     )

@@ -86,6 +86,8 @@ class Result:
             return cls(**{key: value for key, value in content.items() if key in known})
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged: {error}") from error
 
@@ -157,10 +159,13 @@ class Record:
         if not self.result.exists() and not self.checkpoints():
             return None
         aside = unused(self.directory, "old")
-        aside.mkdir()
-        for path in self.directory.iterdir():
-            if path.name != "lock":
-                path.rename(aside / path.name)
+        try:
+            aside.mkdir()
+            for path in self.directory.iterdir():
+                if path.name != "lock":
+                    path.rename(aside / path.name)
+        except OSError as error:
+            raise CannotWrite(aside, error) from error
         return aside
 
     @contextlib.contextmanager
@@ -183,6 +188,11 @@ class Record:
                 lock.seek(0)
                 busy(lock.read().decode() or "another process")
                 fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                raise UserError(
+                    f"{lock.name} cannot be locked ({error.strerror}): set output_dir to a file "
+                    "system that has locks"
+                ) from error
             self._remove_unfinished()
             with contextlib.suppress(OSError):  # who holds it is only a courtesy
                 lock.truncate(0)

@@ -227,3 +227,38 @@ def test_no_secret_is_written_or_said(opt_run: Run, tmp_path: Path) -> None:
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files)
     assert not [path for path in files if key.encode() in path.read_bytes()]
+
+
+def test_a_failing_set_up_leaves_the_finished_record_alone(opt_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from opt_runner.networks import MLP as Mine\n")
+    mine = [*TINY, "tracking=none", "model._target_=mine.Mine"]
+    assert opt_run(*mine, PYTHONPATH=str(tmp_path)).returncode == 0
+    (path,) = tmp_path.glob("outputs/**/result.json")
+    whole = path.read_bytes()
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n"
+        "    def __init__(self, in_channels, image_size, num_classes, bn_momentum, **options):\n"
+        "        raise MemoryError('too large')\n"
+    )
+    done = opt_run("-m", *mine, "rerun=true", PYTHONPATH=str(tmp_path))
+    assert done.returncode != 0
+    (old,) = tmp_path.glob("outputs/**/*.old-1/result.json")
+    assert old.read_bytes() == whole
+
+
+def test_a_network_that_changed_since_the_checkpoint_is_said(opt_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from opt_runner.networks import MLP as Mine\n")
+    mine = [*TINY, "tracking=none", "model._target_=mine.Mine"]
+    assert opt_run(*mine, PYTHONPATH=str(tmp_path)).returncode == 0
+    (path,) = tmp_path.glob("outputs/**/result.json")
+    path.unlink()
+    (tmp_path / "mine.py").write_text(
+        "from opt_runner.networks import MLP\n"
+        "class Mine(MLP):\n"
+        "    def __init__(self, in_channels, image_size, num_classes, bn_momentum, **options):\n"
+        "        super().__init__(in_channels, image_size, num_classes, (12, 12), bn_momentum)\n"
+    )
+    done = opt_run(*mine, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert "does not fit the network, whose code may have changed" in done.stderr
+    assert "Traceback" not in done.stderr

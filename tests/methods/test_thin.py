@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from opt_runner.methods import METHODS
+from opt_runner.methods import METHODS, Cayley
 from opt_runner.methods.thin import Kept, ThinMethod
 
 SIZES = [(4, 200, 16), (2, 27, 8), (1, 512, 12), (2, 10, 30)]
@@ -63,3 +63,13 @@ def test_an_error_in_a_thread_is_raised_and_the_number_of_threads_is_as_before()
         Failing().rotate_all(*stacks())
     assert Failing.seen == {1}
     assert torch.get_num_threads() == 2
+
+
+def test_a_method_of_a_users_own_may_change_the_map_of_one_of_these() -> None:
+    class Scaled(Cayley):
+        def rotate(self, R: Tensor, W: Tensor) -> Tensor:
+            return -super().rotate(R, W)
+
+    Rs, Ws = stacks()
+    for V, plain in zip(Scaled().rotate_all(Rs, Ws), Cayley().rotate_all(Rs, Ws), strict=True):
+        torch.testing.assert_close(V, -plain, rtol=0, atol=1e-3)

@@ -127,8 +127,8 @@ def test_angles_before_and_after(table: Comparison) -> None:
         assert sum(before) == pytest.approx(100)
         assert sum(after) == pytest.approx(100)
         assert (list(before) == list(after)) == (method != "standard")
-    assert figure.axes[0].texts[0].get_text() != "moved\n0.00%"
-    assert figure.axes[1].texts[0].get_text() == "moved\n0.00%"
+    assert figure.axes[0].texts[0].get_text() != "changed\n0.00%"
+    assert figure.axes[1].texts[0].get_text() == "changed\n0.00%"
 
 
 def test_a_style_belongs_to_a_method(write: Write, tables: Tables) -> None:

@@ -51,9 +51,14 @@ class ThinMethod(Method):
         raise NotImplementedError
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
-        return self.rotate_all([R], [W])[0]
+        return self._thin([R], [W])[0]
 
     def rotate_all(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
+        if type(self).rotate is not ThinMethod.rotate:  # a user's method, derived from one of these
+            return super().rotate_all(Rs, Ws)
+        return self._thin(Rs, Ws)
+
+    def _thin(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
         # Of a layer of more than d neurons Q itself is the smaller thing to make.
         thin = [W if W.shape[-1] <= W.shape[-2] else _identities(W) for W in Ws]
         Vs: tuple[Tensor, ...] = _Rotate.apply(self.apply, self.gradient, *Rs, *thin)

@@ -122,7 +122,7 @@ def of_any_device(planned: Cell) -> Cell | None:
     The device is in the signature: the directory is another than planned, beside it.
     """
     folder = planned.record.directory.parent
-    beside = (read(path) for path in sorted(folder.glob(f"seed{planned.seed}-*")))
+    beside = (read(p) for p in folder.glob(f"seed{planned.seed}-*") if ".old-" not in p.name)
     same = [
         cell
         for cell in beside

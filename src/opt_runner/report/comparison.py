@@ -99,13 +99,17 @@ class Comparison:
 
     @cached_property
     def best(self) -> Row | None:
-        """The row of the lowest mean test error among those that are surely below `standard`."""
-        surely = []
-        for row in self.rows:
-            difference, mean = self.difference(row), row.mean("test_error")
-            if difference and mean and difference.clears_zero and difference.mean < 0:
-                surely.append((mean.mean, row))
-        return min(surely, key=lambda pair: pair[0])[1] if surely else None
+        """The row furthest below `standard`, of those whose interval lies below zero and of whose
+        seeds none is missing: a method that is lost on one seed is not the best."""
+        below = [
+            (difference.mean, row)
+            for row in self.rows
+            if (difference := self.difference(row)) is not None
+            and difference.clears_zero
+            and difference.mean < 0
+            and not self.unfinished(row)
+        ]
+        return min(below, key=lambda pair: pair[0])[1] if below else None
 
     def unfinished(self, row: Row) -> dict[str, list[int]]:
         """Seeds without a finished cell by status; `missing` where other rows have the seed."""
@@ -282,8 +286,10 @@ def count(table: Comparison, row: Row) -> str:
 
 
 NOTES = (
-    "mean ± standard deviation over n seeds; test error at the last step",
-    "minus standard: paired by seed, mean and 95% interval of Student's t; the best row is marked "
-    "only where its interval lies below zero",
+    "mean ± standard deviation over n seeds that finished; test error at the last step; best: the "
+    "lowest of all tests, which is chosen by the test images themselves",
+    "minus standard: mean difference over the seeds that both finished, with the 95% interval of "
+    "Student's t, one method at a time; the best row is marked only where its interval lies below "
+    "zero and none of its seeds is missing",
     "energy: hyperspherical, summed over layers; |QᵀQ-I|: its largest entry over layers and seeds",
 )

@@ -40,6 +40,9 @@ def write(comparisons: Sequence[Comparison], folder: Path, title: str, command: 
     for name, content in contents.items():
         write_whole(folder / name, content)
     written = [folder / name for name in contents]
+    for name in PICTURES:
+        for former in [*folder.glob(f"{name}*.png"), *folder.glob(f"{name}*.svg")]:
+            former.unlink()
     for number, comparison in enumerate(comparisons, 1):
         for name, draw in PICTURES.items():
             figure = draw(comparison)

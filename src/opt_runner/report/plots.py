@@ -175,7 +175,7 @@ def angles(table: Comparison) -> "Figure | None":
         return None
     note = (
         "angles between a layer's neurons, % of pairs; light: before; line: after; "
-        "moved: to another bin"
+        "changed: of the histogram"
     )
     columns = min(4, len(rows))
     lines = math.ceil(len(rows) / columns)
@@ -191,7 +191,7 @@ def angles(table: Comparison) -> "Figure | None":
             axes.set_title(_words(row.label, 20), loc="left")
             moved = sum(abs(a - b) for a, b in zip(before, after, strict=True)) / 2
             axes.text(
-                0.03, 0.96, f"moved\n{moved:.2f}%",
+                0.03, 0.96, f"changed\n{moved:.2f}%",
                 transform=axes.transAxes, color=_QUIET, va="top", fontsize=8,
             )  # fmt: skip
             if place + columns >= len(rows):  # nothing stands below it

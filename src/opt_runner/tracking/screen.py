@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Mode = Literal["auto", "bar", "plain", "none"]
 
 _PLAIN_SECONDS = 10.0
+_SKIPPED_SECONDS = 0.5
 
 console = Console(highlight=False, soft_wrap=True)
 if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -69,13 +70,24 @@ class _SweepBar:
         self.total = total
         self.done = 0
         self.failed = 0
-        self.started = time.monotonic()
+        self.since = time.monotonic()
+        self.spent: list[float] = []
         self.task: TaskID | None = None
+
+    def count(self, failed: bool) -> None:
+        """A cell is over."""
+        now = time.monotonic()
+        self.done += 1
+        self.failed += failed
+        self.spent.append(now - self.since)
+        self.since = now
 
     def left(self) -> str:
         if not self.done:
             return ""
-        each = (time.monotonic() - self.started) / self.done
+        # Those that were finished before, and skipped, tell nothing of those to come.
+        trained = [seconds for seconds in self.spent if seconds > _SKIPPED_SECONDS] or self.spent
+        each = sum(trained) / len(trained)
         return f"{duration(each * (self.total - self.done))} left"
 
     def text(self) -> str:
@@ -99,8 +111,7 @@ def cell_done(result: Result | None) -> None:
     """A cell of the sweep is over; None: left to another process."""
     if _sweep is None:
         return
-    _sweep.done += 1
-    _sweep.failed += result is not None and result.status != "finished"
+    _sweep.count(failed=result is not None and result.status != "finished")
     if _bars is not None and _sweep.task is not None:
         _bars.update(_sweep.task, completed=_sweep.done, info=_sweep.text())
     elif _mode != "none" and not _live():

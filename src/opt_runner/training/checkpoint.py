@@ -31,6 +31,7 @@ def save(
     It takes its name only once it has been read back. `progress`: tensors and plain values.
     Raises CannotWrite.
     """
+    device = next(opt.parameters()).device
     state = {
         "signature": signature,
         "opt": opt.state_dict(),
@@ -38,7 +39,7 @@ def save(
         "progress": progress,
         "metrics_size": record.metrics_size(),
         "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
     def write(file: Any) -> None:
@@ -84,21 +85,29 @@ def load(
             for unusable in record.checkpoints():
                 set_aside(unusable)
             return None
-        opt.load_state_dict(state["opt"])
-        optimizer.load_state_dict(state["optimizer"])
+        try:
+            opt.load_state_dict(state["opt"])
+            optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{path} does not fit the network, whose code may have changed since "
+                f"({str(error).splitlines()[0]}): rerun=true starts over and keeps the old record"
+            ) from error
         torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], next(opt.parameters()).device)
         progress: dict[str, Any] = state["progress"]
         return progress
     return None
 
 
 def is_whole(record: Record) -> bool:
-    """Whether checkpoint.pt is as it was written, or is not there."""
+    """Whether checkpoint.pt is as it was written. One that somebody removed, with all that stood
+    beside it, is not missed."""
+    if not record.checkpoint.exists():
+        return not list(record.directory.glob("checkpoint.*"))
     try:
-        if record.checkpoint.exists():
-            _check(record.checkpoint)
+        _check(record.checkpoint)
     except Damaged:
         return False
     return True
@@ -108,6 +117,8 @@ def _read(path: Path) -> dict[str, Any]:
     _check(path)
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
     except Exception as error:  # of a damaged file torch.load raises anything
         raise Damaged(type(error).__name__) from error
     return state
@@ -118,6 +129,8 @@ def _check(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             altered = archive.testzip()
+    except OSError:  # what cannot be read now may be whole
+        raise
     except Exception as error:  # of a damaged file zipfile raises anything
         raise Damaged(str(error) or type(error).__name__) from error
     if altered:
