@@ -111,14 +111,15 @@ def _seconds(setup: Setup, optimizer: Optimizer, cell: Identity, steps: int) -> 
     def ignore(*arguments: Any) -> None:
         pass
 
-    started = time.perf_counter()
+    progress, started = Progress(step=1), time.perf_counter()
     # So short a schedule has no warm-up; its steps take as long, wherever they lead.
     with suppress(Diverged, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         train(
-            replace(setup, steps=steps + 1), optimizer, cell.config, Progress(step=1),
+            replace(setup, steps=steps + 1), optimizer, cell.config, progress,
             ignore, ignore, ignore, StopRequest(),
         )  # fmt: skip
-    return (time.perf_counter() - started) / steps
+    # Of a lost step `train` keeps no time; else it leaves out the test after the last step.
+    return (progress.seconds or time.perf_counter() - started) / steps
 
 
 def _show_cost(kinds: Sequence[Kind]) -> None:
