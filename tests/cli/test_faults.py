@@ -209,6 +209,8 @@ def test_a_signal_before_the_first_step(
         [COMMAND, *TINY, "tracking=none", "dataset._target_=slow.Slow"], cwd=tmp_path,
         env={**environment, "PYTHONPATH": str(tmp_path)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # What a shell starts in the background ignores SIGINT, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
     while process.stdout.readline() != "loading\n":
