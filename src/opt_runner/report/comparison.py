@@ -143,16 +143,20 @@ def compare(cells: Iterable[Cell]) -> list[Comparison]:
         version = cell.versions or min(versions[task], default=())
         tasks[task + _key(version)].append(cell)
     groups = sorted(tasks.values(), key=len, reverse=True)
-    described = [_description(group) for group in groups]
+    named: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for group in groups:
+        named[_names(group)].append(_description(group))
     return [
         Comparison(
-            dataset=str(group[0].config["dataset"]["name"]),
-            model=str(group[0].config["model"]["name"]),
-            differs=_differing(one, described),
-            rows=_rows(group),
+            *_names(group), _differing(_description(group), named[_names(group)]), _rows(group)
         )
-        for group, one in zip(groups, described, strict=True)
+        for group in groups
     ]
+
+
+def _names(group: list[Cell]) -> tuple[str, str]:
+    config = group[0].config
+    return str(config["dataset"]["name"]), str(config["model"]["name"])
 
 
 def _description(group: list[Cell]) -> dict[str, Any]:
