@@ -116,6 +116,7 @@ def _run(given: argparse.Namespace, command: str) -> list[str]:
         samples=given.samples,
         quick=given.quick,
         seconds=given.seconds,
+        plain_malloc=given.plain_malloc,
     )
     _make_folder(given.out)
     say(machine.line(settings.hardware))

@@ -10,6 +10,7 @@ import torch
 
 from opt_runner import config
 from opt_runner.bench.forms import eager
+from opt_runner.bench.settings import Settings
 from opt_runner.bench.workloads import WORKLOADS
 from opt_runner.hardware import set_up
 
@@ -32,12 +33,14 @@ def measurable(device: torch.device) -> bool:
     return device.type == "cuda" or _STATUS.exists()
 
 
-def peak_bytes(network: str, method: str, device: torch.device, threads: int) -> int:
+def peak_bytes(network: str, method: str, device: torch.device, settings: Settings) -> int:
     """The peak of `_STEPS` steps of a workload, in bytes, measured in a new process.
 
     Raises RuntimeError, with the process's last line, where it fails.
     """
-    command = [sys.executable, "-m", __name__, network, method, str(device), str(threads)]
+    command = [sys.executable, "-m", __name__, network, method, str(device), str(settings.threads)]
+    if settings.plain_malloc:
+        command.append("--plain-malloc")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr else "no message")
@@ -51,6 +54,7 @@ def main() -> None:
     parser.add_argument("method")
     parser.add_argument("device")
     parser.add_argument("threads", type=int)
+    parser.add_argument("--plain-malloc", action="store_true")
     given = parser.parse_args()
     hardware = set_up(
         config.Hardware(
@@ -59,7 +63,7 @@ def main() -> None:
             threads=given.threads,
             channels_last=True,
             compile=False,
-            reuse_memory=True,
+            reuse_memory=not given.plain_malloc,
         )
     )
     workload = WORKLOADS[given.network]

@@ -13,6 +13,7 @@ class Settings:
     samples: how many of each, where the parts' own numbers are not wanted.
     quick: a trial of the program itself, on tiny sizes: its times mean nothing.
     seconds: what `growth` may spend on one method.
+    plain_malloc: without `hardware.reuse_memory`.
     """
 
     hardware: Hardware
@@ -21,6 +22,7 @@ class Settings:
     samples: int | None = None
     quick: bool = False
     seconds: float = 300.0
+    plain_malloc: bool = False
 
     def count(self, full: int) -> int:
         """Samples to take, where a part would take `full`."""

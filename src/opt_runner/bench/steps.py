@@ -164,10 +164,7 @@ def _memory(network: str, methods: list[str], settings: Settings) -> list[Row]:
     for method in methods:
         row: Row = {"measure": "memory", "network": network, "method": method}
         try:
-            peaks = [
-                memory.peak_bytes(network, method, device, settings.threads)
-                for _ in range(processes)
-            ]
+            peaks = [memory.peak_bytes(network, method, device, settings) for _ in range(processes)]
         except RuntimeError as error:
             if method == "standard":
                 raise
