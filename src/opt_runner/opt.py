@@ -91,11 +91,13 @@ class OPT(nn.Module):
         device = next(iter(weights.values())).device.type
         with torch.autocast(device, enabled=False):
             groups = list(self._groups())
-            stacks = self.method.rotate_all(
-                [group.R for group in groups], [group.acted_on(weights) for group in groups]
+            Ws = [group.stack(weights) for group in groups]
+            Vs = self.method.rotate_all(
+                [group.R for group in groups],
+                [group.acted_on(W) for group, W in zip(groups, Ws, strict=True)],
             )
-            for group, V in zip(groups, stacks, strict=True):
-                effective |= group.effective(V, weights)
+            for group, V, W in zip(groups, Vs, Ws, strict=True):
+                effective |= group.effective(V, W, weights)
         return effective
 
     def penalty(self) -> Tensor:

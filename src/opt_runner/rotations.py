@@ -51,13 +51,13 @@ class RotationGroup(nn.Module):
         super().__init__()
         self.names = list(weights)
         self.method = method
-        W = self._stack(weights)
+        W = self.stack(weights)
         self.size = LayerSize(W.shape[1], W.shape[2], rows)
         self.row_seed = int(torch.randint(2**62, (), generator=generator))
         self.round = 0
         whole = rows == self.size.d
         self.register_buffer("rows", None if whole else self._draw_rows().to(W.device))
-        self.R = nn.Parameter(self._start(weights, generator))
+        self.R = nn.Parameter(self._start(W, generator))
 
     def get_extra_state(self) -> dict[str, int]:
         return {"row_seed": self.row_seed, "round": self.round}
@@ -71,17 +71,21 @@ class RotationGroup(nn.Module):
 
     def forward(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Effective weights {name: Q(R) W} of this group's layers from W = weights[name]."""
-        return self.effective(self.method.rotate(self.R, self.acted_on(weights)), weights)
+        W = self.stack(weights)
+        return self.effective(self.method.rotate(self.R, self.acted_on(W)), W, weights)
 
-    def acted_on(self, weights: Mapping[str, Tensor]) -> Tensor:
-        """The rows of W that R acts on, (k, s, n)."""
-        W = self._stack(weights)
+    def stack(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """W of this group's layers, (k, d, n)."""
+        return torch.stack([neurons(weights[name].detach()) for name in self.names])
+
+    def acted_on(self, W: Tensor) -> Tensor:
+        """The rows of W (k, d, n) that R acts on, (k, s, n)."""
         return W if self.rows is None else W.gather(1, self._index())
 
-    def effective(self, V: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Effective weights of this group's layers from V = Q(R) W of the rows that R acts on."""
+    def effective(self, V: Tensor, W: Tensor, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Effective weights from V = Q(R) W of the rows that R acts on, like `weights`."""
         if self.rows is not None:
-            V = self._stack(weights).scatter(1, self._index(), V)
+            V = W.scatter(1, self._index(), V)
         return {name: as_weight(v, weights[name]) for name, v in zip(self.names, V, strict=True)}
 
     def penalty(self) -> Tensor | None:
@@ -90,7 +94,7 @@ class RotationGroup(nn.Module):
     @torch.no_grad()
     def orthogonality_error(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Largest entry of |Q^T Q - I| of each layer, (k,)."""
-        return self.method.orthogonality_error(self.R, self.acted_on(weights))
+        return self.method.orthogonality_error(self.R, self.acted_on(self.stack(weights)))
 
     @torch.no_grad()
     def start_round(self, weights: Mapping[str, Tensor]) -> None:
@@ -100,17 +104,14 @@ class RotationGroup(nn.Module):
         self.round += 1
         if self.rows is not None:
             self.rows.copy_(self._draw_rows())
-        self.R.copy_(self._start(weights, self._generator()))
-
-    def _stack(self, weights: Mapping[str, Tensor]) -> Tensor:
-        return torch.stack([neurons(weights[name].detach()) for name in self.names])
+        self.R.copy_(self._start(self.stack(weights), self._generator()))
 
     def _index(self) -> Tensor:
         assert self.rows is not None
         return self.rows.unsqueeze(-1).expand(-1, -1, self.size.n)
 
-    def _start(self, weights: Mapping[str, Tensor], generator: torch.Generator | None) -> Tensor:
-        return torch.stack([self.method.initial(w, generator) for w in self.acted_on(weights)])
+    def _start(self, W: Tensor, generator: torch.Generator | None) -> Tensor:
+        return torch.stack([self.method.initial(w, generator) for w in self.acted_on(W)])
 
     def _draw_rows(self) -> Tensor:
         generator = self._generator()
