@@ -22,7 +22,15 @@ from opt_runner.hardware import Hardware
 from opt_runner.interrupt import Interrupted, StopRequest, stop_requests
 from opt_runner.methods import Method
 from opt_runner.opt import OPT
-from opt_runner.records import Busy, CannotWrite, Record, Result, set_aside, write_whole
+from opt_runner.records import (
+    Busy,
+    CannotWrite,
+    DamagedResult,
+    Record,
+    Result,
+    set_aside,
+    write_whole,
+)
 from opt_runner.tracking import screen, tracker
 from opt_runner.training import checkpoint
 from opt_runner.training.loop import Diverged, Progress, Setup, train
@@ -117,7 +125,7 @@ def _settled(cell: Identity, mend: bool = False) -> Result | None:
     """
     try:
         result = cell.record.read_result()
-    except UserError as error:
+    except DamagedResult as error:
         if mend:
             screen.say(f"{cell.title}: {error}; set aside as {set_aside(cell.record.result).name}")
         return None

@@ -24,6 +24,9 @@ from typing import IO, Any, Literal, Self
 
 from opt_runner.errors import UserError
 
+# Of the histograms of angles between neurons, over 0 to 180 degrees.
+ANGLE_BINS = 36
+
 
 class CannotWrite(Exception):
     """A file of a record could not be written: what was there before is as it was."""
@@ -31,6 +34,10 @@ class CannotWrite(Exception):
     def __init__(self, path: Path, error: OSError) -> None:
         reason = error.strerror or str(error)
         super().__init__(f"cannot write {path}: {reason}; make room, then run the command again")
+
+
+class DamagedResult(UserError):
+    """A result.json that is not as it was written."""
 
 
 class Busy(Exception):
@@ -58,7 +65,7 @@ class Result:
     train_loss: float | None = None
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
-    angles_start: list[int] | None = None  # pairs of neurons in 36 bins over 0 to 180 degrees
+    angles_start: list[int] | None = None  # pairs of neurons by bin, see ANGLE_BINS
     angles_end: list[int] | None = None
     orthogonality_error: float | None = None
     trainable_parameters: int | None = None
@@ -78,7 +85,8 @@ class Result:
     def read(cls, path: Path) -> Self | None:
         """The result at `path`, or None where none is there yet.
 
-        Raises UserError, naming the file, for one that is damaged.
+        Raises UserError, naming the file, for one that cannot be read, DamagedResult for one that
+        is damaged.
         """
         try:
             content = json.loads(path.read_text())
@@ -89,7 +97,7 @@ class Result:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged: {error}") from error
+            raise DamagedResult(f"{path} is damaged: {error}") from error
 
 
 class Record:

@@ -172,6 +172,15 @@ def test_a_diverging_cell_names_its_step(opt_run: Run, tmp_path: Path) -> None:
         assert result["error"] in done.stdout
 
 
+def test_a_decomposition_of_nan_is_divergence(opt_run: Run, tmp_path: Path) -> None:
+    """LAPACK refuses NaN before the next look at the loss."""
+    done = opt_run("method=ls", "optimizer.lr=1e30", "log.every=12", *QUIET)
+    assert done.returncode == 1
+    (result,) = results(tmp_path)
+    assert result["status"] == "diverged"
+    assert "step" in result["error"]
+
+
 def test_a_single_cell_that_fails_exits_with_1(opt_run: Run) -> None:
     done = opt_run("method=standard", "optimizer.lr=1e30", *QUIET)
     assert done.returncode == 1
