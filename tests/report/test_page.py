@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from opt_runner.report import plots
 from opt_runner.report.comparison import NOTES, Comparison, columns
 from opt_runner.report.page import page
 from tests.report.conftest import SEEDS, Write
@@ -52,9 +53,20 @@ class Reader(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+def drawn(table: Comparison) -> str:
+    command = "opt-report outputs --title '<&>'"
+    return page([table], [plots.drawn(table)], "All methods", command, "2026-11-21")
+
+
 @pytest.fixture
 def content(table: Comparison) -> str:
-    return page([table], "All methods", "opt-report outputs --title '<&>'", "2026-11-21")
+    return page(
+        [table],
+        [plots.drawn(table)],
+        "All methods",
+        "opt-report outputs --title '<&>'",
+        "2026-11-21",
+    )
 
 
 def test_it_is_well_formed_html(content: str) -> None:
@@ -117,7 +129,7 @@ def test_a_hostile_error_is_only_text(content: str) -> None:
 
 
 def test_pictures_do_not_share_ids(table: Comparison) -> None:
-    reader = Reader(page([table, table], "Twice", "opt-report", "today"))
+    reader = Reader(page([table, table], [plots.drawn(table)] * 2, "Twice", "opt-report", "today"))
     pictures = reader.of("svg")
     assert len(pictures) == 8
     ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
@@ -134,12 +146,18 @@ def test_pictures_do_not_share_ids(table: Comparison) -> None:
 
 
 def test_the_same_page_every_time(table: Comparison, content: str) -> None:
-    again = page([table], "All methods", "opt-report outputs --title '<&>'", "2026-11-21")
+    again = page(
+        [table],
+        [plots.drawn(table)],
+        "All methods",
+        "opt-report outputs --title '<&>'",
+        "2026-11-21",
+    )
     assert again == content
 
 
 def test_a_page_of_nothing() -> None:
-    assert "No cells." in Reader(page([], "Empty", "opt-report", "today")).words
+    assert "No cells." in Reader(page([], [], "Empty", "opt-report", "today")).words
 
 
 @pytest.mark.skipif(_CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome")

@@ -10,16 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from opt_runner.bench.curve import Curve
+from opt_runner.report.plots import COLOURS
 
-# Okabe and Ito's palette, told apart with any colour vision. sopt has the colour of its inner map.
-_COLOURS = {
-    "gs": "#0072B2",
-    "hr": "#009E73",
-    "ls": "#D55E00",
-    "cayley": "#CC79A7",
-    "ogd": "#E69F00",
-    "or": "#000000",
-}
 _QUIET = "#666666"
 _LABELS_AT = 1.06  # of the axes' width
 _LABEL_DISTANCE = 0.05  # of the axes' height, at least
@@ -63,7 +55,8 @@ def _line(axes: Axes, name: str, curve: Curve) -> None:
 
 
 def _colour(name: str) -> str:
-    return _COLOURS[name.removeprefix("sopt (").removesuffix(")")]
+    # sopt has the colour of its inner map, and is dashed.
+    return COLOURS[name.removeprefix("sopt (").removesuffix(")")]
 
 
 def _style(axes: Axes, sizes: list[int]) -> None:

@@ -48,21 +48,20 @@ class Row:
 
     def energy(self, name: str) -> Mean | None:
         """Of `energy_start` or `energy_end`, summed over layers."""
-        sums = []
-        for result in self.finished.values():
-            layers = list((getattr(result, name) or {}).values())
-            if layers and None not in layers:
-                sums.append(sum(layers))
-        return Mean.of(sums)
+        sums = [_total(getattr(result, name)) for result in self.finished.values()]
+        return Mean.of([total for total in sums if total is not None])
 
     def energy_change(self) -> Mean | None:
         """In percent of where it began."""
-        changes = []
-        for result in self.finished.values():
-            start, end = (result.energy_start or {}).values(), (result.energy_end or {}).values()
-            if start and end and None not in start and None not in end:
-                changes.append(100 * (sum(end) / sum(start) - 1))
-        return Mean.of(changes)
+        pairs = [(_total(r.energy_start), _total(r.energy_end)) for r in self.finished.values()]
+        known = [(a, b) for a, b in pairs if a is not None and b is not None]
+        return Mean.of([100 * (end / start - 1) for start, end in known])
+
+
+def _total(layers: dict[str, float] | None) -> float | None:
+    """The sum over layers; None where one is not known, as records hold null for NaN."""
+    values = list((layers or {}).values())
+    return sum(values) if values and None not in values else None
 
 
 @dataclass(frozen=True)

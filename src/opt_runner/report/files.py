@@ -18,9 +18,6 @@ QUANTITIES = (
     "test_error", "best_test_error", "train_loss", "orthogonality_error", "trainable_parameters",
     "images_per_second", "seconds",
 )  # fmt: skip
-PICTURES = {
-    "curves": plots.curves, "energy": plots.energy, "dots": plots.dots, "angles": plots.angles,
-}  # fmt: skip
 
 
 def write(comparisons: Sequence[Comparison], folder: Path, title: str, command: str) -> list[Path]:
@@ -30,25 +27,24 @@ def write(comparisons: Sequence[Comparison], folder: Path, title: str, command: 
     """
     folder.mkdir(parents=True, exist_ok=True)
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    pictures = [plots.drawn(comparison) for comparison in comparisons]
     contents = {
         "report.md": markdown(comparisons, title, command, date),
         "report.csv": comma_separated(comparisons),
         "report.json": as_json(comparisons, title, command, date),
         "report.tex": latex(comparisons),
-        "report.html": page.page(comparisons, title, command, date),
+        "report.html": page.page(comparisons, pictures, title, command, date),
     }
     for name, content in contents.items():
         write_whole(folder / name, content)
     written = [folder / name for name in contents]
-    for name in PICTURES:
+    for name in plots.PICTURES:
         for former in [*folder.glob(f"{name}*.png"), *folder.glob(f"{name}*.svg")]:
             former.unlink()
-    for number, comparison in enumerate(comparisons, 1):
-        for name, draw in PICTURES.items():
-            figure = draw(comparison)
-            if figure is not None:
-                suffix = f"-{number}" if len(comparisons) > 1 else ""
-                written += plots.save(figure, folder / f"{name}{suffix}")
+    for number, drawn in enumerate(pictures, 1):
+        suffix = f"-{number}" if len(comparisons) > 1 else ""
+        for name, figure in drawn.items():
+            written += plots.save(figure, folder / f"{name}{suffix}")
     return written
 
 

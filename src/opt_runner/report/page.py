@@ -4,7 +4,7 @@ It loads nothing: no script, no style sheet, no font, no picture from elsewhere.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -18,17 +18,19 @@ from opt_runner.report.comparison import Comparison, Row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FIGURES: list[tuple[str, Callable[[Comparison], "Figure | None"], str]] = [
-    ("curves", plots.curves, "Test error and train loss against steps"),
-    ("dots", plots.dots, "Test errors with their intervals"),
-    ("energy", plots.energy, "Change of the hyperspherical energy against steps"),
-    ("angles", plots.angles, "Angles between neurons before and after training"),
-]
+Pictures = Mapping[str, "Figure"]
 
 
-def page(comparisons: Sequence[Comparison], title: str, command: str, date: str) -> str:
-    """The page. command: what made it. date: when."""
-    sections = [_section(table, f"table{n}") for n, table in enumerate(comparisons, 1)]
+def page(
+    comparisons: Sequence[Comparison],
+    pictures: Sequence[Pictures],
+    title: str,
+    command: str,
+    date: str,
+) -> str:
+    """The page. pictures: as drawn, for each comparison. command: what made it. date: when."""
+    tables = enumerate(zip(comparisons, pictures, strict=True), 1)
+    sections = [_section(table, drawn, f"table{n}") for n, (table, drawn) in tables]
     contents = "".join(
         f'<li><a href="#table{n}">{_text(table.title)}</a></li>'
         for n, table in enumerate(comparisons, 1)
@@ -56,11 +58,10 @@ def page(comparisons: Sequence[Comparison], title: str, command: str, date: str)
 """
 
 
-def _section(table: Comparison, name: str) -> str:
+def _section(table: Comparison, pictures: Pictures, name: str) -> str:
     figures = "".join(
-        _figure(figure, f"{name}-{kind}", f"{what}: {table.title}")
-        for kind, draw, what in _FIGURES
-        if (figure := draw(table)) is not None
+        _figure(figure, f"{name}-{kind}", f"{plots.PICTURES[kind][1]}: {table.title}")
+        for kind, figure in pictures.items()
     )
     notes = "".join(f"<li>{_text(note)}</li>" for note in comparison.NOTES)
     cells = "".join(_cell(row, cell) for row in table.rows for cell in row.cells)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opt_runner.records import write_whole
+from opt_runner.records import ANGLE_BINS, write_whole
 from opt_runner.report.cells import Cell
 from opt_runner.report.comparison import Comparison, Row, count
 from opt_runner.report.statistics import Difference
@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # slow to import: here only where something is drawn
 
 _QUIET = "#666666"
 _WIDTH = 7.5  # inches: a page's text
-_ANGLE_BINS = 36  # over 180 degrees
 # In percent. Less is the rounding of float32, which an axis of its own would make look like change.
 _LEAST_ENERGY = 0.01
 
@@ -44,15 +43,25 @@ _SOLID, _DASHED, _DOTTED, _DASHDOT = "solid", (0, (5, 2)), (0, (1, 1.3)), (0, (5
 _DASHES = [_SOLID, _DASHED, _DOTTED, _DASHDOT]
 # Okabe and Ito's palette without its yellow, which is lost on white; `standard` is the ground that
 # the others stand before.
+COLOURS = {
+    "standard": "#777777",
+    "gs": "#0072B2",
+    "hr": "#009E73",
+    "ls": "#D55E00",
+    "cayley": "#CC79A7",
+    "ogd": "#E69F00",
+    "or": "#000000",
+    "sopt": "#56B4E9",
+}
 _STYLES = {
-    "standard": _Style("#777777", _SOLID, "o", 2.6),
-    "gs": _Style("#0072B2", _SOLID, "s"),
-    "hr": _Style("#009E73", _DASHED, "^"),
-    "ls": _Style("#D55E00", _DOTTED, "v"),
-    "cayley": _Style("#CC79A7", _DASHDOT, "D"),
-    "ogd": _Style("#E69F00", _SOLID, "P"),
-    "or": _Style("#000000", _DASHED, "X"),
-    "sopt": _Style("#56B4E9", _DASHDOT, ">"),
+    "standard": _Style(COLOURS["standard"], _SOLID, "o", 2.6),
+    "gs": _Style(COLOURS["gs"], _SOLID, "s"),
+    "hr": _Style(COLOURS["hr"], _DASHED, "^"),
+    "ls": _Style(COLOURS["ls"], _DOTTED, "v"),
+    "cayley": _Style(COLOURS["cayley"], _DASHDOT, "D"),
+    "ogd": _Style(COLOURS["ogd"], _SOLID, "P"),
+    "or": _Style(COLOURS["or"], _DASHED, "X"),
+    "sopt": _Style(COLOURS["sopt"], _DASHDOT, ">"),
 }
 # For methods of a user's own, from Tol's muted palette.
 _OWN_COLOURS = ["#882255", "#332288", "#999933", "#44AA99"]
@@ -169,7 +178,7 @@ def angles(table: Comparison) -> "Figure | None":
     rows = [(row, kept) for row in table.rows if (kept := _angles(row))]
     if not rows:
         return None
-    edges = [180 / _ANGLE_BINS * k for k in range(_ANGLE_BINS + 1)]
+    edges = [180 / ANGLE_BINS * k for k in range(ANGLE_BINS + 1)]
     used = [k for _, kept in rows for of in kept for k, share in enumerate(of) if share > 0]
     if not used:
         return None
@@ -196,12 +205,27 @@ def angles(table: Comparison) -> "Figure | None":
             )  # fmt: skip
             if place + columns >= len(rows):  # nothing stands below it
                 axes.tick_params(labelbottom=True)
-        left, right = edges[max(0, min(used) - 1)], edges[min(_ANGLE_BINS, max(used) + 2)]
+        left, right = edges[max(0, min(used) - 1)], edges[min(ANGLE_BINS, max(used) + 2)]
         grid[0, 0].set_xlim(left, right)
         grid[0, 0].xaxis.set_major_locator(MultipleLocator(30 if right - left > 60 else 10))
         grid[0, 0].xaxis.set_major_formatter(lambda value, _: f"{value:g}°")
         grid[0, 0].set_ylim(bottom=0)
     return figure
+
+
+# By name, with what they show, in the order of a page.
+PICTURES: dict[str, tuple[Callable[[Comparison], "Figure | None"], str]] = {
+    "curves": (curves, "Test error and train loss against steps"),
+    "dots": (dots, "Test errors with their intervals"),
+    "energy": (energy, "Change of the hyperspherical energy against steps"),
+    "angles": (angles, "Angles between neurons before and after training"),
+}
+
+
+def drawn(table: Comparison) -> "dict[str, Figure]":
+    """The pictures of a table by name, without those for which its records hold nothing."""
+    figures = {name: draw(table) for name, (draw, _) in PICTURES.items()}
+    return {name: figure for name, figure in figures.items() if figure is not None}
 
 
 def save(figure: "Figure", path: Path) -> list[Path]:
@@ -441,7 +465,7 @@ def _is_number(value: Any) -> bool:
 def _angles(row: Row) -> tuple[list[float], list[float]] | None:
     """Percent of pairs by bin before and after, over the seeds that have both."""
     pairs = [(result.angles_start, result.angles_end) for result in row.finished.values()]
-    known = [(a, b) for a, b in pairs if a and b and len(a) == len(b) == _ANGLE_BINS]
+    known = [(a, b) for a, b in pairs if a and b and len(a) == len(b) == ANGLE_BINS]
     if not known:
         return None
     return _percent([a for a, _ in known]), _percent([b for _, b in known])

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Sequence
 
 from opt_runner.config import Config
+from opt_runner.report import plots
 from opt_runner.report.comparison import Comparison
-from opt_runner.report.files import PICTURES
 from opt_runner.tracking import screen, tracker
 
 log = logging.getLogger(__name__)
@@ -33,18 +33,14 @@ def _log_one(run: object, comparison: Comparison) -> None:
     import wandb
     from PIL import Image
 
-    from opt_runner.report import plots
-
     shown = comparison.columns()
     table = wandb.Table(
         columns=[heading for heading, _ in shown],
         data=[[cell(comparison, row) for _, cell in shown] for row in comparison.rows],
     )
     content: dict[str, object] = {f"{comparison.title}/table": table}
-    for name, draw in PICTURES.items():
-        figure = draw(comparison)
-        if figure is not None:
-            file = io.BytesIO()
-            plots.write(figure, file, "png")
-            content[f"{comparison.title}/{name}"] = wandb.Image(Image.open(file))
+    for name, figure in plots.drawn(comparison).items():
+        file = io.BytesIO()
+        plots.write(figure, file, "png")
+        content[f"{comparison.title}/{name}"] = wandb.Image(Image.open(file))
     run.log(content)  # type: ignore[attr-defined]

@@ -9,9 +9,9 @@ from opt_runner.datasets import normalise
 from opt_runner.energy import angles, hyperspherical_energy
 from opt_runner.hardware import Hardware
 from opt_runner.opt import OPT, merge
+from opt_runner.records import ANGLE_BINS
 
 _BATCH = 1000
-ANGLE_BINS = 36
 
 
 @torch.no_grad()
@@ -31,7 +31,7 @@ class Geometry:
     """What OPT is meant to keep: energy per layer, and Q^T Q = I."""
 
     energy: dict[str, float]
-    angles: list[int]  # pairs of neurons of all layers, in equal bins over 0 to 180 degrees
+    angles: list[int]  # pairs of neurons of all layers by bin
     orthogonality_error: float | None
 
 
