@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from opt_runner.interrupt import Interrupted, stop_requests
+from opt_runner.training.interrupt import Interrupted, stop_requests
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_is_a_request_and_the_second_stops_at_once(signum: signal.Signals) -> None:
     program = f"""
 import os, signal
-from opt_runner.interrupt import raise_on_sigterm, stop_requests
+from opt_runner.training.interrupt import raise_on_sigterm, stop_requests
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
 raise_on_sigterm()
 with stop_requests() as stop:

@@ -18,8 +18,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def explain(error: ValidationError, where: str, known: Iterable[str]) -> str:
-    """A pydantic error as one line a fault. `where` names the node, `known` its keys."""
-    return "\n".join(_explain_one(dict(fault), where, list(known)) for fault in error.errors())
+    """A pydantic error as one line a fault.
+
+    where: the dotted key of the node, or "" for the whole config. known: the keys below it.
+    """
+    dotted = sorted({f"{where}.{key}" if where else key for key in known})
+    return "\n".join(_explain_one(dict(fault), where, dotted) for fault in error.errors())
 
 
 def _explain_one(fault: dict[str, Any], where: str, known: list[str]) -> str:
@@ -29,11 +33,19 @@ def _explain_one(fault: dict[str, Any], where: str, known: list[str]) -> str:
     key = ".".join([where, *path] if where else path)
     match fault["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
-            allowed = ", ".join(sorted(known)) or "none"
-            return f"unknown key {key!r}{nearest(path[-1], known)} (keys here: {allowed})"
+            return f"unknown key {key!r}{nearest(key, known)} {_beside(key, known)}"
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return f"{key} is missing"
         case "value_error":
             return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
     message = fault["msg"].removeprefix("Input should be ")
     return f"{key}: must be {message}, got {fault['input']!r}"
+
+
+def _beside(key: str, known: list[str]) -> str:
+    """The keys of the node that an unknown key was given in."""
+    node = key.rpartition(".")[0]
+    if not node:
+        return "(opt-run --cfg job shows all keys)"
+    keys = [one for one in known if one.rpartition(".")[0] == node]
+    return f"({node} takes {', '.join(keys)})" if keys else f"({node} takes no keys)"

@@ -10,7 +10,7 @@ from opt_runner.bench.settings import Settings
 from opt_runner.bench.training_step import TrainingStep
 from opt_runner.bench.workloads import WORKLOADS
 from opt_runner.datasets import Images
-from opt_runner.interrupt import StopRequest
+from opt_runner.training.interrupt import StopRequest
 from opt_runner.training.loop import Progress, Setup, train
 
 STEPS = 5

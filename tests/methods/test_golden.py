@@ -13,7 +13,7 @@ import torch
 
 from opt_runner import OPT
 from opt_runner.networks import PlainCNN
-from opt_runner.rotations import neurons
+from opt_runner.opt.layers import Layer
 from opt_runner.training.loss import smoothed_cross_entropy
 
 GOLDEN = Path(os.environ.get("OPT_GOLDEN_DIR") or Path(__file__).parents[1] / "golden")
@@ -60,12 +60,13 @@ def build(golden, meta, method: str, **options) -> OPT:
             W = torch.from_numpy(golden[f"init/{recorded}/fix"])
             n, c, kh, kw = weight.shape
             weight.copy_(W.reshape(kh, kw, c, n).permute(3, 2, 0, 1))
-        for group in opt.rotations:
-            for i, name in enumerate(group.names):
-                recorded = LAYERS[name.removesuffix(".weight")]
-                group.R[i] = torch.from_numpy(golden[f"init/{recorded}/rotation"])
-                if group.rows is not None:
-                    group.rows[i] = torch.from_numpy(golden[f"index/{recorded}"]).long()
+        for stack in opt.stacks:
+            for i, layer in enumerate(stack.layers):
+                recorded = LAYERS[layer.name]
+                stack.trained["R"][i] = torch.from_numpy(golden[f"init/{recorded}/rotation"])
+                if "S" in stack.tensors:
+                    S = torch.from_numpy(golden[f"index/{recorded}"]).long()
+                    stack.tensors["S"][i] = S
     return opt
 
 
@@ -136,6 +137,6 @@ def test_replays_the_reference(method: str, dtype: torch.dtype) -> None:
 
 def test_axis_order_is_the_references() -> None:
     weight = torch.arange(2 * 3 * 2 * 2).reshape(2, 3, 2, 2)  # (n, c_in, kh, kw)
-    W = neurons(weight)
+    W = Layer("conv", "conv.weight", d=12, n=2).matrix(weight)
     kh, kw, c, n = 1, 0, 2, 1
     assert W[(kh * 2 + kw) * 3 + c, n] == weight[n, c, kh, kw]

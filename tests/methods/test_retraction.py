@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from opt_runner import OPT
 from opt_runner.methods import OrthogonalGradientDescent
-from opt_runner.methods.retraction import RetractionSGD
+from opt_runner.methods.kernels.retraction_sgd import RetractionSGD
 
 
 def descend(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from opt_runner.methods import METHODS, Cayley
-from opt_runner.methods.thin import Kept, ThinMethod
+from opt_runner.methods.kernels.fused import Kept, ThinMethod
 
 SIZES = [(4, 200, 16), (2, 27, 8), (1, 512, 12), (2, 10, 30)]
 

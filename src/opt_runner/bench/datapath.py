@@ -14,8 +14,8 @@ from opt_runner.bench.settings import Settings
 from opt_runner.bench.summary import Summary
 from opt_runner.bench.timing import Task, interleaved, paired, sampler
 from opt_runner.bench.workloads import WORKLOADS, Workload
+from opt_runner.console.screen import say
 from opt_runner.datasets import Digits, Images
-from opt_runner.tracking.screen import say
 
 _SHARE_LIMIT = 0.03  # of a step
 _FACTOR_LIMIT = 10.0  # times as fast as the DataLoader

@@ -11,9 +11,9 @@ from opt_runner.bench.settings import Settings
 from opt_runner.bench.timing import first_line
 from opt_runner.bench.training_step import TrainingStep
 from opt_runner.bench.workloads import WORKLOADS
+from opt_runner.console.screen import say
 from opt_runner.datasets import Digits
 from opt_runner.methods import METHODS
-from opt_runner.tracking.screen import say
 
 # The most that an entry of |Q^T Q - I| may be. `or` is not exact and has no limit.
 _LIMITS = {"gs": 2e-5, "hr": 2e-5, "ls": 2e-5, "cayley": 2e-5, "ogd": 1e-4, "sopt": 2e-5}

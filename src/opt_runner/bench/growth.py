@@ -14,7 +14,7 @@ from opt_runner.bench.rotations import OURS
 from opt_runner.bench.settings import Settings
 from opt_runner.bench.summary import Summary, figure
 from opt_runner.bench.timing import Sampler, first_line, interleaved, sampler
-from opt_runner.tracking.screen import say
+from opt_runner.console.screen import say
 
 _COLUMNS = 64
 # 4,608 is the widest layer of a ResNet, 512 x 3 x 3.

@@ -12,12 +12,12 @@ from rich.console import Console
 
 from opt_runner import components
 from opt_runner.config import Config
+from opt_runner.console import screen
 from opt_runner.datasets import Augment, Batches, Images
 from opt_runner.hardware import Hardware
-from opt_runner.interrupt import StopRequest
 from opt_runner.opt import OPT
 from opt_runner.records import Record
-from opt_runner.tracking import screen
+from opt_runner.training.interrupt import StopRequest
 from opt_runner.training.loop import Progress, Setup, train
 
 

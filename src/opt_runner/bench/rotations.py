@@ -21,9 +21,9 @@ from opt_runner.bench.report import Report, Row, table, verdict
 from opt_runner.bench.settings import Settings
 from opt_runner.bench.summary import Summary, figure
 from opt_runner.bench.timing import Task, first_line, interleaved, sampler
+from opt_runner.console.screen import say
 from opt_runner.methods import METHODS, Method
 from opt_runner.methods.sopt import StochasticOPT
-from opt_runner.tracking.screen import say
 
 _COLUMNS = 64
 # Of what takes longer than this together, three samples are enough.

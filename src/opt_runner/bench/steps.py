@@ -13,8 +13,8 @@ from opt_runner.bench.summary import Summary, figure
 from opt_runner.bench.timing import Task, first_line, paired, sampler
 from opt_runner.bench.training_step import TrainingStep
 from opt_runner.bench.workloads import WORKLOADS, Workload
+from opt_runner.console.screen import say
 from opt_runner.methods import METHODS
-from opt_runner.tracking.screen import say
 
 # The most that a step of CNN-9 may take, as ratio to `standard`.
 _LIMITED = "cnn9"

@@ -1,4 +1,4 @@
-"""The variants of OPT, one file each, and `standard`."""
+"""The methods, one file each: plain training and the variants of OPT."""
 
 from opt_runner.methods.base import Method, method_options
 from opt_runner.methods.cayley import Cayley
@@ -7,6 +7,7 @@ from opt_runner.methods.hr import Householder
 from opt_runner.methods.ls import Lowdin
 from opt_runner.methods.ogd import OrthogonalGradientDescent
 from opt_runner.methods.or_ import OrthogonalRegularization
+from opt_runner.methods.rotation import Rotation
 from opt_runner.methods.sopt import StochasticOPT
 from opt_runner.methods.standard import Standard
 
@@ -21,4 +22,10 @@ METHODS: dict[str, type[Method]] = {
     "sopt": StochasticOPT,
 }
 
-__all__ = ["METHODS", "Method", "method_options", *sorted(c.__name__ for c in METHODS.values())]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Rotation",
+    "method_options",
+    *sorted(c.__name__ for c in METHODS.values()),
+]

@@ -1,16 +1,18 @@
-"""What a method is: how R starts, what Q(R) W is, and what trains R."""
+"""What a method is: what trains for a layer, the weight made of it, the penalty, the optimizer."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from opt_runner.energy import orthogonality_error
+if TYPE_CHECKING:
+    from opt_runner.opt.layers import Layer
+    from opt_runner.opt.stack import Stack
 
-Start = Literal["normal", "identity", "orthogonal"]
+Tensors = Mapping[str, Tensor]
 
 # Unknown options are errors, and a method never changes once built.
 method_options = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -18,69 +20,110 @@ method_options = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="f
 
 @method_options
 class Method:
-    """A variant of OPT. Subclass it, decorate with `@method_options`, and give `rotate`.
+    """How the layers of a network train. This base class is plain training: V = W, and W trains.
 
-    start: R starts with entries from N(0, 1) (`normal`), as I (`identity`), or as a random
-    orthogonal matrix, uniform over the group (`orthogonal`).
+    A method is one file: subclass this, decorate with `@method_options`, and override what differs.
+    All layers that are alike (same d and n, same `kind`) are worked on together, as a stack of k:
+    W and V are (k, d, n), neurons are columns. `draw` and `init` are asked layer by layer, for
+    W (d, n); a tensor of shape (...) that they give comes back to the others as (k, ...), by its
+    name:
+
+        class TwoSided(Method):                       # V = Q(R) W Q(P)
+            def init(self, layer, W, generator, **fixed):
+                return {"R": torch.randn(layer.d, layer.d, generator=generator),
+                        "P": torch.randn(layer.n, layer.n, generator=generator)}
+            def weight(self, W, R, P):
+                return Q(R) @ W @ Q(P)
+
+    label: the method's name in pictures; None: the name that its config has.
+    colour: its colour in pictures, as #rrggbb; None: one is chosen.
+    output_layer: whether the method covers the network's last layer, the classifier, as well.
+    optimizer_class: what steps; torch.optim.SGD or one derived from it.
     """
 
-    start: Start = "normal"
-
-    rotates: ClassVar[bool] = True
+    label: ClassVar[str | None] = None
+    colour: ClassVar[str | None] = None
+    output_layer: ClassVar[bool] = False
     optimizer_class: ClassVar[type[torch.optim.SGD]] = torch.optim.SGD
 
-    def rotate(self, R: Tensor, W: Tensor) -> Tensor:
-        """Q(R) W for R (k, d, d) and W (k, d, n), differentiable in R; W never trains."""
-        raise NotImplementedError(f"{type(self).__name__} must define rotate(R, W)")
+    @property
+    def trains_weight(self) -> bool:
+        """Whether W itself trains; where it does not, it is frozen."""
+        return not self.has_tensors
 
-    def rotate_all(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
-        """`rotate` for stacks of several sizes."""
-        return [self.rotate(R, W) for R, W in zip(Rs, Ws, strict=True)]
-
-    def penalty(self, R: Tensor) -> Tensor | None:
-        """A term added to the loss for R (k, d, d), or None where there is none."""
+    def kind(self, layer: "Layer") -> Hashable:
+        """Layers of equal d, n and kind share a stack: name here what else tells them apart."""
         return None
 
-    def plain_group(self, lr: float, weight_decay: float) -> dict[str, Any]:
-        """Optimizer options of the parameter group of everything that trains beside R."""
-        return {"lr": lr, "weight_decay": weight_decay}
+    def initial_weight(
+        self, layer: "Layer", W: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """W (d, n) as it starts, made of the network's own W (d, n)."""
+        return W
 
-    def rotation_group(self, lr: float, weight_decay: float) -> dict[str, Any]:
-        """Optimizer options of the parameter group that holds R.
+    def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
+        """Tensors that do not train, as sopt's rows: fixed until a `Stack.restart` draws anew."""
+        return {}
 
+    def init(
+        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
+    ) -> Tensors:
+        """What trains for W (d, n), as it starts; fixed: what `draw` gave."""
+        return {}
+
+    def weight(self, W: Tensor, *args: Any, **tensors: Any) -> Tensor:
+        """The effective weight V (k, d, n), differentiable in what trains."""
+        raise NotImplementedError(f"{type(self).__name__} must define weight(W, **tensors)")
+
+    def weights(self, Ws: Sequence[Tensor], tensors: Sequence[Tensors]) -> list[Tensor]:
+        """`weight` for all stacks, for methods that work faster on all of them together."""
+        return [self.weight(W, **of_stack) for W, of_stack in zip(Ws, tensors, strict=True)]
+
+    def penalty(
+        self, layer: "Layer", W: Tensor, V: Tensor, *args: Any, **tensors: Any
+    ) -> Tensor | None:
+        """A term added to the loss, summed over the stack: a scalar, or None for none.
+
+        layer: one of the stack's, which stands for all: they have the same sizes and kind.
+        """
+        return None
+
+    def measure(self, W: Tensor, V: Tensor, *args: Any, **tensors: Any) -> Tensors:
+        """What is measured at every test: name -> (k,), of which the largest is reported.
+
+        Where there is a Q, `orthogonality_error`: the largest entry of |Q^T Q - I|.
+        """
+        return {}
+
+    def optimizer_options(
+        self, tensor: str | None, lr: float, weight_decay: float
+    ) -> dict[str, Any]:
+        """Options of the optimizer's parameter group for what `init` calls `tensor`.
+
+        None: the group of all else that trains, as BatchNorm, the classifier and W where it trains.
         `milestone_factor`, where given, replaces the recipe's factor at the milestones.
         """
         return {"lr": lr, "weight_decay": weight_decay}
 
-    def initial(self, W: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """What trains for W (d, n), as it starts: R (d, d), drawn from `generator` on the CPU."""
-        return self._initial_square(W.shape[0], generator).to(W)
-
-    def orthogonality_error(self, R: Tensor, W: Tensor) -> Tensor:
-        """Largest entry of |Q^T Q - I| for each R of the stack: (k,)."""
-        eye = torch.eye(W.shape[-2], dtype=R.dtype, device=R.device)
-        return orthogonality_error(self.rotate(R, eye.expand_as(R).contiguous()))
-
-    def _initial_square(self, d: int, generator: torch.Generator | None) -> Tensor:
-        if self.start == "identity":
-            return torch.eye(d)
-        R = torch.randn(d, d, generator=generator)
-        if self.start == "normal":
-            return R
-        Q, U = torch.linalg.qr(R)
-        # Without the signs Q would not be uniform over the orthogonal group (Mezzadri 2007).
-        orthogonal: Tensor = Q * U.diagonal().sign()
-        return orthogonal
-
-    def rows(self, d: int, first: bool) -> int:
-        """How many of the d rows of W a rotation acts on: all, unless the method takes a share."""
-        return d
-
-    @property
-    def steps_a_round(self) -> int | None:
-        """After how many steps the rotations of a share are written into W, or None for never."""
-        return None
+    def after_step(
+        self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Called after each step of the optimizer, step = 1, 2, ...: rounds turn here."""
 
     def scaled_to(self, steps: int) -> Self:
         """This method for a budget of `steps`, where its options depend on it."""
         return self
+
+    @property
+    def has_tensors(self) -> bool:
+        """Whether layers have tensors of the method's own; else V is W."""
+        cls = type(self)
+        return cls.init is not Method.init or cls.draw is not Method.draw
+
+    @property
+    def has_penalty(self) -> bool:
+        return type(self).penalty is not Method.penalty
+
+    @property
+    def acts_after_step(self) -> bool:
+        return type(self).after_step is not Method.after_step

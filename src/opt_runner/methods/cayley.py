@@ -1,23 +1,27 @@
 """OPT (CP): Q is the Cayley transform of a skew-symmetric matrix."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
-from opt_runner.methods.linalg import skew_product
-from opt_runner.methods.thin import Kept, ThinMethod
+from opt_runner.methods.kernels.fused import FusedRotation, Saved
+from opt_runner.methods.kernels.linalg import skew_product
 
 
 @method_options
-class Cayley(ThinMethod):
+class Cayley(FusedRotation):
     """Q(R) = (I + A)(I - A)^-1 with A = triu(R, 1) - triu(R, 1)^T: det Q = 1.
 
     Only the strict upper triangle of R acts. I - A has singular values >= 1: the transform exists
     for every R and loses no accuracy.
     """
 
+    colour: ClassVar[str] = "#CC79A7"
+
     @staticmethod
-    def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Kept]:
+    def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
         """V = Q W without Q. With B = I - A: Y = B^-1 W, V = (2I - B) Y = 2Y - W."""
         upper = R.triu(1)
         B = upper.mT - upper
@@ -28,8 +32,8 @@ class Cayley(ThinMethod):
         return 2 * Y - W, (LU, pivots, Y)
 
     @staticmethod
-    def gradient(kept: Kept, G: Tensor) -> Tensor:
+    def gradient(saved: Saved, G: Tensor) -> Tensor:
         """dL/dR = 2 triu(Z Y^T - Y Z^T, 1) with Z = B^-T G, by the factors of B."""
-        LU, pivots, Y = kept
+        LU, pivots, Y = saved
         Z = torch.linalg.lu_solve(LU, pivots, 2 * G, adjoint=True)
         return skew_product(Z, Y).triu_(1)

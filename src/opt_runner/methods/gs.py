@@ -1,22 +1,26 @@
 """OPT (GS): Q is the Gram-Schmidt orthonormalisation of the rows of R."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
-from opt_runner.methods.linalg import positive_signs, qr_gradient
-from opt_runner.methods.thin import Kept, ThinMethod
+from opt_runner.methods.kernels.fused import FusedRotation, Saved
+from opt_runner.methods.kernels.linalg import positive_signs, qr_gradient
 
 
 @method_options
-class GramSchmidt(ThinMethod):
+class GramSchmidt(FusedRotation):
     """R = L Q with L lower triangular, diag(L) > 0: Gram-Schmidt on the rows, first row first.
 
     Gradients grow with the condition of R; R must have full rank, as for the reference.
     """
 
+    colour: ClassVar[str] = "#0072B2"
+
     @staticmethod
-    def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Kept]:
+    def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
         """V = Q W from Householder QR of R^T = H U: Q = D H^T, L = U^T D with D = sign(diag U).
 
         Same Q as Gram-Schmidt in exact arithmetic, and orthogonal to rounding where the recurrence
@@ -28,7 +32,7 @@ class GramSchmidt(ThinMethod):
         return V, (factors, tau, signs, V)
 
     @staticmethod
-    def gradient(kept: Kept, G: Tensor) -> Tensor:
+    def gradient(saved: Saved, G: Tensor) -> Tensor:
         """dL/dR = L^-T T Q with T = triu(G V^T - V G^T, 1); here = U^-1 (D T D) H^T."""
-        factors, tau, signs, V = kept
+        factors, tau, signs, V = saved
         return qr_gradient(factors, tau, signs, G, V)

@@ -1,23 +1,27 @@
 """OPT (HR): Q is a product of d - 1 Householder reflections built from the columns of R."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
-from opt_runner.methods.linalg import positive_signs, qr_gradient
-from opt_runner.methods.thin import Kept, ThinMethod
+from opt_runner.methods.kernels.fused import FusedRotation, Saved
+from opt_runner.methods.kernels.linalg import positive_signs, qr_gradient
 
 
 @method_options
-class Householder(ThinMethod):
+class Householder(FusedRotation):
     """R = Q U: each reflection maps the rest of its column to +norm * e1.
 
     U is upper triangular with a positive diagonal but for the last entry, whose sign makes
     det Q = (-1)^(d-1): d - 1 reflections, each of determinant -1.
     """
 
+    colour: ClassVar[str] = "#009E73"
+
     @staticmethod
-    def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Kept]:
+    def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
         """V = Q W from R = H U' by LAPACK: Q = H D, U = D U', with D of Note [Signs of hr].
 
         Finite at R = I, where the reflections written out divide zero by zero.
@@ -28,12 +32,12 @@ class Householder(ThinMethod):
         return V, (factors, tau, signs, W)
 
     @staticmethod
-    def gradient(kept: Kept, G: Tensor) -> Tensor:
+    def gradient(saved: Saved, G: Tensor) -> Tensor:
         """dL/dR = Q T U^-T with P = Q^T G, T = tril(P W^T - W P^T, -1).
 
         Transposed, as U'^-1 D T^T D H^T, it is what `gs` computes.
         """
-        factors, tau, signs, W = kept
+        factors, tau, signs, W = saved
         P = signs.unsqueeze(-1) * torch.ormqr(factors, tau, G, left=True, transpose=True)
         return qr_gradient(factors, tau, signs, W, P).mT
 

@@ -1,34 +1,38 @@
 """OPT (LS): Q is the orthogonal matrix nearest to R (Löwdin's symmetric orthogonalisation)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
-from opt_runner.methods.linalg import skew_product
-from opt_runner.methods.thin import Kept, ThinMethod
+from opt_runner.methods.kernels.fused import FusedRotation, Saved
+from opt_runner.methods.kernels.linalg import skew_product
 
 
 @method_options
-class Lowdin(ThinMethod):
+class Lowdin(FusedRotation):
     """Q(R) = X Y^T of the singular value decomposition R = X S Y^T: the polar factor of R.
 
     Gradients grow with 1 / (sum of the two smallest singular values).
     """
 
+    colour: ClassVar[str] = "#D55E00"
+
     @staticmethod
-    def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Kept]:
+    def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
         X, S, Yt = torch.linalg.svd(R)
         N = Yt @ W
         return X @ N, (X, S, Yt, N)
 
     @staticmethod
-    def gradient(kept: Kept, G: Tensor) -> Tensor:
+    def gradient(saved: Saved, G: Tensor) -> Tensor:
         """dL/dR = X [(P N^T - N P^T) / (s_i + s_j)] Y^T with P = X^T G, N = Y^T W.
 
         Only sums of singular values divide: finite for repeated ones, as at R = I, where the
         derivative of the decomposition itself is not.
         """
-        X, S, Yt, N = kept
+        X, S, Yt, N = saved
         core = skew_product(X.mT @ G, N).div_(S.unsqueeze(-1) + S.unsqueeze(-2))
         dR: Tensor = X @ core @ Yt
         return dR

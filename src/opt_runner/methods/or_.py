@@ -1,18 +1,22 @@
 """OPT (OR): R itself is the rotation, held near orthogonality by a penalty."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from opt_runner.methods.base import Method, Start, method_options
-from opt_runner.methods.linalg import gram
+from opt_runner.methods.base import method_options
+from opt_runner.methods.kernels.linalg import gram
+from opt_runner.methods.rotation import Rotation, Start
+
+if TYPE_CHECKING:
+    from opt_runner.opt.layers import Layer
 
 
 @method_options
-class OrthogonalRegularization(Method):
+class OrthogonalRegularization(Rotation):
     """V = R W, and the loss gains scale * sum over layers of ||R R^T - I||_F (not squared).
 
     The reference starts from N(0, 1), far from orthogonal: ||R R^T - I||_F is then about d^1.5,
@@ -23,10 +27,12 @@ class OrthogonalRegularization(Method):
     start: Start = "identity"
     scale: Annotated[float, Field(ge=0)] = 0.1
 
+    colour: ClassVar[str] = "#000000"
+
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return R @ W
 
-    def penalty(self, R: Tensor) -> Tensor:
+    def penalty(self, layer: "Layer", W: Tensor, V: Tensor, R: Tensor) -> Tensor:
         distance: Tensor = _Distance.apply(R)
         return self.scale * distance.sum()
 

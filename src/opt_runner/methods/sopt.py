@@ -1,16 +1,22 @@
 """S-OPT: only a random subset of the rows of W is rotated, a new subset every round."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import Method, Start, method_options
+from opt_runner.methods.base import Tensors, method_options
 from opt_runner.methods.cayley import Cayley
 from opt_runner.methods.gs import GramSchmidt
 from opt_runner.methods.hr import Householder
 from opt_runner.methods.ls import Lowdin
+from opt_runner.methods.rotation import Rotation, Start, initial_square
+
+if TYPE_CHECKING:
+    from opt_runner.opt.layers import Layer
+    from opt_runner.opt.stack import Stack
 
 _INNER = {"gs": GramSchmidt(), "hr": Householder(), "ls": Lowdin(), "cayley": Cayley()}
 _REFERENCE_ROUND = 750
@@ -18,7 +24,7 @@ _SHORTEST_ROUND = 20
 
 
 @method_options
-class StochasticOPT(Method):
+class StochasticOPT(Rotation):
     """Each round draws a set S of rows per layer and trains Q(R) on them: V[S] = Q(R) W[S].
 
     At the end of a round W[S] <- Q(R) W[S] for good, a new S is drawn, R starts again and its
@@ -35,18 +41,56 @@ class StochasticOPT(Method):
     rounds: Annotated[int, Field(gt=0)] = 400
     round_steps: Annotated[int, Field(gt=0)] | None = None
 
+    colour: ClassVar[str] = "#56B4E9"
+
+    def kind(self, layer: "Layer") -> int:
+        """|S|, of d rows."""
+        if layer.first:
+            return layer.d
+        size = max(1, round(self.share * layer.d))
+        # det Q = (-1)^(|S|-1) for hr: with |S| even Q(I) flips a row, and so would every round.
+        return size - 1 if self.inner == "hr" and size % 2 == 0 else size
+
+    def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
+        """S, where it is not all rows."""
+        size = self.kind(layer)
+        if size == layer.d:
+            return {}
+        return {"S": torch.randperm(layer.d, generator=generator)[:size].to(W.device)}
+
+    def init(
+        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
+    ) -> Tensors:
+        return {"R": initial_square(self.start, self.kind(layer), generator).to(W)}
+
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return _INNER[self.inner].rotate(R, W)
 
-    def rotate_all(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
-        return _INNER[self.inner].rotate_all(Rs, Ws)
+    def weight(self, W: Tensor, R: Tensor, S: Tensor | None = None) -> Tensor:
+        return self.weights([W], [{"R": R} if S is None else {"R": R, "S": S}])[0]
 
-    def rows(self, d: int, first: bool) -> int:
-        if first:
-            return d
-        rows = max(1, round(self.share * d))
-        # det Q = (-1)^(|S|-1) for hr: with |S| even Q(I) flips a row, and so would every round.
-        return rows - 1 if self.inner == "hr" and rows % 2 == 0 else rows
+    def weights(self, Ws: Sequence[Tensor], tensors: Sequence[Tensors]) -> list[Tensor]:
+        indices = [_index(W, of_stack.get("S")) for W, of_stack in zip(Ws, tensors, strict=True)]
+        turned = _INNER[self.inner].rotate_all(
+            [of_stack["R"] for of_stack in tensors],
+            [W if S is None else W.gather(1, S) for W, S in zip(Ws, indices, strict=True)],
+        )
+        return [
+            V if S is None else W.scatter(1, S, V)
+            for W, S, V in zip(Ws, indices, turned, strict=True)
+        ]
+
+    def after_step(
+        self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        round_, rest = divmod(step, self.steps_a_round)
+        if rest:
+            return
+        for stack in stacks:
+            if "S" in stack.tensors:
+                stack.merge()
+                stack.restart(round_)
+                optimizer.state.pop(stack.trained["R"], None)
 
     @property
     def steps_a_round(self) -> int:
@@ -57,3 +101,8 @@ class StochasticOPT(Method):
             return self
         steps_a_round = max(_SHORTEST_ROUND, steps // self.rounds)
         return type(self)(**{**vars(self), "round_steps": steps_a_round})
+
+
+def _index(W: Tensor, S: Tensor | None) -> Tensor | None:
+    """S (k, s) as gather and scatter along the rows of W (k, d, n) take it: (k, s, n)."""
+    return None if S is None else S.unsqueeze(-1).expand(-1, -1, W.shape[-1])

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from opt_runner.methods import METHODS
-from opt_runner.records import Result
-from opt_runner.report.cells import Cell
+from opt_runner.records.result import Result
+from opt_runner.records.stored import StoredRun
 from opt_runner.report.statistics import Difference, Mean
 
 BASELINE = "standard"
@@ -24,7 +24,7 @@ class Row:
     """A method with its options: its cells, one a seed."""
 
     label: str
-    cells: Sequence[Cell]
+    cells: Sequence[StoredRun]
 
     @property
     def method(self) -> str:
@@ -128,16 +128,16 @@ class Comparison:
         ]
 
 
-def compare(cells: Iterable[Cell]) -> list[Comparison]:
+def compare(cells: Iterable[StoredRun]) -> list[Comparison]:
     """The tables of these cells, largest first."""
-    tasks: dict[str, list[Cell]] = defaultdict(list)
+    tasks: dict[str, list[StoredRun]] = defaultdict(list)
     versions: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     cells = list(cells)
     for cell in cells:
         if cell.versions:
-            versions[_key(cell.of_the_task)].add(cell.versions)
+            versions[_key(cell.task_keys)].add(cell.versions)
     for cell in cells:
-        task = _key(cell.of_the_task)
+        task = _key(cell.task_keys)
         # A cell that did not get far enough to have a version stands with the first that did.
         version = cell.versions or min(versions[task], default=())
         tasks[task + _key(version)].append(cell)
@@ -153,24 +153,24 @@ def compare(cells: Iterable[Cell]) -> list[Comparison]:
     ]
 
 
-def _names(group: list[Cell]) -> tuple[str, str]:
+def _names(group: list[StoredRun]) -> tuple[str, str]:
     config = group[0].config
     return str(config["dataset"]["name"]), str(config["model"]["name"])
 
 
-def _description(group: list[Cell]) -> dict[str, Any]:
+def _description(group: list[StoredRun]) -> dict[str, Any]:
     names = ("opt_runner", "torch", "device", "data")
     version = next((cell.versions for cell in group if cell.versions), ())
-    return {**group[0].of_the_task, **dict(zip(names, version, strict=False))}
+    return {**group[0].task_keys, **dict(zip(names, version, strict=False))}
 
 
-def _rows(group: list[Cell]) -> list[Row]:
-    forms: dict[str, list[Cell]] = defaultdict(list)
+def _rows(group: list[StoredRun]) -> list[Row]:
+    forms: dict[str, list[StoredRun]] = defaultdict(list)
     for cell in group:
-        forms[_key(cell.of_the_method)].append(cell)
+        forms[_key(cell.method_keys)].append(cell)
     order = [*METHODS]
 
-    def place(cells: list[Cell]) -> tuple[int, str]:
+    def place(cells: list[StoredRun]) -> tuple[int, str]:
         name = cells[0].method
         return (order.index(name) if name in order else len(order), name)
 
@@ -180,8 +180,8 @@ def _rows(group: list[Cell]) -> list[Row]:
     for cells in ordered:
         name, label = cells[0].method, cells[0].method
         if count[name] > 1:
-            rivals = [c[0].of_the_method for c in ordered if c[0].method == name]
-            differs = _differing(cells[0].of_the_method, rivals)
+            rivals = [c[0].method_keys for c in ordered if c[0].method == name]
+            differs = _differing(cells[0].method_keys, rivals)
             label += "".join(f" {key}={_shown(value)}" for key, value in differs.items())
         # Of a seed that was run again only the last record counts.
         latest = {cell.seed: cell for cell in sorted(cells, key=_written)}
@@ -189,7 +189,7 @@ def _rows(group: list[Cell]) -> list[Row]:
     return rows
 
 
-def _written(cell: Cell) -> float:
+def _written(cell: StoredRun) -> float:
     path = cell.record.result if cell.record.result.exists() else cell.record.config
     return path.stat().st_mtime
 

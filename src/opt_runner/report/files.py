@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from opt_runner.records import write_whole
+from opt_runner.files import write_whole
 from opt_runner.report import page, plots
 from opt_runner.report.comparison import NOTES, Comparison
 from opt_runner.report.statistics import Mean

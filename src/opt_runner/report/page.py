@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 import yaml
 
+from opt_runner.records.stored import StoredRun
 from opt_runner.report import comparison, plots
-from opt_runner.report.cells import Cell
 from opt_runner.report.comparison import Comparison, Row
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _table(table: Comparison) -> str:
 """
 
 
-def _cell(row: Row, cell: Cell) -> str:
+def _cell(row: Row, cell: StoredRun) -> str:
     error = cell.damage or (cell.result.error if cell.result else None)
     fault = f'<pre class="error">{_text(error)}</pre>' if error else ""
     repeat = f"<p>To repeat it:</p>\n<pre>{_text(cell.command)}</pre>\n" if cell.command else ""

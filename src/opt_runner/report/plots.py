@@ -15,8 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opt_runner.records import ANGLE_BINS, write_whole
-from opt_runner.report.cells import Cell
+from opt_runner.files import write_whole
+from opt_runner.records.result import ANGLE_BINS
+from opt_runner.records.stored import StoredRun
 from opt_runner.report.comparison import Comparison, Row, count
 from opt_runner.report.statistics import Difference
 
@@ -433,7 +434,7 @@ def _lines(
     return lines
 
 
-def _metrics(cell: Cell) -> list[dict[str, Any]]:
+def _metrics(cell: StoredRun) -> list[dict[str, Any]]:
     """The rows of a cell; none where they are missing or damaged."""
     try:
         rows = cell.record.read_metrics()

@@ -4,20 +4,25 @@ import io
 import logging
 from collections.abc import Sequence
 
-from opt_runner.config import Config
+from opt_runner.config.schema import Config
+from opt_runner.console import wandb as tracking
+from opt_runner.console.screen import Screen
 from opt_runner.report import plots
 from opt_runner.report.comparison import Comparison
-from opt_runner.tracking import screen, tracker
 
 log = logging.getLogger(__name__)
 
 
-def log_summary(config: Config, sweep_id: str, comparisons: Sequence[Comparison]) -> None:
+def log_summary(
+    config: Config, sweep_id: str, comparisons: Sequence[Comparison], screen: Screen
+) -> None:
     """The run `<sweep_id>-report`. Like all of W&B it may fail without harm: that is said."""
     if config.tracking.name == "none" or not comparisons:
         return
     content = {"experiment_name": config.experiment_name, "note": config.note}
-    run = tracker.start_run(config, content, f"{sweep_id}-report", "report", job_type="report")
+    run = tracking.start_run(
+        config, content, f"{sweep_id}-report", "report", screen, job_type="report"
+    )
     if run is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""Test error, energy and orthogonality: what a report says beside the loss."""
+"""Test error, energy and angles: what a report says beside the loss."""
 
 from dataclasses import dataclass
 
@@ -6,33 +6,32 @@ import torch
 from torch import Tensor
 
 from opt_runner.datasets import normalise
-from opt_runner.energy import angles, hyperspherical_energy
-from opt_runner.hardware import Hardware
+from opt_runner.geometry import angles, hyperspherical_energy
 from opt_runner.opt import OPT, merge
-from opt_runner.records import ANGLE_BINS
+from opt_runner.records.result import ANGLE_BINS
+from opt_runner.training.device import Device
 
 _BATCH = 1000
 
 
 @torch.no_grad()
-def error_percent(opt: OPT, images: Tensor, labels: Tensor, hardware: Hardware) -> float:
+def error_percent(opt: OPT, images: Tensor, labels: Tensor, device: Device) -> float:
     """Percent of `images` (N, C, H, W) uint8 that the merged, plain network gets wrong."""
     network = merge(opt).eval()
     wrong = torch.zeros((), dtype=torch.int64, device=labels.device)
     for batch, truth in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True):
-        x = normalise(batch).contiguous(memory_format=hardware.memory_format)
-        with hardware.autocast():
+        x = normalise(batch).contiguous(memory_format=device.memory_format)
+        with device.autocast():
             wrong += (network(x).argmax(-1) != truth).sum()
     return 100 * int(wrong) / len(labels)
 
 
 @dataclass
 class Geometry:
-    """What OPT is meant to keep: energy per layer, and Q^T Q = I."""
+    """What OPT is meant to keep."""
 
     energy: dict[str, float]
     angles: list[int]  # pairs of neurons of all layers by bin
-    orthogonality_error: float | None
 
 
 @torch.no_grad()
@@ -43,5 +42,4 @@ def geometry(opt: OPT) -> Geometry:
     return Geometry(
         energy={name: float(energy) for name, energy in energies.items()},
         angles=torch.histc(every_angle.cpu(), ANGLE_BINS, 0, torch.pi).long().tolist(),
-        orthogonality_error=opt.orthogonality_error(),
     )

@@ -1,21 +1,15 @@
 """The training loop: the reference's recipe, read from top to bottom."""
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from torch.optim import Optimizer
-
-from opt_runner.config import Config
-from opt_runner.datasets import Batches, Images
-from opt_runner.hardware import Hardware
-from opt_runner.interrupt import Interrupted, StopRequest
-from opt_runner.opt import OPT
 from opt_runner.training.evaluate import error_percent, geometry
-from opt_runner.training.loss import smoothed_cross_entropy
-from opt_runner.training.schedule import set_learning_rates
+from opt_runner.training.interrupt import Interrupted, StopRequest
+from opt_runner.training.setup import Setup
+from opt_runner.training.step import TrainingStep
+
+_SHOW_SECONDS = 0.5
 
 
 class Diverged(Exception):
@@ -28,7 +22,7 @@ class Diverged(Exception):
 
 @dataclass
 class Progress:
-    """How far a cell is: what a checkpoint keeps beside the weights, and a result reports."""
+    """How far a run is: what a checkpoint keeps beside the weights, and a result reports."""
 
     step: int = 0
     seconds: float = 0.0  # of training, evaluation left out
@@ -41,127 +35,97 @@ class Progress:
     energy_end: dict[str, float] | None = None
     angles_start: list[int] | None = None
     angles_end: list[int] | None = None
-    orthogonality_error: float | None = None
+    measured: dict[str, float] | None = None
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What a cell trains, on what, with what: built before its record is opened."""
+class Reporter(Protocol):
+    """Where the loop's news go."""
 
-    hardware: Hardware
-    data: Images
-    batches: Batches
-    opt: OPT
-    steps: int
+    def report(self, row: dict[str, Any]) -> None:
+        """A row of metrics."""
+
+    def save(self, progress: dict[str, Any]) -> None:
+        """Write a checkpoint."""
+
+    def show(self, progress: Progress, loss: float) -> None:
+        """For a person's eyes, twice a second: the loss of the last step."""
 
 
-def train(
-    setup: Setup,
-    optimizer: Optimizer,
-    config: Config,
-    progress: Progress,
-    report: Callable[[dict[str, Any]], None],
-    save: Callable[[dict[str, Any]], None],
-    show: Callable[[Progress, float], None],
-    stop: StopRequest,
-) -> None:
-    """Train up to `setup.steps`, from where `progress` is, which is kept up to date.
+def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopRequest) -> None:
+    """Train up to `setup.steps` from where `progress` is, which is kept up to date.
 
-    report: takes a row of metrics. save: takes the progress, for a checkpoint. show: takes the
-    progress and the loss of a step, for the screen.
     Raises Diverged, and Interrupted after saving a checkpoint.
     """
-    opt, data, hardware, steps = setup.opt, setup.data, setup.hardware, setup.steps
-    epoch = setup.batches.steps_per_epoch
+    config, steps, epoch = setup.config, setup.steps, setup.batches.steps_per_epoch
     log_every = config.log.every or max(1, steps // 200)
     evaluate_every = config.evaluate.every or max(epoch, steps // 50)
-    warmup = round(config.schedule.warmup * steps)
-    milestones = [round(share * steps) for share in config.schedule.milestones]
+    save_every = config.checkpoint.every_steps
 
-    def evaluate() -> dict[str, Any]:
-        opt.eval()
-        error = error_percent(opt, data.test_images, data.test_labels, hardware)
-        kept = geometry(opt)
-        opt.train()
-        progress.test_error = error
-        best = progress.best_test_error
-        progress.best_test_error = error if best is None else min(error, best)
-        progress.energy_start = progress.energy_start or kept.energy
-        progress.energy_end = kept.energy
-        progress.angles_start = progress.angles_start or kept.angles
-        progress.angles_end = kept.angles
-        progress.orthogonality_error = kept.orthogonality_error
-        return {
-            "test_error": error,
-            "energy": kept.energy,
-            "orthogonality_error": kept.orthogonality_error,
-        }
-
-    opt.train()
+    setup.opt.train()
     if progress.step == 0:
-        report({"step": 0, "epoch": 0.0, **evaluate()})
-    # What the steps add up stays on the device: nothing waits for a GPU but a record.
-    loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=hardware.device)
-    diverged_at = torch.tensor(0, device=hardware.device)
+        reporter.report({"step": 0, "epoch": 0.0, **evaluate(setup, progress)})
+    step = TrainingStep(setup, progress.step, progress.loss_sum, progress.loss_count)
     started, saved, shown = time.perf_counter(), time.monotonic(), 0.0
 
-    for step in range(progress.step, steps):
-        set_learning_rates(optimizer, step, warmup, milestones, config.schedule.factor)
-        x, y = setup.batches.batch(step)
-        with hardware.autocast():
-            logits = opt(x)
-        fit = smoothed_cross_entropy(
-            logits.float(), y, config.loss.label_smoothing, config.loss.softmax_floor
-        )
-        penalty = opt.penalty()
-        loss = fit + penalty
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
+    while step.done < steps:
+        step()
+        progress.step = step.done
 
-        loss_sum += fit.detach()
-        bad = ~torch.isfinite(loss.detach()) & (diverged_at == 0)
-        diverged_at = torch.where(bad, step + 1, diverged_at)
-        progress.step = step + 1
-        progress.loss_count += 1
-
-        last = progress.step == steps
-        log_due = last or progress.step % log_every == 0
-        test_due = last or progress.step % evaluate_every == 0
+        last = step.done == steps
+        log_due = last or step.done % log_every == 0
+        test_due = last or step.done % evaluate_every == 0
         if log_due or test_due:
-            if first := int(diverged_at):
+            if first := step.diverged_at():
                 raise Diverged(first)
             progress.seconds += time.perf_counter() - started
-            row: dict[str, Any] = {"step": progress.step, "epoch": progress.step / epoch}
+            row: dict[str, Any] = {"step": step.done, "epoch": step.done / epoch}
             if log_due:
-                progress.train_loss = float(loss_sum) / progress.loss_count
+                progress.train_loss = step.take_mean_loss()
                 row |= {
-                    "lr": optimizer.param_groups[0]["lr"],
+                    "lr": setup.optimizer.param_groups[0]["lr"],
                     "train_loss": progress.train_loss,
-                    "penalty": float(penalty.detach()),
+                    "penalty": float(step.penalty),
                     "seconds": progress.seconds,
-                    "images_per_second": progress.step * config.batch_size / progress.seconds,
+                    "images_per_second": step.done * config.batch_size / progress.seconds,
                 }
-                loss_sum.zero_()
-                progress.loss_count = 0
             if test_due:
-                row |= evaluate()
-            report(row)
+                row |= evaluate(setup, progress)
+            reporter.report(row)
             started = time.perf_counter()
 
         now = time.monotonic()
         if last or now - shown > _SHOW_SECONDS:
-            show(progress, float(fit.detach()))
+            reporter.show(progress, float(step.loss))
             shown = now
-        every = config.checkpoint.every_steps
-        save_due = every is not None and progress.step % every == 0
+        save_due = save_every is not None and step.done % save_every == 0
         if save_due or stop.signum is not None or now - saved > config.checkpoint.every_seconds:
             progress.seconds += time.perf_counter() - started
-            progress.loss_sum = float(loss_sum)
-            save(asdict(progress))
+            progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
+            reporter.save(asdict(progress))
             saved, started = time.monotonic(), time.perf_counter()
             if stop.signum is not None:
                 raise Interrupted(stop.signum)
+    progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
 
 
-_SHOW_SECONDS = 0.5
+def evaluate(setup: Setup, progress: Progress) -> dict[str, Any]:
+    """Test the network as it is: `progress` takes it in, the row of metrics is returned."""
+    setup.opt.eval()
+    error = error_percent(setup.opt, setup.data.test_images, setup.data.test_labels, setup.device)
+    found = geometry(setup.opt)
+    measured = setup.opt.measure()
+    setup.opt.train()
+    best = progress.best_test_error
+    progress.test_error = error
+    progress.best_test_error = error if best is None else min(error, best)
+    progress.energy_start = progress.energy_start or found.energy
+    progress.energy_end = found.energy
+    progress.angles_start = progress.angles_start or found.angles
+    progress.angles_end = found.angles
+    progress.measured = measured
+    return {
+        "test_error": error,
+        "energy": found.energy,
+        "orthogonality_error": measured.get("orthogonality_error"),
+        **measured,
+    }

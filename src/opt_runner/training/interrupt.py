@@ -1,8 +1,8 @@
-"""Signals: the first one ends the cell after the step it is in, the second at once.
+"""Signals: the first one ends the run after the step it is in, the second at once.
 
 SIGINT and SIGTERM stop. Where a launcher (submitit) waits for SIGUSR1 or SIGUSR2, by which Slurm
 announces pre-emption, these take the place of SIGTERM, which Slurm sends as well: the launcher is
-told once the cell is saved, and requeues it.
+told once the run is saved, and requeues it.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ _PRE_EMPTION = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A cell was asked to stop and has saved. Not an Exception: Hydra must not go on."""
+    """A run was asked to stop and has saved. Not an Exception: Hydra must not go on."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -34,7 +34,7 @@ class StopRequest:
 
 
 def raise_on_sigterm() -> None:
-    """Outside of a cell's steps SIGTERM ends the program as SIGINT does: with its last words."""
+    """Outside of a run's steps SIGTERM ends the program as SIGINT does: with its last words."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)

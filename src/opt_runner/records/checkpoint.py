@@ -1,4 +1,4 @@
-"""Where a cell goes on from after a cut: everything that the next steps depend on.
+"""Where a run goes on from after a cut: everything that the next steps depend on.
 
 Data order and augmentation are functions of the seed and the step, the learning rate of the step:
 they need no state. Two checkpoints are kept, as the newest may be damaged later.
@@ -15,8 +15,12 @@ import torch
 from torch.optim import Optimizer
 
 from opt_runner.errors import UserError
+from opt_runner.files import set_aside, write_whole
 from opt_runner.opt import OPT
-from opt_runner.records import Record, set_aside, write_whole
+from opt_runner.records.record import Record
+
+# Of what a checkpoint holds; a file of another form is set aside and the run starts over.
+_FORM = 2
 
 
 class Damaged(Exception):
@@ -33,6 +37,7 @@ def save(
     """
     device = next(opt.parameters()).device
     state = {
+        "form": _FORM,
         "signature": signature,
         "opt": opt.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -65,7 +70,7 @@ def load(
 ) -> dict[str, Any] | None:
     """Restore the newest state that is whole and return its progress; None where there is none.
 
-    Damaged files are set aside, and `say` is told. Raises UserError for another cell's checkpoint.
+    Damaged files are set aside, and `say` is told. Raises UserError for another run's checkpoint.
     """
     for path in record.checkpoints():
         try:
@@ -75,15 +80,22 @@ def load(
             continue
         if state.get("signature") != signature:
             raise UserError(
-                f"{path} is the checkpoint of another cell ({state.get('signature')}, here "
+                f"{path} is the checkpoint of another run ({state.get('signature')}, here "
                 f"{signature}): put it back where it belongs, or start over with rerun=true"
             )
+        if state.get("form") != _FORM:
+            say(
+                "its checkpoint is of another release of opt-runner and cannot be gone on from: "
+                "the run starts over, the old files are set aside"
+            )
+            _start_over(record, "former")
+            return None
         if not record.keep_metrics(state["metrics_size"]):
-            if record.metrics.exists():
-                say(f"{record.metrics} is damaged: set aside as {set_aside(record.metrics).name}")
-            say("without its first rows the cell starts over; its checkpoints are set aside")
-            for unusable in record.checkpoints():
-                set_aside(unusable)
+            say(
+                f"{record.metrics} does not hold the rows up to the checkpoint: the run starts "
+                "over, the old files are set aside"
+            )
+            _start_over(record, "damaged")
             return None
         try:
             opt.load_state_dict(state["opt"])
@@ -99,6 +111,12 @@ def load(
         progress: dict[str, Any] = state["progress"]
         return progress
     return None
+
+
+def _start_over(record: Record, word: str) -> None:
+    for path in (record.metrics, *record.checkpoints()):
+        if path.exists():
+            set_aside(path, word)
 
 
 def is_whole(record: Record) -> bool:

@@ -1,4 +1,4 @@
-"""The cells on disk, as the reports see them: records and nothing else."""
+"""Runs as the reports see them: what their records on disk hold, and nothing else."""
 
 import os
 from collections.abc import Iterable
@@ -9,21 +9,14 @@ from typing import Any
 
 import yaml
 
+from opt_runner.config.schema import Role, of_roles
 from opt_runner.errors import UserError
-from opt_runner.records import Record, Result
-
-# What a config holds that cannot change a result, and the seed, over which is averaged.
-_NOT_OF_THE_RESULT = {
-    "seed", "experiment_name", "output_dir", "rerun", "when_locked", "progress", "checkpoint",
-    "tracking", "note", "plan",
-}  # fmt: skip
-_OF_THE_HARDWARE = {"precision", "channels_last", "compile"}
-# What belongs to a method: a table compares methods, each with its own.
-_OF_THE_METHOD = {"method", "optimizer", "schedule"}
+from opt_runner.records.record import Record
+from opt_runner.records.result import Result
 
 
 @dataclass(frozen=True)
-class Cell:
+class StoredRun:
     """A record: its config as written, and its result, None where it has none yet.
 
     damage: what is wrong with its result.json, where something is.
@@ -49,23 +42,19 @@ class Cell:
         return str(self.config["method"]["name"])
 
     @cached_property
-    def of_the_method(self) -> dict[str, Any]:
+    def method_keys(self) -> dict[str, Any]:
         """Dotted keys and values that make a row of a table."""
-        return _flat({key: self.config[key] for key in _OF_THE_METHOD})
+        return _flat(of_roles(self.config, Role.METHOD))
 
     @cached_property
-    def of_the_task(self) -> dict[str, Any]:
+    def task_keys(self) -> dict[str, Any]:
         """Dotted keys and values that make a table: all else that changes a result."""
-        left_out = _NOT_OF_THE_RESULT | _OF_THE_METHOD | {"hardware"}
-        kept = {key: value for key, value in self.config.items() if key not in left_out}
-        hardware = self.config["hardware"]
-        kept["hardware"] = {key: hardware[key] for key in _OF_THE_HARDWARE}
-        return _flat(kept)
+        return _flat(of_roles(self.config, Role.TASK))
 
     @property
     def versions(self) -> tuple[str, ...]:
         """Of the package and of torch, the kind of device, and the fingerprint of the data; empty
-        for a cell that did not get as far as its device."""
+        for a run that did not get as far as its device."""
         if self.result is None or self.result.device is None:
             return ()
         versions = [self.result.versions.get(name, "?") for name in ("opt_runner", "torch")]
@@ -73,19 +62,19 @@ class Cell:
 
     @property
     def command(self) -> str:
-        """The command that makes this cell again."""
+        """The command that makes this run again."""
         try:
             return self.record.command.read_text().strip()
         except OSError:
             return ""
 
 
-def find(folders: Iterable[Path]) -> list[Cell]:
-    """All cells below the folders, sorted by path; old and damaged records are left out.
+def find(folders: Iterable[Path]) -> list[StoredRun]:
+    """All runs below the folders, sorted by path; old and damaged records are left out.
 
     Raises UserError where a folder is missing or holds none.
     """
-    found: dict[Path, Cell] = {}
+    found: dict[Path, StoredRun] = {}
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder: give one that opt-run wrote, as outputs")
@@ -93,16 +82,16 @@ def find(folders: Iterable[Path]) -> list[Cell]:
         for root, names, files in os.walk(folder):
             names[:] = [name for name in names if not name.startswith(".") and ".old-" not in name]
             if "config.yaml" in files and ".old-" not in Path(root).name:
-                cell = read(Path(root))
-                if cell is not None:
-                    found[Path(root).resolve()] = cell
+                run = read(Path(root))
+                if run is not None:
+                    found[Path(root).resolve()] = run
         if len(found) == before and not any(folder.resolve() in p.parents for p in found):
             raise UserError(f"{folder} holds no records of opt-run")
     return [found[path] for path in sorted(found)]
 
 
-def read(directory: Path) -> Cell | None:
-    """The cell of a directory, or None where its config.yaml is none of ours."""
+def read(directory: Path) -> StoredRun | None:
+    """The run of a directory, or None where its config.yaml is none of ours."""
     record = Record(directory)
     try:
         config = yaml.safe_load(record.config.read_text())
@@ -111,26 +100,26 @@ def read(directory: Path) -> Cell | None:
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return None
     try:
-        return Cell(record, config, record.read_result())
+        return StoredRun(record, config, record.read_result())
     except UserError as error:
-        return Cell(record, config, None, str(error))
+        return StoredRun(record, config, None, str(error))
 
 
-def of_any_device(planned: Cell) -> Cell | None:
-    """The record of a cell that ran elsewhere, on a device that its plan did not know.
+def read_on_any_device(planned: StoredRun) -> StoredRun | None:
+    """The record of a run that ran elsewhere, on a device that its plan did not know.
 
     The device is in the signature: the directory is another than planned, beside it.
     """
     folder = planned.record.directory.parent
     beside = (read(p) for p in folder.glob(f"seed{planned.seed}-*") if ".old-" not in p.name)
     same = [
-        cell
-        for cell in beside
-        if cell is not None
-        and cell.of_the_task == planned.of_the_task
-        and cell.of_the_method == planned.of_the_method
+        run
+        for run in beside
+        if run is not None
+        and run.task_keys == planned.task_keys
+        and run.method_keys == planned.method_keys
     ]
-    return max(same, key=lambda cell: cell.record.config.stat().st_mtime, default=None)
+    return max(same, key=lambda run: run.record.config.stat().st_mtime, default=None)
 
 
 def _flat(node: Any, path: str = "") -> dict[str, Any]:

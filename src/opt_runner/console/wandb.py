@@ -1,4 +1,4 @@
-"""Weights & Biases: one run a cell, never in the way of the training."""
+"""Weights & Biases: one of its runs for each of ours, never in the way of the training."""
 
 import logging
 import netrc
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlparse
 
-from opt_runner.config import Config, Tracking
+from opt_runner.config.schema import Config, Tracking
+from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
-from opt_runner.records import Result
-from opt_runner.tracking import screen
+from opt_runner.records.result import Result
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,9 @@ class NoTracker:
 class WandbTracker:
     """A W&B run. Whatever goes wrong in it is a warning, once; the training goes on."""
 
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: Any, screen: Screen) -> None:
         self._run = run
+        self._screen = screen
 
     def log(self, row: dict[str, Any]) -> None:
         self._guard(lambda run: run.log(_flat(row), step=row["step"]))
@@ -58,35 +59,40 @@ class WandbTracker:
         try:
             action(self._run)
         except Exception as error:
-            log.warning("W&B: %s; tracking of this cell ends here", error, exc_info=True)
-            screen.say(f"W&B failed ({error}); the record on disk is complete")
+            log.warning("W&B: %s; tracking of this run ends here", error, exc_info=True)
+            self._screen.say(f"W&B failed ({error}); the record on disk is complete")
             self._run = None
 
 
 @contextmanager
-def start(config: Config, content: dict[str, Any], signature: str, title: str) -> Iterator[Tracker]:
-    """The tracker of one cell. A cell that raises is marked failed in W&B as well."""
+def start(config: Config, signature: str, screen: Screen) -> Iterator[Tracker]:
+    """The tracker of one run. A run that raises is marked failed in W&B as well."""
     if config.tracking.name == "none":
         yield NoTracker()
         return
-    run = start_run(config, {**content, "signature": signature}, signature, title)
+    content = {**config.content, "signature": signature}
+    run = start_run(config, content, signature, config.title, screen)
     if run is None:
         yield NoTracker()
         return
     import wandb
 
-    tracker = WandbTracker(run)
     try:
-        yield tracker
+        yield WandbTracker(run, screen)
     finally:
         if wandb.run is not None:
             wandb.finish(exit_code=1)
 
 
 def start_run(
-    config: Config, content: dict[str, Any], run_id: str, title: str, job_type: str | None = None
+    config: Config,
+    content: dict[str, Any],
+    run_id: str,
+    title: str,
+    screen: Screen,
+    job_type: str | None = None,
 ) -> Any:
-    """The run in the first mode that starts, or None; what did not start is said.
+    """The W&B run in the first mode that starts, or None; what does not start is told.
 
     content: W&B's config of the run. job_type: the method's name, unless given.
     """
@@ -101,14 +107,26 @@ def start_run(
             screen.say(f"W&B did not start ({_line(error)}); the record on disk is complete")
             return None
         screen.say(f"W&B cannot be reached ({_line(error)}); going on offline")
-        # The id is taken in wandb's service until that ends. The cells after this one do not try.
+        # The id is taken in wandb's service until that ends. The runs after this one do not try.
         wandb.teardown()
         os.environ["WANDB_MODE"] = "offline"
-        return start_run(config, content, run_id, title, job_type)
-    if mode != "disabled":
-        url = run.url if mode == "online" else None
-        screen.note_tracking(mode, Path(run.settings.sync_dir), url)
+        return start_run(config, content, run_id, title, screen, job_type)
+    if mode == "online":
+        screen.say(f"W&B: {run.url}")
     return run
+
+
+def upload_hint(tracking: Tracking, output_dir: str) -> str | None:
+    """How to upload what lies offline below `output_dir`, or None where nothing does."""
+    folder = Path(output_dir) / "wandb"
+    if tracking.name == "none" or _mode(tracking) != "offline":
+        return None
+    count = len(list(folder.glob("offline-run-*")))
+    if not count:
+        return None
+    why = "" if _has_key() else ", no API key found"
+    runs = "1 run" if count == 1 else f"{count} runs"
+    return f"W&B: {runs} offline{why}; to upload: wandb sync {folder}/offline-run-*"
 
 
 def check(tracking: Tracking) -> None:

@@ -92,7 +92,7 @@ def _run(given: argparse.Namespace, command: str) -> list[str]:
     from opt_runner import config, hardware
     from opt_runner.bench import datapath, drift, growth, machine, report, rotations, steps
     from opt_runner.bench.settings import Settings
-    from opt_runner.tracking.screen import console, say
+    from opt_runner.console.screen import console, say
 
     runs = {
         "steps": steps.run,

@@ -40,22 +40,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(given: argparse.Namespace, command: str) -> None:
-    from opt_runner.records import CannotWrite
-    from opt_runner.report import cells, files, table
+    from opt_runner.console.screen import Screen
+    from opt_runner.files import CannotWrite
+    from opt_runner.records import stored
+    from opt_runner.report import files, table
     from opt_runner.report.comparison import NOTES, compare
-    from opt_runner.tracking.screen import console, say
 
+    screen = Screen()
     folders = given.folders or [Path("outputs")]
-    comparisons = compare(cells.find(folders))
+    comparisons = compare(stored.find(folders))
     for comparison in comparisons:
-        console.print(table.table(comparison))
+        screen.show(table.table(comparison))
         for line in table.faults(comparison):
-            say(line)
+            screen.say(line)
     for note in NOTES:
-        say(f"- {note}")
+        screen.say(f"- {note}")
     out = given.out or folders[0] / "report"
     try:
         written = files.write(comparisons, out, given.title, command)
     except (CannotWrite, OSError) as error:
         raise UserError(f"{error}; set --out DIR") from error
-    say(f"written: {out / 'report.html'} and {len(written) - 1} more files beside it")
+    screen.say(f"written: {out / 'report.html'} and {len(written) - 1} more files beside it")

@@ -1,0 +1,88 @@
+"""hydra/sweeper=grid: every combination, composed and checked before the first run starts."""
+
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from opt_runner.cli import mistakes
+from opt_runner.config.compose import compose
+from opt_runner.errors import UserError
+
+
+class GridSweeper(Sweeper):
+    """params: overrides that an experiment brings along; the command line's come after them."""
+
+    def __init__(self, params: Mapping[str, str] | None = None) -> None:
+        self.params = params or {}
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Ends the program where the exit code is not 0."""
+        with mistakes.told():
+            code = self._sweep([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
+        if code:
+            sys.exit(code)
+
+    def _sweep(self, overrides: Sequence[str]) -> int:
+        # Hydra imports this module for `--help`, which must answer at once.
+        from opt_runner.console.screen import Screen
+        from opt_runner.runs.conduct import conduct
+        from opt_runner.runs.run import Run, command_line, identify
+        from opt_runner.runs.sweep import Sweep
+
+        config, launcher = self.config, self.launcher
+        assert config is not None
+        assert launcher is not None
+        # A foreign launcher may take the runs to other machines, with other devices.
+        here = bool(getattr(launcher, "here", False))
+        sources = config.hydra.runtime.config_sources
+        folders = [source.path for source in sources if source.provider == "command-line"]
+        jobs = combinations(overrides)
+        runs: dict[str, Run] = {}
+        overrides_of: dict[str, Sequence[str]] = {}
+        for job in jobs:
+            try:
+                composed = compose(config.hydra.job.config_name, job)
+                run = identify(composed, command_line(folders, job), check_device=here)
+            except UserError as error:
+                raise UserError(f"{error} [in the run {' '.join(job)}]") from error
+            runs.setdefault(run.signature, run)
+            overrides_of.setdefault(run.signature, job)
+
+        def launch(left: Sequence[Run]) -> None:
+            launcher.launch([overrides_of[run.signature] for run in left], 0)
+
+        planned = Sweep(list(runs.values()), asked=len(jobs), here=here)
+        return conduct(planned, launch, Screen(planned.runs[0].config.progress))
+
+
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """Every combination of the values `a,b,c` of all overrides; of a key given twice the last."""
+    values: dict[str, list[str]] = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            values[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise HydraException(
+                f"{override.input_line}: a grid takes values, as {key}=1,2 or {key}=range(1,5), "
+                "no intervals"
+            )
+    return [list(job) for job in itertools.product(*values.values())]

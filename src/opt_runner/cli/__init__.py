@@ -1,0 +1,1 @@
+"""The commands: opt-run, opt-report, opt-bench."""

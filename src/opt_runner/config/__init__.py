@@ -1,0 +1,1 @@
+"""The config of a run: its schema, how it is composed and checked, its signature."""

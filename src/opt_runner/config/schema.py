@@ -1,0 +1,194 @@
+"""The typed schema of conf/: what a run is, and what of it changes the run's result.
+
+This module does not import torch: help and completion must answer at once.
+"""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeGuard
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from opt_runner.config.components import Component
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Role(Enum):
+    """What a key of the config is to the result of a run.
+
+    The signature of a run, the tables of a report and the plan of a sweep read it from here.
+    """
+
+    TASK = "task"  # changes the result: one value holds for a whole table
+    METHOD = "method"  # changes the result: each method of a table has its own
+    SEED = "seed"  # changes the result: tables take the mean over it
+    NONE = "none"  # does not change the result
+
+
+class Node(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Budget(Node):
+    """How long a cell trains. `steps`, where given, counts; else `epochs`."""
+
+    steps: int | None = Field(gt=0)
+    epochs: float | None = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _one_is_given(self) -> Self:
+        if self.steps is None and self.epochs is None:
+            raise ValueError("budget.steps or budget.epochs must be given")
+        return self
+
+    def in_steps(self, steps_per_epoch: int) -> int:
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, round(self.epochs * steps_per_epoch))
+
+
+class Optimizer(Node):
+    lr: float = Field(gt=0)
+    momentum: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
+    nesterov: bool
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optimizer.nesterov needs optimizer.momentum above 0")
+        return self
+
+
+class Schedule(Node):
+    """The learning rate rises over the share `warmup` of the budget and falls by `factor` at each
+    milestone, a share as well."""
+
+    warmup: float = Field(ge=0, lt=1)
+    milestones: tuple[Share, ...]
+    factor: float = Field(gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"schedule.milestones must ascend, got {list(self.milestones)}")
+        return self
+
+
+class Loss(Node):
+    label_smoothing: float = Field(ge=0, lt=1)
+    softmax_floor: float = Field(ge=0, lt=1)
+
+
+class Augment(Node):
+    enabled: bool
+    pad: int = Field(ge=0)
+    flip: bool
+
+
+class Interval(Node):
+    every: int | None = Field(gt=0)
+
+
+class Checkpoint(Node):
+    every_seconds: float = Field(ge=0)
+    every_steps: int | None = Field(gt=0)
+
+
+class Hardware(Node):
+    """`device` may be `auto`: a signature and a report take the kind of device that it came to."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.NONE]
+    precision: Annotated[Literal["float32", "bfloat16"], Role.TASK]
+    threads: Annotated[int | None, Field(gt=0), Role.NONE]
+    channels_last: Annotated[bool, Role.TASK]
+    compile: Annotated[bool, Role.TASK]
+    reuse_memory: Annotated[bool, Role.NONE]
+
+
+class Plan(Node):
+    measure: bool
+
+
+class Tracking(Node):
+    name: Literal["wandb", "none"]
+    project: str = "opt-runner"
+    entity: str | None = None
+    mode: Literal["auto", "online", "offline"] = "auto"
+    tags: tuple[str, ...] = ()
+
+
+class Config(Node):
+    """One run, checked: what conf/ composes to."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31), Role.SEED]
+    experiment_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$"), Role.NONE]
+    output_dir: Annotated[str, Field(min_length=1), Role.NONE]
+    note: Annotated[str, Role.NONE]
+    rerun: Annotated[bool, Role.NONE]
+    plan: Annotated[Plan, Role.NONE]
+    when_locked: Annotated[Literal["wait", "leave"], Role.NONE]
+    progress: Annotated[Literal["auto", "bar", "plain", "none"], Role.NONE]
+    batch_size: Annotated[int, Field(gt=0), Role.TASK]
+    budget: Annotated[Budget, Role.TASK]
+    optimizer: Annotated[Optimizer, Role.METHOD]
+    schedule: Annotated[Schedule, Role.METHOD]
+    loss: Annotated[Loss, Role.TASK]
+    augment: Annotated[Augment, Role.TASK]
+    log: Annotated[Interval, Role.TASK]
+    evaluate: Annotated[Interval, Role.TASK]
+    checkpoint: Annotated[Checkpoint, Role.NONE]
+    method: Annotated[Component, Role.METHOD]
+    model: Annotated[Component, Role.TASK]
+    dataset: Annotated[Component, Role.TASK]
+    hardware: Annotated[Hardware, Role.TASK]
+    tracking: Annotated[Tracking, Role.NONE]
+
+    @property
+    def title(self) -> str:
+        return f"{self.method.name} {self.model.name} {self.dataset.name} seed {self.seed}"
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Plain values, as config.yaml and W&B hold them."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def directory(self, signature: str) -> Path:
+        return (
+            Path(self.output_dir)
+            / self.experiment_name
+            / self.dataset.name
+            / self.model.name
+            / self.method.name
+            / f"seed{self.seed}-{signature}"
+        )
+
+
+def of_roles(content: dict[str, Any], *roles: Role, schema: type[Node] = Config) -> dict[str, Any]:
+    """Of a config as plain values, the keys of these roles.
+
+    A key that the schema does not have, as of the record of another release, counts as TASK.
+    """
+    chosen: dict[str, Any] = {}
+    for key, value in content.items():
+        field = schema.model_fields.get(key)
+        role = next((m for m in field.metadata if isinstance(m, Role)), None) if field else None
+        node = field.annotation if field else None
+        if has_roles(node) and isinstance(value, dict):
+            value = of_roles(value, *roles, schema=node)
+            if value:
+                chosen[key] = value
+        elif (role or Role.TASK) in roles:
+            chosen[key] = value
+    return chosen
+
+
+def has_roles(node: Any) -> TypeGuard[type[Node]]:
+    """Whether the keys inside a node have roles of their own."""
+    return (
+        isinstance(node, type)
+        and issubclass(node, Node)
+        and any(isinstance(m, Role) for f in node.model_fields.values() for m in f.metadata)
+    )

@@ -1,0 +1,39 @@
+"""The signature of a run: a hash of everything that can change its result, and of nothing else."""
+
+import hashlib
+import json
+from typing import Any
+
+from opt_runner.config.schema import Config, Role, of_roles
+
+# Part of every signature. Raise it when a release changes what a config computes, so that the
+# records of the older release are not taken for the newer one's.
+RESULTS_VERSION = 2
+
+_OURS = "opt_runner."
+
+
+def signature(config: Config, data: str, device: str) -> str:
+    """Twelve hexadecimal digits.
+
+    data: the dataset's fingerprint, which stands for its options (paths among them).
+    device: the kind of device, once `auto` is resolved.
+    """
+    content = of_roles(config.content, Role.TASK, Role.METHOD, Role.SEED)
+    for room in ("method", "model"):
+        content[room] = _component(content[room])
+    content["dataset"] = data
+    content["hardware"]["device"] = device
+    content["results_version"] = RESULTS_VERSION
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _component(content: dict[str, Any]) -> dict[str, Any]:
+    """A component of ours is known by the name of its class and its options, wherever the class
+    stands in the package; a user's by the whole `_target_`."""
+    target: str = content["_target_"]
+    if not target.startswith(_OURS):
+        return content
+    room, name = target.removeprefix(_OURS).split(".")[0], target.rpartition(".")[2]
+    return {**content, "_target_": f"{_OURS}{room}.{name}"}

@@ -1,0 +1,148 @@
+"""The terminal: lines, and a bar for a run that has it to itself."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+
+from opt_runner.records.result import Result
+
+if TYPE_CHECKING:
+    from opt_runner.training.loop import Progress as RunProgress
+
+Mode = Literal["auto", "bar", "plain", "none"]
+
+_PLAIN_SECONDS = 10.0
+
+
+def new_console(stderr: bool = False) -> Console:
+    console = Console(highlight=False, soft_wrap=True, stderr=stderr)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 120  # a file or a pipe has no width; 80 columns would cut words in tables
+    return console
+
+
+class Screen:
+    """What one process shows.
+
+    mode: `bar` draws bars, `plain` writes lines, `none` writes nothing but failures, on standard
+    error; `auto` draws bars on a terminal and writes lines elsewhere.
+    """
+
+    def __init__(self, mode: Mode = "auto", console: Console | None = None) -> None:
+        self.mode = mode
+        self.console = console or new_console()
+
+    @property
+    def live(self) -> bool:
+        return self.mode == "bar" or (self.mode == "auto" and self.console.is_terminal)
+
+    def say(self, text: str) -> None:
+        if self.mode != "none":
+            self.console.print(text, markup=False)
+
+    def show(self, table: Any) -> None:
+        """A rich table."""
+        if self.mode != "none":
+            self.console.print(table)
+
+    def fail(self, text: str) -> None:
+        """Why something failed: a line in every mode."""
+        if self.mode == "none":
+            new_console(stderr=True).print(text, markup=False)
+        else:
+            self.say(text)
+
+    @contextmanager
+    def run(self, title: str, steps: int) -> Iterator["RunDisplay"]:
+        """The display of one run while it trains."""
+        if not self.live:
+            yield RunDisplay(self, title, steps)
+            return
+        with _bars(self.console) as bars:
+            yield RunDisplay(self, title, steps, bars, bars.add_task(title, total=steps, info=""))
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=None)),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[info]}", table_column=Column(no_wrap=True)),
+        console=console,
+        transient=True,
+    )
+
+
+class RunDisplay:
+    """How far a run is: a bar, or a line now and then."""
+
+    def __init__(
+        self,
+        screen: Screen,
+        title: str,
+        steps: int,
+        bars: Progress | None = None,
+        task: TaskID | None = None,
+    ) -> None:
+        self.screen = screen
+        self.title = title
+        self.steps = steps
+        self._bars = bars
+        self._task = task
+        self._first: tuple[float, int] | None = None
+        self._error: float | None = None
+        self._said = time.monotonic()
+
+    def report(self, row: dict[str, Any]) -> None:
+        """Take in a row of metrics."""
+        self._error = row.get("test_error", self._error)
+
+    def show(self, progress: "RunProgress", loss: float) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, progress.step)
+        since, first = self._first
+        rate = (progress.step - first) / (now - since) if now > since else 0.0
+        parts = [f"loss {loss:.3f}"]
+        if self._error is not None:
+            parts.append(f"test error {self._error:.2f}%")
+        if rate:
+            parts.append(f"{rate:.1f} steps/s")
+            parts.append(f"{duration((self.steps - progress.step) / rate)} left")
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, completed=progress.step, info="  ".join(parts))
+        elif now - self._said > _PLAIN_SECONDS:
+            self._said = now
+            self.screen.say(
+                f"{self.title}: step {progress.step} of {self.steps}, {', '.join(parts)}"
+            )
+
+    def end(self, result: Result) -> None:
+        show = self.screen.say if result.status == "finished" else self.screen.fail
+        show(f"{self.title}: {outcome(result)}")
+
+
+def outcome(result: Result) -> str:
+    """How a run ended, in words."""
+    if result.error:
+        return f"{result.status}, {result.error.splitlines()[0]}"
+    if result.test_error is None:
+        return result.status
+    return (
+        f"{result.status}, test error {result.test_error:.2f}% after {result.steps} steps in "
+        f"{duration(result.seconds)}"
+    )
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

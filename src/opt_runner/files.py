@@ -1,0 +1,109 @@
+"""Files that are written whole or not at all, and locks that die with their process."""
+
+import contextlib
+import itertools
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock, Timeout
+
+from opt_runner.errors import UserError
+
+
+class CannotWrite(Exception):
+    """A file could not be written: what was there before is as it was."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        reason = error.strerror or str(error)
+        super().__init__(f"cannot write {path}: {reason}; make room, then run the command again")
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock file `path`. Where another process has it, call `busy` with who, then wait.
+
+    The lock is the kernel's: that of a dead process is gone with it. Raises what `busy` raises, and
+    UserError on a file system without locks.
+    """
+    lock = FileLock(path, fallback_to_soft=False, preserve_lock_file=True, on_acquired=_sign)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            busy(path.read_text() or "another process")
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise UserError(
+            f"{path} cannot be locked ({error}): choose a folder on a file system that has locks"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _sign(descriptor: int) -> None:
+    """Write into the lock file who holds it."""
+    with contextlib.suppress(OSError):  # it is only a courtesy
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
+
+
+def set_aside(path: Path, word: str = "damaged") -> Path:
+    """Rename a file to `<path>.<word>-N`; nothing is deleted."""
+    aside = unused(path, word)
+    path.rename(aside)
+    return aside
+
+
+def unused(path: Path, word: str) -> Path:
+    """`<path>.<word>-N` with the first N that is free."""
+    numbered = (path.with_name(f"{path.name}.{word}-{n}") for n in itertools.count(1))
+    return next(candidate for candidate in numbered if not candidate.exists())
+
+
+def write_whole(
+    path: Path,
+    content: str | Callable[[IO[bytes]], None],
+    before_rename: Callable[[Path], None] | None = None,
+) -> None:
+    """Write `path` whole or not at all: temporary file, fsync, rename.
+
+    before_rename: gets the temporary file, whole on disk; an error there keeps the old `path`.
+    Raises CannotWrite.
+    """
+    temporary: str | None = None
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(descriptor, "wb") as file:
+            if isinstance(content, str):
+                file.write(content.encode())
+            else:
+                content(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        if before_rename:
+            before_rename(Path(temporary))
+        os.replace(temporary, path)
+        temporary = None
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CannotWrite(path, error) from error
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The rename itself survives a loss of power only so."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

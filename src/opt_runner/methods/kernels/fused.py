@@ -1,0 +1,143 @@
+"""Rotations with a handwritten gradient: the layers of all sizes in one node of autograd.
+
+Note [LU one at a time on the CPU]: batched LU on the CPU (torch 2.13 and 2.15, pytorch issue
+142815) silently returns garbage with two threads or more from about 160 x 160 up. A stack is
+therefore taken apart into its matrices on the CPU, and left whole on CUDA, where one kernel per
+matrix would dominate.
+
+Note [Multiples of 512]: columns 2 KiB apart share so few lines of a CPU's cache that LAPACK takes
+1.4 to 1.7 times as long (QR, LU and SVD of 1024 x 1024). Such an R is replaced by
+diag(I, R) with a few more rows: Q(diag(I, R)) = diag(I, Q(R)) for every method here. The rows are
+even in number and come first for the sake of `hr`, whose det Q depends on d.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from opt_runner.methods.base import method_options
+from opt_runner.methods.kernels.threads import each
+from opt_runner.methods.rotation import Rotation
+
+# What a gradient needs of its forward pass.
+Saved = tuple[Tensor, ...]
+
+
+@method_options
+class FusedRotation(Rotation):
+    """A rotation given by `apply` and `gradient`.
+
+    Both get one matrix or a whole stack, `(..., d, d)`: see Note [LU one at a time on the CPU].
+    They run in threads, on the CPU, and must not change what they are given.
+    """
+
+    @staticmethod
+    def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
+        """V = Q(R) W, and what `gradient` needs of it."""
+        raise NotImplementedError
+
+    @staticmethod
+    def gradient(saved: Saved, G: Tensor) -> Tensor:
+        """dL/dR from G = dL/dV."""
+        raise NotImplementedError
+
+    def rotate(self, R: Tensor, W: Tensor) -> Tensor:
+        return self._fused([R], [W])[0]
+
+    def rotate_all(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
+        if type(self).rotate is not FusedRotation.rotate:  # a user's, derived from one of these
+            return super().rotate_all(Rs, Ws)
+        return self._fused(Rs, Ws)
+
+    def _fused(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
+        # Q itself where it is smaller than W, and where W trains: the node has no gradient for W.
+        acted_on = [
+            _identities(W) if W.shape[-1] > W.shape[-2] or W.requires_grad else W for W in Ws
+        ]
+        outputs: tuple[Tensor, ...] = _Rotate.apply(self.apply, self.gradient, *Rs, *acted_on)
+        return [V if X is W else V @ W for V, X, W in zip(outputs, acted_on, Ws, strict=True)]
+
+
+def _identities(W: Tensor) -> Tensor:
+    """I (d, d) for each of the stack W (k, d, n)."""
+    d = W.shape[-2]
+    return torch.eye(d, dtype=W.dtype, device=W.device).expand(len(W), d, d)
+
+
+class _Rotate(torch.autograd.Function):
+    """V of each stack R (k, d, d) and W (k, d, n): all stacks in one node, to share threads."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        apply: Callable[[Tensor, Tensor], tuple[Tensor, Saved]],
+        gradient: Callable[[Saved, Tensor], Tensor],
+        *stacks: Tensor,
+    ) -> tuple[Tensor, ...]:
+        Rs, Ws = stacks[: len(stacks) // 2], stacks[len(stacks) // 2 :]
+
+        def run(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
+            extra = _extra_rows(W)
+            if not extra:
+                return apply(R, W)
+            V, saved = apply(_bordered(R, extra), _bordered_rows(W, extra))
+            return V[extra:], saved
+
+        results = each(run, _parts(Rs), _parts(Ws))
+        saved = [tensors for _, tensors in results]
+        ctx.save_for_backward(*(tensor for tensors in saved for tensor in tensors))
+        ctx.count = len(saved[0])
+        ctx.gradient = gradient
+        return _joined([V for V, _ in results], [len(R) for R in Rs])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *Gs: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, count = ctx.saved_tensors, ctx.count
+        saved = [tensors[start : start + count] for start in range(0, len(tensors), count)]
+        dRs = [G.new_empty(*G.shape[:-1], G.shape[-2]) for G in Gs]
+
+        def write(saved: Saved, G: Tensor, dR: Tensor) -> None:
+            extra = _extra_rows(G)
+            if extra:
+                dR.copy_(ctx.gradient(saved, _bordered_rows(G, extra))[extra:, extra:])
+            else:
+                dR.copy_(ctx.gradient(saved, G))
+
+        each(write, saved, _parts(Gs), _parts(dRs))
+        return None, None, *dRs, *([None] * len(dRs))
+
+
+def _extra_rows(W: Tensor) -> int:
+    """See Note [Multiples of 512]."""
+    return 8 if W.device.type == "cpu" and W.shape[-2] % 512 == 0 else 0
+
+
+def _bordered(R: Tensor, extra: int) -> Tensor:
+    """diag(I, R)."""
+    bordered = F.pad(R, (extra, 0, extra, 0))
+    bordered.diagonal()[:extra] = 1
+    return bordered
+
+
+def _bordered_rows(W: Tensor, extra: int) -> Tensor:
+    return F.pad(W, (0, 0, extra, 0))
+
+
+def _parts(stacks: Sequence[Tensor]) -> list[Tensor]:
+    """The matrices of all stacks on the CPU, else the stacks."""
+    if stacks[0].device.type != "cpu":
+        return list(stacks)
+    return [matrix for stack in stacks for matrix in stack]
+
+
+def _joined(parts: list[Tensor], lengths: list[int]) -> tuple[Tensor, ...]:
+    """The stacks of such lengths again."""
+    if parts[0].device.type != "cpu":
+        return tuple(parts)
+    matrices = iter(parts)
+    return tuple(torch.stack([next(matrices) for _ in range(length)]) for length in lengths)

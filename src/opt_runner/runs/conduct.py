@@ -1,0 +1,76 @@
+"""Conduct a sweep: its plan, the launch of what is left of it, its tables."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from opt_runner.console import wandb
+from opt_runner.console.screen import Screen
+from opt_runner.report import table, tracked
+from opt_runner.report.comparison import compare
+from opt_runner.runs import plan
+from opt_runner.runs.execute import settled_result
+from opt_runner.runs.run import Run
+from opt_runner.runs.sweep import Sweep
+from opt_runner.runs.watch import watched
+
+Launch = Callable[[Sequence[Run]], object]
+
+
+def conduct(sweep: Sweep, launch: Launch, screen: Screen) -> int:
+    """Plan the sweep, launch what is left of it, tell of all of it.
+
+    launch: starts the runs that it is given, and returns once they have ended. Whatever it raises,
+    the table is shown: what counts is on disk.
+    Returns the exit code: 0 all finished, 1 some did not, 130 or 143 interrupted.
+    Raises UserError, before anything starts, where a run cannot be set up or the disk is too small.
+    """
+    first = sweep.runs[0].config
+    if first.note:
+        screen.say(first.note)
+    if doubles := sweep.asked - len(sweep.runs):
+        screen.say(f"{doubles} of {sweep.asked} runs are asked for twice and run once")
+    left = [run for run in sweep.runs if run.config.rerun or not settled_result(run, screen)]
+    plan.show(sweep, left, screen)
+    os.environ[wandb.SWEEP_VARIABLE] = sweep.id
+    try:
+        if left:
+            with watched(sweep, left, screen):
+                launch(left)
+    except KeyboardInterrupt as error:
+        tell(sweep, screen, summary=False)
+        # With it, what is done would be done again.
+        same = "the same command without rerun" if first.rerun else "the same command"
+        print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
+        return 128 + int(getattr(error, "signum", 2))
+    except Exception as error:
+        screen.fail(f"the launcher failed: {type(error).__name__}: {error}")
+        print(traceback.format_exc(), file=sys.stderr)
+        tell(sweep, screen, summary=False)
+        return 1
+    return tell(sweep, screen, summary=True)
+
+
+def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
+    """Show the sweep's tables from disk, for W&B as well with `summary`; 1 where a run did not
+    finish."""
+    first = sweep.runs[0].config
+    found = [run for planned in sweep.runs if (run := sweep.stored(planned))]
+    if first.note and found:
+        screen.say(first.note)
+    comparisons = compare(found)
+    for comparison in comparisons:
+        screen.show(table.table(comparison))
+        for line in table.faults(comparison):
+            screen.fail(line)
+    missing = len(sweep.runs) - len(found)
+    if missing:
+        screen.fail(f"{missing} of {len(sweep.runs)} runs have not begun")
+    if summary:
+        tracked.log_summary(first, sweep.id, comparisons, screen)
+    if hint := wandb.upload_hint(first.tracking, first.output_dir):
+        screen.say(hint)
+    folder = os.path.join(first.output_dir, first.experiment_name)
+    screen.say(f"records: {folder}; opt-report {folder} draws them")
+    return 0 if not missing and all(run.status == "finished" for run in found) else 1

@@ -1,0 +1,250 @@
+"""Execute a run: set up, resume, train, and leave a result on disk whatever happens."""
+
+import logging
+import platform
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import yaml
+
+from opt_runner import __version__
+from opt_runner.console import wandb
+from opt_runner.console.run_log import run_log
+from opt_runner.console.screen import RunDisplay, Screen, outcome
+from opt_runner.errors import UserError
+from opt_runner.files import CannotWrite, set_aside, write_whole
+from opt_runner.records import checkpoint
+from opt_runner.records.result import DamagedResult, Result, Status
+from opt_runner.runs.run import Run
+from opt_runner.training.interrupt import Interrupted, StopRequest, stop_requests
+from opt_runner.training.loop import Diverged, Progress, train
+from opt_runner.training.setup import Setup, set_up
+
+log = logging.getLogger("opt_runner")
+
+
+class Busy(Exception):
+    """Another process has the run."""
+
+
+def execute(run: Run, screen: Screen, in_sweep: bool) -> Result | None:
+    """Execute the run, or read its result where nothing is left to do.
+
+    The result is on disk at the end. None where another process has the run and it is to be left
+    to that. In a sweep every fault is the run's failure; of a run alone, a mistake of the user's
+    that shows before the first step raises UserError, and nothing is written.
+    Raises Interrupted after saving where a signal asks to stop.
+    """
+    if not run.config.rerun and (settled := settled_result(run, screen)):
+        return settled
+    try:
+        setup = set_up(run.config, run.dataset.load())
+        with run.record.held(partial(_busy, run, screen)):
+            if run.config.rerun:
+                if aside := run.record.set_aside():
+                    screen.say(f"{run.title}: the old record is kept in {aside}")
+            elif settled := settled_result(run, screen, mend=True):
+                return settled
+            progress = _resume(run, setup, screen)
+            with stop_requests() as stop:
+                result = _train(run, setup, progress, screen, stop)
+                if stop.signum is not None:  # it came after the last step
+                    raise Interrupted(stop.signum)
+                return result
+    except Busy:
+        return None
+    except Exception as error:
+        if isinstance(error, UserError) and not in_sweep:
+            raise
+        return _fail(run, error, screen)
+
+
+def _busy(run: Run, screen: Screen, holder: str) -> None:
+    if run.config.when_locked == "leave":
+        screen.say(f"{run.title}: left to {holder}, which runs it")
+        raise Busy
+    screen.say(f"{run.title}: waiting for {holder}, which runs it")
+
+
+def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | None:
+    """The result of a run with which nothing is left to do.
+
+    mend: set a damaged result aside, which only who holds the run may do.
+    """
+    try:
+        result = run.record.read_result()
+    except DamagedResult as error:
+        if mend:
+            screen.say(f"{run.title}: {error}; set aside as {set_aside(run.record.result).name}")
+        return None
+    if result is None or not result.settled or not checkpoint.is_whole(run.record):
+        return None
+    screen.say(f"{run.title}: {result.status} before, skipped ({run.record.directory})")
+    if result.metrics_size is not None and not run.record.holds_metrics(result.metrics_size):
+        screen.say(
+            f"{run.title}: its result is whole, but {run.record.metrics} is damaged and has no "
+            "curves to draw; rerun=true trains the run anew"
+        )
+    return result
+
+
+def _fail(run: Run, error: Exception, screen: Screen) -> Result | None:
+    """Record a failure before the first step, where no result of earlier work stands."""
+    result = _result(run, "failed", Progress(), error=_reason(error))
+    screen.fail(f"{run.title}: {outcome(result)}")
+    try:
+        with run.record.held(partial(_busy, run, screen)), run_log(run.record.log):
+            log.error("%s", "".join(traceback.format_exception(error)))
+            earlier = run.record.read_result()
+            if earlier is None or not earlier.settled:
+                with suppress(CannotWrite):  # which the result then says
+                    _write_config(run)
+                _write_result(run, result, screen)
+    except Busy:
+        return None
+    return result
+
+
+def _write_result(run: Run, result: Result, screen: Screen) -> None:
+    """Where that fails too, the screen tells: the next command finds the run cut off."""
+    try:
+        run.record.write_result(result)
+    except CannotWrite as error:
+        screen.fail(f"{run.title}: {error}")
+
+
+def _reason(error: Exception) -> str:
+    known = isinstance(error, UserError | CannotWrite)
+    return str(error) if known else f"{type(error).__name__}: {error}"
+
+
+def _write_config(run: Run) -> None:
+    content = yaml.safe_dump(run.config.content, sort_keys=False)
+    write_whole(run.record.config, content)
+    write_whole(run.record.command, run.command + "\n")
+
+
+def _resume(run: Run, setup: Setup, screen: Screen) -> Progress:
+    """From the checkpoint, else from step 0. Raises UserError for the checkpoint of another run."""
+
+    def say(text: str) -> None:
+        screen.say(f"{run.title}: {text}")
+        with run_log(run.record.log):
+            log.warning("%s", text)
+
+    saved = checkpoint.load(run.record, run.signature, setup.opt, setup.optimizer, say)
+    if saved is None:
+        run.record.metrics.unlink(missing_ok=True)
+        return Progress()
+    say(f"goes on from step {saved['step']} of {setup.steps}")
+    return Progress(**saved)
+
+
+class _Reporter:
+    """Sends what the loop reports to the record, to W&B and to the screen."""
+
+    def __init__(self, run: Run, setup: Setup, tracker: wandb.Tracker, display: RunDisplay) -> None:
+        self.run = run
+        self.tracker = tracker
+        self.display = display
+        self.show = display.show
+        self._save: Callable[[dict[str, Any]], None] = partial(
+            checkpoint.save, run.record, run.signature, setup.opt, setup.optimizer
+        )
+
+    def report(self, row: dict[str, Any]) -> None:
+        self.run.record.append_metrics(row)
+        self.tracker.log(row)
+        self.display.report(row)
+
+    def save(self, progress: dict[str, Any]) -> None:
+        self._save(progress)
+
+
+def _train(run: Run, setup: Setup, progress: Progress, screen: Screen, stop: StopRequest) -> Result:
+    with (
+        run_log(run.record.log),
+        screen.run(run.title, setup.steps) as display,
+        wandb.start(run.config, run.signature, screen) as tracker,
+    ):
+        log.info("%s: %s", run.title, setup.device.name)
+        reporter = _Reporter(run, setup, tracker, display)
+        try:
+            _write_config(run)
+            train(setup, progress, reporter, stop)
+            reporter.save(asdict(progress))
+            result = _result(run, "finished", progress, setup)
+        except Diverged as error:
+            result = _result(run, "diverged", progress, setup, str(error))
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            # As of a matrix that holds NaN.
+            reason = f"no decomposition at step {progress.step + 1}: {error}"
+            result = _result(run, "diverged", progress, setup, reason)
+        except Interrupted as error:
+            result = _result(run, "interrupted", progress, setup, str(error))
+            _write_result(run, result, screen)
+            tracker.finish(result)
+            raise
+        except Exception as error:
+            log.error("%s", traceback.format_exc())
+            result = _result(run, "failed", progress, setup, _reason(error))
+        _write_result(run, result, screen)
+        tracker.finish(result)
+        log.info("%s: %s %s", run.title, result.status, result.error or "")
+        display.end(result)
+    return result
+
+
+def _result(
+    run: Run,
+    status: Status,
+    progress: Progress,
+    setup: Setup | None = None,
+    error: str | None = None,
+) -> Result:
+    config, measured = run.config, dict(progress.measured or {})
+    result = Result(
+        status=status,
+        signature=run.signature,
+        method=config.method.name,
+        model=config.model.name,
+        dataset=config.dataset.name,
+        seed=config.seed,
+        data=run.data,
+        error=error,
+        steps=progress.step,
+        test_error=progress.test_error,
+        best_test_error=progress.best_test_error,
+        train_loss=progress.train_loss,
+        energy_start=progress.energy_start,
+        energy_end=progress.energy_end,
+        angles_start=progress.angles_start,
+        angles_end=progress.angles_end,
+        orthogonality_error=measured.pop("orthogonality_error", None),
+        measured=measured,
+        metrics_size=run.record.metrics_size(),
+        seconds=round(progress.seconds, 3),
+        versions={
+            "opt_runner": __version__,
+            "torch": version("torch"),
+            "python": platform.python_version(),
+        },
+    )
+    if setup is not None:
+        parameters = list(setup.opt.parameters())
+        result.label = setup.opt.method.label
+        result.colour = setup.opt.method.colour
+        result.trainable_parameters = sum(p.numel() for p in parameters if p.requires_grad)
+        result.effective_parameters = sum(p.numel() for p in setup.opt.network.parameters())
+        result.device = setup.device.name
+        if progress.seconds:
+            result.images_per_second = round(
+                progress.step * config.batch_size / progress.seconds, 1
+            )
+    return result

@@ -1,0 +1,33 @@
+"""A sweep: many runs, known before the first one starts."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from opt_runner.records import stored
+from opt_runner.records.stored import StoredRun
+from opt_runner.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """runs: each once, in the order in which they are launched. asked: how many the command names,
+    doubles among them. here: they run on this machine, so that their device, and with it their
+    signature, is known."""
+
+    runs: Sequence[Run]
+    asked: int
+    here: bool
+
+    @property
+    def id(self) -> str:
+        """The same runs make the same sweep, also when it is started again."""
+        signatures = " ".join(sorted(run.signature for run in self.runs))
+        name = self.runs[0].config.experiment_name
+        return f"{name}-{hashlib.sha256(signatures.encode()).hexdigest()[:8]}"
+
+    def stored(self, run: Run) -> StoredRun | None:
+        """What there is of a run; None for one that has not begun."""
+        if self.here:
+            return stored.read(run.record.directory)
+        return stored.read_on_any_device(StoredRun(run.record, run.config.content, None))

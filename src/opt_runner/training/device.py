@@ -1,0 +1,73 @@
+"""Device, precision, threads and memory layout of a run."""
+
+import os
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import nn
+
+from opt_runner.config.schema import Hardware
+from opt_runner.errors import UserError
+from opt_runner.training import process
+
+_DEFAULT_THREADS = torch.get_num_threads()
+
+
+@dataclass(frozen=True)
+class Device:
+    """What `hardware` of the config came to. Rotations are float32 whatever the network is."""
+
+    torch_device: torch.device
+    precision: torch.dtype
+    memory_format: torch.memory_format
+    compile: bool
+
+    @classmethod
+    def of(cls, options: Hardware) -> Self:
+        """Sets the process's threads, memory use and determinism. Raises UserError."""
+        torch.set_num_threads(options.threads or _DEFAULT_THREADS)
+        found = find_device(options)
+        if options.reuse_memory and found.type == "cpu":
+            process.keep_freed_memory()
+        if found.type == "cuda":
+            # Same seed, same result to the bit: cuBLAS reads this when it starts.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.deterministic = True
+        return cls(
+            torch_device=found,
+            precision=getattr(torch, options.precision),
+            memory_format=torch.channels_last if options.channels_last else torch.contiguous_format,
+            compile=options.compile,
+        )
+
+    @property
+    def name(self) -> str:
+        if self.torch_device.type == "cuda":
+            return torch.cuda.get_device_name(self.torch_device)
+        return f"cpu ({torch.get_num_threads()} threads)"
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.torch_device.type, self.precision, enabled=self.precision != torch.float32
+        )
+
+    def place(self, network: nn.Module) -> nn.Module:
+        return network.to(self.torch_device).to(memory_format=self.memory_format)
+
+
+def find_device(options: Hardware) -> torch.device:
+    """The device that the config names. Raises UserError where it is not there."""
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(name)
+    if chosen.type == "cuda":
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (chosen.index or 0) >= found:
+            raise UserError(
+                f"hardware.device={name} is not there: {found} CUDA devices were found; "
+                "use hardware=auto or hardware=cpu"
+            )
+    return chosen

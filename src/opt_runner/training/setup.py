@@ -1,0 +1,92 @@
+"""Everything a run trains with: data, network, method and optimizer on their device."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from opt_runner.config import components
+from opt_runner.config.schema import Config
+from opt_runner.datasets import Augment, Batches, Images
+from opt_runner.errors import UserError
+from opt_runner.methods import Method
+from opt_runner.opt import OPT
+from opt_runner.training.device import Device
+
+# The reference's moving average of BatchNorm, and the budget it was chosen for.
+_BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """steps: the budget."""
+
+    config: Config
+    device: Device
+    data: Images
+    batches: Batches
+    opt: OPT
+    optimizer: torch.optim.Optimizer
+    steps: int
+
+    def checkpoint_bytes(self) -> int:
+        """The size of a checkpoint, once the optimizer has made a step."""
+        state = [value for one in self.optimizer.state.values() for value in one.values()]
+        tensors = [t for t in (*self.opt.state_dict().values(), *state) if isinstance(t, Tensor)]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def set_up(config: Config, images: Images) -> Setup:
+    """Sets the process's threads and torch's seed as the config says.
+
+    Raises UserError where device, images, batch size and network do not fit.
+    """
+    device = Device.of(config.hardware)
+    data = images.to(device.torch_device)
+    batches = Batches(
+        data.train_images,
+        data.train_labels,
+        config.batch_size,
+        config.seed,
+        Augment(**config.augment.model_dump()),
+        memory_format=device.memory_format,
+    )
+    steps = config.budget.in_steps(batches.steps_per_epoch)
+    torch.manual_seed(config.seed)
+    network = components.build(
+        config.model,
+        "model",
+        in_channels=data.channels,
+        image_size=data.size,
+        num_classes=data.num_classes,
+        bn_momentum=min(_BN_MOST, _BN_MOMENTUM * _BN_STEPS / steps),
+    )
+    method: Method = components.build(config.method, "method")
+    opt = OPT(device.place(network), method.scaled_to(steps))
+    if device.compile:
+        # Runs share OPT's code: without this, dynamo goes eager after eight of a sweep.
+        torch.compiler.reset()
+        opt.compile()
+    _try_shapes(opt, data)
+    optimizer = opt.optimizer(**config.optimizer.model_dump())
+    return Setup(config, device, data, batches, opt, optimizer, steps)
+
+
+@torch.no_grad()
+def _try_shapes(opt: OPT, data: Images) -> None:
+    """A network that does not fit the images says so now, not as a traceback from its inside."""
+    images = data.train_images[:2]
+    x = torch.zeros(images.shape, device=images.device)
+    opt.network.eval()
+    try:
+        logits = opt.network(x)
+    except RuntimeError as error:
+        raise UserError(
+            f"model: fails on images of shape {tuple(images.shape[1:])}: {error}"
+        ) from error
+    if tuple(logits.shape) != (len(images), data.num_classes):
+        raise UserError(
+            f"model: gives an output of shape {tuple(logits.shape)} for {len(images)} images of "
+            f"{data.num_classes} classes, expected {(len(images), data.num_classes)}"
+        )
+    opt.network.train()
