@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from opt_runner.hardware import set_up
 
 from opt_runner.bench import cli
 from opt_runner.bench.settings import Settings
 from opt_runner.config import Hardware
-from opt_runner.hardware import set_up
 
 Bench = Callable[..., dict[str, Any]]
 

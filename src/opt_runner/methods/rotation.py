@@ -55,7 +55,7 @@ class SquareRotation(Rotation):
     def init(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
     ) -> Tensors:
-        return {"R": initial_square(self.start, layer.d, generator)}
+        return {"R": initial_square(self.start, len(W), generator)}
 
 
 def initial_square(start: Start, d: int, generator: torch.Generator | None) -> Tensor:
