@@ -217,11 +217,15 @@ def test_a_start_of_w_reaches_every_stack_before_it_is_drawn() -> None:
         torch.testing.assert_close(V, 6 * mlp().get_submodule(name).weight.T)
 
 
-def test_tensors_move_to_the_type_of_w() -> None:
-    network = mlp().double()
-    opt = OPT(network, TwoSided())
+def test_tensors_move_to_the_type_and_device_of_w() -> None:
+    """`meta` stands for a GPU: what is left behind on the CPU would show."""
+    opt = OPT(mlp().double(), TwoSided())
     assert {p.dtype for p in opt.parameters()} == {torch.float64}
     assert opt(torch.randn(4, 1, 4, 4, dtype=torch.float64)).dtype == torch.float64
+    for method in ("cayley", "ogd", "sopt", Watched()):
+        opt = OPT(cnn().to("meta"), method)
+        tensors = [tensor for stack in opt.stacks for tensor in stack.tensors.values()]
+        assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 def test_w_may_train_beside_r() -> None:
