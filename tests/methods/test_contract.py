@@ -357,3 +357,5 @@ def test_a_method_that_covers_nothing_is_refused() -> None:
     assert len(OPT(cnn(), Convolutions()).stacks) == 3
     with pytest.raises(UserError, match="Convolutions covers no layer of MLP"):
         OPT(mlp(), Convolutions())
+    with pytest.raises(UserError, match="Cayley covers no layer of MLP"):
+        OPT(mlp(), "cayley", layers=[])

@@ -39,8 +39,8 @@ class Method:
     colour: its colour in pictures, as #rrggbb; None: one is chosen.
     optimizer_class: what steps; torch.optim.SGD or one derived from it.
 
-    A fault that a layer brings to light, as blocks that do not divide its d, is a
-    `opt_runner.errors.UserError`.
+    Where options do not suit a layer, as blocks that do not divide its d, `init` and the others
+    raise `opt_runner.errors.UserError`.
     """
 
     label: ClassVar[str | None] = None

@@ -60,22 +60,20 @@ class OPT(nn.Module):
 
     def _choose(self, named: Sequence[str] | None) -> list[Layer]:
         """The layers that the method covers."""
+        network = type(self.network).__name__
         if named is not None:
-            self.hidden = views(self.network, named)
-            return self.hidden
-        every = views(self.network, names(self.network))
-        if len(every) < 2:
-            raise UserError(
-                f"{type(self.network).__name__} has {len(every)} linear or convolution layers; OPT "
-                "needs two: one to rotate and the classifier after it (or name the layers: "
-                "layers=[...])"
-            )
-        self.hidden = every[:-1]
-        covered = [layer for layer in every if self.method.covers(layer)]
+            covered = self.hidden = views(self.network, named)
+        else:
+            every = views(self.network, names(self.network))
+            if len(every) < 2:
+                raise UserError(
+                    f"{network} has {len(every)} linear or convolution layers; OPT needs two: one "
+                    "to rotate and the classifier after it (or name the layers: layers=[...])"
+                )
+            self.hidden = every[:-1]
+            covered = [layer for layer in every if self.method.covers(layer)]
         if not covered:
-            raise UserError(
-                f"{type(self.method).__name__} covers no layer of {type(self.network).__name__}"
-            )
+            raise UserError(f"{type(self.method).__name__} covers no layer of {network}")
         return covered
 
     @torch.no_grad()
