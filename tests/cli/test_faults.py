@@ -95,7 +95,7 @@ def test_damaged_metrics_of_a_finished_run_are_said(opt_run: Run, tmp_path: Path
     path.write_text(path.read_text()[:-10])
     again = opt_run(*TINY, "tracking=none")
     assert again.returncode == 0
-    assert "metrics.jsonl is damaged: its curves are lost, rerun=true" in again.stdout
+    assert "metrics.jsonl is damaged and has no curves to draw; rerun=true" in again.stdout
 
 
 def limited(bytes_a_file: int) -> None:
