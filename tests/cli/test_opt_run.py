@@ -130,7 +130,7 @@ def test_same_seed_same_result_to_the_bit(opt_run: Run, tmp_path: Path) -> None:
 def test_duplicate_runs_run_once(opt_run: Run, tmp_path: Path) -> None:
     done = opt_run("-m", "method=gs,gs,hr", *QUIET)
     assert done.returncode == 0, done.stderr
-    assert "1 duplicate runs run once" in done.stdout
+    assert "1 of 3 runs are asked for twice and run once" in done.stdout
     assert len(results(tmp_path)) == 2
 
 
