@@ -31,6 +31,12 @@ def compose(config_name: str, overrides: Sequence[str]) -> Config:
     return read(cfg)
 
 
+def from_arguments(*arguments: str) -> Config:
+    """The config that `opt-run` with these arguments would have; raises what `compose` does."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", arguments)
+
+
 def read(cfg: DictConfig) -> Config:
     """The composed config, checked against the schema and the components' signatures.
 
