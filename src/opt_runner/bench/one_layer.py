@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import orthogonal
 
 from opt_runner.bench import naive
 from opt_runner.bench.samples import Sampler, Task, attempted, sampler
-from opt_runner.methods import METHODS, Method, Rotation
+from opt_runner.methods import METHODS, Method
 from opt_runner.methods.sopt import StochasticOPT
 from opt_runner.opt import layers
 from opt_runner.opt.stack import Stack
@@ -53,21 +53,19 @@ def _ours(method: Method, layer: Layer) -> Task:
     """The effective weight as OPT makes it, with the method's penalty, and its optimizer's step
     where that is what keeps R orthogonal. (SGD's step is the same for all others and left out.)
 
-    A method that takes a share of the rows rotates that share. The first R is the layer's, or I for
-    methods that start there.
+    A method that takes a share of the rows rotates that share. R starts as it does in training.
     """
     d, n = layer.W.shape
     view = layers.Layer(name="", parameter="weight", d=d, n=n)
     stack = Stack(_linear(layer.W.T), [view], method, torch.Generator().manual_seed(0))
     R, G = stack.trained["R"], layer.G.T.contiguous()
-    if isinstance(method, Rotation) and method.start == "normal":
-        R.data.copy_(layer.R)
 
     def rotate() -> None:
-        W = stack.W()
-        V = method.weight(W, **stack.tensors)
+        V = stack.V()
         outputs, gradients = [stack.as_weights(V)["weight"]], [G]
-        if (penalty := method.penalty(view, W, V, **stack.tensors)) is not None:
+        if method.has_penalty:
+            penalty = method.penalty(view, stack.W(), V, **stack.tensors)
+            assert penalty is not None
             outputs.append(penalty)
             gradients.append(torch.ones_like(penalty))
         torch.autograd.backward(outputs, gradients)
