@@ -11,8 +11,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from hydra_plugins.opt_runner._launcher import RunLauncher
 from opt_runner.cli import mistakes
-from opt_runner.config.compose import compose
+from opt_runner.config.compose import Composer
 from opt_runner.errors import UserError
 
 
@@ -42,33 +43,38 @@ class GridSweeper(Sweeper):
         # Hydra imports this module for `--help`, which must answer at once.
         from opt_runner.console.screen import Screen
         from opt_runner.runs.conduct import conduct
-        from opt_runner.runs.run import Run, command_line, identify
+        from opt_runner.runs.run import Identifier, Run, command_line
         from opt_runner.runs.sweep import Sweep
 
         config, launcher = self.config, self.launcher
         assert config is not None
         assert launcher is not None
         # A foreign launcher may take the runs to other machines, with other devices.
-        here = bool(getattr(launcher, "here", False))
+        here = isinstance(launcher, RunLauncher) and launcher.here
         sources = config.hydra.runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
         jobs = combinations(overrides)
+        compose, identify = Composer(config.hydra.job.config_name), Identifier(check_device=here)
         runs: dict[str, Run] = {}
         overrides_of: dict[str, Sequence[str]] = {}
         for job in jobs:
             try:
-                composed = compose(config.hydra.job.config_name, job)
-                run = identify(composed, command_line(folders, job), check_device=here)
+                run = identify(compose(job), command_line(folders, job))
             except UserError as error:
                 raise UserError(f"{error} [in the run {' '.join(job)}]") from error
             runs.setdefault(run.signature, run)
             overrides_of.setdefault(run.signature, job)
 
-        def launch(left: Sequence[Run]) -> None:
-            launcher.launch([overrides_of[run.signature] for run in left], 0)
+        sweep = Sweep(list(runs.values()), asked=len(jobs), here=here)
+        screen = Screen(sweep.runs[0].config.progress)
 
-        planned = Sweep(list(runs.values()), asked=len(jobs), here=here)
-        return conduct(planned, launch, Screen(planned.runs[0].config.progress))
+        def launch(left: Sequence[Run]) -> None:
+            if isinstance(launcher, RunLauncher):
+                launcher.execute(sweep, left, screen)
+            else:
+                launcher.launch([overrides_of[run.signature] for run in left], 0)
+
+        return conduct(sweep, launch, screen)
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:

@@ -22,7 +22,7 @@ from opt_runner.files import CannotWrite, set_aside, write_whole
 from opt_runner.records import checkpoint
 from opt_runner.records.result import DamagedResult, Result, Status
 from opt_runner.runs.run import Run
-from opt_runner.training.interrupt import Interrupted, StopRequest, stop_requests
+from opt_runner.training.interrupt import Interrupted, StopRequest
 from opt_runner.training.loop import Diverged, Progress, train
 from opt_runner.training.setup import Setup, set_up
 
@@ -33,29 +33,29 @@ class Busy(Exception):
     """Another process has the run."""
 
 
-def execute(run: Run, screen: Screen, in_sweep: bool) -> Result | None:
+def execute(run: Run, screen: Screen, in_sweep: bool, stop: StopRequest) -> Result | None:
     """Execute the run, or read its result where nothing is left to do.
 
     The result is on disk at the end. None where another process has the run and it is to be left
     to that. In a sweep every fault is the run's failure; of a run alone, a mistake of the user's
     that shows before the first step raises UserError, and nothing is written.
-    Raises Interrupted after saving where a signal asks to stop.
+    Raises Interrupted after saving where `stop` asks for it.
     """
     if not run.config.rerun and (settled := settled_result(run, screen)):
         return settled
+    busy = partial(_busy, run, screen, set())
     try:
-        setup = set_up(run.config, run.dataset.load())
-        with run.record.held(partial(_busy, run, screen)):
-            if run.config.rerun:
-                if aside := run.record.set_aside():
-                    screen.say(f"{run.title}: the old record is kept in {aside}")
-            elif settled := settled_result(run, screen, mend=True):
-                return settled
-            progress = _resume(run, setup, screen)
-            with stop_requests() as stop:
-                result = _train(run, setup, progress, screen, stop)
-                if stop.signum is not None:  # it came after the last step
-                    raise Interrupted(stop.signum)
+        with stop.at_once():
+            setup = set_up(run.config, run.dataset.load())
+            with run.record.held(busy):
+                if run.config.rerun:
+                    _set_aside(run, screen)
+                elif settled := settled_result(run, screen, mend=True):
+                    return settled
+                progress = _resume(run, setup, screen)
+                with stop.at_once(False):
+                    result = _train(run, setup, progress, screen, stop)
+                stop.raise_if_asked()  # a signal may come after the last step
                 return result
     except Busy:
         return None
@@ -65,11 +65,19 @@ def execute(run: Run, screen: Screen, in_sweep: bool) -> Result | None:
         return _fail(run, error, screen)
 
 
-def _busy(run: Run, screen: Screen, holder: str) -> None:
+def _busy(run: Run, screen: Screen, told: set[str], holder: str) -> None:
+    """Called while another process, `holder`, has the run."""
     if run.config.when_locked == "leave":
         screen.say(f"{run.title}: left to {holder}, which runs it")
         raise Busy
-    screen.say(f"{run.title}: waiting for {holder}, which runs it")
+    if holder not in told:
+        screen.say(f"{run.title}: waiting for {holder}, which runs it")
+        told.add(holder)
+
+
+def _set_aside(run: Run, screen: Screen) -> None:
+    if aside := run.record.set_aside():
+        screen.say(f"{run.title}: the old record is kept in {aside}")
 
 
 def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | None:
@@ -99,8 +107,10 @@ def _fail(run: Run, error: Exception, screen: Screen) -> Result | None:
     result = _result(run, "failed", Progress(), error=_reason(error))
     screen.fail(f"{run.title}: {outcome(result)}")
     try:
-        with run.record.held(partial(_busy, run, screen)), run_log(run.record.log):
+        with run.record.held(partial(_busy, run, screen, set())), run_log(run.record.log):
             log.error("%s", "".join(traceback.format_exception(error)))
+            if run.config.rerun:
+                _set_aside(run, screen)
             earlier = run.record.read_result()
             if earlier is None or not earlier.settled:
                 with suppress(CannotWrite):  # which the result then says
