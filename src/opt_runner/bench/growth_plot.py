@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from opt_runner.bench.curve import Curve
-from opt_runner.report.plots import COLOURS
+from opt_runner.report.figures.style import method_colours
 
 _QUIET = "#666666"
 _LABELS_AT = 1.06  # of the axes' width
@@ -56,7 +56,7 @@ def _line(axes: Axes, name: str, curve: Curve) -> None:
 
 def _colour(name: str) -> str:
     # sopt has the colour of its inner map, and is dashed.
-    return COLOURS[name.removeprefix("sopt (").removesuffix(")")]
+    return method_colours()[name.removeprefix("sopt (").removesuffix(")")]
 
 
 def _style(axes: Axes, sizes: list[int]) -> None:
