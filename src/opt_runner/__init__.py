@@ -10,7 +10,7 @@ plain = merge(opt)
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from opt_runner.energy import hyperspherical_energy
+    from opt_runner.geometry import hyperspherical_energy
     from opt_runner.opt import OPT, merge
 
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(opt, name)
     if name == "hyperspherical_energy":
-        from opt_runner.energy import hyperspherical_energy
+        from opt_runner.geometry import hyperspherical_energy
 
         return hyperspherical_energy
     raise AttributeError(f"module 'opt_runner' has no attribute {name!r}")

@@ -10,7 +10,7 @@ from opt_runner.bench import libraries, naive
 from opt_runner.bench.one_layer import Layer, naive_ogd, naive_or, ours
 from opt_runner.bench.rotations import ALTERNATIVES, OURS
 from opt_runner.bench.timing import Task
-from opt_runner.energy import orthogonality_error
+from opt_runner.geometry import orthogonality_error
 from opt_runner.methods import METHODS
 from opt_runner.methods.ogd import OrthogonalGradientDescent
 

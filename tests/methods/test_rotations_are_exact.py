@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from opt_runner import hyperspherical_energy
-from opt_runner.energy import orthogonality_error
+from opt_runner.geometry import orthogonality_error
 from opt_runner.methods import METHODS, Method
 
 MAPS = ["gs", "hr", "ls", "cayley"]

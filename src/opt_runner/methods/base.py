@@ -8,7 +8,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from opt_runner.energy import orthogonality_error
+from opt_runner.geometry import orthogonality_error
 
 Start = Literal["normal", "identity", "orthogonal"]
 

@@ -39,6 +39,12 @@ class Progress:
     best_test_error: float | None = None
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
+    energy_excess_start: dict[str, dict[str, float]] | None = None
+    energy_excess_end: dict[str, dict[str, float]] | None = None
+    half_space_excess_start: dict[str, float] | None = None
+    half_space_excess_end: dict[str, float] | None = None
+    largest_cosine_start: dict[str, float] | None = None
+    largest_cosine_end: dict[str, float] | None = None
     angles_start: list[int] | None = None
     angles_end: list[int] | None = None
     orthogonality_error: float | None = None
@@ -86,14 +92,24 @@ def train(
         progress.test_error = error
         best = progress.best_test_error
         progress.best_test_error = error if best is None else min(error, best)
-        progress.energy_start = progress.energy_start or kept.energy
+        if progress.step == 0:
+            progress.energy_start = kept.energy
+            progress.energy_excess_start = kept.energy_excess
+            progress.half_space_excess_start = kept.half_space_excess
+            progress.largest_cosine_start = kept.largest_cosine
+            progress.angles_start = kept.angles
         progress.energy_end = kept.energy
-        progress.angles_start = progress.angles_start or kept.angles
+        progress.energy_excess_end = kept.energy_excess
+        progress.half_space_excess_end = kept.half_space_excess
+        progress.largest_cosine_end = kept.largest_cosine
         progress.angles_end = kept.angles
         progress.orthogonality_error = kept.orthogonality_error
         return {
             "test_error": error,
             "energy": kept.energy,
+            "energy_excess": kept.energy_excess,
+            "half_space_excess": kept.half_space_excess,
+            "largest_cosine": kept.largest_cosine,
             "orthogonality_error": kept.orthogonality_error,
         }
 
