@@ -24,12 +24,15 @@ EXPONENTS = (0, 1, 2)
 
 @dataclass(frozen=True)
 class LayerGeometry:
-    """What the pairs of one layer's neurons tell. Turning or scaling neurons changes nothing.
+    """What the pairs of one layer's neurons tell.
+
+    One rotation of all neurons, or other lengths of them, change nothing here.
 
     Where a value is not defined it is NaN: all but `angles` where a column of W is zero, as it has
     no direction; `largest_cosine` and the excesses of a single neuron; the excesses of a size
     whose random neurons have no finite standard deviation, see `random_energy`. Two equal neurons
-    have infinite energies and excesses.
+    have infinite energies and excesses; two opposite ones an infinite half-space excess, or a
+    large one where rounding keeps them apart.
     """
 
     energy: dict[int, float]  # s: E_s
@@ -129,11 +132,12 @@ def random_half_space_energy(d: int, n: int) -> tuple[float, float]:
     s = 0, the sum over i != j of log(1 / ||w_i - w_j||) + log(1 / ||w_i + w_j||): half of E_0 of
     [W, -W] without the pairs (w_i, -w_i), whose distance is always 2.
 
-    It sees what E_s of many dimensions hides. With t = <w_i, w_j>, a term of E_s is a constant plus
-    a t + b t^2 + ..., where t is about d^-1/2: what spreads E_s over random neurons is the sum of
-    t, that is how long the sum of all neurons happens to be. Opposite pairs cancel it and leave
-    t^2: how far neurons are from orthogonal. So E_s for s = 0, 1 and 2 give there the same excess,
-    and s = 0 stands for all; it has moments for every d > 1 (`inf` for d = 1).
+    It shows what E_s hides in many dimensions. There t = <w_i, w_j> is about d^-1/2, so in the
+    series of a term of E_s, c0 + c1 t + c2 t^2 + ..., what varies most is c1 t. The sum of t over
+    pairs is the squared length of the sum of all neurons, but for a constant: nothing of how far
+    neurons are from orthogonal. Opposite pairs cancel t and leave t^2, which is. As every s leaves
+    the same t^2, s = 0 stands for all of them; its moments are finite for every d > 1 (`inf` for
+    d = 1).
 
     In the symbols of `random_energy`, log(1 / ||u - v||) + log(1 / ||u + v||) has the mean
     psi(2a) - psi(a) - 2 log 2 and, as Cov(log B, log(1 - B)) = -psi1(2a), the variance

@@ -63,7 +63,7 @@ class Result:
     test_error: float | None = None
     best_test_error: float | None = None
     train_loss: float | None = None
-    # By layer, see geometry.py: E_1, the excesses of E_0, E_1 and E_2 under "0", "1" and "2", ...
+    # By layer, see geometry.py. `energy` is E_1; `energy_excess` is by s as well, "0", "1", "2".
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
     energy_excess_start: dict[str, dict[str, float]] | None = None
