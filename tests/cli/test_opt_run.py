@@ -58,6 +58,9 @@ def test_every_method_in_one_sweep_with_its_table(opt_run: Run, tmp_path: Path) 
             assert result["orthogonality_error"] < 1e-5
             for layer, energy in result["energy_start"].items():
                 assert result["energy_end"][layer] == pytest.approx(energy, rel=1e-4)
+            for name in ("energy_excess", "half_space_excess", "largest_cosine"):
+                for layer, value in result[f"{name}_start"].items():
+                    assert result[f"{name}_end"][layer] == pytest.approx(value, abs=1e-2)
 
 
 def test_the_record_of_a_cell(opt_run: Run, tmp_path: Path) -> None:
@@ -84,6 +87,11 @@ def test_the_record_of_a_cell(opt_run: Run, tmp_path: Path) -> None:
     result = json.loads((directory / "result.json").read_text())
     assert result["test_error"] == rows[-1]["test_error"]
     assert result["train_loss"] == rows[-1]["train_loss"]
+    for name in ("energy", "energy_excess", "half_space_excess", "largest_cosine"):
+        assert result[f"{name}_start"] == rows[0][name]
+        assert result[f"{name}_end"] == rows[-1][name]
+        assert rows[-1][name].keys() == {"features.1", "features.4"}
+    assert rows[-1]["energy_excess"]["features.1"].keys() == {"0", "1", "2"}
     assert directory.name.endswith(result["signature"])
     assert result["effective_parameters"] == 64 * 16 + 16 * 16 + 16 * 10 + 4 * 16
     assert result["trainable_parameters"] == 64 * 64 + 16 * 16 + 16 * 10 + 4 * 16
