@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
-from opt_runner.config import compose, conf_dir
+from opt_runner.config.compose import compose, conf_dir
 from opt_runner.datasets import Images, TorchvisionSet
-from opt_runner.datasets.decode import decode
+from opt_runner.datasets.folder.decode import decode
 from opt_runner.errors import UserError
-from opt_runner.records import Result
+from opt_runner.records.result import Result
 from tests.datasets.test_torchvision_sets import IDX, write_idx
 
 KEYS = [

@@ -14,6 +14,9 @@ from filelock import FileLock, Timeout
 from opt_runner.errors import UserError
 
 
+_WAIT_SECONDS = 0.5
+
+
 class CannotWrite(Exception):
     """A file could not be written: what was there before is as it was."""
 
@@ -24,18 +27,21 @@ class CannotWrite(Exception):
 
 @contextlib.contextmanager
 def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock file `path`. Where another process has it, call `busy` with who, then wait.
+    """Hold the lock file `path`. While another process has it, wait, and call `busy` with who that
+    is, twice a second: what it raises ends the waiting.
 
-    The lock is the kernel's: that of a dead process is gone with it. Raises what `busy` raises, and
-    UserError on a file system without locks.
+    The lock is the kernel's: that of a dead process is gone with it. Raises UserError on a file
+    system without locks.
     """
     lock = FileLock(path, fallback_to_soft=False, preserve_lock_file=True, on_acquired=_sign)
+    waits = False
     try:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            busy(path.read_text() or "another process")
-            lock.acquire()
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=_WAIT_SECONDS if waits else 0)
+            except Timeout:
+                waits = True
+                busy(path.read_text() or "another process")
     except (OSError, NotImplementedError) as error:
         raise UserError(
             f"{path} cannot be locked ({error}): choose a folder on a file system that has locks"
@@ -98,6 +104,14 @@ def write_whole(
         if temporary:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def write_text_quickly(path: Path, content: str) -> None:
+    """Replace `path` in one step, but without waiting for the disk: for what is not to be kept."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        temporary.write_text(content)
+        temporary.replace(path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
-# Small enough that a cell takes a second, and still every part of the recipe.
+# Small enough that a run takes a second, and still every part of the recipe.
 TINY = ["model=mlp", "model.widths=[16,16]", "budget.steps=12", "hardware.threads=1"]
 
 

@@ -86,7 +86,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 def damage_something(tmp_path: Path, name: str, chance: random.Random, counts: Counts) -> None:
     """Truncate a file of the sweep, or change a byte of it, now and then.
 
-    Not the metrics of a finished cell: what is lost of those is said, and not trained again.
+    Not the metrics of a finished run: what is lost of those is said, and not trained again.
     """
     files = [
         path
@@ -123,7 +123,7 @@ def test_nothing_is_lost(
         counts.sweeps += 1
         while True:
             process = launch(tmp_path, environment, name, launcher)
-            # Often in the loading of libraries, mostly in the middle of a cell.
+            # Often in the loading of libraries, mostly in the middle of a run.
             patience = chance.uniform(0.15, 0.5) * whole if counts.kills < KILLS else None
             try:
                 output, _ = process.communicate(timeout=patience)

@@ -1,4 +1,4 @@
-"""What goes wrong around a cell: disks, files, other processes, secrets."""
+"""What goes wrong around a run: disks, files, other processes, secrets."""
 
 import json
 import os
@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from tests.cli.conftest import TINY, Run, results
-from tests.cli.test_resume import CELL, outcome, start, wait_for_checkpoint
+from tests.cli.test_resume import ONE, outcome, start, wait_for_checkpoint
 
 COMMAND = Path(sys.executable).with_name("opt-run")
 
 
 def cut_after_a_checkpoint(tmp_path: Path, environment: dict[str, str], name: str) -> Path:
-    """Kill a cell after a checkpoint; returns its directory."""
+    """Kill a run after a checkpoint; returns its directory."""
     cut = start(tmp_path, environment, f"experiment_name={name}")
     wait_for_checkpoint(tmp_path, name)
     cut.kill()
@@ -28,36 +28,36 @@ def cut_after_a_checkpoint(tmp_path: Path, environment: dict[str, str], name: st
     return checkpoint.parent
 
 
-def test_a_truncated_checkpoint_is_set_aside_and_the_cell_ends_the_same(
+def test_a_truncated_checkpoint_is_set_aside_and_the_run_ends_the_same(
     opt_run: Run, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     directory = cut_after_a_checkpoint(tmp_path, environment, "cut")
     os.truncate(directory / "checkpoint.pt", 1000)
-    again = opt_run(*CELL, "experiment_name=cut")
+    again = opt_run(*ONE, "experiment_name=cut")
     assert again.returncode == 0, again.stderr
     assert "checkpoint.pt is damaged" in again.stdout
     assert (directory / "checkpoint.pt.damaged-1").stat().st_size == 1000
-    assert opt_run(*CELL, "experiment_name=uncut").returncode == 0
+    assert opt_run(*ONE, "experiment_name=uncut").returncode == 0
     rows, _ = outcome(tmp_path, "cut")
     uncut_rows, _ = outcome(tmp_path, "uncut")
     assert rows == uncut_rows
 
 
-def test_the_checkpoint_of_another_cell_is_a_mistake_and_stays(
+def test_the_checkpoint_of_another_run_is_a_mistake_and_stays(
     opt_run: Run, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     directory = cut_after_a_checkpoint(tmp_path, environment, "cut")
     content = (directory / "checkpoint.pt").read_bytes()
-    assert opt_run(*CELL, "seed=1").returncode == 0
+    assert opt_run(*ONE, "seed=1").returncode == 0
     (other,) = tmp_path.glob("outputs/default/**/seed1-*")
     for name in ("result.json", "checkpoint.previous.pt"):
         (other / name).unlink(missing_ok=True)
     (other / "checkpoint.pt").write_bytes(content)
     for arguments in ([], ["-m"]):
-        done = opt_run(*CELL, "seed=1", *arguments)
+        done = opt_run(*ONE, "seed=1", *arguments)
         said = done.stderr if not arguments else done.stdout
         assert done.returncode == (2 if not arguments else 1)
-        assert "is the checkpoint of another cell" in said
+        assert "is the checkpoint of another run" in said
         assert "Traceback" not in done.stderr
         assert (other / "checkpoint.pt").read_bytes() == content
 
@@ -73,7 +73,7 @@ def test_a_damaged_result_is_set_aside(opt_run: Run, tmp_path: Path) -> None:
     assert json.loads(path.read_text())["test_error"] == first["test_error"]
 
 
-def test_a_damaged_checkpoint_of_a_finished_cell_is_made_anew(opt_run: Run, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_of_a_finished_run_is_made_anew(opt_run: Run, tmp_path: Path) -> None:
     assert opt_run(*TINY, "tracking=none", "checkpoint.every_steps=5").returncode == 0
     (path,) = tmp_path.glob("outputs/**/checkpoint.pt")
     whole = outcome(tmp_path, "default")
@@ -88,7 +88,7 @@ def test_a_damaged_checkpoint_of_a_finished_cell_is_made_anew(opt_run: Run, tmp_
     assert "finished before, skipped" in opt_run(*TINY, "tracking=none").stdout
 
 
-def test_damaged_metrics_of_a_finished_cell_are_said(opt_run: Run, tmp_path: Path) -> None:
+def test_damaged_metrics_of_a_finished_run_are_said(opt_run: Run, tmp_path: Path) -> None:
     assert opt_run(*TINY, "tracking=none").returncode == 0
     (path,) = tmp_path.glob("outputs/**/metrics.jsonl")
     assert "damaged" not in opt_run(*TINY, "tracking=none").stdout
@@ -103,7 +103,7 @@ def limited(bytes_a_file: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file, bytes_a_file))
 
 
-def test_a_checkpoint_that_does_not_fit_ends_the_cell_and_loses_nothing(
+def test_a_checkpoint_that_does_not_fit_ends_the_run_and_loses_nothing(
     opt_run: Run, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     arguments = [*TINY, "tracking=none", "checkpoint.every_steps=3"]
@@ -153,18 +153,18 @@ def test_a_full_disk_leaves_every_earlier_file_whole(
     assert opt_run("-m", *arguments, "seed=0").returncode == 0
 
 
-def test_a_cell_that_another_process_has_is_left_if_wished(
+def test_a_run_that_another_process_has_is_left_if_wished(
     opt_run: Run, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     running = start(tmp_path, environment, "experiment_name=cut")
     wait_for_checkpoint(tmp_path, "cut")
-    done = opt_run(*CELL, "experiment_name=cut", "when_locked=leave")
+    done = opt_run(*ONE, "experiment_name=cut", "when_locked=leave")
     assert running.poll() is None
     assert f"left to process {running.pid} on" in done.stdout
     assert done.returncode == 1
     running.kill()
     running.wait()
-    again = opt_run(*CELL, "experiment_name=cut", "when_locked=leave")
+    again = opt_run(*ONE, "experiment_name=cut", "when_locked=leave")
     assert again.returncode == 0, "the lock of a dead process holds nobody up"
 
 
@@ -183,7 +183,7 @@ def test_a_pre_empted_job_is_requeued_and_ends_the_same(
     assert process.returncode == 0, stderr
     (log,) = tmp_path.glob("outputs/cut/**/run.log")
     assert "goes on from step" in log.read_text()
-    assert opt_run(*CELL, "experiment_name=uncut").returncode == 0
+    assert opt_run(*ONE, "experiment_name=uncut").returncode == 0
     rows, _ = outcome(tmp_path, "cut")
     uncut_rows, _ = outcome(tmp_path, "uncut")
     assert rows == uncut_rows

@@ -19,8 +19,8 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
     ],
 )
 def test_trains(opt_run: Run, tmp_path, options: list[str]) -> None:
-    cell = ["method=gs", "model=cnn6", "model.widths=[8,8]", "model.fc_width=8", "budget.steps=60"]
-    done = opt_run(*cell, "tracking=none", "hardware.threads=1", *options)
+    run = ["method=gs", "model=cnn6", "model.widths=[8,8]", "model.fc_width=8", "budget.steps=60"]
+    done = opt_run(*run, "tracking=none", "hardware.threads=1", *options)
     assert done.returncode == 0, done.stderr
     (result,) = results(tmp_path)
     assert result["orthogonality_error"] < 1e-5, "rotations are float32 in any precision"

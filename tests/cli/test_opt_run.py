@@ -1,4 +1,4 @@
-"""What a person sees: help, one cell, sweeps, mistakes."""
+"""What a person sees: help, one run, sweeps, mistakes."""
 
 import json
 import subprocess
@@ -22,11 +22,11 @@ def test_help_names_groups_choices_and_examples_without_torch(opt_run: Run) -> N
     for text in ("method: cayley, gs, hr, ls, ogd, or, sopt, standard", "hardware: auto, cpu, cuda",
                  "opt-run method=cayley model=cnn9"):  # fmt: skip
         assert text in done.stdout
-    probe = "import sys, opt_runner.cli; sys.exit('torch' in sys.modules)"
+    probe = "import sys, opt_runner.cli.run, hydra_plugins.opt_runner.grid; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 
-def test_the_config_of_a_cell_and_hydras_own_flags(opt_run: Run, tmp_path: Path) -> None:
+def test_the_config_of_a_run_and_hydras_own_flags(opt_run: Run, tmp_path: Path) -> None:
     shown = yaml.safe_load(opt_run("--cfg", "job", "method=sopt").stdout)
     assert shown["method"]["inner"] == "gs"
     assert shown["schedule"]["milestones"] == [0.4, 0.65, 0.85]
@@ -63,7 +63,7 @@ def test_every_method_in_one_sweep_with_its_table(opt_run: Run, tmp_path: Path) 
                     assert result[f"{name}_end"][layer] == pytest.approx(value, abs=1e-2)
 
 
-def test_the_record_of_a_cell(opt_run: Run, tmp_path: Path) -> None:
+def test_the_record_of_a_run(opt_run: Run, tmp_path: Path) -> None:
     done = opt_run("method=gs", *QUIET)
     assert done.returncode == 0, done.stderr
     (directory,) = tmp_path.glob("outputs/default/digits/mlp/gs/seed0-*")
@@ -135,14 +135,14 @@ def test_same_seed_same_result_to_the_bit(opt_run: Run, tmp_path: Path) -> None:
     assert one != three
 
 
-def test_duplicate_cells_run_once(opt_run: Run, tmp_path: Path) -> None:
+def test_duplicate_runs_run_once(opt_run: Run, tmp_path: Path) -> None:
     done = opt_run("-m", "method=gs,gs,hr", *QUIET)
     assert done.returncode == 0, done.stderr
-    assert "1 duplicate cells run once" in done.stdout
+    assert "1 duplicate runs run once" in done.stdout
     assert len(results(tmp_path)) == 2
 
 
-def test_a_failing_cell_is_named_and_the_others_run(opt_run: Run, tmp_path: Path) -> None:
+def test_a_failing_run_is_named_and_the_others_run(opt_run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         textwrap.dedent(
             """
@@ -150,7 +150,7 @@ def test_a_failing_cell_is_named_and_the_others_run(opt_run: Run, tmp_path: Path
 
             @method_options
             class Broken(Cayley):
-                def penalty(self, R):
+                def penalty(self, layer, W, V, R):
                     raise ZeroDivisionError("a bug of mine")
             """
         )
@@ -167,10 +167,10 @@ def test_a_failing_cell_is_named_and_the_others_run(opt_run: Run, tmp_path: Path
     (log,) = tmp_path.glob("outputs/**/broken/*/run.log")
     assert "Traceback" in log.read_text()
     again = opt_run(*arguments, PYTHONPATH=".")
-    assert again.stdout.count("finished before, skipped") == 2, "a failed cell runs again"
+    assert again.stdout.count("finished before, skipped") == 2, "a failed run runs again"
 
 
-def test_a_diverging_cell_names_its_step(opt_run: Run, tmp_path: Path) -> None:
+def test_a_diverging_run_names_its_step(opt_run: Run, tmp_path: Path) -> None:
     done = opt_run("-m", "method=standard,cayley", "optimizer.lr=1e30", "log.every=6", *QUIET)
     assert done.returncode == 1
     diverged = [r for r in results(tmp_path) if r["status"] == "diverged"]
@@ -189,7 +189,7 @@ def test_a_decomposition_of_nan_is_divergence(opt_run: Run, tmp_path: Path) -> N
     assert "step" in result["error"]
 
 
-def test_a_single_cell_that_fails_exits_with_1(opt_run: Run) -> None:
+def test_a_single_run_that_fails_exits_with_1(opt_run: Run) -> None:
     done = opt_run("method=standard", "optimizer.lr=1e30", *QUIET)
     assert done.returncode == 1
     assert "diverged, loss is not finite at step" in done.stdout
@@ -202,7 +202,7 @@ def test_a_single_cell_that_fails_exits_with_1(opt_run: Run) -> None:
         (["mehtod=cayley"], "unknown key 'mehtod'; did you mean 'method'?"),
         (["optimizer.lrr=1"], "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
         (["optimizer.lr=-0.1"], "optimizer.lr: must be greater than 0, got -0.1"),
-        (["-m", "optimizer.lr=0.1,-1"], "got -1 [in the cell optimizer.lr=-1]"),
+        (["-m", "optimizer.lr=0.1,-1"], "got -1 [in the run optimizer.lr=-1]"),
         (["-m", "method=gs,hs"], "method=hs: no such choice"),
         (
             ["batch_size=2000", "tracking=none"],
@@ -287,7 +287,7 @@ def test_a_network_that_does_not_fit_the_images(opt_run: Run, tmp_path: Path) ->
 def test_no_progress_bar_but_plain_lines_where_there_is_no_terminal(opt_run: Run) -> None:
     done = opt_run("-m", "method=gs,hr", *QUIET)
     assert "\x1b" not in done.stdout
-    assert "sweep: 1 of 2 cells done" in done.stdout
+    assert "sweep: 1 of 2 runs done" in done.stdout
     assert "hr mlp digits seed 0: finished, test error" in done.stdout
 
 
@@ -301,7 +301,7 @@ def image_folder(root: Path) -> Path:
     return root
 
 
-def test_bad_data_fails_its_cell_and_is_named(opt_run: Run, tmp_path: Path) -> None:
+def test_bad_data_fails_its_run_and_is_named(opt_run: Run, tmp_path: Path) -> None:
     image_folder(tmp_path / "good")
     broken = image_folder(tmp_path / "bad") / "train/dark/1.png"
     broken.write_bytes(broken.read_bytes()[:50])
@@ -318,7 +318,7 @@ def test_bad_data_fails_its_cell_and_is_named(opt_run: Run, tmp_path: Path) -> N
     assert not (tmp_path / "outputs/alone").exists()
 
 
-def test_a_folder_moved_elsewhere_is_the_same_cell(opt_run: Run, tmp_path: Path) -> None:
+def test_a_folder_moved_elsewhere_is_the_same_run(opt_run: Run, tmp_path: Path) -> None:
     folder = ["dataset=image_folder", "batch_size=4", *QUIET]
     image_folder(tmp_path / "here").rename(tmp_path / "there")
     assert opt_run("dataset.root=there", *folder).returncode == 0

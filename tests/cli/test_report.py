@@ -28,7 +28,7 @@ def report(tmp_path: Path, environment: dict[str, str]):
 def test_the_report_of_a_sweep(opt_run: Run, report, tmp_path: Path) -> None:
     swept = opt_run(*SWEEP)
     assert swept.returncode == 0, swept.stderr
-    assert "plan: 4 cells: 0 finished, 0 to go on with, 4 to run" in swept.stdout
+    assert "plan: 4 runs: 0 finished, 0 to go on with, 4 to run" in swept.stdout
     done = report("outputs", "--title", "A <title>")
     assert done.returncode == 0, done.stderr
     table = done.stdout[done.stdout.index("digits, mlp") : done.stdout.index("- mean")]
@@ -64,7 +64,7 @@ def test_budgets_are_separate_tables(opt_run: Run, report) -> None:
     assert "digits, mlp, 9 steps, budget.steps=9" in done.stdout
 
 
-def test_a_cell_repeats_by_its_command(opt_run: Run, tmp_path: Path) -> None:
+def test_a_run_repeats_by_its_command(opt_run: Run, tmp_path: Path) -> None:
     assert opt_run(*SWEEP).returncode == 0
     commands = sorted(path.read_text() for path in tmp_path.glob("outputs/**/command.txt"))
     assert len(commands) == 4
@@ -78,7 +78,7 @@ def test_the_plan_measures_before_a_sweep(opt_run: Run, tmp_path: Path) -> None:
     assert opt_run("method=gs", "seed=1", *SWEEP[3:]).returncode == 0
     done = opt_run(*SWEEP, "plan.measure=true", "note=a note")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("a note\nplan: 4 cells: 1 finished, 0 to go on with, 3 to run\n")
+    assert done.stdout.startswith("a note\nplan: 4 runs: 1 finished, 0 to go on with, 3 to run\n")
     plan = done.stdout[: done.stdout.index("disk:")]
     assert "time left: " in plan
     assert "data: 1,442 + 355 images" in plan

@@ -1,4 +1,4 @@
-"""A cell that is cut off goes on from its checkpoint and ends as an uncut one."""
+"""A run that is cut off goes on from its checkpoint and ends as an uncut one."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import torch
 
 from tests.cli.conftest import Run, results
 
-CELL = [
+ONE = [
     "method=sopt", "method.round_steps=30", "model=mlp", "model.widths=[32,32]", "tracking=none",
     "budget.steps=1500", "hardware.threads=1", "checkpoint.every_seconds=0.2", "evaluate.every=300",
 ]  # fmt: skip
@@ -21,7 +21,7 @@ CELL = [
 
 def start(tmp_path: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [Path(sys.executable).with_name("opt-run"), *CELL, *arguments],
+        [Path(sys.executable).with_name("opt-run"), *ONE, *arguments],
         cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -43,7 +43,7 @@ def outcome(tmp_path: Path, name: str) -> tuple[list[dict], dict[str, torch.Tens
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_cut_cell_ends_as_an_uncut_one(
+def test_a_cut_run_ends_as_an_uncut_one(
     opt_run: Run, tmp_path: Path, environment: dict[str, str], signum: signal.Signals
 ) -> None:
     cut = start(tmp_path, environment, "experiment_name=cut")
@@ -56,17 +56,17 @@ def test_a_cut_cell_ends_as_an_uncut_one(
         assert cut.returncode == 128 + signum
         assert stderr.strip() == "opt-run: interrupted; the same command goes on from here"
         assert results(tmp_path)[0]["status"] == "interrupted"
-    again = opt_run(*CELL, "experiment_name=cut")
+    again = opt_run(*ONE, "experiment_name=cut")
     assert again.returncode == 0, again.stderr
     assert "goes on from step" in again.stdout
-    assert opt_run(*CELL, "experiment_name=uncut").returncode == 0
+    assert opt_run(*ONE, "experiment_name=uncut").returncode == 0
     (rows, weights), (uncut_rows, uncut_weights) = (outcome(tmp_path, n) for n in ("cut", "uncut"))
     assert rows == uncut_rows
     assert weights.keys() == uncut_weights.keys()
     assert all(torch.equal(weights[key], uncut_weights[key]) for key in weights)
 
 
-def test_two_processes_on_one_cell_train_it_once(
+def test_two_processes_on_one_run_train_it_once(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     processes = [start(tmp_path, environment) for _ in range(2)]
@@ -79,6 +79,6 @@ def test_two_processes_on_one_cell_train_it_once(
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_said(opt_run: Run, tmp_path: Path) -> None:
     (tmp_path / "outputs").mkdir(mode=0o500)
-    done = opt_run(*CELL)
+    done = opt_run(*ONE)
     assert done.returncode == 2
     assert "cannot write to" in done.stderr

@@ -1,4 +1,4 @@
-"""Weights & Biases: on by default, offline without a key, one run a cell, never in the way."""
+"""Weights & Biases: on by default, offline without a key, one run a run, never in the way."""
 
 import subprocess
 import sys
@@ -17,11 +17,11 @@ def all_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
 
 
 def offline_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
-    """Those of cells."""
+    """Those of runs."""
     return [run for run in all_runs(tmp_path) if "method" in run.config]
 
 
-def test_a_sweep_leaves_one_complete_run_a_cell(opt_run: Run, tmp_path: Path) -> None:
+def test_a_sweep_leaves_one_complete_run_a_run(opt_run: Run, tmp_path: Path) -> None:
     done = opt_run("-m", "method=gs,standard", *TINY)
     assert done.returncode == 0, done.stderr
     assert "W&B: 3 runs offline, no API key found" in done.stdout
@@ -54,7 +54,7 @@ def test_a_sweep_leaves_one_complete_run_a_cell(opt_run: Run, tmp_path: Path) ->
     assert report.exit_code == 0
 
 
-def test_a_failed_cell_is_marked_failed_and_does_not_leak_into_the_next(
+def test_a_failed_run_is_marked_failed_and_does_not_leak_into_the_next(
     opt_run: Run, tmp_path: Path
 ) -> None:
     done = opt_run("-m", "optimizer.lr=1e30,0.1", "method=standard", *TINY)
@@ -67,7 +67,7 @@ def test_a_failed_cell_is_marked_failed_and_does_not_leak_into_the_next(
     assert len(runs[0.1].history) == 13
 
 
-def test_one_cell_prints_its_own_sync_line(opt_run: Run, tmp_path: Path) -> None:
+def test_one_run_prints_its_own_sync_line(opt_run: Run, tmp_path: Path) -> None:
     done = opt_run("method=cayley", *TINY)
     assert "W&B: offline, no API key found; to upload: wandb sync " in done.stdout
     (folder,) = tmp_path.glob("outputs/wandb/offline-run-*")
@@ -93,7 +93,7 @@ def test_tracking_none_does_not_import_wandb(tmp_path: Path, environment: dict[s
     probe = (
         "import sys; sys.modules['wandb'] = None; "
         f"sys.argv = ['opt-run', 'tracking=none', *{TINY!r}]; "
-        "from opt_runner.cli import main; main()"
+        "from opt_runner.cli.run import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", probe], cwd=tmp_path, env=environment, check=False, timeout=200

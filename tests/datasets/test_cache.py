@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from opt_runner.datasets import ImageFolder, cache, image_folder
+from opt_runner.datasets.folder import ImageFolder, cache, image_folder
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_unwritable_folder_is_only_a_warning(
             pytest.skip("this user may write anywhere")
     else:
         folder.touch()
-    with caplog.at_level(logging.WARNING, logger="opt_runner.datasets.cache"):
+    with caplog.at_level(logging.WARNING, logger="opt_runner.datasets.folder.cache"):
         assert len(load(root, folder).train_images) == 3
     assert "not cached" in caplog.text
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from opt_runner.datasets import ImageFolder, Images, decode
+from opt_runner.datasets import ImageFolder, Images
+from opt_runner.datasets.folder import decode
 from opt_runner.errors import UserError
 
 CIFAR10_JPEG = Path(

@@ -11,6 +11,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from hydra_plugins.opt_runner._launcher import RunLauncher
 from opt_runner.cli import mistakes
 from opt_runner.config.compose import compose
 from opt_runner.errors import UserError
@@ -49,7 +50,7 @@ class GridSweeper(Sweeper):
         assert config is not None
         assert launcher is not None
         # A foreign launcher may take the runs to other machines, with other devices.
-        here = bool(getattr(launcher, "here", False))
+        here = isinstance(launcher, RunLauncher) and launcher.here
         sources = config.hydra.runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
         jobs = combinations(overrides)
@@ -64,11 +65,16 @@ class GridSweeper(Sweeper):
             runs.setdefault(run.signature, run)
             overrides_of.setdefault(run.signature, job)
 
-        def launch(left: Sequence[Run]) -> None:
-            launcher.launch([overrides_of[run.signature] for run in left], 0)
+        sweep = Sweep(list(runs.values()), asked=len(jobs), here=here)
+        screen = Screen(sweep.runs[0].config.progress)
 
-        planned = Sweep(list(runs.values()), asked=len(jobs), here=here)
-        return conduct(planned, launch, Screen(planned.runs[0].config.progress))
+        def launch(left: Sequence[Run]) -> None:
+            if isinstance(launcher, RunLauncher):
+                launcher.execute(sweep, left, screen)
+            else:
+                launcher.launch([overrides_of[run.signature] for run in left], 0)
+
+        return conduct(sweep, launch, screen)
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:

@@ -41,7 +41,8 @@ def _run_alone(cfg: DictConfig) -> int:
     config = compose.read(cfg)
     screen = Screen(config.progress)
     run = identify(config, _command())
-    result = execute(run, screen, in_sweep=False)
+    with interrupt.stop_requests() as stop:
+        result = execute(run, screen, in_sweep=False, stop=stop)
     if hint := upload_hint(config.tracking, config.output_dir):
         screen.say(hint)
     screen.say(f"record: {run.record.directory}")
@@ -59,7 +60,9 @@ def _run_of_a_sweep(cfg: DictConfig) -> float | None:
         config = compose.read(cfg)
         # Other processes may share the terminal: no bars.
         screen = Screen("none" if config.progress == "none" else "plain")
-        result = execute(identify(config, _command()), screen, in_sweep=True)
+        with interrupt.stop_requests() as stop:
+            run = identify(config, _command())
+            result = execute(run, screen, in_sweep=True, stop=stop)
     except UserError as error:
         if wandb.SWEEP_VARIABLE not in os.environ:
             raise

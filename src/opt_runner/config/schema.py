@@ -31,7 +31,7 @@ class Node(BaseModel):
 
 
 class Budget(Node):
-    """How long a cell trains. `steps`, where given, counts; else `epochs`."""
+    """How long a run trains. `steps`, where given, counts; else `epochs`."""
 
     steps: int | None = Field(gt=0)
     epochs: float | None = Field(gt=0)

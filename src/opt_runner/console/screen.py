@@ -2,12 +2,12 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
 from opt_runner.records.result import Result
@@ -27,16 +27,24 @@ def new_console(stderr: bool = False) -> Console:
     return console
 
 
+# Draws how far a run is: title, step, steps, and a line of figures.
+Draw = Callable[[str, int, int, str], None]
+
+
 class Screen:
     """What one process shows.
 
     mode: `bar` draws bars, `plain` writes lines, `none` writes nothing but failures, on standard
     error; `auto` draws bars on a terminal and writes lines elsewhere.
+    draw: shows how far a run is, in the place of this screen's own bar or lines.
     """
 
-    def __init__(self, mode: Mode = "auto", console: Console | None = None) -> None:
+    def __init__(
+        self, mode: Mode = "auto", console: Console | None = None, draw: Draw | None = None
+    ) -> None:
         self.mode = mode
         self.console = console or new_console()
+        self._draw = draw
 
     @property
     def live(self) -> bool:
@@ -61,14 +69,20 @@ class Screen:
     @contextmanager
     def run(self, title: str, steps: int) -> Iterator["RunDisplay"]:
         """The display of one run while it trains."""
-        if not self.live:
-            yield RunDisplay(self, title, steps)
+        if self._draw is not None or not self.live:
+            yield RunDisplay(self, title, steps, self._draw or _Lines(self).draw)
             return
-        with _bars(self.console) as bars:
-            yield RunDisplay(self, title, steps, bars, bars.add_task(title, total=steps, info=""))
+        with bars(self.console) as drawn:
+            task = drawn.add_task(title, total=steps, info="")
+            yield RunDisplay(
+                self,
+                title,
+                steps,
+                lambda _, step, steps, info: drawn.update(task, completed=step, info=info),
+            )
 
 
-def _bars(console: Console) -> Progress:
+def bars(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=None)),
         BarColumn(bar_width=24),
@@ -79,25 +93,29 @@ def _bars(console: Console) -> Progress:
     )
 
 
-class RunDisplay:
-    """How far a run is: a bar, or a line now and then."""
+class _Lines:
+    """A line now and then."""
 
-    def __init__(
-        self,
-        screen: Screen,
-        title: str,
-        steps: int,
-        bars: Progress | None = None,
-        task: TaskID | None = None,
-    ) -> None:
+    def __init__(self, screen: Screen) -> None:
+        self.screen = screen
+        self.said = time.monotonic()
+
+    def draw(self, title: str, step: int, steps: int, info: str) -> None:
+        if time.monotonic() - self.said > _PLAIN_SECONDS:
+            self.said = time.monotonic()
+            self.screen.say(f"{title}: step {step} of {steps}, {info}")
+
+
+class RunDisplay:
+    """How far a run is, while it trains."""
+
+    def __init__(self, screen: Screen, title: str, steps: int, draw: Draw) -> None:
         self.screen = screen
         self.title = title
         self.steps = steps
-        self._bars = bars
-        self._task = task
+        self._draw = draw
         self._first: tuple[float, int] | None = None
         self._error: float | None = None
-        self._said = time.monotonic()
 
     def report(self, row: dict[str, Any]) -> None:
         """Take in a row of metrics."""
@@ -115,13 +133,7 @@ class RunDisplay:
         if rate:
             parts.append(f"{rate:.1f} steps/s")
             parts.append(f"{duration((self.steps - progress.step) / rate)} left")
-        if self._bars is not None and self._task is not None:
-            self._bars.update(self._task, completed=progress.step, info="  ".join(parts))
-        elif now - self._said > _PLAIN_SECONDS:
-            self._said = now
-            self.screen.say(
-                f"{self.title}: step {progress.step} of {self.steps}, {', '.join(parts)}"
-            )
+        self._draw(self.title, progress.step, self.steps, ", ".join(parts))
 
     def end(self, result: Result) -> None:
         show = self.screen.say if result.status == "finished" else self.screen.fail

@@ -4,7 +4,7 @@ from opt_runner.datasets.augment import Augment
 from opt_runner.datasets.batches import Batches, normalise
 from opt_runner.datasets.dataset import Dataset
 from opt_runner.datasets.digits import Digits
-from opt_runner.datasets.image_folder import ImageFolder
+from opt_runner.datasets.folder import ImageFolder
 from opt_runner.datasets.images import Images
 from opt_runner.datasets.torchvision_sets import TorchvisionSet
 

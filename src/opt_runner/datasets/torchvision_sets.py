@@ -1,11 +1,10 @@
 """MNIST, FashionMNIST, CIFAR-10 and CIFAR-100, fetched and read by torchvision."""
 
-import fcntl
 import math
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from opt_runner.datasets.images import Images
 from opt_runner.errors import UserError
+from opt_runner.files import locked
 
 SECONDS_TO_ANSWER = 20.0
 
@@ -171,13 +171,11 @@ def _idx_damage(file: Path) -> str | None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Wait for, and hold, the lock that keeps two jobs from fetching the same files at once."""
-    lock: AbstractContextManager[object] = nullcontext()
     # Where nothing can be written, nobody fetches; some network file systems have no locks.
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = file = path.open("w")
-        fcntl.flock(file, fcntl.LOCK_EX)
-    with lock:
+    with ExitStack() as stack:
+        with suppress(OSError, UserError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path, busy=lambda holder: None))
         yield
 
 

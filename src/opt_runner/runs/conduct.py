@@ -47,7 +47,7 @@ def conduct(sweep: Sweep, launch: Launch, screen: Screen) -> int:
         return 128 + int(getattr(error, "signum", 2))
     except Exception as error:
         screen.fail(f"the launcher failed: {type(error).__name__}: {error}")
-        print(traceback.format_exc(), file=sys.stderr)
+        traceback.print_exc()
         tell(sweep, screen, summary=False)
         return 1
     return tell(sweep, screen, summary=True)

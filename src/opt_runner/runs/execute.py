@@ -22,7 +22,7 @@ from opt_runner.files import CannotWrite, set_aside, write_whole
 from opt_runner.records import checkpoint
 from opt_runner.records.result import DamagedResult, Result, Status
 from opt_runner.runs.run import Run
-from opt_runner.training.interrupt import Interrupted, StopRequest, stop_requests
+from opt_runner.training.interrupt import Interrupted, StopRequest
 from opt_runner.training.loop import Diverged, Progress, train
 from opt_runner.training.setup import Setup, set_up
 
@@ -33,43 +33,55 @@ class Busy(Exception):
     """Another process has the run."""
 
 
-def execute(run: Run, screen: Screen, in_sweep: bool) -> Result | None:
+def execute(run: Run, screen: Screen, in_sweep: bool, stop: StopRequest) -> Result | None:
     """Execute the run, or read its result where nothing is left to do.
 
     The result is on disk at the end. None where another process has the run and it is to be left
     to that. In a sweep every fault is the run's failure; of a run alone, a mistake of the user's
     that shows before the first step raises UserError, and nothing is written.
-    Raises Interrupted after saving where a signal asks to stop.
+    Raises Interrupted after saving where `stop` asks for it.
     """
     if not run.config.rerun and (settled := settled_result(run, screen)):
         return settled
     try:
         setup = set_up(run.config, run.dataset.load())
-        with run.record.held(partial(_busy, run, screen)):
+        with run.record.held(_Waiting(run, screen, stop)):
             if run.config.rerun:
                 if aside := run.record.set_aside():
                     screen.say(f"{run.title}: the old record is kept in {aside}")
             elif settled := settled_result(run, screen, mend=True):
                 return settled
             progress = _resume(run, setup, screen)
-            with stop_requests() as stop:
-                result = _train(run, setup, progress, screen, stop)
-                if stop.signum is not None:  # it came after the last step
-                    raise Interrupted(stop.signum)
-                return result
+            result = _train(run, setup, progress, screen, stop)
+            if stop.signum is not None:  # it came after the last step
+                raise Interrupted(stop.signum)
+            return result
     except Busy:
         return None
     except Exception as error:
         if isinstance(error, UserError) and not in_sweep:
             raise
-        return _fail(run, error, screen)
+        return _fail(run, error, screen, stop)
 
 
-def _busy(run: Run, screen: Screen, holder: str) -> None:
-    if run.config.when_locked == "leave":
-        screen.say(f"{run.title}: left to {holder}, which runs it")
-        raise Busy
-    screen.say(f"{run.title}: waiting for {holder}, which runs it")
+class _Waiting:
+    """Called while another process has the run: says so once, raises where not to wait."""
+
+    def __init__(self, run: Run, screen: Screen, stop: StopRequest) -> None:
+        self.run = run
+        self.screen = screen
+        self.stop = stop
+        self.said = False
+
+    def __call__(self, holder: str) -> None:
+        if self.stop.signum is not None:
+            raise Interrupted(self.stop.signum)
+        if self.run.config.when_locked == "leave":
+            self.screen.say(f"{self.run.title}: left to {holder}, which runs it")
+            raise Busy
+        if not self.said:
+            self.screen.say(f"{self.run.title}: waiting for {holder}, which runs it")
+        self.said = True
 
 
 def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | None:
@@ -94,12 +106,12 @@ def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | Non
     return result
 
 
-def _fail(run: Run, error: Exception, screen: Screen) -> Result | None:
+def _fail(run: Run, error: Exception, screen: Screen, stop: StopRequest) -> Result | None:
     """Record a failure before the first step, where no result of earlier work stands."""
     result = _result(run, "failed", Progress(), error=_reason(error))
     screen.fail(f"{run.title}: {outcome(result)}")
     try:
-        with run.record.held(partial(_busy, run, screen)), run_log(run.record.log):
+        with run.record.held(_Waiting(run, screen, stop)), run_log(run.record.log):
             log.error("%s", "".join(traceback.format_exception(error)))
             earlier = run.record.read_result()
             if earlier is None or not earlier.settled:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from opt_runner.records import stored
 from opt_runner.records.stored import StoredRun
@@ -25,6 +26,11 @@ class Sweep:
         signatures = " ".join(sorted(run.signature for run in self.runs))
         name = self.runs[0].config.experiment_name
         return f"{name}-{hashlib.sha256(signatures.encode()).hexdigest()[:8]}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its launcher keeps what it needs while it runs."""
+        return Path(self.runs[0].config.output_dir) / ".sweep" / self.id
 
     def stored(self, run: Run) -> StoredRun | None:
         """What there is of a run; None for one that has not begun."""

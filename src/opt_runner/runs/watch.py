@@ -1,21 +1,28 @@
-"""How far a sweep is, read from its records: the same under every launcher."""
+"""How far a sweep is, read from what its runs and workers write: the same under every launcher."""
 
+import json
+import statistics
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from opt_runner.console.screen import Screen, duration
+from opt_runner.console.sweep_bars import SweepBars
 from opt_runner.records.result import Result
 from opt_runner.runs.run import Run
 from opt_runner.runs.sweep import Sweep
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.25
 
 
 @contextmanager
 def watched(sweep: Sweep, left: Sequence[Run], screen: Screen) -> Iterator[None]:
-    """Within the block, a line for each run of `left` that ends."""
+    """Within the block: what workers write, bars for what runs, a line for each run that ends."""
     watcher = _Watcher(sweep, left, screen)
     thread = threading.Thread(target=watcher.watch, name="sweep watcher", daemon=True)
     thread.start()
@@ -26,38 +33,111 @@ def watched(sweep: Sweep, left: Sequence[Run], screen: Screen) -> Iterator[None]
         thread.join()
 
 
+@dataclass
+class _Log:
+    """What a worker writes, taken line by line from where it is now."""
+
+    path: Path
+    position: int
+
+    def lines(self) -> list[str]:
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.position)
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except OSError:
+            return []
+        self.position += len(whole) + len(newline)
+        return whole.decode(errors="replace").splitlines()
+
+
 class _Watcher:
     def __init__(self, sweep: Sweep, left: Sequence[Run], screen: Screen) -> None:
         self.sweep = sweep
         self.screen = screen
         self.over = threading.Event()
-        self.started = time.monotonic()
         self.before = {run.signature: self._written(run) for run in left}
         self.open = list(left)
         self.total = len(left)
         self.failed = 0
+        self.started = time.monotonic()
+        self.spent: dict[str, list[float]] = defaultdict(list)  # seconds of ended runs by kind
+        self.slots = 1
+        self.logs = {path: _Log(path, path.stat().st_size) for path in self._files("slot-*.log")}
+        for former in self._files("slot-*.json"):
+            former.unlink()
 
     def watch(self) -> None:
-        while not self.over.wait(_POLL_SECONDS):
-            self._look()
-        self._look()
+        with SweepBars(self.screen, self.total) as bars:
+            last = False
+            while not last:
+                last = self.over.wait(_POLL_SECONDS)
+                self._relay()
+                ended = self._ended()
+                running = self._running()
+                left = self._left(running)
+                for result in ended:
+                    self._tell(result, left)
+                bars.draw(self.total - len(self.open), self.failed, left, running)
 
-    def _look(self) -> None:
-        """Tell of each run that has ended since the last look."""
+    def _files(self, pattern: str) -> list[Path]:
+        return sorted(self.sweep.folder.glob(pattern))
+
+    def _relay(self) -> None:
+        """Show what workers have written since the last look."""
+        for path in self._files("slot-*.log"):
+            for line in self.logs.setdefault(path, _Log(path, 0)).lines():
+                # A silent screen's workers write of failures alone.
+                self.screen.fail(line)
+
+    def _running(self) -> list[dict[str, Any]]:
+        """title, step, steps and info of what runs now, by slot."""
+        found = []
+        for path in self._files("slot-*.json"):
+            try:
+                found.append(json.loads(path.read_text()))
+            except (OSError, ValueError):  # it has just ended
+                continue
+        self.slots = max(self.slots, len(found))
+        return found
+
+    def _ended(self) -> list[Result]:
+        """The results of the runs that have ended since the last look."""
+        results = []
         for run in list(self.open):
             if self._written(run) != self.before[run.signature]:
                 found = self.sweep.stored(run)
                 if found is not None and found.result is not None:
                     self.open.remove(run)
-                    self._tell(found.result)
+                    self.failed += found.result.status != "finished"
+                    self.spent[_kind(run)].append(found.result.seconds)
+                    results.append(found.result)
+        return results
 
-    def _tell(self, result: Result) -> None:
-        self.failed += result.status != "finished"
-        done = self.total - len(self.open)
+    def _tell(self, result: Result, left: float | None) -> None:
+        if self.screen.live:
+            return  # the bars tell
         failed = f", {self.failed} failed" if self.failed else ""
-        spent = time.monotonic() - self.started
-        left = f", {duration(spent / done * len(self.open))} left" if self.open else ""
-        self.screen.say(f"sweep: {done} of {self.total} runs done{failed}{left}")
+        text = f", {duration(left)} left" if left is not None and self.open else ""
+        done = self.total - len(self.open)
+        self.screen.say(f"sweep: {done} of {self.total} runs done{failed}{text}")
+
+    def _left(self, running: Sequence[dict[str, Any]]) -> float | None:
+        """Seconds until the sweep is done, as runs of the same kind took; None: not known yet.
+
+        What is not training (start, tests, saving) is counted as the share of it so far.
+        """
+        trained = sum(sum(seconds) for seconds in self.spent.values())
+        if not trained:
+            return None
+        mean = trained / (self.total - len(self.open))
+        need = 0.0
+        for run in self.open:
+            seconds = self.spent.get(_kind(run))
+            need += statistics.fmean(seconds) if seconds else mean
+        under_way: float = sum(mean * one["step"] / one["steps"] for one in running if one.get("steps"))
+        overhead = max(1.0, (time.monotonic() - self.started) * self.slots / (trained + under_way))
+        return max(0.0, need - under_way) * overhead / self.slots
 
     def _written(self, run: Run) -> int | None:
         """When the run's result was written, in ns."""
@@ -69,3 +149,8 @@ class _Watcher:
             return path.stat().st_mtime_ns
         except OSError:
             return None
+
+
+def _kind(run: Run) -> str:
+    config = run.config
+    return f"{config.dataset.name} {config.model.name} {config.method.name}"

@@ -34,7 +34,7 @@ with stop_requests() as stop:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGUSR2])
-def test_pre_emption_is_passed_on_once_the_cell_has_stopped(signum: signal.Signals) -> None:
+def test_pre_emption_is_passed_on_once_the_run_has_stopped(signum: signal.Signals) -> None:
     """submitit's handler requeues the job and ends the process: it must come last."""
     told: list[str] = []
     before = signal.signal(signum, lambda number, frame: told.append("requeue"))

@@ -11,9 +11,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.datasets import cache
-from opt_runner.datasets.decode import check_fits, decode_all, survey
-from opt_runner.datasets.folder_tree import FolderTree, ImageFile, scan
+from opt_runner.datasets.folder import cache
+from opt_runner.datasets.folder.decode import check_fits, decode_all, survey
+from opt_runner.datasets.folder.tree import FolderTree, ImageFile, scan
 from opt_runner.datasets.images import Images
 from opt_runner.errors import UserError
 

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from opt_runner.errors import UserError
-from opt_runner.records import CannotWrite, Record, Result, set_aside, write_whole
+from opt_runner.files import CannotWrite, set_aside, write_whole
+from opt_runner.records.record import Record
+from opt_runner.records.result import Result
 
 
 def record(tmp_path: Path) -> Record:
-    (tmp_path / "cell").mkdir()
-    return Record(tmp_path / "cell")
+    (tmp_path / "run").mkdir()
+    return Record(tmp_path / "run")
 
 
 def result(**values) -> Result:
@@ -57,7 +59,7 @@ def test_old_records_are_kept_side_by_side(tmp_path: Path) -> None:
     for number in (1, 2):
         kept.write_result(result(steps=number))
         aside = kept.set_aside()
-        assert aside.name == f"cell.old-{number}"
+        assert aside.name == f"run.old-{number}"
         assert Record(aside).read_result().steps == number
 
 
@@ -115,6 +117,6 @@ def test_what_a_killed_process_was_writing_goes_with_the_next_lock(tmp_path: Pat
     kept = record(tmp_path)
     kept.write_result(result())
     (kept.directory / ".checkpoint.pt.abc").write_text("half")
-    with kept.locked(lambda holder: None):
+    with kept.held(lambda holder: None):
         names = {path.name for path in kept.directory.iterdir()}
     assert names == {"result.json", "lock"}

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from opt_runner import OPT
 from opt_runner.errors import UserError
 from opt_runner.networks import MLP
-from opt_runner.records import CannotWrite, Record
-from opt_runner.training import checkpoint
+from opt_runner.files import CannotWrite
+from opt_runner.records import checkpoint
+from opt_runner.records.record import Record
 
 SIGNATURE = "abc"
 
 
-class Cell:
+class SmallRun:
     """A small network in training, and its record."""
 
     def __init__(self, directory: Path) -> None:
@@ -46,29 +47,29 @@ class Cell:
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> tuple[Cell, dict[int, list[torch.Tensor]]]:
-    """A cell with checkpoints of steps 1 and 2 that is at step 3, and its weights at 1 and 2."""
-    cell, weights = Cell(tmp_path / "cell"), {}
+def saved(tmp_path: Path) -> tuple[SmallRun, dict[int, list[torch.Tensor]]]:
+    """A run with checkpoints of steps 1 and 2 that is at step 3, and its weights at 1 and 2."""
+    run, weights = SmallRun(tmp_path / "run"), {}
     for step in (1, 2):
-        cell.step(step)
-        cell.save(step)
-        weights[step] = cell.weights()
-    cell.step(3)
-    return cell, weights
+        run.step(step)
+        run.save(step)
+        weights[step] = run.weights()
+    run.step(3)
+    return run, weights
 
 
-def is_at(cell: Cell, weights: list[torch.Tensor], step: int) -> bool:
-    rows = cell.record.read_metrics()
-    same = all(map(torch.equal, cell.weights(), weights))
+def is_at(run: SmallRun, weights: list[torch.Tensor], step: int) -> bool:
+    rows = run.record.read_metrics()
+    same = all(map(torch.equal, run.weights(), weights))
     return same and rows == [{"step": n + 1} for n in range(step)]
 
 
 def test_the_newest_is_used_and_the_one_before_is_kept(saved) -> None:
-    cell, weights = saved
-    assert cell.load() == {"step": 2}
-    assert is_at(cell, weights[2], 2)
-    assert cell.record.previous_checkpoint.exists()
-    assert not cell.said
+    run, weights = saved
+    assert run.load() == {"step": 2}
+    assert is_at(run, weights[2], 2)
+    assert run.record.previous_checkpoint.exists()
+    assert not run.said
 
 
 DAMAGE = {
@@ -82,15 +83,15 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_one_is_named_and_kept_and_the_one_before_is_used(saved, damage: str) -> None:
-    cell, weights = saved
-    bad = DAMAGE[damage](cell.record.checkpoint.read_bytes())
-    cell.record.checkpoint.write_bytes(bad)
-    assert cell.load() == {"step": 1}
-    assert is_at(cell, weights[1], 1)
-    (line,) = cell.said
+    run, weights = saved
+    bad = DAMAGE[damage](run.record.checkpoint.read_bytes())
+    run.record.checkpoint.write_bytes(bad)
+    assert run.load() == {"step": 1}
+    assert is_at(run, weights[1], 1)
+    (line,) = run.said
     assert "checkpoint.pt is damaged" in line
     assert line.endswith("set aside as checkpoint.pt.damaged-1")
-    assert cell.record.directory.joinpath("checkpoint.pt.damaged-1").read_bytes() == bad
+    assert run.record.directory.joinpath("checkpoint.pt.damaged-1").read_bytes() == bad
 
 
 @settings(
@@ -99,65 +100,65 @@ def test_a_damaged_one_is_named_and_kept_and_the_one_before_is_used(saved, damag
 @given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_no_altered_state_is_ever_used(saved, where: float, bit: int) -> None:
     """torch.load itself takes a weight with an altered bit without a word."""
-    cell, weights = saved
-    cell.record.metrics.write_text("".join(f'{{"step": {n}}}\n' for n in (1, 2, 3)))
-    whole = {path: path.read_bytes() for path in cell.record.checkpoints()}
-    altered = bytearray(whole[cell.record.checkpoint])
+    run, weights = saved
+    run.record.metrics.write_text("".join(f'{{"step": {n}}}\n' for n in (1, 2, 3)))
+    whole = {path: path.read_bytes() for path in run.record.checkpoints()}
+    altered = bytearray(whole[run.record.checkpoint])
     altered[int(where * len(altered))] ^= 1 << bit
-    cell.record.checkpoint.write_bytes(altered)
+    run.record.checkpoint.write_bytes(altered)
     try:
-        progress = cell.load()
+        progress = run.load()
         assert progress is not None
-        assert is_at(cell, weights[progress["step"]], progress["step"])
+        assert is_at(run, weights[progress["step"]], progress["step"])
     finally:
         for path, content in whole.items():
             path.write_bytes(content)
 
 
 def test_both_damaged_starts_over(saved) -> None:
-    cell, _ = saved
-    for path in cell.record.checkpoints():
+    run, _ = saved
+    for path in run.record.checkpoints():
         path.write_bytes(b"")
-    assert cell.load() is None
-    assert len(cell.said) == 2
-    assert not cell.record.checkpoints()
+    assert run.load() is None
+    assert len(run.said) == 2
+    assert not run.record.checkpoints()
 
 
 def test_metrics_that_are_lost_start_over_and_nothing_is_deleted(saved) -> None:
-    cell, _ = saved
-    cell.record.metrics.write_text("{}\n")
-    assert cell.load() is None
-    names = {path.name for path in cell.record.directory.iterdir()}
+    run, _ = saved
+    run.record.metrics.write_text("{}\n")
+    assert run.load() is None
+    names = {path.name for path in run.record.directory.iterdir()}
     aside = {"metrics.jsonl", "checkpoint.pt", "checkpoint.previous.pt"}
     assert names == {f"{name}.damaged-1" for name in aside}
 
 
 def test_the_checkpoint_of_another_cell_is_refused_and_left_alone(saved) -> None:
-    cell, _ = saved
-    before = cell.record.checkpoint.read_bytes()
-    with pytest.raises(UserError, match=r"checkpoint of another cell \(abc, here xyz\)"):
-        cell.load("xyz")
-    assert cell.record.checkpoint.read_bytes() == before
+    run, _ = saved
+    before = run.record.checkpoint.read_bytes()
+    with pytest.raises(UserError, match=r"checkpoint of another run \(abc, here xyz\)"):
+        run.load("xyz")
+    assert run.record.checkpoint.read_bytes() == before
 
 
 def test_one_that_cannot_be_written_leaves_both(saved, monkeypatch) -> None:
-    cell, weights = saved
+    run, weights = saved
 
     def full(*arguments: Any) -> None:
         raise RuntimeError("PytorchStreamWriter failed writing file: no space")
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(CannotWrite, match=r"checkpoint\.pt: .* make room"):
-        cell.save(3)
-    assert cell.load() == {"step": 2}
-    assert is_at(cell, weights[2], 2)
-    assert cell.record.previous_checkpoint.exists()
+        run.save(3)
+    assert run.load() == {"step": 2}
+    assert is_at(run, weights[2], 2)
+    assert run.record.previous_checkpoint.exists()
 
 
 def test_one_that_cannot_be_read_back_does_not_take_the_name(saved, monkeypatch) -> None:
-    cell, weights = saved
+    run, weights = saved
     monkeypatch.setattr(torch, "save", lambda state, file: file.write(b"PK not a checkpoint"))
     with pytest.raises(CannotWrite, match="reads back damaged"):
-        cell.save(3)
-    assert cell.load() == {"step": 2}
-    assert is_at(cell, weights[2], 2)
+        run.save(3)
+    assert run.load() == {"step": 2}
+    assert is_at(run, weights[2], 2)

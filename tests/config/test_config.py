@@ -5,20 +5,21 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from opt_runner import config
-from opt_runner.config import Config, conf_dir
+from opt_runner.config.compose import conf_dir, read
+from opt_runner.config.schema import Config, Role, of_roles
+from opt_runner.config.signature import signature
 from opt_runner.errors import UserError
 
 
 def composed(*overrides: str) -> Config:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return config.read(compose("config", list(overrides)))
+        return read(compose("config", list(overrides)))
 
 
 CHOICES = {
     group.name: sorted(path.stem for path in group.glob("*.yaml"))
     for group in conf_dir().iterdir()
-    if group.is_dir() and group.name != "experiment"
+    if group.is_dir() and group.name not in ("experiment", "hydra")
 }
 
 
@@ -62,7 +63,7 @@ def test_defaults_are_the_references() -> None:
         (["method=sopt", "method.share=0"], "method.share: must be greater than 0, got 0"),
         (["method=sopt", "method.inner=ogd"], "'gs', 'hr', 'ls' or 'cayley', got 'ogd'"),
         (["+method.sacle=1"], "unknown key 'method.sacle'"),
-        (["method=or", "+method.sclae=1"], "did you mean 'scale'?"),
+        (["method=or", "+method.sclae=1"], "did you mean 'method.scale'? (method takes method.scale, method.start)"),
         (["model.widths=[64,0]"], "model.widths.1: must be greater than 0, got 0"),
         (["method._target_=nowhere.Nothing"], "method._target_: cannot import 'nowhere.Nothing'"),
         (["model._target_=math.pi"], "no class or function"),
@@ -100,7 +101,7 @@ def test_two_mistakes_are_two_lines() -> None:
     ],
 )
 def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> None:
-    signatures = {config.signature(c, "d", "cpu") for c in (composed(), composed(override))}
+    signatures = {signature(c, "d", "cpu") for c in (composed(), composed(override))}
     assert len(signatures) == 1
 
 
@@ -123,13 +124,13 @@ def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> Non
     ],
 )
 def test_what_changes_the_result_changes_the_signature(override: str) -> None:
-    signatures = {config.signature(c, "d", "cpu") for c in (composed(), composed(override))}
+    signatures = {signature(c, "d", "cpu") for c in (composed(), composed(override))}
     assert len(signatures) == 2
 
 
 def test_data_and_device_are_in_the_signature() -> None:
     checked = composed()
-    names = {config.signature(checked, data, on) for data in "ab" for on in ("cpu", "cuda")}
+    names = {signature(checked, data, on) for data in "ab" for on in ("cpu", "cuda")}
     assert len(names) == 4
 
 

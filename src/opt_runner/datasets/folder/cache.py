@@ -3,13 +3,13 @@
 import hashlib
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from opt_runner.datasets.images import Images
+from opt_runner.files import CannotWrite, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,9 @@ def write(folder: Path, key: str, images: Images) -> None:
     content["checksum"] = _checksum(content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(_path(folder, key), content)
-    except (OSError, RuntimeError) as error:  # torch.save makes a full disk a RuntimeError
+        write_whole(_path(folder, key), lambda file: torch.save(content, file))
+    # torch.save makes a full disk a RuntimeError.
+    except (CannotWrite, OSError, RuntimeError) as error:
         log.warning("decoded images are not cached, each run decodes them anew: %s", error)
 
 
@@ -62,16 +63,3 @@ def _checksum(content: dict[str, Any]) -> str:
         digest.update(repr(tuple(content[name].shape)).encode())
         digest.update(content[name].numpy())
     return digest.hexdigest()
-
-
-def _write_whole(path: Path, content: dict[str, Any]) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

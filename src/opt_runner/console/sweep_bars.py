@@ -1,0 +1,50 @@
+"""The live display of a sweep: a bar for all of it, and one for each run under way."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+from rich.progress import TaskID
+
+from opt_runner.console.screen import Screen, bars, duration
+
+
+class SweepBars:
+    """Within its block the bars are on the screen, if that is live; else it draws nothing."""
+
+    def __init__(self, screen: Screen, total: int) -> None:
+        self.screen = screen
+        self.total = total
+        self._bars = bars(screen.console)
+        self._tasks: dict[str, TaskID] = {}  # by title
+
+    def __enter__(self) -> Self:
+        if self.screen.live:
+            self._bars.start()
+            self._sweep = self._bars.add_task("sweep", total=self.total, info="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.screen.live:
+            self._bars.stop()
+
+    def draw(
+        self,
+        done: int,
+        failed: int,
+        left: float | None,
+        running: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """left: seconds. running: title, step, steps and info of each run under way."""
+        if not self.screen.live:
+            return
+        parts = [f"[red]{failed} failed[/red]" if failed else "none failed"]
+        if left is not None and done < self.total:
+            parts.append(f"{duration(left)} left")
+        self._bars.update(self._sweep, completed=done, info=", ".join(parts))
+        for gone in self._tasks.keys() - {one["title"] for one in running}:
+            self._bars.remove_task(self._tasks.pop(gone))
+        for one in running:
+            title = one["title"]
+            if title not in self._tasks:
+                self._tasks[title] = self._bars.add_task(title, total=one["steps"], info="")
+            self._bars.update(self._tasks[title], completed=one["step"], info=one["info"])

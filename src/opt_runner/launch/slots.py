@@ -1,0 +1,58 @@
+"""The slots of this machine: how many runs it executes at once, and what each of them gets."""
+
+import os
+from dataclasses import dataclass
+
+from opt_runner.config.schema import Hardware
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for one run at a time. gpu: as CUDA_VISIBLE_DEVICES names it; None: no GPU."""
+
+    number: int
+    gpu: str | None
+    threads: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a worker must find set before it imports torch."""
+        threads = str(self.threads)
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        gpu = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
+        return {**dict.fromkeys(names, threads), **gpu}
+
+
+def slots(hardware: Hardware, count: int | None = None, runs_per_gpu: int = 1) -> list[Slot]:
+    """A slot a GPU (or `runs_per_gpu`) where there are GPUs and `hardware` may use them; else one
+    for every `hardware.threads` cores, which without a number of threads is one for all cores.
+
+    count: so many instead; a run then has its share of the cores, unless `hardware.threads` says.
+    """
+    cores = available_cores()
+    gpus = [] if hardware.device == "cpu" else visible_gpus()
+    if hardware.device.startswith("cuda:"):
+        gpus = gpus[int(hardware.device.removeprefix("cuda:")) :][:1]
+    places: list[str | None] = [gpu for _ in range(runs_per_gpu) for gpu in gpus]
+    if not places:
+        places = [None] * max(1, cores // (hardware.threads or cores))
+    if count is not None:
+        places = [places[i % len(places)] for i in range(count)]
+    threads = hardware.threads or max(1, cores // len(places))
+    return [Slot(number, gpu, threads) for number, gpu in enumerate(places)]
+
+
+def available_cores() -> int:
+    """Those that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def visible_gpus() -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them."""
+    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [gpu.strip() for gpu in given.split(",") if gpu.strip() not in ("", "-1")]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
