@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import fmean
 
 from opt_runner.report.comparison import Comparison, Row
 from opt_runner.report.statistics import Difference, Mean
@@ -59,7 +60,8 @@ def _largest(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.1e}"
 
 
-def _change(before: Mean | None, after: Mean | None, form: str) -> str:
+def _change(values: tuple[Mean | None, Mean | None], form: str) -> str:
+    before, after = values
     if before is None or after is None:
         return NOTHING
     return f"{before.mean:{form}} → {after.mean:{form}}"
@@ -108,10 +110,27 @@ _BEST_NOTE = (
 )
 _ENERGY = (
     Column(
+        "energy excess",
+        lambda _, row: _change(row.layers("half_space_excess", fmean), "+z.2f"),
+        "energy excess: before → after training, mean over layers; the half-space energy (s = 0) "
+        "of a layer's neurons minus that of random neurons, in standard deviations of the latter",
+    ),
+    # All that records of former releases tell.
+    Column(
         "energy change",
-        lambda _, row: _number(row.energy_change(), "+z.3f", "%"),
+        lambda _, row: (
+            NOTHING
+            if row.layers("half_space_excess", fmean)[0]
+            else _number(row.energy_change(), "+z.3f", "%")
+        ),
         "energy change: of the hyperspherical energy, summed over layers, by training",
     ),
+)
+_COSINE = Column(
+    "largest |cos|",
+    lambda _, row: _change(row.layers("largest_cosine", max), ".3f"),
+    "largest |cos|: of the angle between two neurons of a layer, over all layers, before → after "
+    "training; 1: two neurons are parallel or opposite",
 )
 _ORTHOGONALITY = Column(
     "|QᵀQ-I|",
@@ -125,8 +144,9 @@ _SECONDS = Column(
 )
 _RUNS = Column("n", finished)
 _COSTS = (
-    Column("trainable", lambda _, row: _number(row.mean("trainable_parameters"), ",.0f"),
-           "trainable: parameters"),
+    Column(
+        "trainable parameters", lambda _, row: _number(row.mean("trainable_parameters"), ",.0f")
+    ),
     Column("images/s", lambda _, row: _number(row.mean("images_per_second"), ",.0f")),
     Column("steps", lambda _, row: _number(row.mean("steps"), ",.0f")),
     _SECONDS,
@@ -136,6 +156,7 @@ _FULL = (
     Column("best %", lambda _, row: _mean(row.mean("best_test_error"), ".2f"), _BEST_NOTE),
     Column("train loss", lambda _, row: _mean(row.mean("train_loss"), ".4f")),
     *_ENERGY,
+    _COSINE,
     _ORTHOGONALITY,
 )
 _BRIEF = (

@@ -5,6 +5,7 @@ dataset, network, device or version of the program make another table.
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from opt_runner.records.stored import StoredRun
 from opt_runner.report.statistics import Difference, Mean
 
 BASELINE = "standard"
+
+Reduce = Callable[[Sequence[float]], float]  # of the values of several layers
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,20 @@ class Row:
     def largest(self, name: str) -> float | None:
         return max(self.values(name).values(), default=None)
 
-    def over_layers(self, name: str, reduce: Callable[[Sequence[float]], float]) -> Mean | None:
-        """Of a field {layer: value}: its layers reduced to one number, then the mean over seeds."""
-        found = [reduced(getattr(result, name), reduce) for result in self.finished.values()]
-        return Mean.of([value for value in found if value is not None])
+    def layers(self, name: str, reduce: Reduce) -> tuple[Mean | None, Mean | None]:
+        """Before and after training, see `before_and_after`."""
+        pairs = self._pairs(name, reduce)
+        return Mean.of([before for before, _ in pairs]), Mean.of([after for _, after in pairs])
 
     def energy_change(self) -> Mean | None:
         """Change of the energy, summed over layers, in percent of where it began."""
-        sums = [
-            (reduced(result.energy_start, sum), reduced(result.energy_end, sum))
-            for result in self.finished.values()
-        ]
-        # One neuron has no pairs, and the energy 0.
-        known = [(start, end) for start, end in sums if start and end is not None]
-        return Mean.of([100 * (end / start - 1) for start, end in known])
+        pairs = self._pairs("energy", sum)
+        # A layer of one neuron has no pairs, and the energy 0.
+        return Mean.of([100 * (after / before - 1) for before, after in pairs if before])
+
+    def _pairs(self, name: str, reduce: Reduce) -> list[tuple[float, float]]:
+        found = [before_and_after(result, name, reduce) for result in self.finished.values()]
+        return [pair for pair in found if pair is not None]
 
     def measured(self, name: str) -> float | None:
         """The largest over seeds of a value that the method measures, see `Method.measure`."""
@@ -71,12 +74,32 @@ class Row:
         return max((value for value in found if value is not None), default=None)
 
 
-def reduced(
-    layers: dict[str, float] | None, reduce: Callable[[Sequence[float]], float]
-) -> float | None:
-    """`reduce` of the values of all layers; None where one is missing (records keep NaN as null)"""
-    values = list((layers or {}).values())
-    return reduce(values) if values and None not in values else None
+def before_and_after(result: Result, name: str, reduce: Reduce) -> tuple[float, float] | None:
+    """The fields `<name>_start` and `<name>_end` {layer: value}, each reduced to one number.
+
+    Layers without a value at the start do not count: some measures are not defined for all sizes.
+    None where nothing is known, or a layer has lost its value (records keep NaN as null).
+    """
+    start, end = getattr(result, f"{name}_start"), getattr(result, f"{name}_end")
+    layers = known_layers(start)
+    before, after = reduced(start, layers, reduce), reduced(end, layers, reduce)
+    return None if before is None or after is None else (before, after)
+
+
+def known_layers(values: Any) -> list[str]:
+    """The layers that have a value in {layer: value}."""
+    return [k for k, v in values.items() if is_number(v)] if isinstance(values, dict) else []
+
+
+def reduced(values: Any, layers: Sequence[str], reduce: Reduce) -> float | None:
+    """The values of `layers` in {layer: value} as one number; None where one is missing."""
+    if not layers or not set(layers) <= set(known_layers(values)):
+        return None
+    return reduce([values[layer] for layer in layers])
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from opt_runner.report.figures.style import QUIET, drawing, new_figure, prepare,
 SHOWS = "Angles between neurons before and after training"
 _NOTE = (
     "angles between a layer's neurons, % of pairs; light: before; line: after; "
-    "changed: share of the pairs that would have to move"
+    "changed: share of the histogram"
 )
 
 

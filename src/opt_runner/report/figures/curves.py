@@ -8,12 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from opt_runner.report.comparison import Comparison
+from opt_runner.report.comparison import Comparison, is_number
 from opt_runner.report.figures.lines import (
     Line,
     Metrics,
     draw_lines,
-    is_number,
     lines,
     over_seeds,
     shown,

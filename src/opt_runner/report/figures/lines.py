@@ -1,6 +1,5 @@
 """A quantity of the metrics against steps: a line a row, the mean over seeds, with a band."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,10 +106,6 @@ def span(counts: Iterable[int]) -> str:
     """`3`, or `2 to 3`."""
     low, high = min(counts), max(counts)
     return str(low) if low == high else f"{low} to {high}"
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _metrics(run: StoredRun) -> Metrics:

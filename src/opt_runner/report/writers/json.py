@@ -7,7 +7,7 @@ from typing import Any
 from opt_runner.report.columns import notes
 from opt_runner.report.comparison import Comparison, Row
 from opt_runner.report.statistics import Difference, Mean
-from opt_runner.report.writers.quantities import QUANTITIES
+from opt_runner.report.writers.quantities import OF_LAYERS, QUANTITIES
 from opt_runner.report.writers.report import Report
 
 
@@ -42,8 +42,11 @@ def _row(table: Comparison, row: Row) -> dict[str, Any]:
         "unfinished": table.unfinished(row),
         **{name: _numbers(row.mean(name)) for name in QUANTITIES},
         "minus_standard": _numbers(table.difference(row)),
-        "energy_start": _numbers(row.over_layers("energy_start", sum)),
-        "energy_end": _numbers(row.over_layers("energy_end", sum)),
+        **{
+            f"{name}_{when}": _numbers(mean)
+            for name, reduce in OF_LAYERS.items()
+            for when, mean in zip(("start", "end"), row.layers(name, reduce), strict=True)
+        },
         "energy_change_percent": _numbers(row.energy_change()),
     }
 
