@@ -20,7 +20,7 @@ def test_they_make_the_same_table_as_before() -> None:
     assert {heading: text(table, standard) for heading, text in shown.items()} == {
         "method": "standard", "test error %": "90.99", "minus standard [95%]": "-",
         "best %": "90.42", "train loss": "2.6953", "energy change": "+0.014%", "|QᵀQ-I|": "-",
-        "trainable parameters": "504", "images/s": "26,768", "steps": "6", "seconds": "0.0",
+        "trainable parameters": "504", "images/s": "26,768", "seconds": "0.0",
         "n": "1",
     }  # fmt: skip
     assert shown["minus standard [95%]"](table, gs) == "-0.28"

@@ -1,9 +1,10 @@
 """Rows look different, and a method looks the same everywhere."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from matplotlib.colors import is_color_like, to_hex
+from matplotlib.colors import is_color_like, rgb_to_hsv, to_hex, to_rgb
 
 from opt_runner.methods import METHODS
 from opt_runner.report import figures
@@ -13,6 +14,10 @@ from tests.report.conftest import Tables, Write
 
 def looks(style: Style) -> tuple[Any, ...]:
     return (style.colour, style.dashes, style.marker)
+
+
+def colours(found: Sequence[Style]) -> list[str]:
+    return [style.colour for style in found]
 
 
 def many(write: Write, count: int) -> None:
@@ -36,7 +41,7 @@ def test_many_methods_all_look_different(write: Write, tables: Tables, count: in
     (table,) = tables()
     found = styles(table)
     assert len(found) == count
-    assert len({style.colour for style in found}) == count
+    assert len(set(colours(found))) == count
     assert len({(style.dashes, style.marker) for style in found}) == count
     assert found == styles(table)
 
@@ -71,7 +76,8 @@ def test_forms_of_a_method_are_shades_of_its_colour(write: Write, tables: Tables
     write("cayley", 0)
     (table,) = tables()
     *forms, cayley = styles(table)
-    assert forms[0].colour == to_hex(METHODS["gs"].colour or "")
-    assert len({style.colour for style in forms}) == 3
+    assert len(set(colours(forms))) == 3
+    hues = [rgb_to_hsv(to_rgb(colour))[0] for colour in (*colours(forms), METHODS["gs"].colour)]
+    assert hues == pytest.approx([hues[0]] * 4, abs=0.02)
     assert cayley.colour == to_hex(METHODS["cayley"].colour or "")
     assert len({looks(style) for style in forms}) == 3

@@ -52,7 +52,7 @@ def _report(given: argparse.Namespace, command: str) -> None:
     folders = given.folders or [Path("outputs")]
     tables = compare(stored.find(folders))
     for table in tables:
-        screen.show(terminal.table(table))
+        screen.show(terminal.table(table, screen.console.width))
         for line in terminal.faults(table):
             screen.say(line)
     for note in notes(tables, brief=True):

@@ -105,9 +105,6 @@ _COMPARED = (
         "methods); the best row is bold if its interval lies below zero and all its runs finished",
     ),
 )
-_BEST_NOTE = (
-    "best: lowest test error of all evaluations, which is chosen by the test images themselves"
-)
 _ENERGY = (
     Column(
         "energy excess",
@@ -148,12 +145,15 @@ _COSTS = (
         "trainable parameters", lambda _, row: _number(row.mean("trainable_parameters"), ",.0f")
     ),
     Column("images/s", lambda _, row: _number(row.mean("images_per_second"), ",.0f")),
-    Column("steps", lambda _, row: _number(row.mean("steps"), ",.0f")),
     _SECONDS,
 )  # fmt: skip
 _FULL = (
     *_COMPARED,
-    Column("best %", lambda _, row: _mean(row.mean("best_test_error"), ".2f"), _BEST_NOTE),
+    Column(
+        "best %",
+        lambda _, row: _mean(row.mean("best_test_error"), ".2f"),
+        "best: lowest test error of all evaluations, which is chosen by the test images themselves",
+    ),
     Column("train loss", lambda _, row: _mean(row.mean("train_loss"), ".4f")),
     *_ENERGY,
     _COSINE,
@@ -161,7 +161,6 @@ _FULL = (
 )
 _BRIEF = (
     *_COMPARED,
-    Column("best %", lambda _, row: _number(row.mean("best_test_error"), ".2f"), _BEST_NOTE),
     Column("train loss", lambda _, row: _number(row.mean("train_loss"), ".4f")),
     *_ENERGY,
     _ORTHOGONALITY,

@@ -62,7 +62,7 @@ def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
         screen.say(first.note)
     comparisons = compare(found)
     for comparison in comparisons:
-        screen.show(terminal.table(comparison))
+        screen.show(terminal.table(comparison, screen.console.width))
         for line in terminal.faults(comparison):
             screen.fail(line)
     missing = len(sweep.runs) - len(found)

@@ -12,8 +12,8 @@ from opt_runner.report.figures.style import QUIET, drawing, new_figure, prepare,
 
 SHOWS = "Angles between neurons before and after training"
 _NOTE = (
-    "angles between a layer's neurons, % of pairs; light: before; line: after; "
-    "changed: share of the histogram"
+    "angles between neurons, % of pairs; light: before, line: after training; "
+    "text: share that changed"
 )
 
 

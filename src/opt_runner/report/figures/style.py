@@ -3,6 +3,7 @@
 Rows differ in colour, and in dashes or marker as well: nobody needs to see colours.
 """
 
+import colorsys
 import io
 import math
 import re
@@ -40,9 +41,10 @@ _PALETTE = (
     "#8877bb", "#aabb99", "#aa5555", "#775533",
 )  # fmt: skip
 _DASHES: tuple[Any, ...] = (  # as matplotlib takes them
-    "solid", (0, (5, 2)), (0, (1, 1.3)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)),
+    "solid", (0, (5, 2)), (0, (1, 1.3)), (0, (5, 1.5, 1, 1.5)),
+    (0, (4, 1.3, 1, 1.3, 1, 1.3)),
 )  # fmt: skip
-_MARKERS = ("o", "s", "^", "v", "D", "P", "X", ">", "<", "h", "*", "p")
+_MARKERS = ("o", "s", "^", "v", "D", "P", "X", ">", "<", "h", "d", "p")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def styles(table: Comparison) -> list[Style]:
     for place, row in enumerate(table.rows):
         found.append(
             Style(
-                colour=_shade(colours[row.method], before[row.method] / count[row.method]),
+                colour=_shade(colours[row.method], before[row.method], count[row.method]),
                 dashes=_DASHES[place % len(_DASHES)],
                 marker=_MARKERS[place % len(_MARKERS)],
                 width=2.6 if row.method == BASELINE else 1.5,
@@ -95,10 +97,12 @@ def method_colours(stated: "dict[str, str | None] | None" = None) -> dict[str, s
     return colours
 
 
-def _shade(colour: str, share: float) -> str:
-    """The colour, mixed with up to 70% of white."""
-    red, green, blue = (c + 0.7 * share * (1 - c) for c in to_rgb(colour))
-    return to_hex((red, green, blue))
+def _shade(colour: str, place: int, count: int) -> str:
+    """One of `count` shades of the colour, from dark to light; the colour itself if it is alone."""
+    if count == 1:
+        return colour
+    hue, _, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
+    return to_hex(colorsys.hls_to_rgb(hue, 0.22 + 0.56 * place / (count - 1), saturation))
 
 
 @contextmanager
@@ -148,7 +152,7 @@ def legend(figure: Figure, panels: Sequence[Axes]) -> None:
         handles, labels = axes.get_legend_handles_labels()
         entries |= dict(zip(labels, handles, strict=True))
     longest = max(len(line) for label in entries for line in label.split("\n"))
-    lines = math.ceil(len(entries) / max(1, min(4, 100 // (longest + 9))))
+    lines = math.ceil(len(entries) / max(1, min(4, 112 // (longest + 9))))
     most = max(1 + label.count("\n") for label in entries)  # lines of a label
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.19 * most * lines)
