@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-
 from opt_runner.bench.cells import compose
+
 from opt_runner.records import Record, Result
 from opt_runner.report import cells, comparison
 from opt_runner.report.comparison import Comparison
@@ -21,6 +21,7 @@ ERRORS = {"standard": 3.0, "gs": 2.0, "cayley": 1.2}
 HOSTILE = "RuntimeError: <script>alert('&')</script>\n\x00\x1b[31mred \ud800 https://example.com"
 
 Write = Callable[..., Record]
+Tables = Callable[[], list[Comparison]]
 composed = cache(compose)  # it takes a third of a second
 
 
@@ -49,8 +50,7 @@ def angles(moved: int = 0) -> list[int]:
     return counts
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
+def writer(folder: Path) -> Write:
     """Write a record: `write(method, seed)`, or with overrides, a status, an error, other rows."""
 
     def write(
@@ -63,8 +63,8 @@ def write(tmp_path: Path) -> Write:
         **values: Any,
     ) -> Record:
         config = composed(f"method={method}", f"budget.steps={STEPS}", *overrides)
-        config = config.model_copy(update={"seed": seed, "output_dir": str(tmp_path)})
-        record = Record(config.directory(f"{len(list(tmp_path.rglob('config.yaml'))):012x}"))
+        config = config.model_copy(update={"seed": seed, "output_dir": str(folder)})
+        record = Record(config.directory(f"{len(list(folder.rglob('config.yaml'))):012x}"))
         record.directory.mkdir(parents=True)
         record.config.write_text(
             yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False)
@@ -105,17 +105,24 @@ def write(tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def tables(tmp_path: Path) -> Callable[[], list[Comparison]]:
-    return lambda: comparison.compare(cells.find([tmp_path]))
+def write(tmp_path: Path) -> Write:
+    return writer(tmp_path)
 
 
 @pytest.fixture
-def table(write: Write, tables: Callable[[], list[Comparison]]) -> Comparison:
+def tables(tmp_path: Path) -> Tables:
+    return lambda: comparison.compare(cells.find([tmp_path]))
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """standard, gs and cayley with three seeds, hr with a failed and ls with a diverged cell."""
+    folder = tmp_path_factory.mktemp("records")
+    write = writer(folder)
     for method in ERRORS:
         for seed in SEEDS:
             write(method, seed)
     write("hr", 0, status="failed", error=HOSTILE, rows=[])
     write("ls", 0, status="diverged", error="loss is not finite", rows=metrics("ls", 0, until=40))
-    (table,) = tables()
+    (table,) = comparison.compare(cells.find([folder]))
     return table

@@ -1,15 +1,12 @@
 """Which cells stand in one table, in one row, and what is said of them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from opt_runner.report import table
 from opt_runner.report.comparison import Comparison, columns
-
-Write = Callable[..., Any]
-Tables = Callable[[], list[Comparison]]
+from tests.report.conftest import Tables, Write
 
 
 def shown(comparison: Comparison, heading: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from PIL import Image
 from opt_runner.report import plots
 from opt_runner.report.comparison import NOTES, Comparison, columns
 from opt_runner.report.page import page
-from tests.report.conftest import SEEDS, Write
+from tests.report.conftest import SEEDS
 
 # Those of HTML that have no end.
 _VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -53,20 +53,14 @@ class Reader(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def drawn(table: Comparison) -> str:
+def page_of(table: Comparison) -> str:
     command = "opt-report outputs --title '<&>'"
     return page([table], [plots.drawn(table)], "All methods", command, "2026-11-21")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def content(table: Comparison) -> str:
-    return page(
-        [table],
-        [plots.drawn(table)],
-        "All methods",
-        "opt-report outputs --title '<&>'",
-        "2026-11-21",
-    )
+    return page_of(table)
 
 
 def test_it_is_well_formed_html(content: str) -> None:
@@ -102,7 +96,7 @@ def test_every_cell_can_be_looked_into_and_repeated(content: str, table: Compari
     assert "loss is not finite" in reader.words
 
 
-def test_only_the_best_row_is_bold(write: Write, table: Comparison, content: str) -> None:
+def test_only_the_best_row_is_bold(table: Comparison, content: str) -> None:
     assert table.best is not None
     bold = re.findall(r'<tr class="best"><th scope="row">(.*?)</th>', content)
     assert bold == [table.best.label] == ["cayley"]
@@ -146,14 +140,7 @@ def test_pictures_do_not_share_ids(table: Comparison) -> None:
 
 
 def test_the_same_page_every_time(table: Comparison, content: str) -> None:
-    again = page(
-        [table],
-        [plots.drawn(table)],
-        "All methods",
-        "opt-report outputs --title '<&>'",
-        "2026-11-21",
-    )
-    assert again == content
+    assert page_of(table) == content
 
 
 def test_a_page_of_nothing() -> None:

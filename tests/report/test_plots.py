@@ -1,6 +1,6 @@
 """What the figures show is what the records hold."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -13,9 +13,7 @@ from matplotlib.lines import Line2D
 from opt_runner.report import plots
 from opt_runner.report.comparison import Comparison
 from opt_runner.report.statistics import Difference
-from tests.report.conftest import ERRORS, SEEDS, STEPS, Write, metrics
-
-Tables = Callable[[], list[Comparison]]
+from tests.report.conftest import ERRORS, SEEDS, STEPS, Tables, Write, metrics
 
 
 def drawn(axes: Axes) -> dict[str, Line2D]:
@@ -93,14 +91,16 @@ def test_dots_are_means_intervals_and_seeds(table: Comparison) -> None:
     assert figure
     (axes,) = figure.axes
     found = [[float(x) for x in line.get_xdata()] for line in axes.get_lines()]
-    for row in table.rows[:1]:
-        values = row.values("test_error")
+    rows, means = {row.label: row for row in table.rows}, {}
+    for method in ERRORS:
+        values = rows[method].values("test_error")
         interval = Difference.paired(values, dict.fromkeys(values, 0.0))
         assert interval
         assert sorted(values.values()) in found
         assert [interval.mean] in found
         assert [interval.low, interval.high] in found
-        assert [interval.mean] * 2 in found  # the line where standard is
+        means[method] = interval.mean
+    assert [means["standard"]] * 2 in found  # the line where standard is
     assert [label.get_text() for label in axes.get_yticklabels()] == [r.label for r in table.rows]
     assert {"0 of 3: 1 failed, 2 missing", "0 of 3: 1 diverged, 2 missing"} == {
         found.get_text() for found in axes.texts
