@@ -12,6 +12,7 @@ from opt_runner import hyperspherical_energy
 from opt_runner.bench import naive
 from opt_runner.geometry import orthogonality_error
 from opt_runner.methods import METHODS, Method
+from opt_runner.opt.layers import Layer
 
 MAPS = ["gs", "hr", "ls", "cayley"]
 
@@ -55,9 +56,9 @@ def test_is_its_definition_with_its_gradient(
 @pytest.mark.parametrize("d", [1, 2, 3, 27, 100, 576])
 def test_is_orthogonal_in_float32(name: str, d: int) -> None:
     method = METHODS[name]()
-    R = torch.stack(
-        [method.initial(torch.empty(d, 1), torch.Generator().manual_seed(s)) for s in range(2)]
-    )
+    layer = Layer("fc", "fc.weight", d, 1)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    R = torch.stack([method.init(layer, torch.empty(d, 1), g)["R"] for g in generators])
     Q = method.rotate(R, torch.eye(d).expand(2, d, d).contiguous())
     assert orthogonality_error(Q).max() < 5e-6
 
