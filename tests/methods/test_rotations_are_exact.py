@@ -11,8 +11,8 @@ from torch import Tensor
 from opt_runner import hyperspherical_energy
 from opt_runner.bench import naive
 from opt_runner.geometry import orthogonality_error
+from opt_runner.layers import Layer
 from opt_runner.methods import METHODS, Method
-from opt_runner.opt.layers import Layer
 
 MAPS = ["gs", "hr", "ls", "cayley"]
 

@@ -9,8 +9,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from opt_runner.opt.layers import Layer
-    from opt_runner.opt.stack import Stack
+    from opt_runner.layers import Layer
+    from opt_runner.methods.stack import Stack
 
 Tensors = Mapping[str, Tensor]
 
