@@ -30,7 +30,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def test_naive_penalty_equals_ours() -> None:
     R, W = draw(9, 9), draw(1, 9, 4)
     layer = layers.Layer("", "weight", d=9, n=4)
-    ours = OrthogonalRegularization().penalty(layer, W, W, R.unsqueeze(0))
+    ours = OrthogonalRegularization().penalty(layer, W, W, step=1, R=R.unsqueeze(0))
     torch.testing.assert_close(ours, naive.penalty(R))
 
 

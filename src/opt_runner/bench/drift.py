@@ -28,7 +28,7 @@ def run(settings: Settings) -> Report:
     steps = 4 if settings.quick else 1000
     for precision in ("float32", "bfloat16"):
         for name, method in METHODS.items():
-            if method().has_tensors:
+            if method().changes_weight:
                 settings.screen.say(f"drift: {name}, {precision}, {steps} steps")
                 report.rows.append(_train(name, precision, steps, settings))
     title = f"Largest entry of |QᵀQ - I| after {steps:,} steps; n = 1"

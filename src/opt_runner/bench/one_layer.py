@@ -185,7 +185,7 @@ OURS: dict[str, Build] = {
     **{
         name: partial(_ours, cls())
         for name, cls in METHODS.items()
-        if cls().has_tensors and name != "sopt"
+        if cls().changes_weight and name != "sopt"
     },
     **{f"sopt ({inner})": partial(_ours, _sopt(inner)) for inner in ("gs", "hr", "ls", "cayley")},
 }
