@@ -69,7 +69,7 @@ def test_a_failed_run_is_marked_failed_and_does_not_leak_into_the_next(
 
 def test_one_run_prints_its_own_sync_line(opt_run: Run, tmp_path: Path) -> None:
     done = opt_run("method=cayley", *TINY)
-    assert "W&B: offline, no API key found; to upload: wandb sync " in done.stdout
+    assert "W&B: 1 run offline, no API key found; to upload: wandb sync " in done.stdout
     (folder,) = tmp_path.glob("outputs/wandb/offline-run-*")
     assert folder.name in done.stdout
 

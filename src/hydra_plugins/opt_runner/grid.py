@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.opt_runner._launcher import RunLauncher
 from opt_runner.cli import mistakes
-from opt_runner.config.compose import compose
+from opt_runner.config.compose import Composer
 from opt_runner.errors import UserError
 
 
@@ -43,7 +43,7 @@ class GridSweeper(Sweeper):
         # Hydra imports this module for `--help`, which must answer at once.
         from opt_runner.console.screen import Screen
         from opt_runner.runs.conduct import conduct
-        from opt_runner.runs.run import Run, command_line, identify
+        from opt_runner.runs.run import Identifier, Run, command_line
         from opt_runner.runs.sweep import Sweep
 
         config, launcher = self.config, self.launcher
@@ -54,12 +54,12 @@ class GridSweeper(Sweeper):
         sources = config.hydra.runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
         jobs = combinations(overrides)
+        compose, identify = Composer(config.hydra.job.config_name), Identifier(check_device=here)
         runs: dict[str, Run] = {}
         overrides_of: dict[str, Sequence[str]] = {}
         for job in jobs:
             try:
-                composed = compose(config.hydra.job.config_name, job)
-                run = identify(composed, command_line(folders, job), check_device=here)
+                run = identify(compose(job), command_line(folders, job))
             except UserError as error:
                 raise UserError(f"{error} [in the run {' '.join(job)}]") from error
             runs.setdefault(run.signature, run)

@@ -121,12 +121,13 @@ def upload_hint(tracking: Tracking, output_dir: str) -> str | None:
     folder = Path(output_dir) / "wandb"
     if tracking.name == "none" or _mode(tracking) != "offline":
         return None
-    count = len(list(folder.glob("offline-run-*")))
-    if not count:
+    found = list(folder.glob("offline-run-*"))
+    if not found:
         return None
     why = "" if _has_key() else ", no API key found"
-    runs = "1 run" if count == 1 else f"{count} runs"
-    return f"W&B: {runs} offline{why}; to upload: wandb sync {folder}/offline-run-*"
+    runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
+    which = found[0] if len(found) == 1 else folder / "offline-run-*"
+    return f"W&B: {runs} offline{why}; to upload: wandb sync {which}"
 
 
 def check(tracking: Tracking) -> None:

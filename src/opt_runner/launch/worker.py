@@ -34,7 +34,7 @@ def enter(log: Path) -> None:
     os.close(descriptor)
 
     def ask(signum: int, frame: object) -> None:
-        _stop.signum = signum
+        _stop.ask(signum)
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, ask)
@@ -44,7 +44,7 @@ def enter(log: Path) -> None:
 def _stop_without(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_LOOK_FOR_PARENT_SECONDS)
-    _stop.signum = signal.SIGTERM
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def work(content: dict[str, Any], command: str, quiet: bool, status: Path) -> None:

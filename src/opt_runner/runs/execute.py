@@ -43,45 +43,41 @@ def execute(run: Run, screen: Screen, in_sweep: bool, stop: StopRequest) -> Resu
     """
     if not run.config.rerun and (settled := settled_result(run, screen)):
         return settled
+    busy = partial(_busy, run, screen, set())
     try:
-        setup = set_up(run.config, run.dataset.load())
-        with run.record.held(_Waiting(run, screen, stop)):
-            if run.config.rerun:
-                if aside := run.record.set_aside():
-                    screen.say(f"{run.title}: the old record is kept in {aside}")
-            elif settled := settled_result(run, screen, mend=True):
-                return settled
-            progress = _resume(run, setup, screen)
-            result = _train(run, setup, progress, screen, stop)
-            if stop.signum is not None:  # it came after the last step
-                raise Interrupted(stop.signum)
-            return result
+        with stop.at_once():
+            setup = set_up(run.config, run.dataset.load())
+            with run.record.held(busy):
+                if run.config.rerun:
+                    _set_aside(run, screen)
+                elif settled := settled_result(run, screen, mend=True):
+                    return settled
+                progress = _resume(run, setup, screen)
+                with stop.at_once(False):
+                    result = _train(run, setup, progress, screen, stop)
+                stop.raise_if_asked()  # a signal may come after the last step
+                return result
     except Busy:
         return None
     except Exception as error:
         if isinstance(error, UserError) and not in_sweep:
             raise
-        return _fail(run, error, screen, stop)
+        return _fail(run, error, screen)
 
 
-class _Waiting:
-    """Called while another process has the run: says so once, raises where not to wait."""
+def _busy(run: Run, screen: Screen, told: set[str], holder: str) -> None:
+    """Called while another process, `holder`, has the run."""
+    if run.config.when_locked == "leave":
+        screen.say(f"{run.title}: left to {holder}, which runs it")
+        raise Busy
+    if holder not in told:
+        screen.say(f"{run.title}: waiting for {holder}, which runs it")
+        told.add(holder)
 
-    def __init__(self, run: Run, screen: Screen, stop: StopRequest) -> None:
-        self.run = run
-        self.screen = screen
-        self.stop = stop
-        self.said = False
 
-    def __call__(self, holder: str) -> None:
-        if self.stop.signum is not None:
-            raise Interrupted(self.stop.signum)
-        if self.run.config.when_locked == "leave":
-            self.screen.say(f"{self.run.title}: left to {holder}, which runs it")
-            raise Busy
-        if not self.said:
-            self.screen.say(f"{self.run.title}: waiting for {holder}, which runs it")
-        self.said = True
+def _set_aside(run: Run, screen: Screen) -> None:
+    if aside := run.record.set_aside():
+        screen.say(f"{run.title}: the old record is kept in {aside}")
 
 
 def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | None:
@@ -106,13 +102,15 @@ def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | Non
     return result
 
 
-def _fail(run: Run, error: Exception, screen: Screen, stop: StopRequest) -> Result | None:
+def _fail(run: Run, error: Exception, screen: Screen) -> Result | None:
     """Record a failure before the first step, where no result of earlier work stands."""
     result = _result(run, "failed", Progress(), error=_reason(error))
     screen.fail(f"{run.title}: {outcome(result)}")
     try:
-        with run.record.held(_Waiting(run, screen, stop)), run_log(run.record.log):
+        with run.record.held(partial(_busy, run, screen, set())), run_log(run.record.log):
             log.error("%s", "".join(traceback.format_exception(error)))
+            if run.config.rerun:
+                _set_aside(run, screen)
             earlier = run.record.read_result()
             if earlier is None or not earlier.settled:
                 with suppress(CannotWrite):  # which the result then says

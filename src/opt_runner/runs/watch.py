@@ -135,7 +135,9 @@ class _Watcher:
         for run in self.open:
             seconds = self.spent.get(_kind(run))
             need += statistics.fmean(seconds) if seconds else mean
-        under_way: float = sum(mean * one["step"] / one["steps"] for one in running if one.get("steps"))
+        under_way: float = sum(
+            mean * one["step"] / one["steps"] for one in running if one.get("steps")
+        )
         overhead = max(1.0, (time.monotonic() - self.started) * self.slots / (trained + under_way))
         return max(0.0, need - under_way) * overhead / self.slots
 

@@ -28,9 +28,34 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Which signal asked to stop, or None."""
+    """Which signal asked to stop, or None.
 
-    signum: int | None = None
+    Where a run has nothing to save, in its set-up, the signal raises Interrupted at once.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._raises = False
+
+    def ask(self, signum: int) -> None:
+        """What a signal's handler calls; a second signal changes nothing."""
+        if self.signum is None:
+            self.signum = signum
+            self.raise_if_asked()
+
+    def raise_if_asked(self) -> None:
+        if self._raises and self.signum is not None:
+            raise Interrupted(self.signum)
+
+    @contextlib.contextmanager
+    def at_once(self, raises: bool = True) -> Iterator[None]:
+        """Within the block a signal raises Interrupted; with False it is only noted."""
+        before, self._raises = self._raises, raises
+        try:
+            self.raise_if_asked()
+            yield
+        finally:
+            self._raises = before
 
 
 def raise_on_sigterm() -> None:
@@ -44,16 +69,16 @@ def raise_on_sigterm() -> None:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the block a first signal only sets the request's `signum`."""
+    """Within the block a first signal asks the request; a second one acts as if there were none."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        request.signum = signum
         for one, handler in previous.items():
             signal.signal(one, handler)
+        request.ask(signum)
 
     announced = [one for one in _PRE_EMPTION if callable(signal.getsignal(one))]
     expected = [signal.SIGINT, *(announced or [signal.SIGTERM])]

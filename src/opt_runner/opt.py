@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from opt_runner.errors import UserError, explain, nearest
+from opt_runner.layers import Layer, names, views
 from opt_runner.methods import METHODS, Method
-from opt_runner.opt.layers import Layer, hidden_and_output, views
-from opt_runner.opt.stack import Stack
+from opt_runner.methods.stack import Stack
 
 
 class OPT(nn.Module):
@@ -27,8 +27,8 @@ class OPT(nn.Module):
         It is used, not copied.
     method: a name (`standard gs hr ls cayley ogd or sopt`) with its options as keywords, or a
         `Method`.
-    layers: names of the layers that the method covers. Default: every linear and convolution layer
-        but the last one in module order, the classifier; that as well where the method says so.
+    layers: names of the layers that the method covers. Default: as the method says, for most every
+        linear and convolution layer but the last one in module order, the classifier.
     generator: draws what the method draws, as R; default: torch's global generator.
 
     Raises UserError for an unknown method, option or layer and where there is nothing to cover.
@@ -46,23 +46,35 @@ class OPT(nn.Module):
         super().__init__()
         self.network = network
         self.method = _build_method(method, options)
-        output = None
-        if layers is None:
-            layers, output = hidden_and_output(network)
-        self.hidden = views(network, layers)
-        covered = self.hidden
-        if self.method.output_layer and output is not None:
-            covered = views(network, layers, output)
+        covered = self._choose(layers)
         self.steps = 0
         self.stacks = nn.ModuleList()
-        self._last_V: list[Tensor] | None = None
+        self._last: list[tuple[Tensor, Tensor]] | None = None
         self._start_weights(covered, generator)
         self._add_stacks(covered, generator)
 
     @property
     def layers(self) -> list[str]:
-        """Names of the layers that the method covers, the classifier left out."""
+        """Names of the layers whose neurons are looked at: `layers`, or all but the classifier."""
         return [layer.name for layer in self.hidden]
+
+    def _choose(self, named: Sequence[str] | None) -> list[Layer]:
+        """The layers that the method covers."""
+        network = type(self.network).__name__
+        if named is not None:
+            covered = self.hidden = views(self.network, named)
+        else:
+            every = views(self.network, names(self.network))
+            if len(every) < 2:
+                raise UserError(
+                    f"{network} has {len(every)} linear or convolution layers; OPT needs two: one "
+                    "to rotate and the classifier after it (or name the layers: layers=[...])"
+                )
+            self.hidden = every[:-1]
+            covered = [layer for layer in every if self.method.covers(layer)]
+        if not covered:
+            raise UserError(f"{type(self.method).__name__} covers no layer of {network}")
+        return covered
 
     @torch.no_grad()
     def _start_weights(self, layers: Sequence[Layer], generator: torch.Generator | None) -> None:
@@ -71,13 +83,15 @@ class OPT(nn.Module):
             W = layer.matrix(weight)
             started = self.method.initial_weight(layer, W, generator)
             if started is not W:
-                weight.copy_(layer.weight(started, like=weight))
+                weight.copy_(layer.weight(started))
             if not self.method.trains_weight:
                 weight.requires_grad_(False)
 
     def _add_stacks(self, layers: Sequence[Layer], generator: torch.Generator | None) -> None:
-        if not self.method.has_tensors and not self.method.has_penalty:
-            return
+        method = type(self.method)
+        used = self.method.changes_weight or self.method.has_penalty
+        if method.init is not Method.init and not used:
+            raise TypeError(f"{method.__name__} defines init, but neither weight nor penalty")
         alike: dict[Any, list[Layer]] = {}
         for layer in layers:
             key = (layer.d, layer.n, self.method.kind(layer))
@@ -96,7 +110,7 @@ class OPT(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Of a forward pass that was: such tensors can be neither copied nor pickled.
-        return {**self.__dict__, "_last_V": None}
+        return {**self.__dict__, "_last": None}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output on the effective weights."""
@@ -108,40 +122,37 @@ class OPT(nn.Module):
         Under bfloat16 autocast Q^T Q - I would be 4e-3 and more, and decompositions have no such
         kernels.
         """
-        if not self.method.has_tensors:
+        if not self.method.changes_weight:
             return {}
         effective: dict[str, Tensor] = {}
-        Vs = self._Vs()
-        for stack, V in zip(self._stacks(), Vs, strict=True):
+        made = self._make()
+        for stack, (_, V) in zip(self._stacks(), made, strict=True):
             effective |= stack.as_weights(V)
         if self.method.has_penalty and torch.is_grad_enabled():
-            self._last_V = Vs
+            self._last = made
         return effective
 
-    def _Vs(self) -> list[Tensor]:
-        """V (k, d, n) of each stack."""
+    def _make(self) -> list[tuple[Tensor, Tensor]]:
+        """W and V, each (k, d, n), of each stack."""
         stacks = list(self._stacks())
-        if not self.method.has_tensors:
-            return [stack.W() for stack in stacks]
-        device = stacks[0].parameter(stacks[0].layers[0]).device.type
-        with torch.autocast(device, enabled=False):
-            return self.method.weights(
-                [stack.W() for stack in stacks], [stack.tensors for stack in stacks]
-            )
+        Ws = [stack.W() for stack in stacks]
+        with torch.autocast(Ws[0].device.type, enabled=False):
+            Vs = self.method.weights(Ws, [stack.tensors for stack in stacks])
+        return list(zip(Ws, Vs, strict=True))
 
     def penalty(self) -> Tensor:
-        """What the method adds to the loss: a scalar, 0 for most.
+        """What the method adds to the loss of the step that is being made: a scalar, 0 for most.
 
         It uses the V of the forward pass before it, once: call it after `opt(x)`, as a step does.
         """
         zero = torch.zeros((), device=next(self.parameters()).device)
         if not self.method.has_penalty:
             return zero
-        Vs, self._last_V = self._last_V or self._Vs(), None
+        made, self._last = self._last or self._make(), None
         with torch.autocast(zero.device.type, enabled=False):
             terms = [
-                self.method.penalty(stack.layers[0], stack.W(), V, **stack.tensors)
-                for stack, V in zip(self._stacks(), Vs, strict=True)
+                self.method.penalty(stack.layers[0], W, V, self.steps + 1, **stack.tensors)
+                for stack, (W, V) in zip(self._stacks(), made, strict=True)
             ]
         given = [term for term in terms if term is not None]
         return torch.stack(given).sum() if given else zero
@@ -170,10 +181,10 @@ class OPT(nn.Module):
             if parameters
         ]
         optimizer = self.method.optimizer_class(groups, lr=lr, momentum=momentum, nesterov=nesterov)
-        if self.method.acts_after_step:
-            optimizer.register_step_post_hook(lambda optimizer, *_: self._after_step(optimizer))
+        optimizer.register_step_post_hook(lambda optimizer, *_: self._after_step(optimizer))
         return optimizer
 
+    @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.steps += 1
         self.method.after_step(list(self._stacks()), self.steps, optimizer)
@@ -193,8 +204,8 @@ class OPT(nn.Module):
     def measure(self) -> dict[str, float]:
         """What the method measures, the largest over layers: see `Method.measure`."""
         found: dict[str, list[Tensor]] = {}
-        for stack, V in zip(self._stacks(), self._Vs(), strict=True):
-            for name, of_layers in self.method.measure(stack.W(), V, **stack.tensors).items():
+        for stack, (W, V) in zip(self._stacks(), self._make(), strict=True):
+            for name, of_layers in self.method.measure(W, V, **stack.tensors).items():
                 found.setdefault(name, []).append(of_layers.max())
         return {name: float(torch.stack(values).max()) for name, values in found.items()}
 
@@ -203,13 +214,12 @@ class OPT(nn.Module):
         return self.measure().get("orthogonality_error")
 
 
+@torch.no_grad()
 def merge(opt: OPT) -> nn.Module:
     """A plain copy of the network that holds the effective weights: no trace of OPT is left."""
-    effective = opt.effective_weights()
     plain = copy.deepcopy(opt.network)
-    with torch.no_grad():
-        for name, V in effective.items():
-            plain.get_parameter(name).copy_(V).requires_grad_(True)
+    for name, V in opt.effective_weights().items():
+        plain.get_parameter(name).copy_(V).requires_grad_(True)
     return plain
 
 

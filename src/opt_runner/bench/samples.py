@@ -1,4 +1,4 @@
-"""How long something takes, by samples that are paired or interleaved in one process.
+"""Samples of one quantity: how they are taken, and their median and quartiles.
 
 A machine's speed drifts by more than what is to be told apart: only samples taken next to each
 other are compared. All times are wall times in seconds. On CUDA a sample starts and ends with an
@@ -7,11 +7,15 @@ idle GPU; within it the host runs ahead, as it does in training.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Self, TypeVar
 
+import numpy as np
 import torch
+
+T = TypeVar("T")
 
 # Takes one sample: seconds a call.
 Sampler = Callable[[], float]
@@ -27,18 +31,6 @@ class Task:
 
     run: Callable[[], object]
     prepare: Callable[[], object] = _nothing
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A sample, and the mean of the baseline's samples right before and right after it."""
-
-    seconds: float
-    baseline: float
-
-    @property
-    def ratio(self) -> float:
-        return self.seconds / self.baseline
 
 
 def sampler(task: Task, device: torch.device, shortest: float = 0.0) -> Sampler:
@@ -64,6 +56,18 @@ def _sample(task: Task, device: torch.device, calls: int) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sample, and the mean of the baseline's samples right before and right after it."""
+
+    seconds: float
+    baseline: float
+
+    @property
+    def ratio(self) -> float:
+        return self.seconds / self.baseline
 
 
 def paired(
@@ -97,6 +101,57 @@ def interleaved(
             if done < 3 or sum(seconds[name]) < budget:
                 seconds[name].append(take())
     return seconds
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Half of the n samples lie between the quartiles. The median is robust against what else the
+    machine did, where a mean is not."""
+
+    n: int
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+
+    @classmethod
+    def of(cls, samples: Iterable[float]) -> Self:
+        """Raises ValueError where there are no samples."""
+        values = list(samples)
+        if not values:
+            raise ValueError("no samples to summarise")
+        lower, median, upper = np.quantile(values, [0.25, 0.5, 0.75])
+        return cls(len(values), float(median), float(lower), float(upper))
+
+    def text(self, scale: float = 1.0, digits: int = 3) -> str:
+        """`median [lower quartile, upper quartile]`, each times `scale`."""
+        low, middle, high = (
+            figure(scale * value, digits)
+            for value in (self.lower_quartile, self.median, self.upper_quartile)
+        )
+        return f"{middle} [{low}, {high}]"
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """`value` to so many significant digits, without an exponent: 0.00123, 1.23, 12,345."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{max(0, decimals)}f}"
+
+
+def attempted(makers: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], dict[str, str]]:
+    """What can be made, by name, and the error in a line of what cannot.
+
+    Not every form runs on every device, nor has every size room in its memory.
+    """
+    made: dict[str, T] = {}
+    errors: dict[str, str] = {}
+    for name, make in makers.items():
+        try:
+            made[name] = make()
+        except Exception as error:
+            errors[name] = first_line(error)
+    return made, errors
 
 
 def first_line(error: BaseException) -> str:

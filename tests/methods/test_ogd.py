@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from opt_runner import OPT
+from opt_runner.layers import Layer
 from opt_runner.methods import OrthogonalGradientDescent
 from opt_runner.methods.kernels.retraction_sgd import RetractionSGD
 
@@ -14,7 +15,8 @@ def descend(
 ) -> tuple[Tensor, Tensor]:
     """V after `steps` towards a fixed target, and the orthogonality error."""
     method = OrthogonalGradientDescent(form=form)
-    R = nn.Parameter(method.initial(W).unsqueeze(0))
+    layer = Layer("fc", "fc.weight", *W.shape)
+    R = nn.Parameter(method.init(layer, W, None)["R"].to(W).unsqueeze(0))
     target = torch.randn(W.shape, generator=torch.Generator().manual_seed(9), dtype=W.dtype)
     optimizer = RetractionSGD([{"params": [R], "retract": form}], lr=0.02, momentum=momentum)
     for _ in range(steps):
@@ -23,7 +25,8 @@ def descend(
         (scale * (V - target).square().sum()).backward()
         optimizer.step()
     V = method.rotate(R, W.unsqueeze(0)).detach()
-    return V[0], method.orthogonality_error(R.detach(), W.unsqueeze(0))
+    error = method.measure(W.unsqueeze(0), V, R.detach())["orthogonality_error"]
+    return V[0], error
 
 
 def gaussian(d: int, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -68,7 +71,7 @@ def test_the_network_keeps_its_own_w() -> None:
     network = nn.Sequential(nn.Linear(12, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False))
     W = network[0].weight.detach().clone()
     opt = OPT(network, "ogd")
-    assert opt.rotations[0].R.shape == (1, 12, 6)
+    assert opt.stacks[0].trained["R"].shape == (1, 12, 6)
     optimizer = opt.optimizer(lr=0.1)
     opt(torch.randn(5, 12)).sum().backward()
     optimizer.step()

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from opt_runner.methods import Method
-from opt_runner.methods.base import Tensors
-from opt_runner.opt.layers import Layer
+from opt_runner.layers import Layer, laid_out_as
+from opt_runner.methods.base import Method, Tensors
 
 
 class Stack(nn.Module):
@@ -72,13 +71,13 @@ class Stack(nn.Module):
     def as_weights(self, V: Tensor) -> dict[str, Tensor]:
         """{parameter's name: the layer's V of V (k, d, n), as a weight of the network}."""
         return {
-            layer.parameter: layer.weight(v, like=self.parameter(layer))
+            layer.parameter: laid_out_as(self.parameter(layer), layer.weight(v))
             for layer, v in zip(self.layers, V, strict=True)
         }
 
     def V(self) -> Tensor:
         """The effective weights (k, d, n) of this stack alone."""
-        return self.method.weight(self.W(), **self.tensors)
+        return self.method.weights([self.W()], [self.tensors])[0]
 
     def generator(self, number: int) -> torch.Generator:
         """A source of random numbers of its own for each number, the same in every process."""
@@ -101,26 +100,32 @@ class Stack(nn.Module):
 
     @torch.no_grad()
     def _draw(self, number: int) -> dict[str, Tensor]:
-        generator = self.generator(number)
+        generator, Ws = self.generator(number), self.W()
         return _stacked(
             [
                 self.method.draw(layer, W, generator)
-                for layer, W in zip(self.layers, self.W(), strict=True)
-            ]
+                for layer, W in zip(self.layers, Ws, strict=True)
+            ],
+            like=Ws,
         )
 
     @torch.no_grad()
     def _init(self, generator: torch.Generator | None) -> dict[str, Tensor]:
-        fixed = dict(self.fixed.named_buffers())
+        fixed, Ws = dict(self.fixed.named_buffers()), self.W()
         return _stacked(
             [
                 self.method.init(
                     layer, W, generator, **{name: tensor[i] for name, tensor in fixed.items()}
                 )
-                for i, (layer, W) in enumerate(zip(self.layers, self.W(), strict=True))
-            ]
+                for i, (layer, W) in enumerate(zip(self.layers, Ws, strict=True))
+            ],
+            like=Ws,
         )
 
 
-def _stacked(of_layers: Sequence[Tensors]) -> dict[str, Tensor]:
-    return {name: torch.stack([tensors[name] for tensors in of_layers]) for name in of_layers[0]}
+def _stacked(of_layers: Sequence[Tensors], like: Tensor) -> dict[str, Tensor]:
+    stacks = {name: torch.stack([tensors[name] for tensors in of_layers]) for name in of_layers[0]}
+    return {
+        name: stack.to(like) if stack.is_floating_point() else stack.to(like.device)
+        for name, stack in stacks.items()
+    }

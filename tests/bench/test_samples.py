@@ -1,11 +1,20 @@
-"""In which order samples are taken, and how many; no test here asserts a time."""
+"""In which order samples are taken, how many, and their summaries; no test here asserts a time."""
 
 import itertools
 
 import pytest
 import torch
 
-from opt_runner.bench.timing import Task, first_line, interleaved, paired, sampler
+from opt_runner.bench.samples import (
+    Summary,
+    Task,
+    attempted,
+    figure,
+    first_line,
+    interleaved,
+    paired,
+    sampler,
+)
 
 CPU = torch.device("cpu")
 
@@ -60,3 +69,33 @@ def test_a_sample_has_as_many_calls_as_fill_it() -> None:
 def test_an_error_in_one_line() -> None:
     assert first_line(RuntimeError("no\nmore")) == "RuntimeError: no"
     assert first_line(MemoryError()) == "MemoryError"
+
+
+def test_what_fails_is_left_out_with_its_reason() -> None:
+    made, errors = attempted({"one": lambda: 1 / 1, "none": lambda: 1 / 0})
+    assert made == {"one": 1}
+    assert errors == {"none": "ZeroDivisionError: division by zero"}
+
+
+def test_median_and_quartiles() -> None:
+    summary = Summary.of([5.0, 1.0, 2.0, 4.0, 3.0])
+    assert summary == Summary(n=5, median=3, lower_quartile=2, upper_quartile=4)
+    assert summary.text(scale=10) == "30.0 [20.0, 40.0]"
+
+
+def test_one_sample_is_its_own_spread() -> None:
+    assert Summary.of([7.0]) == Summary(1, 7, 7, 7)
+
+
+def test_no_samples_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        Summary.of([])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (1, "1.00"), (0.00123, "0.00123"), (99.94, "99.9"), (12345.6, "12,346"),
+     (-2.5, "-2.50"), (float("nan"), "nan")],
+)  # fmt: skip
+def test_figures(value: float, text: str) -> None:
+    assert figure(value) == text

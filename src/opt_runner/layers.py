@@ -1,4 +1,4 @@
-"""How the parameters of a module become W (d, n), and V (d, n) a parameter again.
+"""How the weight of a module becomes W (d, n), and V (d, n) a weight again.
 
 This is the one place that knows types of modules. Neurons are the columns of W; d, the fan-in,
 runs over the kernel's positions and then the input channels, channels fastest, as in the reference.
@@ -19,9 +19,9 @@ _VIEWED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class Layer:
     """A weight of the network seen as W (d, n).
 
-    name: of its module. parameter: of the weight, in the network. kernel: the kernel's sides, ()
-    for a linear layer. first, output: whether it is the first of those that a method covers, and
-    the network's last, the classifier.
+    name: of its module. parameter: of the weight, in the network. kernel, stride: of a convolution
+    of that many dimensions, () for a linear layer. first: whether it is the first of the layers
+    that OPT may cover. output: whether it is the network's last, the classifier.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Layer:
     d: int
     n: int
     kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
     first: bool = False
     output: bool = False
 
@@ -36,39 +37,28 @@ class Layer:
         """W (d, n) of a weight (n, c, *kernel)."""
         return weight.permute(*range(2, weight.ndim), 1, 0).reshape(-1, weight.shape[0])
 
-    def weight(self, V: Tensor, like: Tensor) -> Tensor:
-        """The inverse of `matrix`: V (d, n) in the shape and the memory layout of `like`."""
-        n, c, *kernel = like.shape
-        weight = V.reshape(*kernel, c, n).permute(-1, -2, *range(len(kernel)))
-        channels_last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
-        return weight.contiguous(
-            memory_format=torch.channels_last if channels_last else torch.contiguous_format
-        )
+    def weight(self, V: Tensor) -> Tensor:
+        """The inverse of `matrix`: a weight (..., n, c, *kernel) of V (..., d, n)."""
+        sides = len(self.kernel)
+        by_position = V.reshape(*V.shape[:-2], *self.kernel, -1, V.shape[-1])
+        return by_position.movedim((-1, -2), (-2 - sides, -1 - sides))
 
 
-def hidden_and_output(network: nn.Module) -> tuple[list[str], str]:
-    """Names of all modules with a W but the last one in module order, and of that last one.
-
-    A weight that several modules share counts once. Raises UserError for fewer than two.
-    """
+def names(network: nn.Module) -> list[str]:
+    """Names of all modules with a W, in module order; a weight that several share counts once."""
     seen: dict[int, str] = {}
     for name, module in network.named_modules():
         if isinstance(module, _VIEWED):
             seen.setdefault(id(module.weight), name)
-    names = list(seen.values())
-    if len(names) < 2:
-        raise UserError(
-            f"{type(network).__name__} has {len(names)} linear or convolution layers; OPT needs "
-            "two: one to rotate and the classifier after it (or name the layers: layers=[...])"
-        )
-    return names[:-1], names[-1]
+    return list(seen.values())
 
 
-def views(network: nn.Module, hidden: Sequence[str], output: str | None = None) -> list[Layer]:
+def views(network: nn.Module, chosen: Sequence[str]) -> list[Layer]:
     """The layers of these names. Raises UserError for a name that is no such layer."""
     modules = dict(network.named_modules())
+    last = names(network)[-1:]
     layers = []
-    for position, name in enumerate([*hidden, *([] if output is None else [output])]):
+    for position, name in enumerate(chosen):
         module = modules.get(name)
         if not isinstance(module, _VIEWED):
             raise UserError(f"layers: {name!r} is no linear or convolution layer of the network")
@@ -82,8 +72,17 @@ def views(network: nn.Module, hidden: Sequence[str], output: str | None = None) 
                 d=module.weight.numel() // n,
                 n=n,
                 kernel=tuple(fan_in[1:]),
+                stride=() if isinstance(module, nn.Linear) else tuple(module.stride),
                 first=position == 0,
-                output=name == output,
+                output=name in last,
             )
         )
     return layers
+
+
+def laid_out_as(like: Tensor, weight: Tensor) -> Tensor:
+    """`weight` in the memory layout of `like`."""
+    channels_last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    return weight.contiguous(
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format
+    )

@@ -1,7 +1,6 @@
 """How stacks are worked on: one matrix at a time on the CPU, in threads where there are several."""
 
 import threading
-from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
@@ -9,17 +8,12 @@ import torch
 from torch import Tensor
 
 from opt_runner.methods import METHODS, Cayley
-from opt_runner.methods.kernels.fused import Kept, ThinMethod
+from opt_runner.methods.kernels.fused import FusedRotation, Saved
 
 SIZES = [(4, 200, 16), (2, 27, 8), (1, 512, 12), (2, 10, 30)]
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def stacks(dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], list[Tensor]]:
@@ -47,11 +41,27 @@ def test_stacks_together_are_each_alone_in_float64(name: str) -> None:
             assert error < 1e-2
 
 
-class Failing(ThinMethod):
+@pytest.mark.parametrize("name", ["gs", "hr", "ls", "cayley"])
+def test_w_has_its_gradient_where_it_trains(name: str) -> None:
+    method = METHODS[name]()
+    Rs, Ws = stacks(torch.float64)
+    for R, W in zip(Rs, Ws, strict=True):
+        W.requires_grad_()
+        G = torch.randn_like(W)
+        method.rotate(R, W).backward(G)
+        k, d, _ = R.shape
+        Q = method.rotate(R.detach(), torch.eye(d, dtype=R.dtype).expand(k, d, d))
+        torch.testing.assert_close(W.grad, Q.mT @ G)
+        fixed = R.detach().requires_grad_()
+        method.rotate(fixed, W.detach()).backward(G)
+        torch.testing.assert_close(R.grad, fixed.grad)
+
+
+class Failing(FusedRotation):
     seen: ClassVar[set[int]] = set()
 
     @staticmethod
-    def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Kept]:
+    def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
         Failing.seen.add(torch.get_num_threads())
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("in a thread")
