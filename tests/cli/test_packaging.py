@@ -58,6 +58,12 @@ def test_the_wheel_from_the_sdist_runs_from_anywhere(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("outputs/default/digits/mlp/sopt/*/result.json"))
+    told = subprocess.run(
+        [installed / "opt-report"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert "</html>" in (tmp_path / "outputs/report/report.html").read_text()
 
 
 def test_the_editable_install_reads_the_checkouts_conf(

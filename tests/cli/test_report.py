@@ -77,8 +77,10 @@ def test_the_plan_measures_before_a_sweep(opt_run: Run, tmp_path: Path) -> None:
     assert opt_run("method=gs", "seed=1", *SWEEP[3:]).returncode == 0
     done = opt_run(*SWEEP, "plan.measure=true", "note=a note")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("a note\nplan: 4 runs: 1 finished, 0 to go on with, 3 to run\n")
-    plan = done.stdout[: done.stdout.index("disk:")]
+    note, skipped, plan = done.stdout[: done.stdout.index("disk:")].split("\n", 2)
+    assert note == "a note"
+    assert skipped.startswith("gs mlp digits seed 1: finished before, skipped (")
+    assert plan.startswith("plan: 4 runs: 1 finished, 0 to go on with, 3 to run\n")
     assert "time left: " in plan
     assert "data: 1,442 + 355 images" in plan
     standard, gs = (line.split() for line in plan.splitlines() if line.startswith("  digits"))

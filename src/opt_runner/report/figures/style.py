@@ -10,7 +10,7 @@ import re
 import textwrap
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,6 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from opt_runner.files import write_whole
-from opt_runner.methods import METHODS
 from opt_runner.report.comparison import BASELINE, Comparison
 
 QUIET = "#666666"  # the colour of what is not data
@@ -81,13 +80,8 @@ def styles(table: Comparison) -> list[Style]:
     return found
 
 
-def method_colours(stated: "dict[str, str | None] | None" = None) -> dict[str, str]:
-    """A colour #rrggbb for each method's name.
-
-    stated: by name, what the methods state; without it, our own methods.
-    """
-    if stated is None:
-        stated = {name: method.colour for name, method in METHODS.items()}
+def method_colours(stated: Mapping[str, str | None]) -> dict[str, str]:
+    """A colour #rrggbb for each method's name. stated: by name, what the methods state."""
     colours = {name: c.lower() for name, c in stated.items() if c and re.fullmatch(_HEX, c)}
     for name in sorted(stated.keys() - colours):
         # Not hash(), which is another one in every process.
