@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from opt_runner import layers
 from opt_runner.bench import naive
 from opt_runner.bench.one_layer import (
     ALTERNATIVES,
@@ -20,7 +21,6 @@ from opt_runner.bench.samples import Task
 from opt_runner.geometry import orthogonality_error
 from opt_runner.methods.ogd import OrthogonalGradientDescent
 from opt_runner.methods.or_ import OrthogonalRegularization
-from opt_runner.opt import layers
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

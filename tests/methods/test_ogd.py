@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from opt_runner import OPT
+from opt_runner.layers import Layer
 from opt_runner.methods import OrthogonalGradientDescent
 from opt_runner.methods.kernels.retraction_sgd import RetractionSGD
-from opt_runner.opt.layers import Layer
 
 
 def descend(

@@ -11,8 +11,8 @@ from torch import Tensor
 from opt_runner import hyperspherical_energy
 from opt_runner.bench import naive
 from opt_runner.geometry import orthogonality_error
+from opt_runner.layers import Layer
 from opt_runner.methods import METHODS, Method
-from opt_runner.opt.layers import Layer
 
 MAPS = ["gs", "hr", "ls", "cayley"]
 
@@ -105,7 +105,7 @@ def test_keeps_the_energy(name: str, d: int, n: int, seed: int) -> None:
 
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("d", [40, 200])
-def test_a_batch_equals_its_matrices_one_by_one(name: str, d: int) -> None:
+def test_a_batch_equals_its_matrices_one_by_one(name: str, d: int, two_threads: None) -> None:
     """d = 200 with several threads is where batched LU on the CPU returns garbage."""
     method = METHODS[name]()
     R = draw(4, d, d, dtype=torch.float32).requires_grad_()

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
+from opt_runner import layers
 from opt_runner.bench import naive
 from opt_runner.bench.samples import Sampler, Task, attempted, sampler
 from opt_runner.methods import METHODS, Method
 from opt_runner.methods.sopt import StochasticOPT
-from opt_runner.opt import layers
-from opt_runner.opt.stack import Stack
+from opt_runner.methods.stack import Stack
 
 # How far R moves, in Frobenius norm: 0.05 to 0.33 a step were seen in CNN-6 at lr 0.1.
 _MOVE = 0.2

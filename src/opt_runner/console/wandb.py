@@ -184,11 +184,11 @@ def _has_key() -> bool:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Nested values as `energy/layer`, and without what is not there."""
+    """Nested values as `energy_excess/layer/1`, and without what is not there."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, dict):
-            flat |= {f"{key}/{inner}": v for inner, v in value.items()}
+            flat |= {f"{key}/{inner}": v for inner, v in _flat(value).items()}
         elif value is not None:
             flat[key] = value
     return flat

@@ -9,8 +9,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from opt_runner.opt.layers import Layer
-    from opt_runner.opt.stack import Stack
+    from opt_runner.layers import Layer
+    from opt_runner.methods.stack import Stack
 
 Tensors = Mapping[str, Tensor]
 
@@ -35,7 +35,7 @@ class Method:
             def weight(self, W, R, P):
                 return Q(R) @ W @ Q(P)
 
-    label: the method's name in pictures; None: the name that its config has.
+    label: the method's name in tables and pictures; None: the name that its config has.
     colour: its colour in pictures, as #rrggbb; None: one is chosen.
     optimizer_class: what steps; torch.optim.SGD or one derived from it.
 

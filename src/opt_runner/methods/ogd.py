@@ -11,7 +11,7 @@ from opt_runner.methods.kernels.retraction_sgd import RetractionSGD
 from opt_runner.methods.rotation import SquareRotation, Start
 
 if TYPE_CHECKING:
-    from opt_runner.opt.layers import Layer
+    from opt_runner.layers import Layer
 
 
 @method_options

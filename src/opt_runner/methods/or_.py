@@ -12,7 +12,7 @@ from opt_runner.methods.kernels.linalg import gram
 from opt_runner.methods.rotation import SquareRotation, Start
 
 if TYPE_CHECKING:
-    from opt_runner.opt.layers import Layer
+    from opt_runner.layers import Layer
 
 
 @method_options

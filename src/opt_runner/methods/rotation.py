@@ -10,7 +10,7 @@ from opt_runner.geometry import orthogonality_error
 from opt_runner.methods.base import Method, Tensors, method_options
 
 if TYPE_CHECKING:
-    from opt_runner.opt.layers import Layer
+    from opt_runner.layers import Layer
 
 Start = Literal["normal", "identity", "orthogonal"]
 

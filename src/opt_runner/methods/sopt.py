@@ -15,8 +15,8 @@ from opt_runner.methods.ls import Lowdin
 from opt_runner.methods.rotation import SquareRotation, Start, initial_square
 
 if TYPE_CHECKING:
-    from opt_runner.opt.layers import Layer
-    from opt_runner.opt.stack import Stack
+    from opt_runner.layers import Layer
+    from opt_runner.methods.stack import Stack
 
 _INNER = {"gs": GramSchmidt(), "hr": Householder(), "ls": Lowdin(), "cayley": Cayley()}
 _REFERENCE_ROUND = 750

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from opt_runner.console import wandb
 from opt_runner.console.screen import Screen
-from opt_runner.report import table, tracked
+from opt_runner.report import terminal
 from opt_runner.report.comparison import compare
+from opt_runner.report.wandb import log_tables
 from opt_runner.runs import plan
 from opt_runner.runs.execute import settled_result
 from opt_runner.runs.run import Run
@@ -61,14 +62,14 @@ def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
         screen.say(first.note)
     comparisons = compare(found)
     for comparison in comparisons:
-        screen.show(table.table(comparison))
-        for line in table.faults(comparison):
+        screen.show(terminal.table(comparison, screen.console.width))
+        for line in terminal.faults(comparison):
             screen.fail(line)
     missing = len(sweep.runs) - len(found)
     if missing:
         screen.fail(f"{missing} of {len(sweep.runs)} runs have not begun")
     if summary:
-        tracked.log_summary(first, sweep.id, comparisons, screen)
+        log_tables(first, sweep.id, comparisons, screen)
     if hint := wandb.upload_hint(first.tracking, first.output_dir):
         screen.say(hint)
     folder = os.path.join(first.output_dir, first.experiment_name)

@@ -33,6 +33,12 @@ class Progress:
     best_test_error: float | None = None
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
+    energy_excess_start: dict[str, dict[str, float]] | None = None
+    energy_excess_end: dict[str, dict[str, float]] | None = None
+    half_space_excess_start: dict[str, float] | None = None
+    half_space_excess_end: dict[str, float] | None = None
+    largest_cosine_start: dict[str, float] | None = None
+    largest_cosine_end: dict[str, float] | None = None
     angles_start: list[int] | None = None
     angles_end: list[int] | None = None
     measured: dict[str, float] | None = None
@@ -118,14 +124,24 @@ def evaluate(setup: Setup, progress: Progress) -> dict[str, Any]:
     best = progress.best_test_error
     progress.test_error = error
     progress.best_test_error = error if best is None else min(error, best)
-    progress.energy_start = progress.energy_start or found.energy
+    if progress.step == 0:
+        progress.energy_start = found.energy
+        progress.energy_excess_start = found.energy_excess
+        progress.half_space_excess_start = found.half_space_excess
+        progress.largest_cosine_start = found.largest_cosine
+        progress.angles_start = found.angles
     progress.energy_end = found.energy
-    progress.angles_start = progress.angles_start or found.angles
+    progress.energy_excess_end = found.energy_excess
+    progress.half_space_excess_end = found.half_space_excess
+    progress.largest_cosine_end = found.largest_cosine
     progress.angles_end = found.angles
     progress.measured = measured
     return {
         "test_error": error,
         "energy": found.energy,
+        "energy_excess": found.energy_excess,
+        "half_space_excess": found.half_space_excess,
+        "largest_cosine": found.largest_cosine,
         "orthogonality_error": measured.get("orthogonality_error"),
         **measured,
     }

@@ -1,7 +1,6 @@
 """How stacks are worked on: one matrix at a time on the CPU, in threads where there are several."""
 
 import threading
-from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
@@ -14,12 +13,7 @@ from opt_runner.methods.kernels.fused import FusedRotation, Saved
 SIZES = [(4, 200, 16), (2, 27, 8), (1, 512, 12), (2, 10, 30)]
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def stacks(dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], list[Tensor]]:

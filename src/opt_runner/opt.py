@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from opt_runner.errors import UserError, explain, nearest
+from opt_runner.layers import Layer, names, views
 from opt_runner.methods import METHODS, Method
-from opt_runner.opt.layers import Layer, names, views
-from opt_runner.opt.stack import Stack
+from opt_runner.methods.stack import Stack
 
 
 class OPT(nn.Module):

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from opt_runner.methods import Method
-from opt_runner.methods.base import Tensors
-from opt_runner.opt.layers import Layer, laid_out_as
+from opt_runner.layers import Layer, laid_out_as
+from opt_runner.methods.base import Method, Tensors
 
 
 class Stack(nn.Module):

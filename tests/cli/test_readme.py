@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
-from tests.cli.conftest import TINY, Run, environment, opt_run, results
+from tests.cli.conftest import TINY, Run, results
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-__all__ = ["environment", "opt_run"]  # fixtures
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def block(marker: str) -> str:
