@@ -145,7 +145,12 @@ def test_each_is_reported_by_its_name_with_its_label_and_colour(
     done = command("opt-report", "outputs/uncut", "--out", "report")
     assert done.returncode == 0, done.stderr
     (table,) = json.loads((folder / "report" / "report.json").read_text())["tables"]
-    assert {row["method"] for row in table["rows"]} == LABELS.keys()
+    labels = {row["method"]: row["row"] for row in table["rows"]}
+    assert labels == {method: label for method, (label, _) in LABELS.items()}
+    curves = (folder / "report" / "curves.svg").read_text().lower()
+    for label, colour in LABELS.values():
+        assert colour.lower() in curves
+        assert label in done.stdout
 
 
 @pytest.mark.parametrize(
