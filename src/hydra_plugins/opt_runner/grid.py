@@ -59,6 +59,8 @@ class GridSweeper(Sweeper):
         for job in jobs:
             try:
                 composed = compose(config.hydra.job.config_name, job)
+                if isinstance(launcher, RunLauncher):
+                    composed = launcher.placed(composed)
                 run = identify(composed, command_line(folders, job), check_device=here)
             except UserError as error:
                 raise UserError(f"{error} [in the run {' '.join(job)}]") from error

@@ -30,16 +30,17 @@ class Run:
 
 
 def identify(config: Config, command: str = "", check_device: bool = True) -> Run:
-    """check_device: whether the run's device is this machine's, and must be there.
+    """check_device: whether the run's device is this machine's, and must be there. Else a device
+    that the config names is known, and `auto` is not.
 
     Raises UserError where the data, the device or W&B's key is missing.
     """
     wandb.check(config.tracking)
     dataset: Dataset = components.build(config.dataset, "dataset")
     dataset.check()
-    kind = find_device(config.hardware).type if check_device else config.hardware.device
+    device = find_device(config.hardware).type if check_device else config.hardware.device
     data = dataset.fingerprint()
-    name = signature(config, data, kind)
+    name = signature(config, data, device.partition(":")[0])
     return Run(config, dataset, data, name, Record(config.directory(name)), command)
 
 
