@@ -33,6 +33,9 @@ class RunLauncher(Launcher):
         """The config of a run with the device that it gets from this launcher."""
         return config
 
+    def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
+        """What there is to do for a sweep even where none of its runs is left."""
+
     @abstractmethod
     def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
         """Execute the runs of a sweep that are left; each leaves its result on disk.

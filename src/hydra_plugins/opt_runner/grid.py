@@ -69,6 +69,8 @@ class GridSweeper(Sweeper):
 
         sweep = Sweep(list(runs.values()), asked=len(jobs), here=here)
         screen = Screen(sweep.runs[0].config.progress)
+        if isinstance(launcher, RunLauncher):
+            launcher.prepare(sweep, screen)
 
         def launch(left: Sequence[Run]) -> None:
             if isinstance(launcher, RunLauncher):
