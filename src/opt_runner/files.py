@@ -13,7 +13,6 @@ from filelock import FileLock, Timeout
 
 from opt_runner.errors import UserError
 
-
 _WAIT_SECONDS = 0.5
 
 
