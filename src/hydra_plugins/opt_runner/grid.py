@@ -59,7 +59,10 @@ class GridSweeper(Sweeper):
         overrides_of: dict[str, Sequence[str]] = {}
         for job in jobs:
             try:
-                run = identify(compose(job), command_line(folders, job))
+                composed = compose(job)
+                if isinstance(launcher, RunLauncher):
+                    composed = launcher.placed(composed)
+                run = identify(composed, command_line(folders, job))
             except UserError as error:
                 raise UserError(f"{error} [in the run {' '.join(job)}]") from error
             runs.setdefault(run.signature, run)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 from opt_runner.console import wandb
 from opt_runner.console.screen import Screen
+from opt_runner.errors import UserError
 from opt_runner.report import table, tracked
 from opt_runner.report.comparison import compare
 from opt_runner.runs import plan
 from opt_runner.runs.execute import settled_result
 from opt_runner.runs.run import Run
-from opt_runner.runs.sweep import Sweep
+from opt_runner.runs.sweep import LeftRunning, Sweep
 from opt_runner.runs.watch import watched
 
 Launch = Callable[[Sequence[Run]], object]
@@ -21,10 +22,12 @@ Launch = Callable[[Sequence[Run]], object]
 def conduct(sweep: Sweep, launch: Launch, screen: Screen) -> int:
     """Plan the sweep, launch what is left of it, tell of all of it.
 
-    launch: starts the runs that it is given, and returns once they have ended. Whatever it raises,
-    the table is shown: what counts is on disk.
-    Returns the exit code: 0 all finished, 1 some did not, 130 or 143 interrupted.
-    Raises UserError, before anything starts, where a run cannot be set up or the disk is too small.
+    launch: starts the runs that it is given, and returns once they have ended, or raises
+    LeftRunning. Whatever else it raises, the table is shown: what counts is on disk.
+    Returns the exit code: 0 all finished or left running, 1 some did not finish, 130 or 143
+    interrupted.
+    Raises UserError, before anything starts, where a run cannot be set up or launched, or the disk
+    is too small.
     """
     first = sweep.runs[0].config
     if first.note:
@@ -44,6 +47,11 @@ def conduct(sweep: Sweep, launch: Launch, screen: Screen) -> int:
         same = "the same command without rerun" if first.rerun else "the same command"
         print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
         return 128 + int(getattr(error, "signum", 2))
+    except LeftRunning as left_running:
+        screen.say(str(left_running))
+        return 0
+    except UserError:
+        raise
     except Exception as error:
         screen.fail(f"the launcher failed: {type(error).__name__}: {error}")
         traceback.print_exc()

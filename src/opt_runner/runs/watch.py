@@ -108,9 +108,12 @@ class _Watcher:
         """The results of the runs that have ended since the last look."""
         results = []
         for run in list(self.open):
-            if self._written(run) != self.before[run.signature]:
+            written = self._written(run)
+            if written != self.before[run.signature]:
+                self.before[run.signature] = written
                 found = self.sweep.stored(run)
-                if found is not None and found.result is not None:
+                # One that is interrupted goes on elsewhere, or the sweep ends.
+                if found and found.result and found.result.status != "interrupted":
                     self.open.remove(run)
                     self.failed += found.result.status != "finished"
                     self.spent[_kind(run)].append(found.result.seconds)
@@ -147,7 +150,7 @@ class _Watcher:
     def _written(self, run: Run) -> int | None:
         """When the run's result was written, in ns."""
         path = run.record.result
-        if not self.sweep.here:
+        if not self.sweep.knows_device(run):
             found = self.sweep.stored(run)
             path = found.record.result if found else path
         try:

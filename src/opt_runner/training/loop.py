@@ -97,8 +97,14 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
         if last or now - shown > _SHOW_SECONDS:
             reporter.show(progress, float(step.loss))
             shown = now
-        save_due = save_every is not None and step.done % save_every == 0
-        if save_due or stop.signum is not None or now - saved > config.checkpoint.every_seconds:
+        save_due = (
+            stop.signum is not None
+            or stop.save
+            or (save_every is not None and step.done % save_every == 0)
+            or now - saved > config.checkpoint.every_seconds
+        )
+        if save_due:
+            stop.save = False
             progress.seconds += time.perf_counter() - started
             progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
             reporter.save(asdict(progress))
