@@ -65,10 +65,11 @@ def serve(launcher: int) -> None:
         with contextlib.suppress(EOFError, OSError):  # the launcher wants no more, or is gone
             while True:
                 job = connection.recv()
-                connection.send(_answer(job, stop))
+                connection.send(answer(job, stop))
 
 
-def _answer(job: Job, stop: StopRequest) -> Interrupted | str | None:
+def answer(job: Job, stop: StopRequest) -> Interrupted | str | None:
+    """Execute a run. Returns Interrupted, or the words of what else `work` raises."""
     try:
         work(job, stop)
     except Interrupted as error:
