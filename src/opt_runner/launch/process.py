@@ -67,5 +67,5 @@ class Worker:
 def _how_it_ended(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
-    why = " (by hand, or as memory ran out)" if -code == signal.SIGKILL else ""
+    why = " (by somebody, or as memory ran out)" if -code == signal.SIGKILL else ""
     return f"was killed by {signal.Signals(-code).name}{why}"

@@ -176,19 +176,14 @@ class Tasks:
     def _check_room(self, runs: Sequence[Run]) -> None:
         """Ray lets tasks wait for ever that no machine has room for, without a word."""
         nodes = _nodes(self.options)
-        hints = (
-            "hydra.launcher.cpus_per_run, gpus_per_run and hardware.threads say what it asks for"
-        )
         for need in {resources(run.config.hardware, self.options) for run in runs}:
             if any(node.cpus >= need.cpus and node.gpus >= need.gpus for node in nodes):
                 continue
-            text = (
-                f"no machine has the {need.cpus:g} cores and {need.gpus:g} GPUs that a run asks for"
-            )
+            text = f"no machine has the {need.cpus:g} cores and {need.gpus:g} GPUs of a run"
             if self.options.address is None:
                 raise UserError(
-                    f"{text}: hydra.launcher.cpus_per_run, gpus_per_run and hardware.threads say "
-                    "what it asks for"
+                    f"{text}: change hydra.launcher.cpus_per_run, hydra.launcher.gpus_per_run or "
+                    "hardware.threads"
                 )
             self.screen.say(f"{text}: runs wait until the cluster has one")
 
@@ -267,7 +262,7 @@ def _how_it_ended(error: Exception) -> str | None:
     if isinstance(error, exceptions.NodeDiedError):
         return "died with its machine"
     if isinstance(error, exceptions.WorkerCrashedError):
-        return "died (it was killed, crashed, or memory ran out)"
+        return "died (killed, crashed or out of memory)"
     if isinstance(error, exceptions.TaskCancelledError):
         return "was stopped"
     return None

@@ -32,5 +32,5 @@ class Tries:
             self.run = replace(self.run, config=config)
         if self.left:
             return f"its worker {how}: it is tried again"
-        tried = "" if self.ended == 1 else f" (tried {self.ended} times)"
+        tried = "" if self.ended == 1 else f", in each of {self.ended} tries"
         return f"its worker {how}{tried}"
