@@ -3,9 +3,11 @@
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -15,6 +17,14 @@ from hydra_plugins.opt_runner._launcher import RunLauncher
 from opt_runner.cli import mistakes
 from opt_runner.config.compose import Composer
 from opt_runner.errors import UserError
+
+if TYPE_CHECKING:
+    from opt_runner.console.screen import Screen
+    from opt_runner.runs.run import Run
+
+
+# Launchers of others whose runs have this process's devices; the rest may take them elsewhere.
+_HERE = ("BasicLauncher", "JoblibLauncher")
 
 
 class GridSweeper(Sweeper):
@@ -49,8 +59,10 @@ class GridSweeper(Sweeper):
         config, launcher = self.config, self.launcher
         assert config is not None
         assert launcher is not None
-        # A foreign launcher may take the runs to other machines, with other devices.
-        here = isinstance(launcher, RunLauncher) and launcher.here
+        if isinstance(launcher, RunLauncher):
+            here = launcher.here
+        else:
+            here = type(launcher).__name__ in _HERE
         sources = config.hydra.runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
         jobs = combinations(overrides)
@@ -69,7 +81,11 @@ class GridSweeper(Sweeper):
             overrides_of.setdefault(run.signature, job)
 
         sweep = Sweep(list(runs.values()), asked=len(jobs), here=here)
-        screen = Screen(sweep.runs[0].config.progress)
+        progress = sweep.runs[0].config.progress
+        if isinstance(launcher, RunLauncher):
+            screen = Screen(progress)
+        else:  # its workers write where they like, between bars as well
+            screen = Screen("none" if progress == "none" else "plain")
         if isinstance(launcher, RunLauncher):
             launcher.prepare(sweep, screen)
 
@@ -77,9 +93,22 @@ class GridSweeper(Sweeper):
             if isinstance(launcher, RunLauncher):
                 launcher.execute(sweep, left, screen)
             else:
-                launcher.launch([overrides_of[run.signature] for run in left], 0)
+                jobs = [overrides_of[run.signature] for run in left]
+                for run, done in zip(left, launcher.launch(jobs, 0), strict=True):
+                    _record_failure(run, done, screen)
 
         return conduct(sweep, launch, screen)
+
+
+def _record_failure(run: "Run", done: JobReturn, screen: "Screen") -> None:
+    """Of a job that failed outside of its run, which records its own failures."""
+    from opt_runner.runs.execute import give_up
+
+    if done.status != JobStatus.COMPLETED:
+        try:
+            done.return_value  # noqa: B018  (raises what the job did)
+        except Exception as error:
+            give_up(run, f"{type(error).__name__}: {error}", screen)
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from opt_runner.errors import UserError
-from opt_runner.files import CannotWrite, locked, unused
+from opt_runner.files import CannotWrite, is_locked, locked, unused
 from opt_runner.records.result import Result, finite
 
 
@@ -113,6 +113,10 @@ class Record:
         with locked(self.directory / "lock", busy):
             self._remove_unfinished()
             yield
+
+    def is_held(self) -> bool:
+        """Whether another process has the run."""
+        return is_locked(self.directory / "lock")
 
     def _remove_unfinished(self) -> None:
         """What a killed process was writing; nobody else writes here while the run is held."""

@@ -49,10 +49,10 @@ class Identifier:
             dataset.check()
             self._datasets[key] = dataset, dataset.fingerprint()
         dataset, data = self._datasets[key]
-        kind = config.hardware.device.partition(":")[0]
+        device = config.hardware.device
         if self.check_device:
-            kind = find_device(config.hardware).type
-        name = signature(config, data, kind)
+            device = find_device(config.hardware).type
+        name = signature(config, data, device.partition(":")[0])
         return Run(config, dataset, data, name, Record(config.directory(name)), command)
 
 
