@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from opt_runner.runs.run import Run
 
 
-# Launchers of others whose runs have this process's devices; the rest may take them elsewhere.
-_HERE = ("BasicLauncher", "JoblibLauncher")
-
-
 class GridSweeper(Sweeper):
     """params: overrides that an experiment brings along; the command line's come after them."""
 
@@ -59,10 +55,8 @@ class GridSweeper(Sweeper):
         config, launcher = self.config, self.launcher
         assert config is not None
         assert launcher is not None
-        if isinstance(launcher, RunLauncher):
-            here = launcher.here
-        else:
-            here = type(launcher).__name__ in _HERE
+        # A launcher of others may take the runs to other machines, with other devices.
+        here = isinstance(launcher, RunLauncher) and launcher.here
         sources = config.hydra.runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
         jobs = combinations(overrides)
