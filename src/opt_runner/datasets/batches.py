@@ -28,6 +28,7 @@ class Batches:
         seed: int,
         augment: Augment | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         if not 1 <= batch_size <= len(images):
             raise UserError(
@@ -42,6 +43,7 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.memory_format = memory_format
+        self.dtype = dtype
         self._epoch = -1
         self._drawn: list[Tensor] = []
 
@@ -50,7 +52,7 @@ class Batches:
         return len(self.images) // self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch `step`, counted from 0 through all epochs: x float32 (B, C, H, W), y int64 (B,)."""
+        """Batch `step`, counted from 0 through all epochs: x (B, C, H, W), y int64 (B,)."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._drawn = self._draw(epoch)
@@ -62,7 +64,8 @@ class Batches:
         else:
             rows, columns, flips = crop
             images = gather(self.images, index, rows, columns, flips, self.augment.pad)
-        return normalise(images.contiguous(memory_format=self.memory_format)), self.labels[index]
+        x = normalise(images.contiguous(memory_format=self.memory_format), self.dtype)
+        return x, self.labels[index]
 
     def _draw(self, epoch: int) -> list[Tensor]:
         """The order of an epoch's images and, if they are augmented, their crops and flips."""
@@ -85,6 +88,6 @@ def mix(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
-def normalise(images: Tensor) -> Tensor:
-    """(x - 127.5) / 128 in float32, of any shape; the memory format is kept."""
-    return (images.float() - 127.5) / 128
+def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(x - 127.5) / 128 in `dtype`, of any shape; the memory format is kept."""
+    return (images.to(dtype) - 127.5) / 128

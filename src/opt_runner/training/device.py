@@ -16,10 +16,14 @@ _DEFAULT_THREADS = torch.get_num_threads()
 
 @dataclass(frozen=True)
 class Device:
-    """What `hardware` of the config came to. Rotations are float32 whatever the network is."""
+    """What `hardware` of the config came to.
+
+    dtype: of weights, rotations, data and loss; float32, also where the network runs in bfloat16.
+    """
 
     torch_device: torch.device
-    precision: torch.dtype
+    dtype: torch.dtype
+    bfloat16: bool
     memory_format: torch.memory_format
     compile: bool
 
@@ -37,7 +41,8 @@ class Device:
             torch.backends.cudnn.deterministic = True
         return cls(
             torch_device=found,
-            precision=getattr(torch, options.precision),
+            dtype=torch.float64 if options.precision == "float64" else torch.float32,
+            bfloat16=options.precision == "bfloat16",
             memory_format=torch.channels_last if options.channels_last else torch.contiguous_format,
             compile=options.compile,
         )
@@ -49,12 +54,10 @@ class Device:
         return f"cpu ({torch.get_num_threads()} threads)"
 
     def autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.torch_device.type, self.precision, enabled=self.precision != torch.float32
-        )
+        return torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def place(self, network: nn.Module) -> nn.Module:
-        return network.to(self.torch_device).to(memory_format=self.memory_format)
+        return network.to(self.torch_device, self.dtype).to(memory_format=self.memory_format)
 
 
 def find_device(options: Hardware) -> torch.device:

@@ -20,7 +20,7 @@ def error_percent(opt: OPT, images: Tensor, labels: Tensor, device: Device) -> f
     network = merge(opt).eval()
     wrong = torch.zeros((), dtype=torch.int64, device=labels.device)
     for batch, truth in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True):
-        x = normalise(batch).contiguous(memory_format=device.memory_format)
+        x = normalise(batch, device.dtype).contiguous(memory_format=device.memory_format)
         with device.autocast():
             wrong += (network(x).argmax(-1) != truth).sum()
     return 100 * int(wrong) / len(labels)

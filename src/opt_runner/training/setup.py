@@ -50,6 +50,7 @@ def set_up(config: Config, images: Images) -> Setup:
         config.seed,
         Augment(**config.augment.model_dump()),
         memory_format=device.memory_format,
+        dtype=device.dtype,
     )
     steps = config.budget.in_steps(batches.steps_per_epoch)
     torch.manual_seed(config.seed)
@@ -67,16 +68,16 @@ def set_up(config: Config, images: Images) -> Setup:
         # Runs share OPT's code: without this, dynamo goes eager after eight of a sweep.
         torch.compiler.reset()
         opt.compile()
-    _try_shapes(opt, data)
+    _try_shapes(opt, data, device)
     optimizer = opt.optimizer(**config.optimizer.model_dump())
     return Setup(config, device, data, batches, opt, optimizer, steps)
 
 
 @torch.no_grad()
-def _try_shapes(opt: OPT, data: Images) -> None:
+def _try_shapes(opt: OPT, data: Images, device: Device) -> None:
     """A network that does not fit the images says so now, not as a traceback from its inside."""
     images = data.train_images[:2]
-    x = torch.zeros(images.shape, device=images.device)
+    x = torch.zeros(images.shape, dtype=device.dtype, device=images.device)
     opt.network.eval()
     try:
         logits = opt.network(x)

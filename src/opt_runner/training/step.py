@@ -47,7 +47,7 @@ class TrainingStep:
         with self.setup.device.autocast():
             logits = opt(x)
         loss = smoothed_cross_entropy(
-            logits.float(), y, options.label_smoothing, options.softmax_floor
+            logits.to(self.setup.device.dtype), y, options.label_smoothing, options.softmax_floor
         )
         penalty = opt.penalty()
         total = loss + penalty
