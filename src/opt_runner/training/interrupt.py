@@ -43,8 +43,12 @@ def raise_on_sigterm() -> None:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Within the block a first signal only sets the request's `signum`."""
+def stop_requests(once: bool = True) -> Iterator[StopRequest]:
+    """Within the block a first signal only sets the request's `signum`.
+
+    once: the second signal acts as outside of the block; else it repeats the first, as where the
+    processes of a run get it from the terminal and from what started them.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -52,8 +56,9 @@ def stop_requests() -> Iterator[StopRequest]:
 
     def ask(signum: int, frame: FrameType | None) -> None:
         request.signum = signum
-        for one, handler in previous.items():
-            signal.signal(one, handler)
+        if once:
+            for one, handler in previous.items():
+                signal.signal(one, handler)
 
     announced = [one for one in _PRE_EMPTION if callable(signal.getsignal(one))]
     expected = [signal.SIGINT, *(announced or [signal.SIGTERM])]
