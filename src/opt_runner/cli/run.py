@@ -6,6 +6,7 @@ Help, `--cfg` and completion answer without importing torch.
 
 import logging
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -16,7 +17,8 @@ from omegaconf import DictConfig
 
 from opt_runner.cli import mistakes
 from opt_runner.config import compose
-from opt_runner.errors import UserError
+from opt_runner.config.schema import Config
+from opt_runner.errors import Elsewhere, UserError
 from opt_runner.training import interrupt, process
 
 
@@ -25,27 +27,38 @@ def _app(cfg: DictConfig) -> float | None:
     """One run; returns its test error, for sweepers that optimise. Failures are on disk."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return _run_of_a_sweep(cfg)
+    with mistakes.told(quiet=mistakes.another_tells()):
+        config = compose.read(cfg)
     with mistakes.told():
-        code = _run_alone(cfg)
+        code = _run_alone(config)
     if code:
         sys.exit(code)
     return None
 
 
-def _run_alone(cfg: DictConfig) -> int:
+def _run_alone(config: Config) -> int:
+    """In this process, or in the several that torchrun or srun started for it."""
     from opt_runner.console.screen import Screen
     from opt_runner.console.wandb import upload_hint
     from opt_runner.runs.execute import execute
     from opt_runner.runs.run import identify
+    from opt_runner.training.processes import joined
 
-    config = compose.read(cfg)
-    screen = Screen(config.progress)
-    run = identify(config, _command())
-    with interrupt.stop_requests() as stop:
-        result = execute(run, screen, in_sweep=False, stop=stop)
-    if hint := upload_hint(config.tracking, config.output_dir):
-        screen.say(hint)
-    screen.say(f"record: {run.record.directory}")
+    with joined(config.hardware) as processes:
+        screen = Screen(config.progress if processes.first else "none")
+        with processes.together():
+            run = identify(config, _command())
+        try:
+            with interrupt.stop_requests(once=not processes.several) as stop:
+                result = execute(run, screen, in_sweep=False, stop=stop, processes=processes)
+        except interrupt.Interrupted as error:
+            if processes.first:
+                raise
+            sys.exit(128 + error.signum)
+    if processes.first:
+        if hint := upload_hint(config.tracking, config.output_dir):
+            screen.say(hint)
+        screen.say(f"record: {run.record.directory}")
     return 0 if result is not None and result.status == "finished" else 1
 
 
@@ -55,14 +68,22 @@ def _run_of_a_sweep(cfg: DictConfig) -> float | None:
     from opt_runner.console.screen import Screen
     from opt_runner.runs.execute import execute
     from opt_runner.runs.run import identify
+    from opt_runner.training.processes import joined
 
     try:
         config = compose.read(cfg)
-        # Other processes may share the terminal: no bars.
-        screen = Screen("none" if config.progress == "none" else "plain")
-        with interrupt.stop_requests() as stop:
-            run = identify(config, _command())
-            result = execute(run, screen, in_sweep=True, stop=stop)
+        with (
+            joined(config.hardware) as processes,
+            interrupt.stop_requests(once=not processes.several) as stop,
+        ):
+            # Other processes may share the terminal: no bars.
+            shows = processes.first and config.progress != "none"
+            screen = Screen("plain" if shows else "none")
+            with processes.together():
+                run = identify(config, _command())
+            result = execute(run, screen, in_sweep=True, stop=stop, processes=processes)
+    except Elsewhere:  # the first process tells
+        return None
     except UserError as error:
         if wandb.SWEEP_VARIABLE not in os.environ:
             raise
@@ -89,10 +110,13 @@ def main() -> None:
     mistakes.take_over_from_hydra()
     logging.raiseExceptions = False  # a log that cannot be written is no reason to speak up
     try:
-        with mistakes.told(all_are_mistakes=True):
+        with mistakes.told(all_are_mistakes=True, quiet=mistakes.another_tells()):
             _app()
     except KeyboardInterrupt as error:
         _interrupted(error)
+    finally:
+        # A signal that comes while Python ends has nothing to save, and ends it.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _interrupted(error: KeyboardInterrupt) -> NoReturn:
