@@ -155,6 +155,7 @@ class StopAfter(StopRequest):
     """Asked to stop once it was looked at so many times."""
 
     def __init__(self, looks: int) -> None:
+        super().__init__()
         self.looks = looks
 
     @property  # type: ignore[override]

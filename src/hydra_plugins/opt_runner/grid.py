@@ -3,9 +3,11 @@
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -13,8 +15,16 @@ from omegaconf import DictConfig
 
 from hydra_plugins.opt_runner._launcher import RunLauncher
 from opt_runner.cli import mistakes
-from opt_runner.config.compose import compose
+from opt_runner.config.compose import Composer
 from opt_runner.errors import UserError
+
+if TYPE_CHECKING:
+    from opt_runner.console.screen import Screen
+    from opt_runner.runs.run import Run
+
+
+# Launchers of others whose runs have this process's devices; the rest may take them elsewhere.
+_HERE = ("BasicLauncher", "JoblibLauncher")
 
 
 class GridSweeper(Sweeper):
@@ -43,7 +53,7 @@ class GridSweeper(Sweeper):
         # Hydra imports this module for `--help`, which must answer at once.
         from opt_runner.console.screen import Screen
         from opt_runner.runs.conduct import conduct
-        from opt_runner.runs.run import Run, command_line, identify
+        from opt_runner.runs.run import Identifier, Run, command_line
         from opt_runner.runs.sweep import Sweep
         from opt_runner.training.processes import started_by_torchrun
 
@@ -55,37 +65,62 @@ class GridSweeper(Sweeper):
         config, launcher = self.config, self.launcher
         assert config is not None
         assert launcher is not None
-        # A foreign launcher may take the runs to other machines, with other devices.
-        here = isinstance(launcher, RunLauncher) and launcher.here
+        if isinstance(launcher, RunLauncher):
+            here = launcher.here
+        else:
+            here = type(launcher).__name__ in _HERE
         sources = config.hydra.runtime.config_sources
         folders = [source.path for source in sources if source.provider == "command-line"]
         jobs = combinations(overrides)
+        compose, identify = Composer(config.hydra.job.config_name), Identifier(check_device=here)
         runs: dict[str, Run] = {}
         overrides_of: dict[str, Sequence[str]] = {}
         for job in jobs:
             try:
-                composed = compose(config.hydra.job.config_name, job)
-                run = identify(composed, command_line(folders, job), check_device=here)
+                composed = compose(job)
+                if isinstance(launcher, RunLauncher):
+                    composed = launcher.placed(composed)
+                run = identify(composed, command_line(folders, job))
             except UserError as error:
                 raise UserError(f"{error} [in the run {' '.join(job)}]") from error
             runs.setdefault(run.signature, run)
             overrides_of.setdefault(run.signature, job)
 
-        if here and any(run.config.hardware.processes == "slurm" for run in runs.values()):
+        one_process = here or isinstance(launcher, RunLauncher)
+        if one_process and any(run.config.hardware.processes == "slurm" for run in runs.values()):
             raise UserError(
                 "hardware.processes=slurm: this launcher starts one process a run; "
                 "hydra/launcher=submitit_slurm starts several (hydra.launcher.tasks_per_node)"
             )
         sweep = Sweep(list(runs.values()), asked=len(jobs), here=here)
-        screen = Screen(sweep.runs[0].config.progress)
+        progress = sweep.runs[0].config.progress
+        if isinstance(launcher, RunLauncher):
+            screen = Screen(progress)
+        else:  # its workers write where they like, between bars as well
+            screen = Screen("none" if progress == "none" else "plain")
+        if isinstance(launcher, RunLauncher):
+            launcher.prepare(sweep, screen)
 
         def launch(left: Sequence[Run]) -> None:
             if isinstance(launcher, RunLauncher):
                 launcher.execute(sweep, left, screen)
             else:
-                launcher.launch([overrides_of[run.signature] for run in left], 0)
+                jobs = [overrides_of[run.signature] for run in left]
+                for run, done in zip(left, launcher.launch(jobs, 0), strict=True):
+                    _record_failure(run, done, screen)
 
         return conduct(sweep, launch, screen)
+
+
+def _record_failure(run: "Run", done: JobReturn, screen: "Screen") -> None:
+    """Of a job that failed outside of its run, which records its own failures."""
+    from opt_runner.runs.execute import give_up
+
+    if done.status != JobStatus.COMPLETED:
+        try:
+            done.return_value  # noqa: B018  (raises what the job did)
+        except Exception as error:
+            give_up(run, f"{type(error).__name__}: {error}", screen)
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:

@@ -5,10 +5,9 @@ Help, `--cfg` and completion answer without importing torch.
 """
 
 import logging
-import os
 import signal
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,8 +17,14 @@ from omegaconf import DictConfig
 from opt_runner.cli import mistakes
 from opt_runner.config import compose
 from opt_runner.config.schema import Config
-from opt_runner.errors import Elsewhere, UserError
+from opt_runner.errors import Elsewhere
 from opt_runner.training import interrupt, process
+
+if TYPE_CHECKING:
+    from opt_runner.console.screen import Screen
+    from opt_runner.records.result import Result
+    from opt_runner.runs.run import Run
+    from opt_runner.training.processes import Processes
 
 
 @hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name="config")
@@ -40,17 +45,12 @@ def _run_alone(config: Config) -> int:
     """In this process, or in the several that torchrun or srun started for it."""
     from opt_runner.console.screen import Screen
     from opt_runner.console.wandb import upload_hint
-    from opt_runner.runs.execute import execute
-    from opt_runner.runs.run import identify
     from opt_runner.training.processes import joined
 
     with joined(config.hardware) as processes:
         screen = Screen(config.progress if processes.first else "none")
-        with processes.together():
-            run = identify(config, _command())
         try:
-            with interrupt.stop_requests(once=not processes.several) as stop:
-                result = execute(run, screen, in_sweep=False, stop=stop, processes=processes)
+            run, result = _execute(config, screen, processes, in_sweep=False)
         except interrupt.Interrupted as error:
             if processes.first:
                 raise
@@ -63,34 +63,32 @@ def _run_alone(config: Config) -> int:
 
 
 def _run_of_a_sweep(cfg: DictConfig) -> float | None:
-    """In a launcher's process, which may be this one."""
-    from opt_runner.console import wandb
+    """In a process of Hydra's or another's launcher, which may be this one."""
     from opt_runner.console.screen import Screen
-    from opt_runner.runs.execute import execute
-    from opt_runner.runs.run import identify
     from opt_runner.training.processes import joined
 
-    try:
-        config = compose.read(cfg)
-        with (
-            joined(config.hardware) as processes,
-            interrupt.stop_requests(once=not processes.several) as stop,
-        ):
-            # Other processes may share the terminal: no bars.
-            shows = processes.first and config.progress != "none"
-            screen = Screen("plain" if shows else "none")
-            with processes.together():
-                run = identify(config, _command())
-            result = execute(run, screen, in_sweep=True, stop=stop, processes=processes)
-    except Elsewhere:  # the first process tells
-        return None
-    except UserError as error:
-        if wandb.SWEEP_VARIABLE not in os.environ:
-            raise
-        # The plan found nothing: something changed since. The table shows a run without a result.
-        print(f"opt-run: {error}", file=sys.stderr)
-        return None
+    config = compose.read(cfg)
+    with joined(config.hardware) as processes:
+        # Other processes may share the terminal: no bars.
+        shows = processes.first and config.progress != "none"
+        screen = Screen("plain" if shows else "none")
+        try:
+            _, result = _execute(config, screen, processes, in_sweep=True)
+        except Elsewhere:  # the first process tells
+            return None
     return result.test_error if result else None
+
+
+def _execute(
+    config: Config, screen: "Screen", processes: "Processes", in_sweep: bool
+) -> "tuple[Run, Result | None]":
+    from opt_runner.runs.execute import execute
+    from opt_runner.runs.run import identify
+
+    with interrupt.stop_requests(once=not processes.several) as stop:
+        with processes.together(), stop.at_once():
+            run = identify(config, _command())
+        return run, execute(run, screen, in_sweep, stop, processes)
 
 
 def _command() -> str:
@@ -123,5 +121,6 @@ def _interrupted(error: KeyboardInterrupt) -> NoReturn:
     # With `rerun` what is done would be done again.
     reruns = any(word.startswith("rerun=") and word != "rerun=false" for word in sys.argv)
     same = "the same command without rerun" if reruns else "the same command"
-    print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
+    if not mistakes.another_tells():
+        print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
     sys.exit(128 + int(getattr(error, "signum", 2)))

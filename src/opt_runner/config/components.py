@@ -5,6 +5,7 @@ before any work starts; `Annotated[int, Field(gt=0)]` and `Literal[...]` state w
 """
 
 import inspect
+from functools import cache
 from typing import Any
 
 from hydra.utils import get_object
@@ -31,7 +32,13 @@ def check(component: Component, where: str, supplied: frozenset[str] = frozenset
 
     supplied: parameters that `build` will be given beside the options.
     """
-    _validated_options(component, where, supplied)
+    _check(component.model_dump_json(by_alias=True), where, supplied)
+
+
+@cache
+def _check(component: str, where: str, supplied: frozenset[str]) -> None:
+    """The thousand runs of a sweep have few components."""
+    _validated_options(Component.model_validate_json(component), where, supplied)
 
 
 def build(component: Component, where: str, **supplied: Any) -> Any:

@@ -5,7 +5,7 @@ import platform
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -34,6 +34,10 @@ class Busy(Exception):
     """Another process has the run."""
 
 
+class WorkerFailed(Exception):
+    """What a run's worker could not record itself."""
+
+
 def execute(
     run: Run, screen: Screen, in_sweep: bool, stop: StopRequest, processes: Processes = ALONE
 ) -> Result | None:
@@ -46,34 +50,29 @@ def execute(
 
     All of `processes` call this. The first has the record, the tracker and the screen to itself.
     """
-    # What has been started over once is gone on with.
-    rerun = run.config.rerun and not processes.restarted
-    settled = settled_result(run, screen) if processes.first and not rerun else None
+    if processes.restarted:  # what has been started over once is gone on with
+        run = replace(run, config=run.config.model_copy(update={"rerun": False}))
+    look = processes.first and not run.config.rerun
+    settled = settled_result(run, screen) if look else None
     if settled := processes.share(settled):
         return settled
     try:
         with ExitStack() as held:
-            progress = Progress()
-            with processes.together():
+            with processes.together(), stop.at_once():
                 setup = set_up(run.config, run.dataset.load(), processes)
+                begun: Result | Progress = Progress()
                 if processes.first:
-                    held.enter_context(run.record.held(_Waiting(run, screen, stop)))
-                    if rerun and (aside := run.record.set_aside()):
-                        screen.say(f"{run.title}: the old record is kept in {aside}")
-                    settled = None if rerun else settled_result(run, screen, mend=True)
-                    if settled is None:
-                        progress = _resume(run, setup, screen)
-            if settled := processes.share(settled):
-                return settled
-            progress = processes.share(progress)
+                    begun = _begin(run, setup, screen, held)
+            begun = processes.share(begun)
+            if isinstance(begun, Result):
+                return begun
             checkpoint.copy_of_first(processes, setup.opt, setup.optimizer)
-            result = (_train if processes.first else _follow)(run, setup, progress, screen, stop)
+            result = (_train if processes.first else _follow)(run, setup, begun, screen, stop)
             if result.status != "failed":
                 with suppress(Elsewhere):
                     processes.gather(None)  # who starts the processes ends all after the first exit
-            if stop.signum is not None:  # saved, or it came after the last step
-                raise Interrupted(stop.signum)
-            return result
+        stop.raise_if_asked()  # saved, or the signal came after the last step
+        return result
     except Busy:
         return None
     except Exception as error:
@@ -81,27 +80,33 @@ def execute(
             raise
         if not processes.first:  # the first tells
             return None
-        return _fail(run, error, screen, stop)
+        return _fail(run, error, screen)
 
 
-class _Waiting:
-    """Called while another process has the run: says so once, raises where not to wait."""
+def _begin(run: Run, setup: Setup, screen: Screen, held: ExitStack) -> Result | Progress:
+    """Hold the run until `held` ends. Returns how far it is, or its result where nothing is left
+    to do. Raises Busy."""
+    held.enter_context(run.record.held(partial(_busy, run, screen, set())))
+    if run.config.rerun:
+        _set_aside(run, screen)
+    elif settled := settled_result(run, screen, mend=True):
+        return settled
+    return _resume(run, setup, screen)
 
-    def __init__(self, run: Run, screen: Screen, stop: StopRequest) -> None:
-        self.run = run
-        self.screen = screen
-        self.stop = stop
-        self.said = False
 
-    def __call__(self, holder: str) -> None:
-        if self.stop.signum is not None:
-            raise Interrupted(self.stop.signum)
-        if self.run.config.when_locked == "leave":
-            self.screen.say(f"{self.run.title}: left to {holder}, which runs it")
-            raise Busy
-        if not self.said:
-            self.screen.say(f"{self.run.title}: waiting for {holder}, which runs it")
-        self.said = True
+def _busy(run: Run, screen: Screen, told: set[str], holder: str) -> None:
+    """Called while another process, `holder`, has the run."""
+    if run.config.when_locked == "leave":
+        screen.say(f"{run.title}: left to {holder}, which runs it")
+        raise Busy
+    if holder not in told:
+        screen.say(f"{run.title}: waiting for {holder}, which runs it")
+        told.add(holder)
+
+
+def _set_aside(run: Run, screen: Screen) -> None:
+    if aside := run.record.set_aside():
+        screen.say(f"{run.title}: the old record is kept in {aside}")
 
 
 def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | None:
@@ -126,13 +131,24 @@ def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | Non
     return result
 
 
-def _fail(run: Run, error: Exception, screen: Screen, stop: StopRequest) -> Result | None:
-    """Record a failure before the first step, where no result of earlier work stands."""
-    result = _result(run, "failed", Progress(), error=_reason(error))
+def give_up(run: Run, reason: str, screen: Screen) -> None:
+    """Record the failure of a run whose worker cannot do so: it died, or could not begin."""
+    left_to_others = run.config.model_copy(update={"when_locked": "leave"})
+    try:
+        _fail(replace(run, config=left_to_others), WorkerFailed(reason), screen)
+    except UserError as error:
+        screen.fail(f"{run.title}: {error}")
+
+
+def _fail(run: Run, error: Exception, screen: Screen) -> Result | None:
+    """Record a failure outside of training, where no result of earlier work stands."""
+    result = _result(run, "failed", _begun(run), error=_reason(error))
     screen.fail(f"{run.title}: {outcome(result)}")
     try:
-        with run.record.held(_Waiting(run, screen, stop)), run_log(run.record.log):
+        with run.record.held(partial(_busy, run, screen, set())), run_log(run.record.log):
             log.error("%s", "".join(traceback.format_exception(error)))
+            if run.config.rerun:
+                _set_aside(run, screen)
             earlier = run.record.read_result()
             if earlier is None or not earlier.settled:
                 with suppress(CannotWrite):  # which the result then says
@@ -141,6 +157,17 @@ def _fail(run: Run, error: Exception, screen: Screen, stop: StopRequest) -> Resu
     except Busy:
         return None
     return result
+
+
+def _begun(run: Run) -> Progress:
+    """How far an earlier process brought the run, as its metrics tell."""
+    if run.config.rerun:
+        return Progress()
+    try:
+        rows = run.record.read_metrics()
+    except (OSError, ValueError):  # there are none, or they are damaged
+        return Progress()
+    return Progress(step=rows[-1]["step"]) if rows else Progress()
 
 
 def _write_result(run: Run, result: Result, screen: Screen) -> None:
@@ -152,7 +179,7 @@ def _write_result(run: Run, result: Result, screen: Screen) -> None:
 
 
 def _reason(error: Exception) -> str:
-    known = isinstance(error, UserError | CannotWrite | Elsewhere)
+    known = isinstance(error, UserError | CannotWrite | Elsewhere | WorkerFailed)
     return str(error) if known else f"{type(error).__name__}: {error}"
 
 
@@ -210,8 +237,8 @@ def _train(run: Run, setup: Setup, progress: Progress, screen: Screen, stop: Sto
         result = _steps(run, setup, progress, reporter, stop, tell=log.error)
         _write_result(run, result, screen)
         tracker.finish(result)
-        log.info("%s: %s %s", run.title, result.status, result.error or "")
         if result.status != "interrupted":
+            log.info("%s: %s %s", run.title, result.status, result.error or "")
             display.end(result)
     return result
 
@@ -289,6 +316,12 @@ def _result(
         train_loss=progress.train_loss,
         energy_start=progress.energy_start,
         energy_end=progress.energy_end,
+        energy_excess_start=progress.energy_excess_start,
+        energy_excess_end=progress.energy_excess_end,
+        half_space_excess_start=progress.half_space_excess_start,
+        half_space_excess_end=progress.half_space_excess_end,
+        largest_cosine_start=progress.largest_cosine_start,
+        largest_cosine_end=progress.largest_cosine_end,
         angles_start=progress.angles_start,
         angles_end=progress.angles_end,
         orthogonality_error=measured.pop("orthogonality_error", None),

@@ -1,8 +1,9 @@
 """Signals: the first one ends the run after the step it is in, the second at once.
 
 SIGINT and SIGTERM stop. Where a launcher (submitit) waits for SIGUSR1 or SIGUSR2, by which Slurm
-announces pre-emption, these take the place of SIGTERM, which Slurm sends as well: the launcher is
-told once the run is saved, and requeues it.
+announces pre-emption and the time limit, these take the place of SIGTERM: the launcher is told once
+the run is saved, and requeues it. A SIGTERM there means that Slurm kills the job in some seconds,
+and only Slurm knows whether it then requeues it: the run saves and goes on.
 """
 
 import contextlib
@@ -28,9 +29,36 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Which signal asked to stop, or None."""
+    """signum: which signal asked to stop, or None. save: whether one asked to save and go on.
 
-    signum: int | None = None
+    Where a run has nothing to save, in its set-up, the signal raises Interrupted at once.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.save = False
+        self._raises = False
+
+    def ask(self, signum: int) -> None:
+        """What a signal's handler calls; a second signal changes nothing."""
+        if self.signum is None:
+            self.signum = signum
+            if self._raises:
+                self.raise_if_asked()
+
+    def raise_if_asked(self) -> None:
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within the block a signal raises Interrupted."""
+        before, self._raises = self._raises, True
+        try:
+            self.raise_if_asked()
+            yield
+        finally:
+            self._raises = before
 
 
 def raise_on_sigterm() -> None:
@@ -44,10 +72,10 @@ def raise_on_sigterm() -> None:
 
 @contextlib.contextmanager
 def stop_requests(once: bool = True) -> Iterator[StopRequest]:
-    """Within the block a first signal only sets the request's `signum`.
+    """Within the block a first signal asks the request to stop, or to save.
 
-    once: the second signal acts as outside of the block; else it repeats the first, as where the
-    processes of a run get it from the terminal and from what started them.
+    once: the second signal acts as if there were none; else it changes nothing, as where the
+    processes of a run get one from the terminal and from what started them.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -55,14 +83,18 @@ def stop_requests(once: bool = True) -> Iterator[StopRequest]:
         return
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        request.signum = signum
         if once:
             for one, handler in previous.items():
                 signal.signal(one, handler)
+        request.ask(signum)
+
+    def save(signum: int, frame: FrameType | None) -> None:
+        request.save = True
 
     announced = [one for one in _PRE_EMPTION if callable(signal.getsignal(one))]
-    expected = [signal.SIGINT, *(announced or [signal.SIGTERM])]
-    previous = {one: signal.signal(one, ask) for one in expected}
+    answers = {signal.SIGINT: ask, signal.SIGTERM: save if announced else ask}
+    answers |= dict.fromkeys(announced, ask)
+    previous = {one: signal.signal(one, answer) for one, answer in answers.items()}
     try:
         yield request
     finally:

@@ -34,6 +34,12 @@ class Progress:
     best_test_error: float | None = None
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
+    energy_excess_start: dict[str, dict[str, float]] | None = None
+    energy_excess_end: dict[str, dict[str, float]] | None = None
+    half_space_excess_start: dict[str, float] | None = None
+    half_space_excess_end: dict[str, float] | None = None
+    largest_cosine_start: dict[str, float] | None = None
+    largest_cosine_end: dict[str, float] | None = None
     angles_start: list[int] | None = None
     angles_end: list[int] | None = None
     measured: dict[str, float] | None = None
@@ -71,7 +77,7 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
         setup.processes,
         setup.device.torch_device,
         lambda: stop.signum is not None,
-        lambda: time.monotonic() - saved > config.checkpoint.every_seconds,
+        lambda: stop.save or time.monotonic() - saved > config.checkpoint.every_seconds,
     )
     step = TrainingStep(setup, progress.step, progress.loss_sum, progress.loss_count, poll)
 
@@ -108,6 +114,7 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
         asked_to_stop, save_due = poll.answers()
         save_due |= save_every is not None and step.done % save_every == 0
         if save_due or asked_to_stop:
+            stop.save = False
             progress.seconds += time.perf_counter() - started
             progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
             reporter.save(asdict(progress))
@@ -130,14 +137,24 @@ def evaluate(setup: Setup, progress: Progress) -> dict[str, Any]:
     best = progress.best_test_error
     progress.test_error = error
     progress.best_test_error = error if best is None else min(error, best)
-    progress.energy_start = progress.energy_start or found.energy
+    if progress.step == 0:
+        progress.energy_start = found.energy
+        progress.energy_excess_start = found.energy_excess
+        progress.half_space_excess_start = found.half_space_excess
+        progress.largest_cosine_start = found.largest_cosine
+        progress.angles_start = found.angles
     progress.energy_end = found.energy
-    progress.angles_start = progress.angles_start or found.angles
+    progress.energy_excess_end = found.energy_excess
+    progress.half_space_excess_end = found.half_space_excess
+    progress.largest_cosine_end = found.largest_cosine
     progress.angles_end = found.angles
     progress.measured = measured
     return {
         "test_error": error,
         "energy": found.energy,
+        "energy_excess": found.energy_excess,
+        "half_space_excess": found.half_space_excess,
+        "largest_cosine": found.largest_cosine,
         "orthogonality_error": measured.get("orthogonality_error"),
         **measured,
     }

@@ -16,11 +16,12 @@ from typing import Any, Self, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from opt_runner.config.schema import Hardware
 from opt_runner.errors import Elsewhere, UserError
+from opt_runner.training.interrupt import Interrupted
 
 T = TypeVar("T")
 
@@ -119,14 +120,15 @@ class Processes:
         """What goes wrong in the block in one process ends the block in all, once all are there.
 
         The first process raises its own error, or tells of another's; the others raise Elsewhere.
+        All raise Interrupted where one does.
         """
         if not self.several:
             yield
             return
-        error: Exception | None = None
+        error: Exception | Interrupted | None = None
         try:
             yield
-        except Exception as caught:
+        except (Exception, Interrupted) as caught:
             error = caught
         try:
             faults = self.gather(_Fault.of(error, self.rank) if error else None)
@@ -135,6 +137,8 @@ class Processes:
         fault = next((fault for fault in faults if fault is not None), None)
         if fault is None:
             return
+        if fault.signum is not None:
+            raise Interrupted(fault.signum) from error
         if not self.first:
             raise Elsewhere(fault.text) from error
         if error is not None:
@@ -173,19 +177,24 @@ ALONE = Processes()
 
 @dataclass(frozen=True)
 class _Fault:
-    """An error as it travels between processes. mistake: whether it is a UserError."""
+    """An error as it travels between processes.
+
+    mistake: whether it is a UserError. signum: of Interrupted.
+    """
 
     text: str
     details: str
     mistake: bool
+    signum: int | None
 
     @classmethod
-    def of(cls, error: Exception, rank: int) -> Self:
+    def of(cls, error: Exception | Interrupted, rank: int) -> Self:
         mistake = isinstance(error, UserError)
         first_line = (str(error).splitlines() or [""])[0]
         text = str(error) if mistake else f"{type(error).__name__}: {first_line}"
         details = "".join(traceback.format_exception(error))
-        return cls(f"process {rank}: {text}", details, mistake)
+        signum = error.signum if isinstance(error, Interrupted) else None
+        return cls(f"process {rank}: {text}", details, mistake, signum)
 
     def as_error(self) -> Exception:
         if self.mistake:
@@ -254,7 +263,7 @@ def joined(hardware: Hardware) -> Iterator[Processes]:
         store, _, _ = next(
             iter(rendezvous(place.address, place.rank, place.count, timeout=_STEP_TIMEOUT))
         )
-        store = dist.PrefixStore(f"attempt {place.attempt}", store)
+        store = PrefixStore(f"attempt {place.attempt}", store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
             store=store,
