@@ -59,7 +59,7 @@ def test_defaults_are_the_references() -> None:
         (["schedule.milestones=[0.5,0.2]"], "schedule.milestones must ascend"),
         (["schedule.milestones=[2]"], "schedule.milestones.0: must be less than 1, got 2"),
         (["hardware.device=tpu"], "hardware.device"),
-        (["hardware.precision=float8"], "'float32' or 'bfloat16', got 'float8'"),
+        (["hardware.precision=float8"], "'float32', 'bfloat16' or 'float64', got 'float8'"),
         (["method=sopt", "method.share=0"], "method.share: must be greater than 0, got 0"),
         (["method=sopt", "method.inner=ogd"], "'gs', 'hr', 'ls' or 'cayley', got 'ogd'"),
         (["+method.sacle=1"], "unknown key 'method.sacle'"),
@@ -120,6 +120,7 @@ def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> Non
         "loss.label_smoothing=0",
         "augment.enabled=false",
         "hardware.precision=bfloat16",
+        "hardware.precision=float64",
         "evaluate.every=5",
     ],
 )

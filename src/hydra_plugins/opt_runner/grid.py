@@ -40,7 +40,7 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Ends the program where the exit code is not 0."""
-        with mistakes.told():
+        with mistakes.told(quiet=mistakes.another_tells()):
             code = self._sweep([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
         if code:
             sys.exit(code)
@@ -51,7 +51,13 @@ class GridSweeper(Sweeper):
         from opt_runner.runs.conduct import conduct
         from opt_runner.runs.run import Identifier, Run, command_line
         from opt_runner.runs.sweep import Sweep
+        from opt_runner.training.processes import started_by_torchrun
 
+        if started_by_torchrun():
+            raise UserError(
+                "torchrun starts the processes of one run, and this is a sweep: leave out one or "
+                "the other"
+            )
         config, launcher = self.config, self.launcher
         assert config is not None
         assert launcher is not None
@@ -74,6 +80,12 @@ class GridSweeper(Sweeper):
             runs.setdefault(run.signature, run)
             overrides_of.setdefault(run.signature, job)
 
+        one_process = here or isinstance(launcher, RunLauncher)
+        if one_process and any(run.config.hardware.processes == "slurm" for run in runs.values()):
+            raise UserError(
+                "hardware.processes=slurm: this launcher starts one process a run; "
+                "hydra/launcher=submitit_slurm starts several (hydra.launcher.tasks_per_node)"
+            )
         sweep = Sweep(list(runs.values()), asked=len(jobs), here=here)
         progress = sweep.runs[0].config.progress
         if isinstance(launcher, RunLauncher):
