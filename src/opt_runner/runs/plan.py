@@ -84,13 +84,15 @@ def _measured(runs: Sequence[Run]) -> Kind:
             step()
             step.diverged_at()  # waits for a GPU
             samples.append(time.perf_counter() - started)
-    data = setup.data
+    counts = [len(setup.data.train_images), len(setup.data.test_images)]
+    if setup.validation is not None:
+        counts.insert(1, len(setup.validation.images))
     return Kind(
         runs=runs,
         steps=setup.steps,
         seconds_a_step=statistics.median(samples[_WARM_UP:] or samples or [0.0]),
         disk=2 * setup.checkpoint_bytes(),  # two checkpoints of each run are kept
-        data=f"{len(data.train_images):,} + {len(data.test_images):,} images",
+        data=f"{' + '.join(f'{count:,}' for count in counts)} images",
         device=setup.device.name,
     )
 
