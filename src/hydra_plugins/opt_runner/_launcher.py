@@ -55,6 +55,6 @@ class RunLauncher(Launcher):
         for job, run in zip(job_overrides, runs, strict=True):
             found = sweep.stored(run)
             done = JobReturn(overrides=list(job), status=JobStatus.COMPLETED)
-            done.return_value = found.result.test_error if found and found.result else None
+            done.return_value = found.result.validation_error if found and found.result else None
             returns.append(done)
         return returns

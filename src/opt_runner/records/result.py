@@ -33,8 +33,13 @@ class Result:
     data: str | None = None  # the dataset's fingerprint
     error: str | None = None
     steps: int = 0
-    test_error: float | None = None
-    best_test_error: float | None = None
+    test_error: float | None = None  # after the last step
+    best_test_error: float | None = None  # of all evaluations; None with validation
+    # With validation only; the test errors only of a finished run.
+    validation_error: float | None = None  # of the last evaluation
+    best_validation_error: float | None = None  # of all evaluations
+    best_step: int | None = None  # that of the best validation error
+    test_error_at_best: float | None = None  # after that step
     train_loss: float | None = None
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None

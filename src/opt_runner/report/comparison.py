@@ -221,7 +221,8 @@ def columns() -> list[Column]:
     """Headings and cells of a table, as text; the same in every file."""
     return [
         *_compared(),
-        ("best %", lambda _, row: mean(row.mean("best_test_error"), 2)),
+        ("best %", lambda _, row: mean(row.mean("test_error_at_best"), 2)),
+        ("validation %", lambda _, row: mean(row.mean("validation_error"), 2)),
         ("train loss", lambda _, row: mean(row.mean("train_loss"), 4)),
         ("energy before", lambda _, row: number(row.energy("energy_start"), ",.1f")),
         ("after", lambda _, row: number(row.energy("energy_end"), ",.1f")),
@@ -239,7 +240,7 @@ def brief_columns() -> list[Column]:
     """What fits into a terminal."""
     return [
         *_compared(),
-        ("best %", lambda _, row: number(row.mean("best_test_error"), ".2f")),
+        ("best %", lambda _, row: number(row.mean("test_error_at_best"), ".2f")),
         ("train loss", lambda _, row: number(row.mean("train_loss"), ".4f")),
         ("energy", lambda _, row: number(row.energy_change(), "+z.3f", "%")),
         ("|QᵀQ-I|", lambda _, row: plain(row.largest("orthogonality_error"), ".1e")),
@@ -289,8 +290,8 @@ def count(table: Comparison, row: Row) -> str:
 
 
 NOTES = (
-    "mean ± standard deviation over n seeds that finished; test error at the last step; best: the "
-    "lowest of all tests, which is chosen by the test images themselves",
+    "mean ± standard deviation over n seeds that finished; test error at the last step; best: after "
+    "the step of the best validation error, where images are held back for validation",
     "minus standard: mean difference over the seeds that both finished, with the 95% interval of "
     "Student's t, one method at a time; the best row is marked only where its interval lies below "
     "zero and none of its seeds is missing",

@@ -15,8 +15,8 @@ from opt_runner.report.comparison import NOTES, Comparison
 from opt_runner.report.statistics import Mean
 
 QUANTITIES = (
-    "test_error", "best_test_error", "train_loss", "orthogonality_error", "trainable_parameters",
-    "images_per_second", "seconds",
+    "test_error", "test_error_at_best", "validation_error", "train_loss", "orthogonality_error",
+    "trainable_parameters", "images_per_second", "seconds",
 )  # fmt: skip
 
 

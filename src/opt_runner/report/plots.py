@@ -97,15 +97,17 @@ class _Line:
 
 
 def curves(table: Comparison) -> "Figure | None":
-    """Test error and train loss against steps."""
-    errors = _lines(table, partial(_column, "test_error"))
+    """Test error, or the validation error where there is one, and train loss against steps."""
+    validation = _lines(table, partial(_column, "validation_error"))
+    errors = validation or _lines(table, partial(_column, "test_error"))
+    name_of_errors = f"{'validation' if validation else 'test'} error, %"
     losses = _lines(table, partial(_column, "train_loss"))
     if not errors and not losses:
         return None
     with _rc():
         figure = _figure(table, _over_seeds(errors + losses), 3.1)
         left, right = figure.subplots(1, 2)
-        for axes, lines, name in ((left, errors, "test error, %"), (right, losses, "train loss")):
+        for axes, lines, name in ((left, errors, name_of_errors), (right, losses, "train loss")):
             _draw(axes, lines)
             logarithmic = _logarithmic(axes, lines)
             axes.set_title(name + (", log scale" if logarithmic else ""), loc="left")
@@ -216,7 +218,7 @@ def angles(table: Comparison) -> "Figure | None":
 
 # By name, with what they show, in the order of a page.
 PICTURES: dict[str, tuple[Callable[[Comparison], "Figure | None"], str]] = {
-    "curves": (curves, "Test error and train loss against steps"),
+    "curves": (curves, "Test or validation error and train loss against steps"),
     "dots": (dots, "Test errors with their intervals"),
     "energy": (energy, "Change of the hyperspherical energy against steps"),
     "angles": (angles, "Angles between neurons before and after training"),

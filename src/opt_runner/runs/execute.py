@@ -231,6 +231,11 @@ def _result(
         steps=progress.step,
         test_error=progress.test_error,
         best_test_error=progress.best_test_error,
+        validation_error=progress.validation_error,
+        best_validation_error=progress.best_validation_error,
+        best_step=progress.best_step,
+        # Nobody sees it before the run is over.
+        test_error_at_best=progress.test_error_at_best if status == "finished" else None,
         train_loss=progress.train_loss,
         energy_start=progress.energy_start,
         energy_end=progress.energy_end,

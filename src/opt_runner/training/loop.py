@@ -31,6 +31,10 @@ class Progress:
     train_loss: float | None = None
     test_error: float | None = None
     best_test_error: float | None = None
+    validation_error: float | None = None
+    best_validation_error: float | None = None
+    best_step: int | None = None  # of the best validation error
+    test_error_at_best: float | None = None
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
     angles_start: list[int] | None = None
@@ -63,7 +67,7 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
 
     setup.opt.train()
     if progress.step == 0:
-        reporter.report({"step": 0, "epoch": 0.0, **evaluate(setup, progress)})
+        reporter.report({"step": 0, "epoch": 0.0, **evaluate(setup, progress, last=False)})
     step = TrainingStep(setup, progress.step, progress.loss_sum, progress.loss_count)
     started, saved, shown = time.perf_counter(), time.monotonic(), 0.0
 
@@ -89,7 +93,7 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
                     "images_per_second": step.done * config.batch_size / progress.seconds,
                 }
             if test_due:
-                row |= evaluate(setup, progress)
+                row |= evaluate(setup, progress, last)
             reporter.report(row)
             started = time.perf_counter()
 
@@ -108,24 +112,57 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
     progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
 
 
-def evaluate(setup: Setup, progress: Progress) -> dict[str, Any]:
-    """Test the network as it is: `progress` takes it in, the row of metrics is returned."""
+def evaluate(setup: Setup, progress: Progress, last: bool) -> dict[str, Any]:
+    """Evaluate the network as it is: `progress` takes it in, the row of metrics is returned."""
     setup.opt.eval()
-    error = error_percent(setup.opt, setup.data.test_images, setup.data.test_labels, setup.device)
+    errors = (
+        _test(setup, progress) if setup.validation is None else _validate(setup, progress, last)
+    )
     found = geometry(setup.opt)
     measured = setup.opt.measure()
     setup.opt.train()
-    best = progress.best_test_error
-    progress.test_error = error
-    progress.best_test_error = error if best is None else min(error, best)
     progress.energy_start = progress.energy_start or found.energy
     progress.energy_end = found.energy
     progress.angles_start = progress.angles_start or found.angles
     progress.angles_end = found.angles
     progress.measured = measured
     return {
-        "test_error": error,
+        **errors,
         "energy": found.energy,
         "orthogonality_error": measured.get("orthogonality_error"),
         **measured,
     }
+
+
+def _test(setup: Setup, progress: Progress) -> dict[str, float]:
+    error = _test_error(setup)
+    best = progress.best_test_error
+    progress.test_error = error
+    progress.best_test_error = error if best is None else min(error, best)
+    return {"test_error": error}
+
+
+def _validate(setup: Setup, progress: Progress, last: bool) -> dict[str, float]:
+    """The test error is in the row of the last step only. That of the best step so far is known
+    to `progress` alone: a number is cheaper to keep than the best step's weights."""
+    assert setup.validation is not None
+    images, labels = setup.validation.images, setup.validation.labels
+    error = error_percent(setup.opt, images, labels, setup.device)
+    best = progress.best_validation_error
+    improved = best is None or error < best
+    tested = _test_error(setup) if improved or last else None
+    progress.validation_error = error
+    if improved:
+        progress.best_validation_error = error
+        progress.best_step = progress.step
+        progress.test_error_at_best = tested
+    if not last:
+        return {"validation_error": error}
+    assert tested is not None
+    progress.test_error = tested
+    return {"validation_error": error, "test_error": tested}
+
+
+def _test_error(setup: Setup) -> float:
+    data = setup.data
+    return error_percent(setup.opt, data.test_images, data.test_labels, setup.device)
