@@ -139,7 +139,7 @@ class RunDisplay:
         self._draw(self.title, progress.step, self.steps, ", ".join(parts))
 
     def end(self, result: Result) -> None:
-        show = self.screen.say if result.status == "finished" else self.screen.fail
+        show = self.screen.say if result.ended_well else self.screen.fail
         show(f"{self.title}: {outcome(result)}")
 
 

@@ -3,7 +3,7 @@
     config.yaml     the run's config             metrics.jsonl            a row a report
     result.json     how it ended                 checkpoint.pt            where to go on from
     run.log         what was said, tracebacks    checkpoint.previous.pt   the one before it
-    command.txt     what makes this run
+    command.txt     what makes this run         prune                    a search stops the run
 
 Everything that reports reads these files and nothing else.
 """
@@ -33,6 +33,7 @@ class Record:
         self.previous_checkpoint = directory / "checkpoint.previous.pt"
         self.log = directory / "run.log"
         self.command = directory / "command.txt"
+        self.prune = directory / "prune"
 
     def read_result(self) -> Result | None:
         return Result.read(self.result)

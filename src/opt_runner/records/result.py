@@ -17,7 +17,7 @@ class DamagedResult(UserError):
     """A result.json that is not as it was written."""
 
 
-Status = Literal["finished", "failed", "diverged", "interrupted"]
+Status = Literal["finished", "failed", "diverged", "interrupted", "pruned"]
 
 
 @dataclass
@@ -61,6 +61,12 @@ class Result:
     def settled(self) -> bool:
         """The same run again would give the same: nothing is left to do."""
         return self.status in ("finished", "diverged")
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether it finished, or was stopped because a search expects no good result of it. The
+        latter goes on from its checkpoint if it is run outside of the search."""
+        return self.status in ("finished", "pruned")
 
     @classmethod
     def read(cls, path: Path) -> Self | None:

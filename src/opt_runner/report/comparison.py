@@ -290,8 +290,8 @@ def count(table: Comparison, row: Row) -> str:
 
 
 NOTES = (
-    "mean ± standard deviation over n seeds that finished; test error at the last step; best: after "
-    "the step of the best validation error, where images are held back for validation",
+    "mean ± standard deviation over n seeds that finished; test error at the last step; best: "
+    "after the step of the best validation error, where images are held back for validation",
     "minus standard: mean difference over the seeds that both finished, with the 95% interval of "
     "Student's t, one method at a time; the best row is marked only where its interval lies below "
     "zero and none of its seeds is missing",

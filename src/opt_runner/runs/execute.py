@@ -23,7 +23,7 @@ from opt_runner.records import checkpoint
 from opt_runner.records.result import DamagedResult, Result, Status
 from opt_runner.runs.run import Run
 from opt_runner.training.interrupt import Interrupted, StopRequest
-from opt_runner.training.loop import Diverged, Progress, train
+from opt_runner.training.loop import Diverged, Progress, Pruned, train
 from opt_runner.training.setup import Setup, set_up
 
 log = logging.getLogger("opt_runner")
@@ -148,6 +148,7 @@ def _resume(run: Run, setup: Setup, screen: Screen) -> Progress:
         with run_log(run.record.log):
             log.warning("%s", text)
 
+    run.record.prune.unlink(missing_ok=True)  # of a process that did not see it
     saved = checkpoint.load(run.record, run.signature, setup.opt, setup.optimizer, say)
     if saved is None:
         run.record.metrics.unlink(missing_ok=True)
@@ -176,6 +177,9 @@ class _Reporter:
     def save(self, progress: dict[str, Any]) -> None:
         self._save(progress)
 
+    def pruned(self) -> bool:
+        return self.run.record.prune.exists()
+
 
 def _train(run: Run, setup: Setup, progress: Progress, screen: Screen, stop: StopRequest) -> Result:
     with (
@@ -196,6 +200,8 @@ def _train(run: Run, setup: Setup, progress: Progress, screen: Screen, stop: Sto
             # As of a matrix that holds NaN.
             reason = f"no decomposition at step {progress.step + 1}: {error}"
             result = _result(run, "diverged", progress, setup, reason)
+        except Pruned:
+            result = _result(run, "pruned", progress, setup)
         except Interrupted as error:
             result = _result(run, "interrupted", progress, setup, str(error))
             _write_result(run, result, screen)

@@ -20,6 +20,10 @@ class Diverged(Exception):
         self.step = step
 
 
+class Pruned(Exception):
+    """A search expects no good result of the run. Raised after saving."""
+
+
 @dataclass
 class Progress:
     """How far a run is: what a checkpoint keeps beside the weights, and a result reports."""
@@ -54,11 +58,15 @@ class Reporter(Protocol):
     def show(self, progress: Progress, loss: float) -> None:
         """For a person's eyes, twice a second: the loss of the last step."""
 
+    def pruned(self) -> bool:
+        """Whether to stop, as a search expects no good result. Asked after each evaluation."""
+        ...
+
 
 def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopRequest) -> None:
     """Train up to `setup.steps` from where `progress` is, which is kept up to date.
 
-    Raises Diverged, and Interrupted after saving a checkpoint.
+    Raises Diverged, and Interrupted or Pruned after saving a checkpoint.
     """
     config, steps, epoch = setup.config, setup.steps, setup.batches.steps_per_epoch
     log_every = config.log.every or max(1, steps // 200)
@@ -101,14 +109,18 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
         if last or now - shown > _SHOW_SECONDS:
             reporter.show(progress, float(step.loss))
             shown = now
+        pruned = test_due and not last and reporter.pruned()
+        stops = stop.signum is not None or pruned
         save_due = save_every is not None and step.done % save_every == 0
-        if save_due or stop.signum is not None or now - saved > config.checkpoint.every_seconds:
+        if save_due or stops or now - saved > config.checkpoint.every_seconds:
             progress.seconds += time.perf_counter() - started
             progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
             reporter.save(asdict(progress))
             saved, started = time.monotonic(), time.perf_counter()
             if stop.signum is not None:
                 raise Interrupted(stop.signum)
+            if pruned:
+                raise Pruned
     progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
 
 
