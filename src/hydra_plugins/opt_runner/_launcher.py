@@ -13,6 +13,7 @@ from opt_runner.config.compose import compose
 
 if TYPE_CHECKING:
     from opt_runner.console.screen import Screen
+    from opt_runner.launch.source import Source
     from opt_runner.runs.run import Run
     from opt_runner.runs.sweep import Sweep
 
@@ -34,6 +35,16 @@ class RunLauncher(Launcher):
 
         Raises Interrupted, where a signal asks to stop, once what runs has been saved.
         """
+
+    def at_once(self, run: "Run") -> int | None:
+        """How many runs like this one it executes at once; None: it has no such number."""
+        return None
+
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
+        """Execute what a source gives, so many runs at once. Raises as `execute` does."""
+        from opt_runner.launch.source import in_batches
+
+        in_batches(source, at_once, lambda runs: self.execute(sweep, runs, screen))
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

@@ -5,7 +5,6 @@ worker, where it goes on from its checkpoint.
 """
 
 import os
-import queue
 import signal
 import threading
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from loky import ProcessPoolExecutor
 from opt_runner.console.screen import Screen
 from opt_runner.launch import worker
 from opt_runner.launch.slots import Slot
+from opt_runner.launch.source import Source
 from opt_runner.runs.run import Run
 from opt_runner.training.interrupt import Interrupted
 
@@ -31,21 +31,18 @@ class Pool:
         self.slots = slots
         self.folder = folder
         self.screen = screen
-        self._jobs: queue.SimpleQueue[Run] = queue.SimpleQueue()
         self._workers: dict[int, int] = {}  # process by slot
         self._stop: Interrupted | None = None
 
-    def execute(self, runs: Sequence[Run]) -> None:
-        """Returns when all runs have ended, each with its result on disk.
+    def execute(self, source: Source) -> None:
+        """Returns when all runs of the source have ended, each with its result on disk.
 
         Raises Interrupted, or the KeyboardInterrupt of a second signal, after the workers ended.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for run in runs:
-            self._jobs.put(run)
         servers = [
-            threading.Thread(target=self._serve, args=(slot,), name=f"slot {slot.number}")
-            for slot in self.slots[: len(runs)]
+            threading.Thread(target=self._serve, args=(slot, source), name=f"slot {slot.number}")
+            for slot in self.slots
         ]
         for server in servers:
             server.start()
@@ -71,15 +68,11 @@ class Pool:
             except ProcessLookupError:
                 continue
 
-    def _serve(self, slot: Slot) -> None:
+    def _serve(self, slot: Slot, source: Source) -> None:
         """Take runs until there are none."""
         pool: ProcessPoolExecutor | None = None
         try:
-            while self._stop is None:
-                try:
-                    run = self._jobs.get_nowait()
-                except queue.Empty:
-                    return
+            while self._stop is None and (run := source.take()) is not None:
                 for attempt in range(1 + _RETRIES):
                     if pool is None:
                         pool = self._start(slot)
@@ -93,6 +86,8 @@ class Pool:
                             return
                         again = ": it is tried once more" if attempt < _RETRIES else ""
                         self.screen.fail(f"{run.title}: its worker was killed{again}")
+                if self._stop is None:
+                    source.ended(run)
         finally:
             self._workers.pop(slot.number, None)
             if pool is not None:

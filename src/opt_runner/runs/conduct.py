@@ -3,12 +3,17 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
+from opt_runner.config.schema import Config
 from opt_runner.console import wandb
 from opt_runner.console.screen import Screen
+from opt_runner.errors import UserError
+from opt_runner.files import CannotWrite
+from opt_runner.records.stored import StoredRun
 from opt_runner.report import table, tracked
-from opt_runner.report.comparison import compare
+from opt_runner.report.comparison import Comparison, compare
 from opt_runner.runs import plan
 from opt_runner.runs.execute import settled_result
 from opt_runner.runs.run import Run
@@ -34,22 +39,39 @@ def conduct(sweep: Sweep, launch: Launch, screen: Screen) -> int:
     left = [run for run in sweep.runs if run.config.rerun or not settled_result(run, screen)]
     plan.show(sweep, left, screen)
     os.environ[wandb.SWEEP_VARIABLE] = sweep.id
-    try:
+
+    def work() -> None:
         if left:
             with watched(sweep, left, screen):
                 launch(left)
+
+    # With rerun, what is done would be done again.
+    same = "the same command without rerun" if first.rerun else "the same command"
+    return worked(work, partial(tell, sweep, screen), screen, same)
+
+
+def worked(work: Callable[[], None], tell: Callable[[bool], int], screen: Screen, same: str) -> int:
+    """Do the work of a sweep, then tell of it, whatever the work raises: what counts is on disk.
+
+    tell: is given whether the work was done, and returns the exit code if so. same: what goes on
+    after an interruption.
+    """
+    try:
+        work()
     except KeyboardInterrupt as error:
-        tell(sweep, screen, summary=False)
-        # With it, what is done would be done again.
-        same = "the same command without rerun" if first.rerun else "the same command"
+        tell(False)
         print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
         return 128 + int(getattr(error, "signum", 2))
+    except (UserError, CannotWrite) as error:
+        screen.fail(str(error))
+        tell(False)
+        return 1
     except Exception as error:
         screen.fail(f"the launcher failed: {type(error).__name__}: {error}")
         traceback.print_exc()
-        tell(sweep, screen, summary=False)
+        tell(False)
         return 1
-    return tell(sweep, screen, summary=True)
+    return tell(True)
 
 
 def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
@@ -59,18 +81,29 @@ def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
     found = [run for planned in sweep.runs if (run := sweep.stored(planned))]
     if first.note and found:
         screen.say(first.note)
-    comparisons = compare(found)
-    for comparison in comparisons:
-        screen.show(table.table(comparison))
-        for line in table.faults(comparison):
-            screen.fail(line)
+    comparisons = show_tables(found, screen)
     missing = len(sweep.runs) - len(found)
     if missing:
         screen.fail(f"{missing} of {len(sweep.runs)} runs have not begun")
     if summary:
         tracked.log_summary(first, sweep.id, comparisons, screen)
-    if hint := wandb.upload_hint(first.tracking, first.output_dir):
-        screen.say(hint)
-    folder = os.path.join(first.output_dir, first.experiment_name)
-    screen.say(f"records: {folder}; opt-report {folder} draws them")
+    say_where(first, screen)
     return 0 if not missing and all(run.status == "finished" for run in found) else 1
+
+
+def show_tables(runs: Iterable[StoredRun], screen: Screen) -> list[Comparison]:
+    """The tables of these runs, which are shown."""
+    comparisons = compare(runs)
+    for comparison in comparisons:
+        screen.show(table.table(comparison))
+        for line in table.faults(comparison):
+            screen.fail(line)
+    return comparisons
+
+
+def say_where(config: Config, screen: Screen) -> None:
+    """Where the records are, and what lies offline."""
+    if hint := wandb.upload_hint(config.tracking, config.output_dir):
+        screen.say(hint)
+    folder = os.path.join(config.output_dir, config.experiment_name)
+    screen.say(f"records: {folder}; opt-report {folder} draws them")

@@ -5,7 +5,7 @@ import statistics
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,19 @@ _POLL_SECONDS = 0.25
 
 
 @contextmanager
-def watched(sweep: Sweep, left: Sequence[Run], screen: Screen) -> Iterator[None]:
-    """Within the block: what workers write, bars for what runs, a line for each run that ends."""
-    watcher = _Watcher(sweep, left, screen)
+def watched(
+    sweep: Sweep, left: Sequence[Run], screen: Screen, to_come: Callable[[], int] = lambda: 0
+) -> Iterator[Callable[[Run], None]]:
+    """Within the block: what workers write, bars for what runs, a line for each run that ends.
+
+    Yields a function that takes in a run which was not known at the start. to_come: how many of
+    these are still expected.
+    """
+    watcher = _Watcher(sweep, left, screen, to_come)
     thread = threading.Thread(target=watcher.watch, name="sweep watcher", daemon=True)
     thread.start()
     try:
-        yield
+        yield watcher.add
     finally:
         watcher.over.set()
         thread.join()
@@ -52,14 +58,19 @@ class _Log:
 
 
 class _Watcher:
-    def __init__(self, sweep: Sweep, left: Sequence[Run], screen: Screen) -> None:
+    def __init__(
+        self, sweep: Sweep, left: Sequence[Run], screen: Screen, to_come: Callable[[], int]
+    ) -> None:
         self.sweep = sweep
         self.screen = screen
+        self.to_come = to_come
         self.over = threading.Event()
-        self.before = {run.signature: self._written(run) for run in left}
-        self.open = list(left)
-        self.total = len(left)
+        self.before: dict[str, int | None] = {}
+        self.open: list[Run] = []
+        self.done = 0
         self.failed = 0
+        for run in left:
+            self.add(run)
         self.started = time.monotonic()
         self.spent: dict[str, list[float]] = defaultdict(list)  # seconds of ended runs by kind
         self.slots = 1
@@ -67,8 +78,16 @@ class _Watcher:
         for former in self._files("slot-*.json"):
             former.unlink()
 
+    @property
+    def total(self) -> int:
+        return self.done + len(self.open) + self.to_come()
+
+    def add(self, run: Run) -> None:
+        self.before[run.signature] = self._written(run)
+        self.open.append(run)
+
     def watch(self) -> None:
-        with SweepBars(self.screen, self.total) as bars:
+        with SweepBars(self.screen) as bars:
             last = False
             while not last:
                 last = self.over.wait(_POLL_SECONDS)
@@ -78,7 +97,7 @@ class _Watcher:
                 left = self._left(running)
                 for result in ended:
                     self._tell(result, left)
-                bars.draw(self.total - len(self.open), self.failed, left, running)
+                bars.draw(self.done, self.total, self.failed, left, running)
 
     def _files(self, pattern: str) -> list[Path]:
         return sorted(self.sweep.folder.glob(pattern))
@@ -109,7 +128,8 @@ class _Watcher:
                 found = self.sweep.stored(run)
                 if found is not None and found.result is not None:
                     self.open.remove(run)
-                    self.failed += found.result.status != "finished"
+                    self.done += 1
+                    self.failed += not found.result.ended_well
                     self.spent[_kind(run)].append(found.result.seconds)
                     results.append(found.result)
         return results
@@ -118,9 +138,9 @@ class _Watcher:
         if self.screen.live:
             return  # the bars tell
         failed = f", {self.failed} failed" if self.failed else ""
-        text = f", {duration(left)} left" if left is not None and self.open else ""
-        done = self.total - len(self.open)
-        self.screen.say(f"sweep: {done} of {self.total} runs done{failed}{text}")
+        more = self.done < self.total
+        text = f", {duration(left)} left" if left is not None and more else ""
+        self.screen.say(f"sweep: {self.done} of {self.total} runs done{failed}{text}")
 
     def _left(self, running: Sequence[dict[str, Any]]) -> float | None:
         """Seconds until the sweep is done, as runs of the same kind took; None: not known yet.
@@ -130,8 +150,8 @@ class _Watcher:
         trained = sum(sum(seconds) for seconds in self.spent.values())
         if not trained:
             return None
-        mean = trained / (self.total - len(self.open))
-        need = 0.0
+        mean = trained / self.done
+        need = mean * self.to_come()
         for run in self.open:
             seconds = self.spent.get(_kind(run))
             need += statistics.fmean(seconds) if seconds else mean
