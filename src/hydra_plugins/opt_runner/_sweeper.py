@@ -77,6 +77,10 @@ class RunSweeper(Sweeper):
         self._overrides.setdefault(run.signature, overrides)
         return run
 
+    def at_once(self, run: "Run") -> int | None:
+        """How many runs like this one the launcher executes at once; None: it does not say."""
+        return self.launcher.at_once(run) if isinstance(self.launcher, RunLauncher) else None
+
     def launch(self, sweep: "Sweep", screen: "Screen", runs: "Sequence[Run]") -> None:
         """Returns once these runs have ended."""
         assert self.launcher is not None

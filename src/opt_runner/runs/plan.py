@@ -60,6 +60,11 @@ def show(sweep: Sweep, left: Sequence[Run], screen: Screen) -> None:
         _show_cost([_measured(runs) for runs in _kinds(left)], screen)
 
 
+def show_cost(run: Run, count: int, screen: Screen) -> None:
+    """How long so many runs like this one take. Raises as `show` does."""
+    _show_cost([_measured([run] * count)], screen)
+
+
 def _kinds(runs: Sequence[Run]) -> list[list[Run]]:
     kinds: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
