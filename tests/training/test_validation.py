@@ -38,7 +38,23 @@ class Own:
         )
 
 
-class Recorder:
+class Silent:
+    """Nobody is told anything."""
+
+    def report(self, row: dict[str, Any]) -> None:
+        pass
+
+    def save(self, progress: dict[str, Any]) -> None:
+        pass
+
+    def show(self, progress: Progress, loss: float) -> None:
+        pass
+
+    def pruned(self) -> bool:
+        return False
+
+
+class Recorder(Silent):
     """Keeps the rows, and the test error at each of them, which the loop must not tell."""
 
     def __init__(self, setup: Setup) -> None:
@@ -52,12 +68,6 @@ class Recorder:
         self.test_errors[row["step"]] = error_percent(
             self.setup.opt, data.test_images, data.test_labels, self.setup.device
         )
-
-    def save(self, progress: dict[str, Any]) -> None:
-        pass
-
-    def show(self, progress: Progress, loss: float) -> None:
-        pass
 
 
 def prepared(*overrides: str) -> Setup:
@@ -106,12 +116,6 @@ def test_the_test_images_are_looked_at_when_there_is_a_new_best_and_at_the_end(
 
     monkeypatch.setattr(loop, "error_percent", told)
     progress = Progress()
-
-    class Silent:
-        def report(self, row: dict[str, Any]) -> None: ...
-        def save(self, progress: dict[str, Any]) -> None: ...
-        def show(self, progress: Progress, loss: float) -> None: ...
-
     train(setup, progress, Silent(), StopRequest())
     assert tested == [0, 2, 8, 12]
     assert (progress.best_step, progress.test_error_at_best, progress.test_error) == (8, 78.0, 82.0)
