@@ -64,6 +64,9 @@ class FakeRunner:
         overrides = [*self.fixed, *overrides]
         return self._identify(self._compose(overrides), command_line([], overrides))
 
+    def screen(self, run: Run) -> Screen:
+        return Screen(run.config.progress)
+
     def at_once(self, run: Run) -> int | None:
         return self.most
 

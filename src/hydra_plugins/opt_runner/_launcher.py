@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from opt_runner.config.compose import compose
 
 if TYPE_CHECKING:
+    from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
     from opt_runner.launch.source import Source
     from opt_runner.runs.run import Run
@@ -28,6 +29,13 @@ class RunLauncher(Launcher):
     ) -> None:
         self.hydra_context = hydra_context
         self.config = config
+
+    def placed(self, config: "Config") -> "Config":
+        """The config of a run with the device that it gets from this launcher."""
+        return config
+
+    def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
+        """What there is to do for a sweep even where none of its runs is left."""
 
     @abstractmethod
     def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
@@ -57,7 +65,7 @@ class RunLauncher(Launcher):
         assert self.config is not None
         name = self.config.hydra.job.config_name
         runs = [
-            identify(compose(name, job), command_line([], job), check_device=self.here)
+            identify(self.placed(compose(name, job)), command_line([], job), check_device=self.here)
             for job in job_overrides
         ]
         sweep = Sweep(runs, asked=len(runs), here=self.here)

@@ -25,9 +25,9 @@ from opt_runner.errors import UserError
 from opt_runner.files import locked
 from opt_runner.launch.source import Source
 from opt_runner.records.search import SearchRecord, Trial
-from opt_runner.report import tracked
-from opt_runner.report.comparison import mean
+from opt_runner.report.columns import mean
 from opt_runner.report.statistics import Mean
+from opt_runner.report.wandb import log_tables
 from opt_runner.runs import plan
 from opt_runner.runs.conduct import say_where, show_tables, worked
 from opt_runner.runs.run import Run
@@ -60,6 +60,10 @@ class Runner(Protocol):
         """Raises UserError, and Hydra's and OmegaConf's exceptions for a mistake."""
         ...
 
+    def screen(self, run: Run) -> Screen:
+        """The screen of a search of runs like this one."""
+        ...
+
     def at_once(self, run: Run) -> int | None:
         """How many runs like this one are executed at once; None: the launcher does not say."""
         ...
@@ -88,7 +92,7 @@ def conduct(space: Space, options: Options, runner: Runner) -> int:
             f"cannot write to {folder}: {error.strerror}; set hydra.sweeper.storage=DIR"
         ) from error
     sweep = Sweep([example], asked=1, here=runner.here, name=name)
-    screen = Screen(example.config.progress)
+    screen = runner.screen(example)
     with locked(folder / "lock", partial(_busy, name)):
         study = open_study(folder, name, options.pruning)
         trials = Trials(
@@ -154,7 +158,7 @@ def _conduct(trials: Trials, runner: Runner, parallel: int) -> int:
             with watched(sweep, [], screen, lambda: trials.to_come) as begin:
                 trials.execute(lambda: runner.serve(sweep, screen, trials, parallel), begin)
 
-    return worked(work, partial(_tell, trials, runner), screen, "the same command")
+    return worked(sweep, work, partial(_tell, trials, runner), screen, "the same command")
 
 
 def _tell(trials: Trials, runner: Runner, done: bool) -> int:
@@ -184,7 +188,7 @@ def _tell_best(best: Trial, trials: Trials, runner: Runner, done: bool) -> None:
     comparisons = show_tables([run for one in runs if (run := sweep.stored(one))], screen)
     screen.say(f"its first run: {runs[0].command}")
     if done:
-        tracked.log_summary(runs[0].config, sweep.id, comparisons, screen)
+        log_tables(runs[0].config, sweep.id, comparisons, screen)
 
 
 def _table(record: SearchRecord, trials: Sequence[Trial]) -> Table:
@@ -196,6 +200,6 @@ def _table(record: SearchRecord, trials: Sequence[Trial]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for place, trial in enumerate(trials):
         values = [word.partition("=")[2] for word in words(trial.parameters)]
-        cells = [str(trial.number), *values, mean(Mean.of(trial.errors), 2)]
+        cells = [str(trial.number), *values, mean(Mean.of(trial.errors), ".2f")]
         table.add_row(*(Text(cell) for cell in cells), style="" if place else "bold")
     return table
