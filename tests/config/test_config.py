@@ -70,6 +70,10 @@ def test_defaults_are_the_references() -> None:
         (["experiment_name=../up"], "experiment_name"),
         (["+colour=red"], "unknown key 'colour'"),
         (["dataset=image_folder"], "dataset.root"),
+        (["dataset.validation=-0.1"], "dataset.validation: must be greater than or equal to 0"),
+        (["dataset.validation=0.6"], "dataset.validation: must be less than or equal to 0.5"),
+        (["dataset.validation_seed=-1"], "dataset.validation_seed: must be greater than or equal"),
+        (["+dataset.validatoin=0.1"], "did you mean 'dataset.validation'?"),
     ],
 )
 def test_mistakes(overrides: list[str], says: str) -> None:
@@ -122,11 +126,39 @@ def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> Non
         "hardware.precision=bfloat16",
         "hardware.precision=float64",
         "evaluate.every=5",
+        "dataset.validation=0.1",
     ],
 )
 def test_what_changes_the_result_changes_the_signature(override: str) -> None:
     signatures = {signature(c, "d", "cpu") for c in (composed(), composed(override))}
     assert len(signatures) == 2
+
+
+def test_how_much_is_held_back_and_which_images_are_in_the_signature() -> None:
+    names = {
+        signature(composed(*one), "d", "cpu")
+        for one in (
+            [],
+            ["dataset.validation=0.1"],
+            ["dataset.validation=0.2"],
+            ["dataset.validation=0.2", "dataset.validation_seed=1"],
+        )
+    }
+    assert len(names) == 4
+
+
+def test_records_of_before_there_was_validation_are_this_release_s_without_it() -> None:
+    """Neither the signature nor config.yaml, by which tables compare runs, has its keys."""
+    plain = composed()
+    assert plain.content["dataset"] == {
+        "name": "digits",
+        "_target_": "opt_runner.datasets.Digits",
+    }
+    seeded = composed("dataset.validation_seed=3")
+    assert signature(seeded, "d", "cpu") == signature(plain, "d", "cpu")
+    assert seeded.content == plain.content
+    split = composed("dataset.validation=0.1", "dataset.validation_seed=3")
+    assert Config.model_validate(split.content) == split
 
 
 def test_data_and_device_are_in_the_signature() -> None:

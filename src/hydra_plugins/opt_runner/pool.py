@@ -7,6 +7,8 @@ from hydra_plugins.opt_runner._launcher import RunLauncher
 
 if TYPE_CHECKING:
     from opt_runner.console.screen import Screen
+    from opt_runner.launch.slots import Slot
+    from opt_runner.launch.source import Source
     from opt_runner.runs.run import Run
     from opt_runner.runs.sweep import Sweep
 
@@ -22,8 +24,25 @@ class PoolLauncher(RunLauncher):
         self.retries = retries
 
     def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
+        from opt_runner.launch.source import Listed
+
+        self._execute(sweep, Listed(left), self._slots(left[0])[: len(left)], screen)
+
+    def at_once(self, run: "Run") -> int | None:
+        return len(self._slots(run))
+
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
+        """A slot takes its next run as soon as it is free."""
+        self._execute(sweep, source, self._slots(sweep.runs[0])[:at_once], screen)
+
+    def _execute(
+        self, sweep: "Sweep", source: "Source", slots: "Sequence[Slot]", screen: "Screen"
+    ) -> None:
         from opt_runner.launch.pool import Pool
+
+        Pool(slots, sweep.folder, screen, self.retries).execute(source)
+
+    def _slots(self, run: "Run") -> "list[Slot]":
         from opt_runner.launch.slots import slots
 
-        chosen = slots(left[0].config.hardware, self.slots, self.runs_per_gpu)
-        Pool(chosen, sweep.folder, screen, self.retries).execute(left)
+        return slots(run.config.hardware, self.slots, self.runs_per_gpu)

@@ -221,6 +221,12 @@ class _Reporter:
         if row["step"] == 0:
             self.started, self.spent = time.perf_counter(), 0.0
 
+    def pruned(self) -> bool:
+        called = time.perf_counter()
+        asked = self.record is not None and self.record.prune.exists()
+        self.spent += time.perf_counter() - called
+        return asked
+
     def show(self, progress: Progress, loss: float) -> None:
         called = time.perf_counter()
         if self.display is not None:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 @hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name="config")
 def _app(cfg: DictConfig) -> float | None:
-    """One run; returns its test error, for sweepers that optimise. Failures are on disk."""
+    """One run; returns its validation error, for sweepers that optimise: None without validation.
+    Failures are on disk."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return _run_of_a_sweep(cfg)
     with mistakes.told(quiet=mistakes.another_tells()):
@@ -58,6 +59,12 @@ def _run_alone(config: Config) -> int:
     if processes.first:
         if hint := upload_hint(config.tracking, config.output_dir):
             screen.say(hint)
+        if result is not None and result.test_error_at_best is not None:
+            screen.say(
+                f"test error {result.test_error:.2f}%; at the best validation error, "
+                f"{result.best_validation_error:.2f}% after step {result.best_step}, "
+                f"{result.test_error_at_best:.2f}%"
+            )
         screen.say(f"record: {run.record.directory}")
     return 0 if result is not None and result.status == "finished" else 1
 
@@ -76,7 +83,7 @@ def _run_of_a_sweep(cfg: DictConfig) -> float | None:
             _, result = _execute(config, screen, processes, in_sweep=True)
         except Elsewhere:  # the first process tells
             return None
-    return result.test_error if result else None
+    return result.validation_error if result else None
 
 
 def _execute(

@@ -48,7 +48,7 @@ class WandbTracker:
     def finish(self, result: Result) -> None:
         def end(run: Any) -> None:
             run.summary.update(_flat(asdict(result)))
-            run.finish(exit_code=0 if result.status == "finished" else 1)
+            run.finish(exit_code=0 if result.ended_well else 1)
 
         self._guard(end)
         self._run = None

@@ -4,7 +4,6 @@ A worker that is killed takes its own run with it and no other: that is tried ag
 worker, where it goes on from its checkpoint.
 """
 
-import queue
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from types import FrameType
 from opt_runner.console.screen import Screen
 from opt_runner.launch.process import Worker, WorkerEnded
 from opt_runner.launch.slots import Slot
+from opt_runner.launch.source import Source
 from opt_runner.launch.tries import Tries
 from opt_runner.launch.worker import Job
 from opt_runner.runs.execute import give_up
@@ -31,21 +31,17 @@ class Pool:
         self.folder = folder
         self.screen = screen
         self.retries = retries
-        self._runs: queue.SimpleQueue[Run] = queue.SimpleQueue()
         self._workers: dict[Slot, Worker] = {}
         self._stop: Interrupted | None = None
 
-    def execute(self, runs: Sequence[Run]) -> None:
-        """Returns when all runs have ended, each with its result on disk.
+    def execute(self, source: Source) -> None:
+        """Returns when all runs of the source have ended, each with its result on disk.
 
         Raises Interrupted where a signal asks to stop, after the workers have ended.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for run in runs:
-            self._runs.put(run)
-        slots = self.slots[: len(runs)]
-        with self._signals(), ThreadPoolExecutor(len(slots)) as servers:
-            for served in [servers.submit(self._serve, slot) for slot in slots]:
+        with self._signals(), ThreadPoolExecutor(len(self.slots)) as servers:
+            for served in [servers.submit(self._serve, slot, source) for slot in self.slots]:
                 served.result()
         if self._stop is not None:
             raise self._stop
@@ -69,14 +65,12 @@ class Pool:
             for one, handler in before.items():
                 signal.signal(one, handler)
 
-    def _serve(self, slot: Slot) -> None:
+    def _serve(self, slot: Slot, source: Source) -> None:
         """Take runs until there are none."""
-        while self._stop is None:
-            try:
-                run = self._runs.get_nowait()
-            except queue.Empty:
-                break
+        while self._stop is None and (run := source.take()) is not None:
             self._execute(run, slot)
+            if self._stop is None:
+                source.ended(run)
         self._end(slot)
 
     def _execute(self, run: Run, slot: Slot) -> None:

@@ -6,13 +6,17 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
+from opt_runner.config.schema import Config
 from opt_runner.console import wandb
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
+from opt_runner.files import CannotWrite
+from opt_runner.records.stored import StoredRun
 from opt_runner.report import terminal
-from opt_runner.report.comparison import compare
+from opt_runner.report.comparison import Comparison, compare
 from opt_runner.report.wandb import log_tables
 from opt_runner.runs import plan
 from opt_runner.runs.execute import settled_result
@@ -42,12 +46,34 @@ def conduct(sweep: Sweep, launch: Launch, screen: Screen) -> int:
     left = [run for run in sweep.runs if run.config.rerun or not settled_result(run, screen)]
     plan.show(sweep, left, screen)
     os.environ[wandb.SWEEP_VARIABLE] = sweep.id
-    try:
+
+    def work() -> None:
         if left:
             with watched(sweep, left, screen):
                 launch(left)
+
+    # With rerun, what is done would be done again.
+    same = "the same command without rerun" if first.rerun else "the same command"
+    return worked(sweep, work, partial(tell, sweep, screen), screen, same)
+
+
+def worked(
+    sweep: Sweep,
+    work: Callable[[], None],
+    tell: Callable[[bool], int],
+    screen: Screen,
+    same: str,
+) -> int:
+    """Do the work of a sweep, then tell of it: what counts is on disk. Returns the exit code.
+
+    tell: is given whether the work was done, and returns the exit code if so. same: what goes on
+    after an interruption.
+    Raises UserError, and nothing else, where `work` does.
+    """
+    try:
+        work()
     except KeyboardInterrupt as error:
-        return _interrupted(sweep, screen, int(getattr(error, "signum", signal.SIGINT)))
+        return _interrupted(tell, same, int(getattr(error, "signum", signal.SIGINT)))
     except LeftRunning as left_running:
         screen.say(str(left_running))
         return 0
@@ -55,18 +81,18 @@ def conduct(sweep: Sweep, launch: Launch, screen: Screen) -> int:
         raise
     except Exception as error:
         if signum := _interruption(error):
-            return _interrupted(sweep, screen, signum)
-        _log_failure(sweep, error, screen)
-        tell(sweep, screen, summary=False)
+            return _interrupted(tell, same, signum)
+        if isinstance(error, CannotWrite):
+            screen.fail(str(error))
+        else:
+            _log_failure(sweep, error, screen)
+        tell(False)
         return 1
-    return tell(sweep, screen, summary=True)
+    return tell(True)
 
 
-def _interrupted(sweep: Sweep, screen: Screen, signum: int) -> int:
-    tell(sweep, screen, summary=False)
-    # With it, what is done would be done again.
-    rerun = sweep.runs[0].config.rerun
-    same = "the same command without rerun" if rerun else "the same command"
+def _interrupted(tell: Callable[[bool], int], same: str, signum: int) -> int:
+    tell(False)
     print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
     return 128 + signum
 
@@ -104,11 +130,7 @@ def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
     found = [run for planned in sweep.runs if (run := sweep.stored(planned))]
     if first.note and found:
         screen.say(first.note)
-    comparisons = compare(found)
-    for comparison in comparisons:
-        screen.show(terminal.table(comparison, screen.console.width))
-        for line in terminal.faults(comparison):
-            screen.fail(line)
+    comparisons = show_tables(found, screen)
     missing = len(sweep.runs) - len(found)
     if missing:
         screen.fail(f"{missing} of {len(sweep.runs)} runs have not begun")
@@ -119,8 +141,23 @@ def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
         )
     if summary:
         log_tables(first, sweep.id, comparisons, screen)
-    if hint := wandb.upload_hint(first.tracking, first.output_dir):
-        screen.say(hint)
-    folder = os.path.join(first.output_dir, first.experiment_name)
-    screen.say(f"records: {folder}; opt-report {folder} draws them")
+    say_where(first, screen)
     return 0 if not missing and all(run.status == "finished" for run in found) else 1
+
+
+def show_tables(runs: Iterable[StoredRun], screen: Screen) -> list[Comparison]:
+    """The tables of these runs, which are shown."""
+    comparisons = compare(runs)
+    for comparison in comparisons:
+        screen.show(terminal.table(comparison, screen.console.width))
+        for line in terminal.faults(comparison):
+            screen.fail(line)
+    return comparisons
+
+
+def say_where(config: Config, screen: Screen) -> None:
+    """Where the records are, and what lies offline."""
+    if hint := wandb.upload_hint(config.tracking, config.output_dir):
+        screen.say(hint)
+    folder = os.path.join(config.output_dir, config.experiment_name)
+    screen.say(f"records: {folder}; opt-report {folder} draws them")

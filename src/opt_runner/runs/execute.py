@@ -23,7 +23,7 @@ from opt_runner.records import checkpoint
 from opt_runner.records.result import DamagedResult, Result, Status
 from opt_runner.runs.run import Run
 from opt_runner.training.interrupt import Interrupted, StopRequest
-from opt_runner.training.loop import Diverged, Progress, Reporter, train
+from opt_runner.training.loop import Diverged, Progress, Pruned, Reporter, train
 from opt_runner.training.processes import ALONE, Processes
 from opt_runner.training.setup import Setup, set_up
 
@@ -197,6 +197,7 @@ def _resume(run: Run, setup: Setup, screen: Screen) -> Progress:
         with run_log(run.record.log):
             log.warning("%s", text)
 
+    run.record.prune.unlink(missing_ok=True)  # of a process that did not see it
     saved = checkpoint.load(run.record, run.signature, setup.opt, setup.optimizer, say)
     if saved is None:
         run.record.metrics.unlink(missing_ok=True)
@@ -225,6 +226,9 @@ class _Reporter:
     def save(self, progress: dict[str, Any]) -> None:
         self._save(progress)
 
+    def pruned(self) -> bool:
+        return self.run.record.prune.exists()
+
 
 def _train(run: Run, setup: Setup, progress: Progress, screen: Screen, stop: StopRequest) -> Result:
     with (
@@ -251,6 +255,9 @@ class _NoReporter:
     def save(self, progress: dict[str, Any]) -> None: ...
 
     def show(self, progress: Progress, loss: float) -> None: ...
+
+    def pruned(self) -> bool:
+        return False
 
 
 def _follow(
@@ -285,6 +292,8 @@ def _steps(
         # As of a matrix that holds NaN.
         reason = f"no decomposition at step {progress.step + 1}: {error}"
         return _result(run, "diverged", progress, setup, reason)
+    except Pruned:
+        return _result(run, "pruned", progress, setup)
     except Interrupted as error:
         return _result(run, "interrupted", progress, setup, str(error))
     except Exception as error:
@@ -313,6 +322,11 @@ def _result(
         steps=progress.step,
         test_error=progress.test_error,
         best_test_error=progress.best_test_error,
+        validation_error=progress.validation_error,
+        best_validation_error=progress.best_validation_error,
+        best_step=progress.best_step,
+        # Nobody sees it before the run is over.
+        test_error_at_best=progress.test_error_at_best if status == "finished" else None,
         train_loss=progress.train_loss,
         energy_start=progress.energy_start,
         energy_end=progress.energy_end,

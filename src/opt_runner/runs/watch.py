@@ -5,7 +5,7 @@ import statistics
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,19 @@ _POLL_SECONDS = 0.25
 
 
 @contextmanager
-def watched(sweep: Sweep, left: Sequence[Run], screen: Screen) -> Iterator[None]:
-    """Within the block: what workers write, bars for what runs, a line for each run that ends."""
-    watcher = _Watcher(sweep, left, screen)
+def watched(
+    sweep: Sweep, left: Sequence[Run], screen: Screen, to_come: Callable[[], int] = lambda: 0
+) -> Iterator[Callable[[Run], None]]:
+    """Within the block: what workers write, bars for what runs, a line for each run that ends.
+
+    Yields a function that takes in a run which was not known at the start. to_come: how many of
+    these are still expected.
+    """
+    watcher = _Watcher(sweep, left, screen, to_come)
     thread = threading.Thread(target=watcher.watch, name="sweep watcher", daemon=True)
     thread.start()
     try:
-        yield
+        yield watcher.add
     finally:
         watcher.over.set()
         thread.join()
@@ -55,13 +61,16 @@ class _Log:
 
 
 class _Watcher:
-    def __init__(self, sweep: Sweep, left: Sequence[Run], screen: Screen) -> None:
+    def __init__(
+        self, sweep: Sweep, left: Sequence[Run], screen: Screen, to_come: Callable[[], int]
+    ) -> None:
         self.sweep = sweep
         self.screen = screen
+        self.to_come = to_come
         self.over = threading.Event()
         self.before = {run.signature: self._written(run) for run in left}
         self.open = list(left)
-        self.total = len(left)
+        self.done = 0
         self.failed = 0
         self.started = time.monotonic()
         self.spent: dict[str, list[float]] = defaultdict(list)  # seconds of ended runs by kind
@@ -70,8 +79,18 @@ class _Watcher:
         for former in self._files("slot-*.json"):
             former.unlink(missing_ok=True)
 
+    @property
+    def total(self) -> int:
+        return self.done + len(self.open) + self.to_come()
+
+    def add(self, run: Run) -> None:
+        # Two trials of a search may be the same run: that one of them has ended is not forgotten.
+        if all(one.signature != run.signature for one in list(self.open)):
+            self.before[run.signature] = self._written(run)
+        self.open.append(run)
+
     def watch(self) -> None:
-        with SweepBars(self.screen, self.total) as bars:
+        with SweepBars(self.screen) as bars:
             last = False
             while not last:
                 last = self.over.wait(_POLL_SECONDS)
@@ -81,7 +100,7 @@ class _Watcher:
                 left = self._left(running)
                 if ended:
                     self._tell(left)
-                bars.draw(self.total - len(self.open), self.failed, left, running)
+                bars.draw(self.done, self.total, self.failed, left, running)
 
     def _files(self, pattern: str) -> list[Path]:
         return sorted(self.sweep.folder.glob(pattern))
@@ -107,26 +126,32 @@ class _Watcher:
     def _ended(self) -> list[Result]:
         """The results of the runs that have ended since the last look."""
         results = []
-        for run in list(self.open):
-            written = self._written(run)
-            if written != self.before[run.signature]:
-                self.before[run.signature] = written
-                found = self.sweep.stored(run)
-                # One that is interrupted goes on elsewhere, or the sweep ends.
-                if found and found.result and found.result.status != "interrupted":
-                    self.open.remove(run)
-                    self.failed += found.result.status != "finished"
-                    self.spent[_kind(run)].append(found.result.seconds)
-                    results.append(found.result)
+        waiting = {}
+        look = list(self.open)
+        now = {run.signature: self._written(run) for run in look}
+        for run in look:
+            if now[run.signature] == self.before[run.signature]:
+                continue
+            found = self.sweep.stored(run)
+            # One that is interrupted goes on elsewhere, or the sweep ends.
+            if not found or not found.result or found.result.status == "interrupted":
+                waiting[run.signature] = now[run.signature]
+                continue
+            self.open.remove(run)
+            self.done += 1
+            self.failed += not found.result.ended_well
+            self.spent[_kind(run)].append(found.result.seconds)
+            results.append(found.result)
+        self.before |= waiting
         return results
 
     def _tell(self, left: float | None) -> None:
         if self.screen.live:
             return  # the bars tell
         failed = f", {self.failed} failed" if self.failed else ""
-        text = f", {duration(left)} left" if left is not None and self.open else ""
-        done = self.total - len(self.open)
-        self.screen.say(f"sweep: {done} of {self.total} runs done{failed}{text}")
+        more = self.done < self.total
+        text = f", {duration(left)} left" if left is not None and more else ""
+        self.screen.say(f"sweep: {self.done} of {self.total} runs done{failed}{text}")
 
     def _left(self, running: Mapping[str, dict[str, Any]]) -> float | None:
         """Seconds until the sweep is done, as runs of the same kind took; None: not known yet.
@@ -136,8 +161,8 @@ class _Watcher:
         trained = sum(sum(seconds) for seconds in self.spent.values())
         if not trained:
             return None
-        mean = trained / (self.total - len(self.open))
-        need = 0.0
+        mean = trained / self.done
+        need = mean * self.to_come()
         for run in self.open:
             seconds = self.spent.get(_kind(run))
             need += statistics.fmean(seconds) if seconds else mean

@@ -21,6 +21,10 @@ class Diverged(Exception):
         self.step = step
 
 
+class Pruned(Exception):
+    """A search expects no good result of the run. Raised after saving."""
+
+
 @dataclass
 class Progress:
     """How far a run is: what a checkpoint keeps beside the weights, and a result reports."""
@@ -32,6 +36,10 @@ class Progress:
     train_loss: float | None = None
     test_error: float | None = None
     best_test_error: float | None = None
+    validation_error: float | None = None
+    best_validation_error: float | None = None
+    best_step: int | None = None  # of the best validation error
+    test_error_at_best: float | None = None
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
     energy_excess_start: dict[str, dict[str, float]] | None = None
@@ -57,12 +65,16 @@ class Reporter(Protocol):
     def show(self, progress: Progress, loss: float) -> None:
         """For a person's eyes, twice a second: the loss of the last step."""
 
+    def pruned(self) -> bool:
+        """Whether to stop, as a search expects no good result. Asked after each evaluation."""
+        ...
+
 
 def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopRequest) -> None:
     """Train up to `setup.steps` from where `progress` is, which is kept up to date.
 
     All processes of a run come to the same end at the same step. Raises Diverged, and Interrupted
-    after saving a checkpoint.
+    or Pruned after saving a checkpoint.
     """
     config, steps, epoch = setup.config, setup.steps, setup.batches.steps_per_epoch
     log_every = config.log.every or max(1, steps // 200)
@@ -71,7 +83,7 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
 
     setup.opt.train()
     if progress.step == 0:
-        reporter.report({"step": 0, "epoch": 0.0, **evaluate(setup, progress)})
+        reporter.report({"step": 0, "epoch": 0.0, **evaluate(setup, progress, last=False)})
     started, saved, shown = time.perf_counter(), time.monotonic(), 0.0
     poll = Poll(
         setup.processes,
@@ -103,7 +115,7 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
                     "images_per_second": step.done * config.batch_size / progress.seconds,
                 }
             if test_due:
-                row |= evaluate(setup, progress)
+                row |= evaluate(setup, progress, last)
             reporter.report(row)
             started = time.perf_counter()
 
@@ -111,9 +123,10 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
         if last or now - shown > _SHOW_SECONDS:
             reporter.show(progress, float(step.loss))
             shown = now
+        pruned = test_due and not last and any(setup.processes.gather(reporter.pruned()))
         asked_to_stop, save_due = poll.answers()
         save_due |= save_every is not None and step.done % save_every == 0
-        if save_due or asked_to_stop:
+        if save_due or asked_to_stop or pruned:
             stop.save = False
             progress.seconds += time.perf_counter() - started
             progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
@@ -122,21 +135,20 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
             if asked_to_stop:
                 stop.signum = max(setup.processes.gather(stop.signum or 0))
                 raise Interrupted(stop.signum)
+            if pruned:
+                raise Pruned
     progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
 
 
-def evaluate(setup: Setup, progress: Progress) -> dict[str, Any]:
-    """Test the network as it is: `progress` takes it in, the row of metrics is returned."""
+def evaluate(setup: Setup, progress: Progress, last: bool) -> dict[str, Any]:
+    """Evaluate the network as it is: `progress` takes it in, the row of metrics is returned."""
     setup.opt.eval()
-    error = error_percent(
-        setup.opt, setup.data.test_images, setup.data.test_labels, setup.device, setup.processes
+    errors = (
+        _test(setup, progress) if setup.validation is None else _validate(setup, progress, last)
     )
     found = geometry(setup.opt)
     measured = setup.opt.measure()
     setup.opt.train()
-    best = progress.best_test_error
-    progress.test_error = error
-    progress.best_test_error = error if best is None else min(error, best)
     if progress.step == 0:
         progress.energy_start = found.energy
         progress.energy_excess_start = found.energy_excess
@@ -150,7 +162,7 @@ def evaluate(setup: Setup, progress: Progress) -> dict[str, Any]:
     progress.angles_end = found.angles
     progress.measured = measured
     return {
-        "test_error": error,
+        **errors,
         "energy": found.energy,
         "energy_excess": found.energy_excess,
         "half_space_excess": found.half_space_excess,
@@ -158,3 +170,37 @@ def evaluate(setup: Setup, progress: Progress) -> dict[str, Any]:
         "orthogonality_error": measured.get("orthogonality_error"),
         **measured,
     }
+
+
+def _test(setup: Setup, progress: Progress) -> dict[str, float]:
+    error = _test_error(setup)
+    best = progress.best_test_error
+    progress.test_error = error
+    progress.best_test_error = error if best is None else min(error, best)
+    return {"test_error": error}
+
+
+def _validate(setup: Setup, progress: Progress, last: bool) -> dict[str, float]:
+    """The test error is in the row of the last step only. That of the best step so far is known
+    to `progress` alone: a number is cheaper to keep than the best step's weights."""
+    assert setup.validation is not None
+    images, labels = setup.validation.images, setup.validation.labels
+    error = error_percent(setup.opt, images, labels, setup.device, setup.processes)
+    best = progress.best_validation_error
+    improved = best is None or error < best
+    tested = _test_error(setup) if improved or last else None
+    progress.validation_error = error
+    if improved:
+        progress.best_validation_error = error
+        progress.best_step = progress.step
+        progress.test_error_at_best = tested
+    if not last:
+        return {"validation_error": error}
+    assert tested is not None
+    progress.test_error = tested
+    return {"validation_error": error, "test_error": tested}
+
+
+def _test_error(setup: Setup) -> float:
+    images, labels = setup.data.test_images, setup.data.test_labels
+    return error_percent(setup.opt, images, labels, setup.device, setup.processes)

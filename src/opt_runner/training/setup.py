@@ -7,7 +7,7 @@ from torch import Tensor
 
 from opt_runner.config import components
 from opt_runner.config.schema import Config
-from opt_runner.datasets import Augment, Batches, Images
+from opt_runner.datasets import Augment, Batches, Images, Validation, hold_back
 from opt_runner.errors import UserError
 from opt_runner.methods import Method
 from opt_runner.opt import OPT
@@ -21,7 +21,8 @@ _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
 
 @dataclass(frozen=True)
 class Setup:
-    """steps: the budget."""
+    """data: what is trained and tested on. validation: held back from training, None without.
+    steps: the budget."""
 
     config: Config
     processes: Processes
@@ -31,6 +32,7 @@ class Setup:
     opt: OPT
     optimizer: torch.optim.Optimizer
     steps: int
+    validation: Validation | None
 
     @property
     def hardware(self) -> str:
@@ -51,6 +53,12 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
     Raises UserError where device, images, batch size, processes and network do not fit.
     """
     device = Device.of(config.hardware, processes)
+    validation = None
+    if config.dataset.validation:
+        images, validation = hold_back(
+            images, config.dataset.validation, config.dataset.validation_seed
+        )
+        validation = validation.to(device.torch_device)
     data = images.to(device.torch_device)
     batches = Batches(
         data.train_images,
@@ -82,7 +90,7 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
     if processes.several:
         make_global(opt.network, processes)
     optimizer = opt.optimizer(**config.optimizer.model_dump())
-    return Setup(config, processes, device, data, batches, opt, optimizer, steps)
+    return Setup(config, processes, device, data, batches, opt, optimizer, steps, validation)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Test error and train loss against steps."""
+"""Test error, or the validation error where there is one, and train loss against steps."""
 
 import math
 from collections.abc import Sequence
@@ -19,11 +19,12 @@ from opt_runner.report.figures.lines import (
 )
 from opt_runner.report.figures.style import drawing, legend, new_figure
 
-SHOWS = "Test error and train loss against steps"
+SHOWS = "Test or validation error and train loss against steps"
 
 
 def draw(table: Comparison) -> Figure | None:
-    errors = lines(table, partial(_column, "test_error"))
+    validation = lines(table, partial(_column, "validation_error"))
+    errors = validation or lines(table, partial(_column, "test_error"))
     losses = lines(table, partial(_column, "train_loss"))
     if not errors and not losses:
         return None
@@ -31,7 +32,7 @@ def draw(table: Comparison) -> Figure | None:
         figure = new_figure(table, over_seeds(errors + losses), 3.1)
         left, right = figure.subplots(1, 2)
         for axes, of_rows, name in (
-            (left, errors, "test error, %"),
+            (left, errors, f"{'validation' if validation else 'test'} error, %"),
             (right, losses, "train loss"),
         ):
             draw_lines(axes, of_rows)

@@ -5,7 +5,8 @@ from statistics import fmean
 from opt_runner.report.comparison import Reduce
 
 QUANTITIES = (
-    "test_error", "best_test_error", "train_loss", "orthogonality_error", "trainable_parameters",
+    "test_error", "best_test_error", "test_error_at_best", "validation_error",
+    "best_validation_error", "train_loss", "orthogonality_error", "trainable_parameters",
     "images_per_second", "steps", "seconds",
 )  # fmt: skip
 # Those with a value a layer, before and after training, and what makes one number of the layers.
