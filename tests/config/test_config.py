@@ -161,6 +161,18 @@ def test_records_of_before_there_was_validation_are_this_release_s_without_it() 
     assert Config.model_validate(split.content) == split
 
 
+def test_a_moved_class_of_ours_keeps_the_signature_and_a_users_does_not() -> None:
+    ours = composed("method._target_=opt_runner.methods.Cayley")
+    moved = composed("method._target_=opt_runner.methods.cayley.Cayley")
+    other = composed("method._target_=opt_runner.methods.GramSchmidt")
+    names = [signature(config, "d", "cpu") for config in (ours, moved, other)]
+    assert names[0] == names[1] != names[2]
+    user = "model._target_=torchvision.models.resnet18"
+    alias = "model._target_=torchvision.models.resnet.resnet18"
+    theirs = {signature(composed(target), "d", "cpu") for target in (user, alias)}
+    assert len(theirs) == 2
+
+
 def test_data_and_device_are_in_the_signature() -> None:
     checked = composed()
     names = {signature(checked, data, on) for data in "ab" for on in ("cpu", "cuda")}
