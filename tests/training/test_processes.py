@@ -59,7 +59,7 @@ def of_methods(processes: Processes) -> Found:
             step()
             losses.append(float(step.loss))
         progress = Progress()
-        evaluate(setup, progress)
+        evaluate(setup, progress, last=True)
         found[method] = {
             "losses": torch.tensor(losses, dtype=torch.float64),
             "state": tensors(setup.opt),
@@ -149,6 +149,9 @@ class Silent:
         self.saved.append(progress["step"])
 
     def show(self, progress: Progress, loss: float) -> None: ...
+
+    def pruned(self) -> bool:
+        return False
 
 
 class StopAfter(StopRequest):
