@@ -143,7 +143,7 @@ def _nodes(options: Options) -> list[Resources]:
         return [Resources(own.get("num_cpus", available_cores()), gpus)]
     import ray
 
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes: list[dict[str, Any]] = ray.nodes()
     found = [node["Resources"] for node in nodes if node["Alive"]]
     return [Resources(one.get("CPU", 0), one.get("GPU", 0)) for one in found]
 
