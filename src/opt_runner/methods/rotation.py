@@ -1,7 +1,7 @@
 """The methods that rotate: V = Q(R) W with an orthogonal Q."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -56,6 +56,9 @@ class SquareRotation(Rotation):
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
     ) -> Tensors:
         return {"R": initial_square(self.start, len(W), generator)}
+
+    def at_identity(self) -> Self:
+        return type(self)(**{**vars(self), "start": "identity"})
 
 
 def initial_square(start: Start, d: int, generator: torch.Generator | None) -> Tensor:
