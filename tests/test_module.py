@@ -1,4 +1,4 @@
-"""OPT behaves as any module: types, autocast, accumulation, checkpointing, EMA, compile, DDP, FSDP."""
+"""OPT as any module: types, autocast, accumulation, checkpointing, EMA, compile, DDP, FSDP."""
 
 import copy
 import os
