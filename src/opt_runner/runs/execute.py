@@ -328,6 +328,9 @@ def _result(
         # Nobody sees it before the run is over.
         test_error_at_best=progress.test_error_at_best if status == "finished" else None,
         train_loss=progress.train_loss,
+        train_error=progress.train_error,
+        test_nll=progress.test_nll,
+        calibration_error=progress.calibration_error,
         energy_start=progress.energy_start,
         energy_end=progress.energy_end,
         energy_excess_start=progress.energy_excess_start,

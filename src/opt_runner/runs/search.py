@@ -82,18 +82,13 @@ def conduct(space: Space, options: Options, runner: Runner) -> int:
     _check(example.config)
     for parameters in space.ends():  # a mistake in them shows now
         runner.run(space.overrides(parameters, space.seeds[0]))
-    parallel = _parallel(options.parallel, runner.at_once(example))
+    parallel = at_once(options.parallel, runner.at_once(example))
     name = _name(space, options, example)
     folder = Path(options.storage) / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; set hydra.sweeper.storage=DIR"
-        ) from error
+    make(folder)
     sweep = Sweep([example], asked=1, here=runner.here, name=name)
     screen = runner.screen(example)
-    with locked(folder / "lock", partial(_busy, name)):
+    with locked(folder / "lock", partial(busy, name)):
         study = open_study(folder, name, options.pruning)
         trials = Trials(
             study, space, runner.run, options.trials, options.seed, sweep, folder, screen
@@ -113,7 +108,8 @@ def _check(config: Config) -> None:
         )
 
 
-def _parallel(asked: int | None, most: int | None) -> int:
+def at_once(asked: int | None, most: int | None) -> int:
+    """How many runs at once, of those asked for and those that the launcher executes at most."""
     if asked is None and most is None:
         raise UserError(
             "hydra.sweeper.parallel must be given: this launcher does not say how many runs it "
@@ -122,20 +118,33 @@ def _parallel(asked: int | None, most: int | None) -> int:
     return min(number for number in (asked, most) if number is not None)
 
 
-def _name(space: Space, options: Options, example: Run) -> str:
-    """The same for the same search: what it draws from and how, and all else that changes runs."""
+def make(folder: Path) -> None:
+    """Raises UserError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; set hydra.sweeper.storage=DIR"
+        ) from error
+
+
+def digest(space: Space, example: Run, *more: object) -> str:
+    """Eight digits, the same for the same search: what it draws from, all else that changes its
+    runs, and `more`."""
     content = [
         {key: distribution_to_json(one) for key, one in space.distributions.items()},
         space.seeds,
-        options.seed,
-        options.pruning,
+        *more,
         example.signature,
     ]
-    text = json.dumps(content, sort_keys=True)
-    return f"{options.study}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _busy(name: str, holder: str) -> None:
+def _name(space: Space, options: Options, example: Run) -> str:
+    return f"{options.study}-{digest(space, example, options.seed, options.pruning)}"
+
+
+def busy(name: str, holder: str) -> None:
     raise UserError(f"search {name} is under way: {holder} has it; wait for it to end")
 
 

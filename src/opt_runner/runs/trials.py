@@ -54,6 +54,7 @@ class Trials:
     """Draws a trial when a slot is free, and tells the study how it ended.
 
     make: composes a run; raises UserError, and Hydra's and OmegaConf's exceptions, for a mistake.
+    label: of the search, where there are several.
     stopped: why no more trials are drawn, where that is so before there are `count` of them.
     """
 
@@ -67,6 +68,7 @@ class Trials:
         sweep: Sweep,
         folder: Path,
         screen: Screen,
+        label: str = "",
     ) -> None:
         self.study = journal
         self.space = space
@@ -76,6 +78,7 @@ class Trials:
         self.sweep = sweep
         self.folder = folder
         self.screen = screen
+        self.label = f"{label}: " if label else ""
         self.stopped: str | None = None
         self.to_come = 0  # runs that are still to be launched
         self._prunes = not isinstance(journal.pruner, optuna.pruners.NopPruner)
@@ -216,7 +219,7 @@ class Trials:
         record.write(self.folder)
         ranked = record.ranked()
         best = f" (best: trial {ranked[0].number}, {ranked[0].value:.2f}%)" if ranked else ""
-        self.screen.say(f"trial {one.number}: {text}{best}")
+        self.screen.say(f"{self.label}trial {one.number}: {text}{best}")
 
     def _fail(self, trial: optuna.Trial, error: str) -> None:
         """Nothing is to be learned from it."""
@@ -225,7 +228,9 @@ class Trials:
         trial.set_user_attr("reason", reason)
         self.study.tell(trial, state=TrialState.FAIL)
         self.record().write(self.folder)
-        self.screen.fail(f"trial {trial.number}: failed, {reason}; another takes its place")
+        self.screen.fail(
+            f"{self.label}trial {trial.number}: failed, {reason}; another takes its place"
+        )
         self._failures += 1
         if self._failures == _FAILURES:
             self.stopped = (
