@@ -13,7 +13,6 @@ from filelock import FileLock, Timeout
 
 from opt_runner.errors import UserError
 
-
 _WAIT_SECONDS = 0.5
 
 
@@ -50,6 +49,19 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock file `path`."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0, fallback_to_soft=False, preserve_lock_file=True):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # the file system has no locks
+        return False
 
 
 def _sign(descriptor: int) -> None:

@@ -65,6 +65,9 @@ class FakeRunner:
         overrides = [*self.fixed, *overrides]
         return self._identify(self._compose(overrides), command_line([], overrides))
 
+    def screen(self, config: Config) -> Screen:
+        return Screen("plain")
+
     def at_once(self, run: Run) -> int | None:
         return self.most
 
@@ -158,7 +161,7 @@ def test_what_is_minimised_is_the_validation_error(
 
     said = capsys.readouterr().out
     assert "plan: search search-" in said
-    assert "25 trials: 0 settled, 0 to go on with, 25 to draw; 1 at once" in said
+    assert "25 trials: 0 settled, 0 to go on with, 25 to draw; up to 1 at once" in said
     assert f"best: trial {best.number}: optimizer.lr={best.parameters['optimizer.lr']:.6g}" in said
     shown = re.findall(r"\b10\d\d\.\d\d\b", said)
     assert shown == [f"{best.value + 1000:.2f}"], "the test error of the best trial alone"
@@ -463,7 +466,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_starts(
 def test_a_launcher_that_does_not_say_how_many_runs_it_executes_is_asked_for_it(
     begin: Begin,
 ) -> None:
-    with pytest.raises(UserError, match=r"hydra.sweeper.parallel must be given"):
+    with pytest.raises(UserError, match=r"hydra.sweeper.parallel=N must be given"):
         begin(parallel=None)
 
 

@@ -48,6 +48,24 @@ def test_pre_emption_is_passed_on_once_the_run_has_stopped(signum: signal.Signal
         signal.signal(signum, before)
 
 
+def test_sigterm_beside_an_announcement_asks_to_save_and_go_on() -> None:
+    """Slurm sends it some seconds before it kills the job, and requeues the job itself."""
+    before = {
+        one: signal.signal(one, handler)
+        for one, handler in (
+            (signal.SIGUSR2, lambda number, frame: None),
+            (signal.SIGTERM, signal.getsignal(signal.SIGTERM)),
+        )
+    }
+    try:
+        with stop_requests() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (stop.signum, stop.save) == (None, True)
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
 def test_an_interruption_travels_between_processes() -> None:
     sent = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM)))
     assert (sent.signum, str(sent)) == (signal.SIGTERM, "SIGTERM")

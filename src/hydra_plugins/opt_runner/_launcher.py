@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from opt_runner.config.compose import compose
 
 if TYPE_CHECKING:
+    from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
     from opt_runner.launch.source import Source
     from opt_runner.runs.run import Run
@@ -29,22 +30,30 @@ class RunLauncher(Launcher):
         self.hydra_context = hydra_context
         self.config = config
 
+    def placed(self, config: "Config") -> "Config":
+        """The config of a run with the device that it gets from this launcher."""
+        return config
+
+    def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
+        """What there is to do for a sweep even where none of its runs is left."""
+
     @abstractmethod
-    def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
-        """Execute the runs of a sweep that are left; each leaves its result on disk.
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
+        """Execute the runs that a source gives, at most so many at once, each taken when there is
+        room for it; each leaves its result on disk.
 
         Raises Interrupted, where a signal asks to stop, once what runs has been saved.
         """
 
+    @abstractmethod
     def at_once(self, run: "Run") -> int | None:
-        """How many runs like this one it executes at once; None: it has no such number."""
-        return None
+        """How many runs like this one there is room for; None: as many as are given."""
 
-    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
-        """Execute what a source gives, so many runs at once. Raises as `execute` does."""
-        from opt_runner.launch.source import in_batches
+    def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
+        """Execute the runs of a sweep that are left. Raises as `serve` does."""
+        from opt_runner.launch.source import Listed
 
-        in_batches(source, at_once, lambda runs: self.execute(sweep, runs, screen))
+        self.serve(sweep, Listed(left), len(left), screen)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -57,7 +66,7 @@ class RunLauncher(Launcher):
         assert self.config is not None
         name = self.config.hydra.job.config_name
         runs = [
-            identify(compose(name, job), command_line([], job), check_device=self.here)
+            identify(self.placed(compose(name, job)), command_line([], job), check_device=self.here)
             for job in job_overrides
         ]
         sweep = Sweep(runs, asked=len(runs), here=self.here)

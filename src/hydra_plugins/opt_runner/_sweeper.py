@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -19,6 +20,7 @@ from opt_runner.cli import mistakes
 from opt_runner.errors import UserError
 
 if TYPE_CHECKING:
+    from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
     from opt_runner.launch.source import Source
     from opt_runner.runs.run import Run
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 class RunSweeper(Sweeper):
     """params: overrides that an experiment brings along; the command line's come after them.
 
-    here: the runs are executed on this machine, so that their device is known beforehand.
+    here: the runs are executed on this machine.
     """
 
     def __init__(self, params: Mapping[str, str] | None = None) -> None:
@@ -45,7 +47,7 @@ class RunSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
-        # A foreign launcher may take the runs to other machines, with other devices.
+        # A launcher of others may take the runs to other machines, with other devices.
         self.here = isinstance(self.launcher, RunLauncher) and self.launcher.here
         sources = config.hydra.runtime.config_sources
         self._folders = [source.path for source in sources if source.provider == "command-line"]
@@ -69,16 +71,25 @@ class RunSweeper(Sweeper):
         from opt_runner.runs.run import command_line
 
         try:
-            run = self._identify(
-                self._compose(overrides), command_line(self._folders, list(overrides))
-            )
+            config = self._compose(overrides)
+            if isinstance(self.launcher, RunLauncher):
+                config = self.launcher.placed(config)
+            run = self._identify(config, command_line(self._folders, list(overrides)))
         except UserError as error:
             raise UserError(f"{error} [in the run {' '.join(overrides)}]") from error
         self._overrides.setdefault(run.signature, overrides)
         return run
 
+    def screen(self, config: "Config") -> "Screen":
+        from opt_runner.console.screen import Screen
+
+        if isinstance(self.launcher, RunLauncher):
+            return Screen(config.progress)
+        # Its workers write where they like, between bars as well.
+        return Screen("none" if config.progress == "none" else "plain")
+
     def at_once(self, run: "Run") -> int | None:
-        """How many runs like this one the launcher executes at once; None: it does not say."""
+        """How many runs like this one the launcher has room for; None: it does not say."""
         return self.launcher.at_once(run) if isinstance(self.launcher, RunLauncher) else None
 
     def launch(self, sweep: "Sweep", screen: "Screen", runs: "Sequence[Run]") -> None:
@@ -86,8 +97,10 @@ class RunSweeper(Sweeper):
         assert self.launcher is not None
         if isinstance(self.launcher, RunLauncher):
             self.launcher.execute(sweep, runs, screen)
-        else:
-            self.launcher.launch([self._overrides[run.signature] for run in runs], 0)
+            return
+        jobs = [self._overrides[run.signature] for run in runs]
+        for run, done in zip(runs, self.launcher.launch(jobs, 0), strict=True):
+            _record_failure(run, done, screen)
 
     def serve(self, sweep: "Sweep", screen: "Screen", source: "Source", at_once: int) -> None:
         """Returns once all runs of the source have ended."""
@@ -97,3 +110,14 @@ class RunSweeper(Sweeper):
             self.launcher.serve(sweep, source, at_once, screen)
         else:
             in_batches(source, at_once, partial(self.launch, sweep, screen))
+
+
+def _record_failure(run: "Run", done: JobReturn, screen: "Screen") -> None:
+    """Of a job that failed outside of its run, which records its own failures."""
+    from opt_runner.runs.execute import give_up
+
+    if done.status != JobStatus.COMPLETED:
+        try:
+            done.return_value  # noqa: B018  (raises what the job did)
+        except Exception as error:
+            give_up(run, f"{type(error).__name__}: {error}", screen)

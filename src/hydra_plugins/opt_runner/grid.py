@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from hydra_plugins.opt_runner._launcher import RunLauncher
 from hydra_plugins.opt_runner._sweeper import RunSweeper
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 class GridSweeper(RunSweeper):
     def conduct(self, overrides: Sequence[str]) -> int:
-        from opt_runner.console.screen import Screen
         from opt_runner.runs.conduct import conduct
         from opt_runner.runs.sweep import Sweep
 
@@ -26,7 +26,9 @@ class GridSweeper(RunSweeper):
             run = self.run(job)
             runs.setdefault(run.signature, run)
         sweep = Sweep(list(runs.values()), asked=len(jobs), here=self.here)
-        screen = Screen(sweep.runs[0].config.progress)
+        screen = self.screen(sweep.runs[0].config)
+        if isinstance(self.launcher, RunLauncher):
+            self.launcher.prepare(sweep, screen)
         return conduct(sweep, partial(self.launch, sweep, screen), screen)
 
 

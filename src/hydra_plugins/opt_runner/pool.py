@@ -1,6 +1,5 @@
 """hydra/launcher=pool: the runs of a sweep side by side on this machine."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydra_plugins.opt_runner._launcher import RunLauncher
@@ -15,26 +14,22 @@ if TYPE_CHECKING:
 
 class PoolLauncher(RunLauncher):
     """slots: runs at once; None: one a GPU, or one for every `hardware.threads` cores.
-    runs_per_gpu: of which one GPU may have several."""
+    runs_per_gpu: of which one GPU may have several.
+    retries: how often a run is tried again whose worker died."""
 
-    def __init__(self, slots: int | None = None, runs_per_gpu: int = 1) -> None:
+    def __init__(self, slots: int | None = None, runs_per_gpu: int = 1, retries: int = 1) -> None:
         self.slots = slots
         self.runs_per_gpu = runs_per_gpu
-
-    def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
-        from opt_runner.launch.source import Listed
-
-        self.serve(sweep, Listed(left), len(left), screen)
-
-    def at_once(self, run: "Run") -> int | None:
-        return len(self._slots(run))
+        self.retries = retries
 
     def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
-        """A slot takes its next run as soon as it is free."""
         from opt_runner.launch.pool import Pool
 
         chosen = self._slots(sweep.runs[0])[:at_once]
-        Pool(chosen, sweep.folder, screen).execute(source)
+        Pool(chosen, sweep.folder, screen, self.retries).execute(source)
+
+    def at_once(self, run: "Run") -> int | None:
+        return len(self._slots(run))
 
     def _slots(self, run: "Run") -> "list[Slot]":
         from opt_runner.launch.slots import slots

@@ -1,11 +1,13 @@
 """A user's mistake ends in one line a fault and exit code 2, a bug in a traceback and 1."""
 
+import argparse
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
@@ -69,10 +71,13 @@ def _known_keys() -> list[str]:
     """Every key, dotted, of the config that the command's groups make, and every group."""
     groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
     chosen = [word for word in sys.argv[1:] if word.partition("=")[0] in groups]
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd", type=Path, default=conf_dir())
+    own = parser.parse_known_args()[0].config_dir.absolute()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
-            cfg = hydra.compose("config", chosen)
-        except Exception:  # of a group of the user's own, or one that is swept
+            cfg = hydra.compose("config", [f"hydra.searchpath=['{own}']", *chosen])
+        except Exception:  # of a group that is swept
             cfg = hydra.compose("config")
     keys: list[str] = []
 

@@ -5,7 +5,6 @@ Help, `--cfg` and completion answer without importing torch.
 """
 
 import logging
-import os
 import sys
 from typing import NoReturn
 
@@ -16,7 +15,6 @@ from omegaconf import DictConfig
 
 from opt_runner.cli import mistakes
 from opt_runner.config import compose
-from opt_runner.errors import UserError
 from opt_runner.training import interrupt, process
 
 
@@ -57,25 +55,18 @@ def _run_alone(cfg: DictConfig) -> int:
 
 
 def _run_of_a_sweep(cfg: DictConfig) -> float | None:
-    """In a launcher's process, which may be this one."""
-    from opt_runner.console import wandb
+    """In a process of Hydra's or another's launcher, which may be this one."""
     from opt_runner.console.screen import Screen
     from opt_runner.runs.execute import execute
     from opt_runner.runs.run import identify
 
-    try:
-        config = compose.read(cfg)
-        # Other processes may share the terminal: no bars.
-        screen = Screen("none" if config.progress == "none" else "plain")
-        with interrupt.stop_requests() as stop:
+    config = compose.read(cfg)
+    # Other processes may share the terminal: no bars.
+    screen = Screen("none" if config.progress == "none" else "plain")
+    with interrupt.stop_requests() as stop:
+        with stop.at_once():
             run = identify(config, _command())
-            result = execute(run, screen, in_sweep=True, stop=stop)
-    except UserError as error:
-        if wandb.SWEEP_VARIABLE not in os.environ:
-            raise
-        # The plan found nothing: something changed since. The table shows a run without a result.
-        print(f"opt-run: {error}", file=sys.stderr)
-        return None
+        result = execute(run, screen, in_sweep=True, stop=stop)
     return result.validation_error if result else None
 
 

@@ -37,6 +37,12 @@ def compose(config_name: str, overrides: Sequence[str]) -> Config:
     return read(cfg)
 
 
+def from_arguments(*arguments: str) -> Config:
+    """The config that `opt-run` with these arguments would have; raises what `compose` does."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", arguments)
+
+
 class Composer:
     """`compose` for the many runs of a grid: Hydra composes once for all that differ in plain
     values of keys alone, as `seed`, which takes it a tenth of a second."""

@@ -41,8 +41,15 @@ class Result:
     best_step: int | None = None  # that of the best validation error
     test_error_at_best: float | None = None  # after that step
     train_loss: float | None = None
+    # By layer, see geometry.py. `energy` is E_1; `energy_excess` is by s as well, "0", "1", "2".
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
+    energy_excess_start: dict[str, dict[str, float]] | None = None
+    energy_excess_end: dict[str, dict[str, float]] | None = None
+    half_space_excess_start: dict[str, float] | None = None
+    half_space_excess_end: dict[str, float] | None = None
+    largest_cosine_start: dict[str, float] | None = None
+    largest_cosine_end: dict[str, float] | None = None
     angles_start: list[int] | None = None  # pairs of neurons by bin, see ANGLE_BINS
     angles_end: list[int] | None = None
     orthogonality_error: float | None = None

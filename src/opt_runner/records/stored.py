@@ -14,7 +14,6 @@ from opt_runner.errors import UserError
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
 
-
 # libyaml's, ten times as fast as the one in Python, where PyYAML has it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

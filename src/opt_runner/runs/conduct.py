@@ -1,7 +1,10 @@
 """Conduct a sweep: its plan, the launch of what is left of it, its tables."""
 
 import os
+import re
+import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -12,13 +15,15 @@ from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
 from opt_runner.files import CannotWrite
 from opt_runner.records.stored import StoredRun
-from opt_runner.report import table, tracked
+from opt_runner.report import terminal
 from opt_runner.report.comparison import Comparison, compare
+from opt_runner.report.wandb import log_tables
 from opt_runner.runs import plan
 from opt_runner.runs.execute import settled_result
 from opt_runner.runs.run import Run
-from opt_runner.runs.sweep import Sweep
+from opt_runner.runs.sweep import LeftRunning, Sweep
 from opt_runner.runs.watch import watched
+from opt_runner.training.interrupt import Interrupted
 
 Launch = Callable[[Sequence[Run]], object]
 
@@ -26,10 +31,12 @@ Launch = Callable[[Sequence[Run]], object]
 def conduct(sweep: Sweep, launch: Launch, screen: Screen) -> int:
     """Plan the sweep, launch what is left of it, tell of all of it.
 
-    launch: starts the runs that it is given, and returns once they have ended. Whatever it raises,
-    the table is shown: what counts is on disk.
-    Returns the exit code: 0 all finished, 1 some did not, 130 or 143 interrupted.
-    Raises UserError, before anything starts, where a run cannot be set up or the disk is too small.
+    launch: starts the runs that it is given, and returns once they have ended, or raises
+    LeftRunning. Whatever else it raises, the table is shown: what counts is on disk.
+    Returns the exit code: 0 all finished or left running, 1 some did not finish, 130 or 143
+    interrupted.
+    Raises UserError, before anything starts, where a run cannot be set up or launched, or the disk
+    is too small.
     """
     first = sweep.runs[0].config
     if first.note:
@@ -45,33 +52,73 @@ def conduct(sweep: Sweep, launch: Launch, screen: Screen) -> int:
             with watched(sweep, left, screen):
                 launch(left)
 
-    # With rerun, what is done would be done again.
-    same = "the same command without rerun" if first.rerun else "the same command"
-    return worked(work, partial(tell, sweep, screen), screen, same)
+    return worked(work, partial(tell, sweep, screen), sweep, screen)
 
 
-def worked(work: Callable[[], None], tell: Callable[[bool], int], screen: Screen, same: str) -> int:
+def worked(
+    work: Callable[[], None], tell: Callable[[bool], int], sweep: Sweep, screen: Screen
+) -> int:
     """Do the work of a sweep, then tell of it, whatever the work raises: what counts is on disk.
 
-    tell: is given whether the work was done, and returns the exit code if so. same: what goes on
-    after an interruption.
+    tell: is given whether the work was done; returns the exit code where it was.
+    Raises UserError.
     """
     try:
         work()
     except KeyboardInterrupt as error:
         tell(False)
-        print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
-        return 128 + int(getattr(error, "signum", 2))
-    except (UserError, CannotWrite) as error:
+        return _interrupted(sweep, int(getattr(error, "signum", signal.SIGINT)))
+    except LeftRunning as left_running:
+        screen.say(str(left_running))
+        return 0
+    except UserError:
+        raise
+    except CannotWrite as error:
         screen.fail(str(error))
         tell(False)
         return 1
     except Exception as error:
-        screen.fail(f"the launcher failed: {type(error).__name__}: {error}")
-        traceback.print_exc()
+        if signum := _interruption(error):
+            tell(False)
+            return _interrupted(sweep, signum)
+        _log_failure(sweep, error, screen)
         tell(False)
         return 1
     return tell(True)
+
+
+def _interrupted(sweep: Sweep, signum: int) -> int:
+    # With it, what is done would be done again.
+    rerun = sweep.runs[0].config.rerun
+    same = "the same command without rerun" if rerun else "the same command"
+    print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
+    return 128 + signum
+
+
+def _interruption(error: Exception) -> int | None:
+    """The signal that interrupted a worker, where that is what a launcher failed of.
+
+    Launchers hand on what a worker raised as the cause of another exception, or as the text of a
+    traceback: both are in the formatted one.
+    """
+    text = "".join(traceback.format_exception(error))
+    found = re.search(rf"\b{Interrupted.__name__}: (SIG[A-Z0-9]+)", text)
+    return signal.Signals[found[1]] if found else None
+
+
+def _log_failure(sweep: Sweep, error: Exception, screen: Screen) -> None:
+    """A line of what the launcher failed of; its traceback says nothing to who did not write it."""
+    reason = textwrap.shorten(str(error), 300)
+    screen.fail(f"the launcher failed: {type(error).__name__}: {reason}")
+    path = sweep.folder / "launcher.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        traceback.print_exception(error)
+    else:
+        screen.fail(f"its traceback: {path}")
 
 
 def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
@@ -81,24 +128,29 @@ def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
     found = [run for planned in sweep.runs if (run := sweep.stored(planned))]
     if first.note and found:
         screen.say(first.note)
-    comparisons = show_tables(found, screen)
+    tables = show_tables(found, screen)
     missing = len(sweep.runs) - len(found)
     if missing:
         screen.fail(f"{missing} of {len(sweep.runs)} runs have not begun")
+    if under_way := [run.record for run in found if run.record.is_held()]:
+        screen.fail(
+            f"{len(under_way)} of {len(sweep.runs)} runs are still under way, in other processes; "
+            "the same command waits for them"
+        )
     if summary:
-        tracked.log_summary(first, sweep.id, comparisons, screen)
+        log_tables(first, sweep.id, tables, screen)
     say_where(first, screen)
     return 0 if not missing and all(run.status == "finished" for run in found) else 1
 
 
 def show_tables(runs: Iterable[StoredRun], screen: Screen) -> list[Comparison]:
     """The tables of these runs, which are shown."""
-    comparisons = compare(runs)
-    for comparison in comparisons:
-        screen.show(table.table(comparison))
-        for line in table.faults(comparison):
+    tables = compare(runs)
+    for table in tables:
+        screen.show(terminal.table(table, screen.console.width))
+        for line in terminal.faults(table):
             screen.fail(line)
-    return comparisons
+    return tables
 
 
 def say_where(config: Config, screen: Screen) -> None:

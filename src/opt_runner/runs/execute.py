@@ -5,7 +5,7 @@ import platform
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -31,6 +31,10 @@ log = logging.getLogger("opt_runner")
 
 class Busy(Exception):
     """Another process has the run."""
+
+
+class WorkerFailed(Exception):
+    """What a run's worker could not record itself."""
 
 
 def execute(run: Run, screen: Screen, in_sweep: bool, stop: StopRequest) -> Result | None:
@@ -102,9 +106,18 @@ def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | Non
     return result
 
 
+def give_up(run: Run, reason: str, screen: Screen) -> None:
+    """Record the failure of a run whose worker cannot do so: it died, or could not begin."""
+    left_to_others = run.config.model_copy(update={"when_locked": "leave"})
+    try:
+        _fail(replace(run, config=left_to_others), WorkerFailed(reason), screen)
+    except UserError as error:
+        screen.fail(f"{run.title}: {error}")
+
+
 def _fail(run: Run, error: Exception, screen: Screen) -> Result | None:
-    """Record a failure before the first step, where no result of earlier work stands."""
-    result = _result(run, "failed", Progress(), error=_reason(error))
+    """Record a failure outside of training, where no result of earlier work stands."""
+    result = _result(run, "failed", _begun(run), error=_reason(error))
     screen.fail(f"{run.title}: {outcome(result)}")
     try:
         with run.record.held(partial(_busy, run, screen, set())), run_log(run.record.log):
@@ -121,6 +134,17 @@ def _fail(run: Run, error: Exception, screen: Screen) -> Result | None:
     return result
 
 
+def _begun(run: Run) -> Progress:
+    """How far an earlier process brought the run, as its metrics tell."""
+    if run.config.rerun:
+        return Progress()
+    try:
+        rows = run.record.read_metrics()
+    except (OSError, ValueError):  # there are none, or they are damaged
+        return Progress()
+    return Progress(step=rows[-1]["step"]) if rows else Progress()
+
+
 def _write_result(run: Run, result: Result, screen: Screen) -> None:
     """Where that fails too, the screen tells: the next command finds the run cut off."""
     try:
@@ -130,7 +154,7 @@ def _write_result(run: Run, result: Result, screen: Screen) -> None:
 
 
 def _reason(error: Exception) -> str:
-    known = isinstance(error, UserError | CannotWrite)
+    known = isinstance(error, UserError | CannotWrite | WorkerFailed)
     return str(error) if known else f"{type(error).__name__}: {error}"
 
 
@@ -245,6 +269,12 @@ def _result(
         train_loss=progress.train_loss,
         energy_start=progress.energy_start,
         energy_end=progress.energy_end,
+        energy_excess_start=progress.energy_excess_start,
+        energy_excess_end=progress.energy_excess_end,
+        half_space_excess_start=progress.half_space_excess_start,
+        half_space_excess_end=progress.half_space_excess_end,
+        largest_cosine_start=progress.largest_cosine_start,
+        largest_cosine_end=progress.largest_cosine_end,
         angles_start=progress.angles_start,
         angles_end=progress.angles_end,
         orthogonality_error=measured.pop("orthogonality_error", None),

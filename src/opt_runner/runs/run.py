@@ -32,7 +32,8 @@ class Run:
 class Identifier:
     """Makes runs of configs; runs of one dataset share it, and it is looked at once.
 
-    check_device: whether the runs' device is this machine's, and must be there.
+    check_device: whether the runs' device is this machine's, and must be there. Else a device that
+    the config names is known, and `auto` is not.
     """
 
     def __init__(self, check_device: bool = True) -> None:
@@ -48,10 +49,10 @@ class Identifier:
             dataset.check()
             self._datasets[key] = dataset, dataset.fingerprint()
         dataset, data = self._datasets[key]
-        kind = config.hardware.device
+        device = config.hardware.device
         if self.check_device:
-            kind = find_device(config.hardware).type
-        name = signature(config, data, kind)
+            device = find_device(config.hardware).type
+        name = signature(config, data, device.partition(":")[0])
         return Run(config, dataset, data, name, Record(config.directory(name)), command)
 
 

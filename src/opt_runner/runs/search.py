@@ -25,9 +25,8 @@ from opt_runner.errors import UserError
 from opt_runner.files import locked
 from opt_runner.launch.source import Source
 from opt_runner.records.search import SearchRecord, Trial
-from opt_runner.report import tracked
-from opt_runner.report.comparison import mean
 from opt_runner.report.statistics import Mean
+from opt_runner.report.wandb import log_tables
 from opt_runner.runs import plan
 from opt_runner.runs.conduct import say_where, show_tables, worked
 from opt_runner.runs.run import Run
@@ -60,8 +59,10 @@ class Runner(Protocol):
         """Raises UserError, and Hydra's and OmegaConf's exceptions for a mistake."""
         ...
 
+    def screen(self, config: Config) -> Screen: ...
+
     def at_once(self, run: Run) -> int | None:
-        """How many runs like this one are executed at once; None: the launcher does not say."""
+        """How many runs like this one the launcher has room for; None: it does not say."""
         ...
 
     def serve(self, sweep: Sweep, screen: Screen, source: Source, at_once: int) -> None:
@@ -88,7 +89,7 @@ def conduct(space: Space, options: Options, runner: Runner) -> int:
             f"cannot write to {folder}: {error.strerror}; set hydra.sweeper.storage=DIR"
         ) from error
     sweep = Sweep([example], asked=1, here=runner.here, name=name)
-    screen = Screen(example.config.progress)
+    screen = runner.screen(example.config)
     with locked(folder / "lock", partial(_busy, name)):
         study = open_study(folder, name, options.pruning)
         trials = Trials(
@@ -109,13 +110,14 @@ def _check(config: Config) -> None:
         )
 
 
-def _parallel(asked: int | None, most: int | None) -> int:
-    if asked is None and most is None:
+def _parallel(asked: int | None, room: int | None) -> int:
+    parallel = asked or room
+    if parallel is None:
         raise UserError(
-            "hydra.sweeper.parallel must be given: this launcher does not say how many runs it "
-            "executes at once"
+            "hydra.sweeper.parallel=N must be given: this launcher does not say how many runs it "
+            "has room for"
         )
-    return min(number for number in (asked, most) if number is not None)
+    return parallel
 
 
 def _name(space: Space, options: Options, example: Run) -> str:
@@ -144,7 +146,7 @@ def _conduct(trials: Trials, runner: Runner, parallel: int) -> int:
     parallel = min(parallel, left)
     screen.say(
         f"plan: search {sweep.id}: {trials.count} trials: {trials.settled} settled, "
-        f"{trials.begun} to go on with, {left - trials.begun} to draw; {parallel} at once"
+        f"{trials.begun} to go on with, {left - trials.begun} to draw; up to {parallel} at once"
     )
     if left and sweep.here and example.config.plan.measure:
         plan.show_cost(example, left * len(trials.space.seeds), screen)
@@ -154,7 +156,7 @@ def _conduct(trials: Trials, runner: Runner, parallel: int) -> int:
             with watched(sweep, [], screen, lambda: trials.to_come) as begin:
                 trials.execute(lambda: runner.serve(sweep, screen, trials, parallel), begin)
 
-    return worked(work, partial(_tell, trials, runner), screen, "the same command")
+    return worked(work, partial(_tell, trials, runner), sweep, screen)
 
 
 def _tell(trials: Trials, runner: Runner, done: bool) -> int:
@@ -181,10 +183,10 @@ def _tell_best(best: Trial, trials: Trials, runner: Runner, done: bool) -> None:
     sweep, screen, space = trials.sweep, trials.screen, trials.space
     runs = [runner.run(space.overrides(best.parameters, seed)) for seed in space.seeds]
     screen.say(f"best: trial {best.number}: {' '.join(words(best.parameters))}")
-    comparisons = show_tables([run for one in runs if (run := sweep.stored(one))], screen)
+    tables = show_tables([run for one in runs if (run := sweep.stored(one))], screen)
     screen.say(f"its first run: {runs[0].command}")
     if done:
-        tracked.log_summary(runs[0].config, sweep.id, comparisons, screen)
+        log_tables(runs[0].config, sweep.id, tables, screen)
 
 
 def _table(record: SearchRecord, trials: Sequence[Trial]) -> Table:
@@ -196,6 +198,12 @@ def _table(record: SearchRecord, trials: Sequence[Trial]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for place, trial in enumerate(trials):
         values = [word.partition("=")[2] for word in words(trial.parameters)]
-        cells = [str(trial.number), *values, mean(Mean.of(trial.errors), 2)]
+        cells = [str(trial.number), *values, _shown(trial)]
         table.add_row(*(Text(cell) for cell in cells), style="" if place else "bold")
     return table
+
+
+def _shown(trial: Trial) -> str:
+    mean = Mean.of(trial.errors)
+    assert mean is not None
+    return f"{mean.mean:.2f}" if mean.std is None else f"{mean.mean:.2f} ± {mean.std:.2f}"

@@ -10,12 +10,16 @@ from opt_runner.records.stored import StoredRun
 from opt_runner.runs.run import Run
 
 
+class LeftRunning(Exception):
+    """What a launcher raises that leaves before its runs have ended: they go on without it. Its
+    text says how, and where to look."""
+
+
 @dataclass(frozen=True)
 class Sweep:
     """runs: each once, in the order in which they are launched. asked: how many the command names,
-    doubles among them. here: they run on this machine, so that their device, and with it their
-    signature, is known. name: of a search, whose runs are not known beforehand: `runs` is an
-    example, in what all of them share."""
+    doubles among them. here: they run on this machine. name: of a search, whose runs are not known
+    beforehand: `runs` is an example, in what all of them share."""
 
     runs: Sequence[Run]
     asked: int
@@ -36,8 +40,12 @@ class Sweep:
         """Where its launcher keeps what it needs while it runs."""
         return Path(self.runs[0].config.output_dir) / ".sweep" / self.id
 
+    def knows_device(self, run: Run) -> bool:
+        """Whether the device of a run, and with it its signature, is known beforehand."""
+        return self.here or run.config.hardware.device != "auto"
+
     def stored(self, run: Run) -> StoredRun | None:
         """What there is of a run; None for one that has not begun."""
-        if self.here:
+        if self.knows_device(run):
             return stored.read(run.record.directory)
         return stored.read_on_any_device(StoredRun(run.record, run.config.content, None))

@@ -5,7 +5,7 @@ import statistics
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,15 +46,18 @@ class _Log:
     path: Path
     position: int
 
-    def lines(self) -> list[str]:
+    def lines(self, last: bool) -> list[str]:
+        """Whole lines; with `last` what there is."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.position)
-                whole, newline, _ = file.read().rpartition(b"\n")
+                text = file.read()
         except OSError:
             return []
-        self.position += len(whole) + len(newline)
-        return whole.decode(errors="replace").splitlines()
+        if not last:
+            text = text[: text.rfind(b"\n") + 1]
+        self.position += len(text)
+        return text.decode(errors="replace").splitlines()
 
 
 class _Watcher:
@@ -76,7 +79,7 @@ class _Watcher:
         self.slots = 1
         self.logs = {path: _Log(path, path.stat().st_size) for path in self._files("slot-*.log")}
         for former in self._files("slot-*.json"):
-            former.unlink()
+            former.unlink(missing_ok=True)
 
     @property
     def total(self) -> int:
@@ -91,30 +94,30 @@ class _Watcher:
             last = False
             while not last:
                 last = self.over.wait(_POLL_SECONDS)
-                self._relay()
+                self._relay(last)
                 ended = self._ended()
                 running = self._running()
                 left = self._left(running)
-                for result in ended:
-                    self._tell(result, left)
+                if ended:
+                    self._tell(left)
                 bars.draw(self.done, self.total, self.failed, left, running)
 
     def _files(self, pattern: str) -> list[Path]:
         return sorted(self.sweep.folder.glob(pattern))
 
-    def _relay(self) -> None:
+    def _relay(self, last: bool) -> None:
         """Show what workers have written since the last look."""
         for path in self._files("slot-*.log"):
-            for line in self.logs.setdefault(path, _Log(path, 0)).lines():
+            for line in self.logs.setdefault(path, _Log(path, 0)).lines(last):
                 # A silent screen's workers write of failures alone.
                 self.screen.fail(line)
 
-    def _running(self) -> list[dict[str, Any]]:
+    def _running(self) -> dict[str, dict[str, Any]]:
         """title, step, steps and info of what runs now, by slot."""
-        found = []
+        found = {}
         for path in self._files("slot-*.json"):
             try:
-                found.append(json.loads(path.read_text()))
+                found[path.stem] = json.loads(path.read_text())
             except (OSError, ValueError):  # it has just ended
                 continue
         self.slots = max(self.slots, len(found))
@@ -124,9 +127,12 @@ class _Watcher:
         """The results of the runs that have ended since the last look."""
         results = []
         for run in list(self.open):
-            if self._written(run) != self.before[run.signature]:
+            written = self._written(run)
+            if written != self.before[run.signature]:
+                self.before[run.signature] = written
                 found = self.sweep.stored(run)
-                if found is not None and found.result is not None:
+                # One that is interrupted goes on elsewhere, or the sweep ends.
+                if found and found.result and found.result.status != "interrupted":
                     self.open.remove(run)
                     self.done += 1
                     self.failed += not found.result.ended_well
@@ -134,7 +140,7 @@ class _Watcher:
                     results.append(found.result)
         return results
 
-    def _tell(self, result: Result, left: float | None) -> None:
+    def _tell(self, left: float | None) -> None:
         if self.screen.live:
             return  # the bars tell
         failed = f", {self.failed} failed" if self.failed else ""
@@ -142,7 +148,7 @@ class _Watcher:
         text = f", {duration(left)} left" if left is not None and more else ""
         self.screen.say(f"sweep: {self.done} of {self.total} runs done{failed}{text}")
 
-    def _left(self, running: Sequence[dict[str, Any]]) -> float | None:
+    def _left(self, running: Mapping[str, dict[str, Any]]) -> float | None:
         """Seconds until the sweep is done, as runs of the same kind took; None: not known yet.
 
         What is not training (start, tests, saving) is counted as the share of it so far.
@@ -156,7 +162,7 @@ class _Watcher:
             seconds = self.spent.get(_kind(run))
             need += statistics.fmean(seconds) if seconds else mean
         under_way: float = sum(
-            mean * one["step"] / one["steps"] for one in running if one.get("steps")
+            mean * one["step"] / one["steps"] for one in running.values() if one.get("steps")
         )
         overhead = max(1.0, (time.monotonic() - self.started) * self.slots / (trained + under_way))
         return max(0.0, need - under_way) * overhead / self.slots
@@ -164,7 +170,7 @@ class _Watcher:
     def _written(self, run: Run) -> int | None:
         """When the run's result was written, in ns."""
         path = run.record.result
-        if not self.sweep.here:
+        if not self.sweep.knows_device(run):
             found = self.sweep.stored(run)
             path = found.record.result if found else path
         try:

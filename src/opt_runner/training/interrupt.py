@@ -1,8 +1,9 @@
 """Signals: the first one ends the run after the step it is in, the second at once.
 
 SIGINT and SIGTERM stop. Where a launcher (submitit) waits for SIGUSR1 or SIGUSR2, by which Slurm
-announces pre-emption, these take the place of SIGTERM, which Slurm sends as well: the launcher is
-told once the run is saved, and requeues it.
+announces pre-emption and the time limit, these take the place of SIGTERM: the launcher is told once
+the run is saved, and requeues it. A SIGTERM there means that Slurm kills the job in some seconds,
+and only Slurm knows whether it then requeues it: the run saves and goes on.
 """
 
 import contextlib
@@ -28,13 +29,14 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Which signal asked to stop, or None.
+    """signum: which signal asked to stop, or None. save: whether one asked to save and go on.
 
     Where a run has nothing to save, in its set-up, the signal raises Interrupted at once.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.save = False
         self._raises = False
 
     def ask(self, signum: int) -> None:
@@ -69,7 +71,8 @@ def raise_on_sigterm() -> None:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the block a first signal asks the request; a second one acts as if there were none."""
+    """Within the block a first signal asks the request to stop, or to save; a second one acts as if
+    there were none."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -80,9 +83,13 @@ def stop_requests() -> Iterator[StopRequest]:
             signal.signal(one, handler)
         request.ask(signum)
 
+    def save(signum: int, frame: FrameType | None) -> None:
+        request.save = True
+
     announced = [one for one in _PRE_EMPTION if callable(signal.getsignal(one))]
-    expected = [signal.SIGINT, *(announced or [signal.SIGTERM])]
-    previous = {one: signal.signal(one, ask) for one in expected}
+    answers = {signal.SIGINT: ask, signal.SIGTERM: save if announced else ask}
+    answers |= dict.fromkeys(announced, ask)
+    previous = {one: signal.signal(one, answer) for one, answer in answers.items()}
     try:
         yield request
     finally:

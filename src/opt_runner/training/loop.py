@@ -41,6 +41,12 @@ class Progress:
     test_error_at_best: float | None = None
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
+    energy_excess_start: dict[str, dict[str, float]] | None = None
+    energy_excess_end: dict[str, dict[str, float]] | None = None
+    half_space_excess_start: dict[str, float] | None = None
+    half_space_excess_end: dict[str, float] | None = None
+    largest_cosine_start: dict[str, float] | None = None
+    largest_cosine_end: dict[str, float] | None = None
     angles_start: list[int] | None = None
     angles_end: list[int] | None = None
     measured: dict[str, float] | None = None
@@ -110,9 +116,15 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
             reporter.show(progress, float(step.loss))
             shown = now
         pruned = test_due and not last and reporter.pruned()
-        stops = stop.signum is not None or pruned
-        save_due = save_every is not None and step.done % save_every == 0
-        if save_due or stops or now - saved > config.checkpoint.every_seconds:
+        save_due = (
+            pruned
+            or stop.signum is not None
+            or stop.save
+            or (save_every is not None and step.done % save_every == 0)
+            or now - saved > config.checkpoint.every_seconds
+        )
+        if save_due:
+            stop.save = False
             progress.seconds += time.perf_counter() - started
             progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
             reporter.save(asdict(progress))
@@ -133,14 +145,24 @@ def evaluate(setup: Setup, progress: Progress, last: bool) -> dict[str, Any]:
     found = geometry(setup.opt)
     measured = setup.opt.measure()
     setup.opt.train()
-    progress.energy_start = progress.energy_start or found.energy
+    if progress.step == 0:
+        progress.energy_start = found.energy
+        progress.energy_excess_start = found.energy_excess
+        progress.half_space_excess_start = found.half_space_excess
+        progress.largest_cosine_start = found.largest_cosine
+        progress.angles_start = found.angles
     progress.energy_end = found.energy
-    progress.angles_start = progress.angles_start or found.angles
+    progress.energy_excess_end = found.energy_excess
+    progress.half_space_excess_end = found.half_space_excess
+    progress.largest_cosine_end = found.largest_cosine
     progress.angles_end = found.angles
     progress.measured = measured
     return {
         **errors,
         "energy": found.energy,
+        "energy_excess": found.energy_excess,
+        "half_space_excess": found.half_space_excess,
+        "largest_cosine": found.largest_cosine,
         "orthogonality_error": measured.get("orthogonality_error"),
         **measured,
     }

@@ -1,0 +1,53 @@
+"""hydra/launcher=ray: the runs of a sweep as Ray tasks, on this machine or on a cluster."""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from hydra_plugins.opt_runner._launcher import RunLauncher
+from opt_runner.errors import UserError
+
+if TYPE_CHECKING:
+    from opt_runner.config.schema import Config
+    from opt_runner.console.screen import Screen
+    from opt_runner.launch.source import Source
+    from opt_runner.runs.run import Run
+    from opt_runner.runs.sweep import Sweep
+
+
+class RayLauncher(RunLauncher):
+    """options: see conf/hydra/launcher/ray.yaml."""
+
+    def __init__(self, **options: Any) -> None:
+        self.content = options
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Raises UserError where Ray is not installed, or an option is none."""
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        if find_spec("ray") is None:
+            raise UserError(
+                "hydra/launcher=ray needs Ray, which is not there: pip install 'opt-runner[ray]'"
+            )
+        from opt_runner.launch.ray import Options
+
+        self.options = Options.read(self.content)
+        self.here = self.options.address is None
+
+    def placed(self, config: "Config") -> "Config":
+        from opt_runner.launch.ray import placed
+
+        return placed(config, self.options)
+
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
+        from opt_runner.launch.ray import Tasks
+
+        Tasks(self.options, sweep, screen).execute(source, at_once)
+
+    def at_once(self, run: "Run") -> int | None:
+        from opt_runner.launch.ray import room
+
+        return room(run.config.hardware, self.options) or None

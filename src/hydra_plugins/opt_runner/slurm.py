@@ -1,0 +1,70 @@
+"""hydra/launcher=slurm: the runs of a sweep on a Slurm cluster."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.utils import JobReturn
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from hydra_plugins.opt_runner._launcher import RunLauncher
+from opt_runner.errors import UserError
+
+if TYPE_CHECKING:
+    from opt_runner.config.schema import Config
+    from opt_runner.console.screen import Screen
+    from opt_runner.launch.source import Source
+    from opt_runner.runs.run import Run
+    from opt_runner.runs.sweep import Sweep
+
+
+class SlurmLauncher(RunLauncher):
+    """options: see conf/hydra/launcher/slurm.yaml."""
+
+    here = False
+
+    def __init__(self, **options: Any) -> None:
+        self.content = options
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from opt_runner.launch import slurm, slurm_queue
+
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.options = slurm.Options.read(self.content)
+        slurm_queue.require_slurm()
+
+    def placed(self, config: "Config") -> "Config":
+        from opt_runner.launch import slurm
+
+        return slurm.placed(config, self.options)
+
+    def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
+        from opt_runner.launch.slurm import Slurm
+
+        Slurm(self.options, sweep, screen).mind_others()
+
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
+        from opt_runner.launch.slurm import Slurm
+        from opt_runner.launch.source import Listed
+
+        if not isinstance(source, Listed):
+            self._require_results()
+        Slurm(self.options, sweep, screen).execute(source, at_once)
+
+    def at_once(self, run: "Run") -> int | None:
+        return None
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        self._require_results()
+        return super().launch(job_overrides, initial_job_idx)
+
+    def _require_results(self) -> None:
+        if not self.options.wait:
+            raise UserError(
+                "hydra.launcher.wait=false leaves before the runs have results, which this sweeper "
+                "needs"
+            )

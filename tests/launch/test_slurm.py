@@ -1,0 +1,252 @@
+"""Sweeps on a real Slurm: what is killed, pre-empted or out of time loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.launch import slurm_cluster
+from tests.launch.slurm_cluster import CORES, CannotBeHad, Cluster
+
+# A method whose steps take their time, whatever the machine, and none of its cores.
+SLOW = """
+import os, time
+from opt_runner.methods import Cayley, method_options
+
+print("group", os.environ.get("OPT_RUNNER_SWEEP"), flush=True)
+
+@method_options
+class Slow(Cayley):
+    seconds: float = 0.02
+
+    def rotate(self, R, W):
+        time.sleep(self.seconds / 2)
+        return super().rotate(R, W)
+"""
+TINY = [
+    "--config-dir", "my_conf", "-m", "model=mlp", "model.widths=[16,16]", "hardware.threads=1",
+    "tracking=none", "progress=plain", "method=slow", "checkpoint.every_steps=5",
+    "hydra/launcher=slurm",
+]  # fmt: skip
+HELD = "hydra.launcher.additional_parameters={hold:true}"
+LEAVE = "hydra.launcher.wait=false"
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    try:
+        cluster = Cluster(slurm_cluster.unpacked(), tmp_path_factory.mktemp("slurm"))
+        cluster.start()
+    except CannotBeHad as error:
+        pytest.skip(f"no Slurm to test with: {error}")
+    yield cluster
+    cluster.stop()
+
+
+class Folder:
+    """A folder with the method `slow`, and opt-run in it as on a login node."""
+
+    def __init__(self, path: Path, slurm: Cluster) -> None:
+        self.path = path
+        self.slurm = slurm
+        (path / "slow.py").write_text(SLOW)
+        (path / "my_conf/method").mkdir(parents=True)
+        (path / "my_conf/method/slow.yaml").write_text("name: slow\n_target_: slow.Slow\n")
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        known = [str(self.path), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "OPT_", "HYDRA"))},
+            **self.slurm.environment, "PYTHONPATH": os.pathsep.join(known), "COLUMNS": "160",
+        }  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-m", "opt_runner", *TINY, *arguments],
+            cwd=self.path, env=environment, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, preexec_fn=_take_sigint,
+        )  # fmt: skip
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == code, output
+        return output
+
+    def records(self, experiment: str = "default") -> list[Path]:
+        return sorted(self.path.glob(f"outputs/{experiment}/*/*/*/seed?-????????????"))
+
+    def job(self, record: Path) -> str:
+        return str(json.loads((record / "job.json").read_text())["id"])
+
+
+def _take_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
+
+
+@pytest.fixture
+def folder(slurm: Cluster, tmp_path: Path) -> Folder:
+    return Folder(tmp_path, slurm)
+
+
+@pytest.fixture(scope="module")
+def out_of_time(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, str]:
+    """A run that takes longer than its job's one minute less a signal that comes half a minute or
+    more before: submitted when the first test starts, looked at by the last."""
+    folder = Folder(tmp_path_factory.mktemp("time"), slurm)
+    asked = (
+        "budget.steps=1500", "evaluate.every=1000", "hydra.launcher.timeout_min=1",
+        "hydra.launcher.signal_delay_s=15",
+    )  # fmt: skip
+    return folder, folder.run(*asked, "experiment_name=late", LEAVE)
+
+
+def until(holds: Callable[[], Any], seconds: float = 60.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def outcome(record: Path) -> tuple[Any, ...]:
+    """What does not depend on when and where a run was trained."""
+    result = json.loads((record / "result.json").read_text())
+    rows = [json.loads(line) for line in (record / "metrics.jsonl").open()]
+    for timed in (result, *rows):
+        timed.pop("seconds", None), timed.pop("images_per_second", None)
+    result.pop("metrics_size")
+    state = torch.load(record / "checkpoint.pt", weights_only=True)
+    return result, rows, {k: v.tolist() for k, v in state["opt"].items() if torch.is_tensor(v)}
+
+
+def test_an_array_with_a_killed_job_gives_what_this_machine_gives(
+    folder: Folder, out_of_time: Any
+) -> None:
+    asked = ("seed=0,1,2", "budget.steps=100", "evaluate.every=50")
+    process = folder.start(*asked, "hydra.launcher.max_array=2")
+    victim = until(lambda: list(folder.path.glob("outputs/**/seed1-*/checkpoint.pt")))[0].parent
+    os.kill(int((victim / "lock").read_text().split()[1]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    first = folder.job(folder.records()[0])
+    assert f"to cancel: scancel {first.partition('_')[0]} " in output  # two arrays
+    assert "slow mlp digits seed 1: job" in output
+    assert "ended without a result (FAILED): it is submitted once more" in output
+    assert "goes on from step" in (victim / "run.log").read_text()
+    group = "group default-"
+    assert all(group in (record / "job.log").read_text() for record in folder.records())
+    assert not list(folder.path.glob("outputs/.sweep/*/*"))
+
+    here = folder.run(*asked, "experiment_name=here", "hydra/launcher=pool")
+    assert (
+        output.rpartition("digits, mlp")[2].split("seconds")[0]
+        == (here.rpartition("digits, mlp")[2].split("seconds")[0])
+    )
+    for there, alone in zip(folder.records(), folder.records("here"), strict=True):
+        assert there.name == alone.name  # a run on a cluster has the signature it has here
+        assert outcome(there) == outcome(alone)
+
+
+def test_a_signal_saves_and_pre_emption_requeues(folder: Folder) -> None:
+    process = folder.start(
+        "budget.steps=300",
+        "evaluate.every=100",
+        "checkpoint.every_steps=1000",
+        "experiment_name=pre",
+    )
+    rows = until(lambda: list(folder.path.glob("outputs/**/metrics.jsonl")))[0]
+    until(lambda: len(rows.read_text().splitlines()) > 3)
+    (record,) = folder.records("pre")
+    job = folder.job(record)
+    # As before a kill of which Slurm has not said that it is a pre-emption.
+    folder.slurm("scancel", "--signal=TERM", job)
+    until((record / "checkpoint.pt").exists)
+    assert folder.slurm.jobs("pre") == {job: "RUNNING"}
+    folder.slurm("srun", "-p", "high", "-c", str(CORES), "true")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert folder.job(record) == job
+    log = (record / "job.log").read_text()
+    assert log.count(f"job {job} on ") == 2
+    assert "Caught signal SIGUSR2" in log
+    assert "goes on from step" in log
+    assert "slow mlp digits seed 0: finished" in output
+
+
+def test_the_same_command_finds_its_jobs_and_cancels_those_that_left_the_grid(
+    folder: Folder,
+) -> None:
+    first = folder.run("seed=0,1", HELD, LEAVE, "budget.steps=5", "experiment_name=held")
+    assert "submitted: 0 running, 2 queued" in first
+    jobs = folder.slurm.jobs("held")
+    assert len(jobs) == 2
+
+    second = folder.run("seed=0", HELD, LEAVE, "budget.steps=5", "experiment_name=held")
+    assert "slurm: 1 job submitted before" in second
+    assert "1 job of outputs/held not in this grid" in second
+    assert folder.slurm.jobs("held") == jobs
+
+    cancelling = ("seed=0", HELD, "budget.steps=5", "experiment_name=held",
+                  "hydra.launcher.cancel_others=true")  # fmt: skip
+    process = folder.start(*cancelling)
+    until(lambda: len(folder.slurm.jobs("held")) == 1)
+    kept = folder.job(folder.records("held")[0])
+    assert list(folder.slurm.jobs("held")) == [kept]
+
+    # Who leaves is told how to cancel; the jobs go on.
+    until(lambda: "queued" in read_so_far(process))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    words = read_so_far(process, to_the_end=True)
+    assert "the jobs go on: 0 running, 1 queued" in words
+    assert f"scancel {kept.partition('_')[0]}\n" in words
+    assert list(folder.slurm.jobs("held")) == [kept]
+
+
+def test_a_job_that_ends_without_a_word_is_given_up_after_one_more(folder: Folder) -> None:
+    process = folder.start(HELD, "budget.steps=5", "experiment_name=lost")
+    (first,) = until(lambda: folder.slurm.jobs("lost"))
+    folder.slurm("scancel", first)
+    (second,) = until(lambda: folder.slurm.jobs("lost"))
+    assert second != first
+    folder.slurm("scancel", second)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"job {first} ended without a result (CANCELLED): it is submitted once more" in output
+    assert f"job {second} ended without a result (CANCELLED), as did the one before" in output
+    assert "1 of 1 runs have not begun" in output
+
+
+def test_what_slurm_does_not_take_is_one_line(folder: Folder) -> None:
+    output = folder.run(
+        "hydra.launcher.partition=nowhere", "budget.steps=5", "hardware=cpu", code=2
+    )
+    assert "opt-run: Slurm does not take the jobs: sbatch: error: invalid partition" in output
+    assert "Traceback" not in output
+
+
+def test_a_job_out_of_time_is_requeued_and_goes_on(out_of_time: tuple[Folder, str]) -> None:
+    folder, words = out_of_time
+    assert "submitted: 0 running, 1 queued" in words
+    (record,) = folder.records("late")
+    job = folder.job(record)
+    output = folder.run("budget.steps=1500", "evaluate.every=1000", "experiment_name=late")
+    assert "slow mlp digits seed 0: finished" in output
+    assert folder.job(record) == job
+    log = (record / "job.log").read_text()
+    assert "this job is timed-out" in log
+    assert "goes on from step" in log
+
+
+def read_so_far(process: "subprocess.Popen[str]", to_the_end: bool = False) -> str:
+    """What the process has written since the last look."""
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), to_the_end)
+    return process.stdout.read() or ""
