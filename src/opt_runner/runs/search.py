@@ -14,9 +14,6 @@ from typing import Protocol
 
 from optuna.distributions import distribution_to_json
 from pydantic import Field
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
 from opt_runner.config.schema import Config, Node
 from opt_runner.console import wandb
@@ -24,19 +21,17 @@ from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
 from opt_runner.files import locked
 from opt_runner.launch.source import Source
-from opt_runner.records.search import SearchRecord, Trial
-from opt_runner.report.statistics import Mean
+from opt_runner.records.search import Trial, words
+from opt_runner.report import trials as report
 from opt_runner.report.wandb import log_tables
 from opt_runner.runs import plan
 from opt_runner.runs.conduct import say_where, show_tables, worked
 from opt_runner.runs.run import Run
-from opt_runner.runs.space import Space, words
+from opt_runner.runs.space import Space
 from opt_runner.runs.study import Pruning, open_study
 from opt_runner.runs.sweep import Sweep
 from opt_runner.runs.trials import Trials
 from opt_runner.runs.watch import watched
-
-_SHOWN = 10  # trials in the table at the end
 
 
 class Options(Node):
@@ -163,15 +158,10 @@ def _tell(trials: Trials, runner: Runner, done: bool) -> int:
     """Show the best trials, and of the very best what a grid shows; returns the exit code."""
     screen, record = trials.screen, trials.record()
     record.write(trials.folder)
-    counts = [
-        f"{count} {status}"
-        for status in ("finished", "pruned", "diverged", "failed", "not finished")
-        if (count := record.count(status))
-    ]
-    screen.say(f"search {record.name}: {', '.join(counts) or 'no trial yet'}")
+    screen.say(report.counts(record))
     ranked = record.ranked()
     if ranked:
-        screen.show(_table(record, ranked[:_SHOWN]))
+        screen.show(report.table(record))
         _tell_best(ranked[0], trials, runner, done)
     if trials.stopped is not None:
         screen.fail(trials.stopped)
@@ -187,23 +177,3 @@ def _tell_best(best: Trial, trials: Trials, runner: Runner, done: bool) -> None:
     screen.say(f"its first run: {runs[0].command}")
     if done:
         log_tables(runs[0].config, sweep.id, tables, screen)
-
-
-def _table(record: SearchRecord, trials: Sequence[Trial]) -> Table:
-    table = Table(
-        title=Text(f"{record.name}: the best trials"), title_justify="left",
-        header_style="bold", box=SIMPLE_HEAD,
-    )  # fmt: skip
-    for heading in ("trial", *record.space, "validation error %"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for place, trial in enumerate(trials):
-        values = [word.partition("=")[2] for word in words(trial.parameters)]
-        cells = [str(trial.number), *values, _shown(trial)]
-        table.add_row(*(Text(cell) for cell in cells), style="" if place else "bold")
-    return table
-
-
-def _shown(trial: Trial) -> str:
-    mean = Mean.of(trial.errors)
-    assert mean is not None
-    return f"{mean.mean:.2f}" if mean.std is None else f"{mean.mean:.2f} ± {mean.std:.2f}"
