@@ -329,7 +329,10 @@ def test_an_interruption_leaves_its_trials_to_the_same_command(
 
     code, _ = begin(run_=interrupted)
     assert code == 130
-    assert "interrupted; the same command goes on from here" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "interrupted; the same command goes on from here" in said.err
+    assert "best: trial" in said.out
+    assert not re.findall(r"\b10\d\d\.\d\d\b", said.out), "no test error before the end"
     assert [trial.status for trial in record(tmp_path).trials] == ["finished"] * 2 + [
         "not finished"
     ]

@@ -155,7 +155,8 @@ def _conduct(trials: Trials, runner: Runner, parallel: int) -> int:
 
 
 def _tell(trials: Trials, runner: Runner, done: bool) -> int:
-    """Show the best trials, and of the very best what a grid shows; returns the exit code."""
+    """Show the best trials and, once all are there, of the very best what a grid shows: its test
+    error is not for who may still search. Returns the exit code."""
     screen, record = trials.screen, trials.record()
     record.write(trials.folder)
     screen.say(report.counts(record))
@@ -173,7 +174,8 @@ def _tell_best(best: Trial, trials: Trials, runner: Runner, done: bool) -> None:
     sweep, screen, space = trials.sweep, trials.screen, trials.space
     runs = [runner.run(space.overrides(best.parameters, seed)) for seed in space.seeds]
     screen.say(f"best: trial {best.number}: {' '.join(words(best.parameters))}")
-    tables = show_tables([run for one in runs if (run := sweep.stored(one))], screen)
     screen.say(f"its first run: {runs[0].command}")
-    if done:
-        log_tables(runs[0].config, sweep.id, tables, screen)
+    if not trials.left:
+        tables = show_tables([run for one in runs if (run := sweep.stored(one))], screen)
+        if done:
+            log_tables(runs[0].config, sweep.id, tables, screen)
