@@ -117,7 +117,7 @@ class OPT(nn.Module):
         return functional_call(self.network, self.effective_weights(), args, kwargs)
 
     def effective_weights(self) -> dict[str, Tensor]:
-        """{parameter name: V} of the layers whose V is not W, float32 also under autocast.
+        """{parameter name: V} of the layers whose V is not W, in W's precision also under autocast.
 
         Under bfloat16 autocast Q^T Q - I would be 4e-3 and more, and decompositions have no such
         kernels.

@@ -143,7 +143,7 @@ def test_a_failing_run_is_named_and_the_others_run(opt_run: Run, tmp_path: Path)
 
             @method_options
             class Broken(Cayley):
-                def penalty(self, layer, W, V, R):
+                def penalty(self, layer, W, V, step, R):
                     raise ZeroDivisionError("a bug of mine")
             """
         )

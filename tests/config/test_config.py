@@ -59,7 +59,7 @@ def test_defaults_are_the_references() -> None:
         (["schedule.milestones=[0.5,0.2]"], "schedule.milestones must ascend"),
         (["schedule.milestones=[2]"], "schedule.milestones.0: must be less than 1, got 2"),
         (["hardware.device=tpu"], "hardware.device"),
-        (["hardware.precision=float8"], "'float32' or 'bfloat16', got 'float8'"),
+        (["hardware.precision=float8"], "'float32', 'bfloat16' or 'float64', got 'float8'"),
         (["method=sopt", "method.share=0"], "method.share: must be greater than 0, got 0"),
         (["method=sopt", "method.inner=ogd"], "'gs', 'hr', 'ls' or 'cayley', got 'ogd'"),
         (["+method.sacle=1"], "unknown key 'method.sacle'"),
@@ -124,6 +124,7 @@ def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> Non
         "loss.label_smoothing=0",
         "augment.enabled=false",
         "hardware.precision=bfloat16",
+        "hardware.precision=float64",
         "evaluate.every=5",
         "dataset.validation=0.1",
     ],
@@ -158,6 +159,18 @@ def test_records_of_before_there_was_validation_are_this_release_s_without_it() 
     assert seeded.content == plain.content
     split = composed("dataset.validation=0.1", "dataset.validation_seed=3")
     assert Config.model_validate(split.content) == split
+
+
+def test_a_moved_class_of_ours_keeps_the_signature_and_a_users_does_not() -> None:
+    ours = composed("method._target_=opt_runner.methods.Cayley")
+    moved = composed("method._target_=opt_runner.methods.cayley.Cayley")
+    other = composed("method._target_=opt_runner.methods.GramSchmidt")
+    names = [signature(config, "d", "cpu") for config in (ours, moved, other)]
+    assert names[0] == names[1] != names[2]
+    user = "model._target_=torchvision.models.resnet18"
+    alias = "model._target_=torchvision.models.resnet.resnet18"
+    theirs = {signature(composed(target), "d", "cpu") for target in (user, alias)}
+    assert len(theirs) == 2
 
 
 def test_data_and_device_are_in_the_signature() -> None:

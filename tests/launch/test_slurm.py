@@ -1,7 +1,10 @@
 """Sweeps on a real Slurm: what is killed, pre-empted or out of time loses nothing."""
 
+import contextlib
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,10 +28,10 @@ print("group", os.environ.get("OPT_RUNNER_SWEEP"), flush=True)
 
 @method_options
 class Slow(Cayley):
-    seconds: float = 0.02
+    seconds: float
 
     def rotate(self, R, W):
-        time.sleep(self.seconds / 2)
+        time.sleep(self.seconds / 2)  # for each of two layers
         return super().rotate(R, W)
 """
 TINY = [
@@ -38,6 +41,12 @@ TINY = [
 ]  # fmt: skip
 HELD = "hydra.launcher.additional_parameters={hold:true}"
 LEAVE = "hydra.launcher.wait=false"
+LATE = ("experiment_name=late", "budget.steps=450", "method.seconds=0.1", "evaluate.every=450")
+# A cluster's limit of submitted jobs: here one that is held.
+LIMITED = """#!/bin/sh
+squeue --me -h -o %r | grep -q Held && echo AssocMaxSubmitJobLimit >&2 && exit 1
+exec {sbatch} "$@"
+"""
 
 
 @pytest.fixture(scope="session")
@@ -57,21 +66,37 @@ class Folder:
     def __init__(self, path: Path, slurm: Cluster) -> None:
         self.path = path
         self.slurm = slurm
+        self.programs = path / "programs"  # found before the cluster's
         (path / "slow.py").write_text(SLOW)
         (path / "my_conf/method").mkdir(parents=True)
-        (path / "my_conf/method/slow.yaml").write_text("name: slow\n_target_: slow.Slow\n")
+        (path / "my_conf/method/slow.yaml").write_text(
+            "name: slow\n_target_: slow.Slow\nseconds: 0.02\n"
+        )
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         known = [str(self.path), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "OPT_", "HYDRA"))},
-            **self.slurm.environment, "PYTHONPATH": os.pathsep.join(known), "COLUMNS": "160",
-        }  # fmt: skip
+            **self.slurm.environment,
+            "PATH": f"{self.programs}:{self.slurm.environment['PATH']}",
+            "PYTHONPATH": os.pathsep.join(known),
+            "COLUMNS": "160",
+        }
         return subprocess.Popen(
             [sys.executable, "-m", "opt_runner", *TINY, *arguments],
             cwd=self.path, env=environment, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, preexec_fn=_take_sigint,
         )  # fmt: skip
+
+    @contextlib.contextmanager
+    def limited_to_one_array(self) -> Iterator[None]:
+        real = self.slurm.environment["PATH"].partition(":")[0]
+        self.programs.mkdir()
+        script = self.programs / "sbatch"
+        script.write_text(LIMITED.format(sbatch=f"{real}/sbatch"))
+        script.chmod(0o755)
+        yield
+        shutil.rmtree(self.programs)
 
     def run(self, *arguments: str, code: int = 0) -> str:
         process = self.start(*arguments)
@@ -97,17 +122,14 @@ def folder(slurm: Cluster, tmp_path: Path) -> Folder:
 
 @pytest.fixture(scope="module")
 def out_of_time(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, str]:
-    """A run that takes longer than its job's one minute less a signal that comes half a minute or
-    more before: submitted when the first test starts, looked at by the last."""
+    """A run of 45 s in a job of a minute, of which the signal comes 15 to 45 s before the end:
+    submitted before the first test, looked at by the last."""
     folder = Folder(tmp_path_factory.mktemp("time"), slurm)
-    asked = (
-        "budget.steps=1500", "evaluate.every=1000", "hydra.launcher.timeout_min=1",
-        "hydra.launcher.signal_delay_s=15",
-    )  # fmt: skip
-    return folder, folder.run(*asked, "experiment_name=late", LEAVE)
+    job = ("hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=15")
+    return folder, folder.run(*LATE, *job, LEAVE)
 
 
-def until(holds: Callable[[], Any], seconds: float = 60.0) -> Any:
+def until(holds: Callable[[], Any], seconds: float = 120.0) -> Any:
     end = time.monotonic() + seconds
     while not (found := holds()):
         assert time.monotonic() < end
@@ -126,12 +148,22 @@ def outcome(record: Path) -> tuple[Any, ...]:
     return result, rows, {k: v.tolist() for k, v in state["opt"].items() if torch.is_tensor(v)}
 
 
+def table(output: str) -> list[str]:
+    """The one at the end of a sweep, without its times."""
+    (row,) = [line for line in output.splitlines() if line.startswith("  slow  ")]
+    *columns, _seconds, runs = row.split()
+    return [*columns, runs]
+
+
 def test_an_array_with_a_killed_job_gives_what_this_machine_gives(
     folder: Folder, out_of_time: Any
 ) -> None:
-    asked = ("seed=0,1,2", "budget.steps=100", "evaluate.every=50")
+    asked = ("seed=0,1,2", "budget.steps=40", "method.seconds=0.05", "evaluate.every=20")
     process = folder.start(*asked, "hydra.launcher.max_array=2")
-    victim = until(lambda: list(folder.path.glob("outputs/**/seed1-*/checkpoint.pt")))[0].parent
+    on_this_machine = folder.start(*asked, "experiment_name=here", "hydra/launcher=pool")
+    victim = until(lambda: list(folder.path.glob("outputs/default/**/seed1-*/checkpoint.pt")))[
+        0
+    ].parent
     os.kill(int((victim / "lock").read_text().split()[1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
@@ -142,13 +174,11 @@ def test_an_array_with_a_killed_job_gives_what_this_machine_gives(
     assert "goes on from step" in (victim / "run.log").read_text()
     group = "group default-"
     assert all(group in (record / "job.log").read_text() for record in folder.records())
-    assert not list(folder.path.glob("outputs/.sweep/*/*"))
+    assert not list(folder.path.glob("outputs/.sweep/default-*/*"))
 
-    here = folder.run(*asked, "experiment_name=here", "hydra/launcher=pool")
-    assert (
-        output.rpartition("digits, mlp")[2].split("seconds")[0]
-        == (here.rpartition("digits, mlp")[2].split("seconds")[0])
-    )
+    here, _ = on_this_machine.communicate(timeout=200)
+    assert on_this_machine.returncode == 0, here
+    assert table(output) == table(here)
     for there, alone in zip(folder.records(), folder.records("here"), strict=True):
         assert there.name == alone.name  # a run on a cluster has the signature it has here
         assert outcome(there) == outcome(alone)
@@ -183,28 +213,28 @@ def test_a_signal_saves_and_pre_emption_requeues(folder: Folder) -> None:
 def test_the_same_command_finds_its_jobs_and_cancels_those_that_left_the_grid(
     folder: Folder,
 ) -> None:
-    first = folder.run("seed=0,1", HELD, LEAVE, "budget.steps=5", "experiment_name=held")
-    assert "submitted: 0 running, 2 queued" in first
-    jobs = folder.slurm.jobs("held")
-    assert len(jobs) == 2
+    asked = (HELD, "budget.steps=5", "experiment_name=held", "hydra.launcher.max_array=1")
+    with folder.limited_to_one_array():
+        first = folder.run("seed=1,0", *asked, LEAVE)
+    assert "0 running, 1 queued, 1 not submitted, as Slurm takes no more now" in first
+    (of_1,) = folder.slurm.jobs("held")
 
-    second = folder.run("seed=0", HELD, LEAVE, "budget.steps=5", "experiment_name=held")
-    assert "slurm: 1 job submitted before" in second
-    assert "1 job of outputs/held not in this grid" in second
-    assert folder.slurm.jobs("held") == jobs
+    second = folder.run("seed=0,2", *asked, LEAVE)
+    assert f"1 job of outputs/held not in this grid ({of_1} seed1-" in second
+    assert len(folder.slurm.jobs("held")) == 3
 
-    cancelling = ("seed=0", HELD, "budget.steps=5", "experiment_name=held",
-                  "hydra.launcher.cancel_others=true")  # fmt: skip
-    process = folder.start(*cancelling)
+    process = folder.start("seed=0", *asked, "hydra.launcher.cancel_others=true")
     until(lambda: len(folder.slurm.jobs("held")) == 1)
     kept = folder.job(folder.records("held")[0])
     assert list(folder.slurm.jobs("held")) == [kept]
 
     # Who leaves is told how to cancel; the jobs go on.
-    until(lambda: "queued" in read_so_far(process))
+    assert process.stdout is not None
+    said = list(itertools.takewhile(lambda line: "queued" not in line, process.stdout))
+    assert "slurm: 1 job submitted before\n" in said
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
-    words = read_so_far(process, to_the_end=True)
+    words, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
     assert "the jobs go on: 0 running, 1 queued" in words
     assert f"scancel {kept.partition('_')[0]}\n" in words
     assert list(folder.slurm.jobs("held")) == [kept]
@@ -261,16 +291,9 @@ def test_a_job_out_of_time_is_requeued_and_goes_on(out_of_time: tuple[Folder, st
     assert "submitted: 0 running, 1 queued" in words
     (record,) = folder.records("late")
     job = folder.job(record)
-    output = folder.run("budget.steps=1500", "evaluate.every=1000", "experiment_name=late")
+    output = folder.run(*LATE)
     assert "slow mlp digits seed 0: finished" in output
     assert folder.job(record) == job
     log = (record / "job.log").read_text()
     assert "this job is timed-out" in log
     assert "goes on from step" in log
-
-
-def read_so_far(process: "subprocess.Popen[str]", to_the_end: bool = False) -> str:
-    """What the process has written since the last look."""
-    assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), to_the_end)
-    return process.stdout.read() or ""

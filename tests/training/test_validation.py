@@ -10,6 +10,7 @@ from opt_runner.training import loop
 from opt_runner.training.evaluate import error_percent
 from opt_runner.training.interrupt import StopRequest
 from opt_runner.training.loop import Progress, train
+from opt_runner.training.processes import ALONE
 from opt_runner.training.setup import Setup, set_up
 from tests.config.test_config import composed
 
@@ -66,7 +67,7 @@ class Recorder(Silent):
         self.rows.append(row)
         data = self.setup.data
         self.test_errors[row["step"]] = error_percent(
-            self.setup.opt, data.test_images, data.test_labels, self.setup.device
+            self.setup.opt, data.test_images, data.test_labels, self.setup.device, ALONE
         )
 
 
@@ -108,7 +109,7 @@ def test_the_test_images_are_looked_at_when_there_is_a_new_best_and_at_the_end(
     assert setup.validation is not None
     validation, tested = iter([60.0, 50.0, 55.0, 50.0, 40.0, 45.0, 41.0]), []
 
-    def told(opt: Any, images: Any, labels: Any, device: Any) -> float:
+    def told(opt: Any, images: Any, *rest: Any) -> float:
         if images is setup.data.test_images:
             tested.append(progress.step)
             return 70.0 + progress.step

@@ -20,7 +20,6 @@ from opt_runner.cli import mistakes
 from opt_runner.errors import UserError
 
 if TYPE_CHECKING:
-    from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
     from opt_runner.launch.source import Source
     from opt_runner.runs.run import Run
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 class RunSweeper(Sweeper):
     """params: overrides that an experiment brings along; the command line's come after them.
 
-    here: the runs are executed on this machine.
+    here: the runs are executed on this machine, so that their device is known beforehand.
     """
 
     def __init__(self, params: Mapping[str, str] | None = None) -> None:
@@ -57,7 +56,14 @@ class RunSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Ends the program where the exit code is not 0."""
-        with mistakes.told():
+        from opt_runner.training.processes import started_by_torchrun
+
+        with mistakes.told(quiet=mistakes.another_tells()):
+            if started_by_torchrun():
+                raise UserError(
+                    "torchrun starts the processes of one run, and this is a sweep: leave out one "
+                    "or the other"
+                )
             code = self.conduct([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
         if code:
             sys.exit(code)
@@ -74,22 +80,29 @@ class RunSweeper(Sweeper):
             config = self._compose(overrides)
             if isinstance(self.launcher, RunLauncher):
                 config = self.launcher.placed(config)
+                if config.hardware.processes == "slurm":
+                    raise UserError(
+                        "hardware.processes=slurm: this launcher starts one process a run; "
+                        "hydra/launcher=submitit_slurm starts several "
+                        "(hydra.launcher.tasks_per_node)"
+                    )
             run = self._identify(config, command_line(self._folders, list(overrides)))
         except UserError as error:
             raise UserError(f"{error} [in the run {' '.join(overrides)}]") from error
         self._overrides.setdefault(run.signature, overrides)
         return run
 
-    def screen(self, config: "Config") -> "Screen":
+    def screen(self, run: "Run") -> "Screen":
+        """The screen of a sweep of runs like this one."""
         from opt_runner.console.screen import Screen
 
         if isinstance(self.launcher, RunLauncher):
-            return Screen(config.progress)
+            return Screen(run.config.progress)
         # Its workers write where they like, between bars as well.
-        return Screen("none" if config.progress == "none" else "plain")
+        return Screen("none" if run.config.progress == "none" else "plain")
 
     def at_once(self, run: "Run") -> int | None:
-        """How many runs like this one the launcher has room for; None: it does not say."""
+        """How many runs like this one the launcher executes at once; None: it does not say."""
         return self.launcher.at_once(run) if isinstance(self.launcher, RunLauncher) else None
 
     def launch(self, sweep: "Sweep", screen: "Screen", runs: "Sequence[Run]") -> None:
@@ -97,10 +110,10 @@ class RunSweeper(Sweeper):
         assert self.launcher is not None
         if isinstance(self.launcher, RunLauncher):
             self.launcher.execute(sweep, runs, screen)
-            return
-        jobs = [self._overrides[run.signature] for run in runs]
-        for run, done in zip(runs, self.launcher.launch(jobs, 0), strict=True):
-            _record_failure(run, done, screen)
+        else:
+            jobs = [self._overrides[run.signature] for run in runs]
+            for run, done in zip(runs, self.launcher.launch(jobs, 0), strict=True):
+                _record_failure(run, done, screen)
 
     def serve(self, sweep: "Sweep", screen: "Screen", source: "Source", at_once: int) -> None:
         """Returns once all runs of the source have ended."""

@@ -26,7 +26,7 @@ class GridSweeper(RunSweeper):
             run = self.run(job)
             runs.setdefault(run.signature, run)
         sweep = Sweep(list(runs.values()), asked=len(jobs), here=self.here)
-        screen = self.screen(sweep.runs[0].config)
+        screen = self.screen(sweep.runs[0])
         if isinstance(self.launcher, RunLauncher):
             self.launcher.prepare(sweep, screen)
         return conduct(sweep, partial(self.launch, sweep, screen), screen)

@@ -1,5 +1,6 @@
 """hydra/launcher=pool: the runs of a sweep side by side on this machine."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hydra_plugins.opt_runner._launcher import RunLauncher
@@ -22,14 +23,24 @@ class PoolLauncher(RunLauncher):
         self.runs_per_gpu = runs_per_gpu
         self.retries = retries
 
-    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
-        from opt_runner.launch.pool import Pool
+    def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
+        from opt_runner.launch.source import Listed
 
-        chosen = self._slots(sweep.runs[0])[:at_once]
-        Pool(chosen, sweep.folder, screen, self.retries).execute(source)
+        self._execute(sweep, Listed(left), self._slots(left[0])[: len(left)], screen)
 
     def at_once(self, run: "Run") -> int | None:
         return len(self._slots(run))
+
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
+        """A slot takes its next run as soon as it is free."""
+        self._execute(sweep, source, self._slots(sweep.runs[0])[:at_once], screen)
+
+    def _execute(
+        self, sweep: "Sweep", source: "Source", slots: "Sequence[Slot]", screen: "Screen"
+    ) -> None:
+        from opt_runner.launch.pool import Pool
+
+        Pool(slots, sweep.folder, screen, self.retries).execute(source)
 
     def _slots(self, run: "Run") -> "list[Slot]":
         from opt_runner.launch.slots import slots

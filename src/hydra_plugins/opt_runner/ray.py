@@ -26,16 +26,18 @@ class RayLauncher(RunLauncher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Raises UserError where Ray is not installed, or an option is none."""
+        """Raises UserError without Ray, without a cluster at the address, or for a wrong option."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         if find_spec("ray") is None:
             raise UserError(
                 "hydra/launcher=ray needs Ray, which is not there: pip install 'opt-runner[ray]'"
             )
-        from opt_runner.launch.ray import Options
+        from opt_runner.launch.ray import Options, connect
 
         self.options = Options.read(self.content)
         self.here = self.options.address is None
+        if not self.here:  # what the runs get depends on what the cluster has
+            connect(self.options)
 
     def placed(self, config: "Config") -> "Config":
         from opt_runner.launch.ray import placed

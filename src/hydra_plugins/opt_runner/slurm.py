@@ -47,13 +47,16 @@ class SlurmLauncher(RunLauncher):
 
     def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
         from opt_runner.launch.slurm import Slurm
-        from opt_runner.launch.source import Listed
 
-        if not isinstance(source, Listed):
-            self._require_results()
         Slurm(self.options, sweep, screen).execute(source, at_once)
 
     def at_once(self, run: "Run") -> int | None:
+        self._require_results()
+        if self.options.cancel_others:
+            raise UserError(
+                "hydra.launcher.cancel_others=true is for grids: a search does not know beforehand "
+                "which runs are its own"
+            )
         return None
 
     def launch(

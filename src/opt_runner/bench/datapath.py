@@ -221,17 +221,17 @@ class _Reporter:
         if row["step"] == 0:
             self.started, self.spent = time.perf_counter(), 0.0
 
-    def show(self, progress: Progress, loss: float) -> None:
-        called = time.perf_counter()
-        if self.display is not None:
-            self.display.show(progress, loss)
-        self.spent += time.perf_counter() - called
-
     def pruned(self) -> bool:
         called = time.perf_counter()
         asked = self.record is not None and self.record.prune.exists()
         self.spent += time.perf_counter() - called
         return asked
+
+    def show(self, progress: Progress, loss: float) -> None:
+        called = time.perf_counter()
+        if self.display is not None:
+            self.display.show(progress, loss)
+        self.spent += time.perf_counter() - called
 
     def save(self, progress: dict[str, Any]) -> None:
         """No checkpoint: how often one is written is the user's choice."""

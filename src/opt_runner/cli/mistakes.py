@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from opt_runner.config.compose import conf_dir
-from opt_runner.errors import UserError, nearest
+from opt_runner.errors import Elsewhere, UserError, nearest
 
 _TRACEBACKS = "OPT_RUN_FULL_ERROR"
 
@@ -26,14 +26,23 @@ def take_over_from_hydra() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
+def another_tells() -> bool:
+    """Whether torchrun started this process beside another of the same machine, which gets the same
+    command line and configs, and so tells of the mistakes in them."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
 @contextmanager
-def told(all_are_mistakes: bool = False) -> Iterator[None]:
+def told(all_are_mistakes: bool = False, quiet: bool = False) -> Iterator[None]:
     """Within the block an exception ends the program as this module says.
 
     all_are_mistakes: of what Hydra does with a command line any exception is about that line.
+    quiet: say nothing of mistakes.
     """
     try:
         yield
+    except Elsewhere:
+        sys.exit(1)
     except Exception as error:
         known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
         mistake = known or all_are_mistakes
@@ -41,7 +50,7 @@ def told(all_are_mistakes: bool = False) -> Iterator[None]:
             traceback.print_exc()
         if not mistake:
             sys.exit(1)
-        for line in _lines(error):
+        for line in [] if quiet else _lines(error):
             print(f"opt-run: {line}", file=sys.stderr)
         sys.exit(2)
 

@@ -123,14 +123,19 @@ class DatasetChoice(Component):
 
 
 class Hardware(Node):
-    """`device` may be `auto`: a signature and a report take the kind of device that it came to."""
+    """`device` may be `auto`: a signature and a report take the kind of device that it came to.
+
+    processes: who started the processes that train a run together; auto: torchrun, where its
+    variables are set, else there is one.
+    """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.NONE]
-    precision: Annotated[Literal["float32", "bfloat16"], Role.TASK]
+    precision: Annotated[Literal["float32", "bfloat16", "float64"], Role.TASK]
     threads: Annotated[int | None, Field(gt=0), Role.NONE]
     channels_last: Annotated[bool, Role.TASK]
     compile: Annotated[bool, Role.TASK]
     reuse_memory: Annotated[bool, Role.NONE]
+    processes: Annotated[Literal["auto", "slurm"], Role.NONE]
 
 
 class Plan(Node):

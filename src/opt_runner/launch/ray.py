@@ -7,7 +7,9 @@ import logging
 import math
 import os
 import platform
+import re
 import signal
+import socket
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +35,7 @@ from opt_runner.runs.sweep import Sweep
 from opt_runner.training.interrupt import Interrupted
 
 _LOOK_SECONDS = 0.5
+_KNOCK_SECONDS = 10.0
 _OUTPUTS = (1, 2)
 _OBJECT_STORE = 80 * 2**20  # bytes, about Ray's least: what tasks exchange here is a config each
 
@@ -44,7 +47,7 @@ class Options(Node):
     gpus_per_run: Annotated[float, Field(ge=0)] | None
     cpus_per_run: Annotated[float, Field(gt=0)] | None
     retries: Annotated[int, Field(ge=0)]
-    init: dict[str, Any]
+    init: dict[str, Any] | None
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Self:
@@ -64,8 +67,8 @@ class Resources:
 
 
 def connect(options: Options) -> None:
-    """To the cluster that runs at the address, or to one of this machine alone, started here; it
-    ends with this process. Raises UserError where there is none."""
+    """To the cluster that runs at the address, or to one of this machine alone, which starts here
+    and ends with this process. Raises UserError where there is none."""
     import ray
 
     if ray.is_initialized():
@@ -80,10 +83,11 @@ def connect(options: Options) -> None:
         }
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(options.address or "local", **(ours | options.init))
+        _knock(options.address)
+        ray.init(options.address or "local", **(ours | (options.init or {})))
     except SystemExit as error:  # Ray's own handler of SIGTERM
         raise Interrupted(signal.SIGTERM) from error
-    except (ConnectionError, RuntimeError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
         where = f"no Ray cluster at hydra.launcher.address={options.address}"
         what = where if options.address else "Ray does not start on this machine"
         raise UserError(f"{what}: {textwrap.shorten(str(error), 300)}") from error
@@ -91,6 +95,13 @@ def connect(options: Options) -> None:
         signal.signal(signal.SIGTERM, before)
     # Which workers died is told here, and by Ray as well, in another form, unless this is off.
     ray._private.worker._worker_logs_enabled = False
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError where nobody listens at HOST:PORT: Ray would try for a quarter of an hour."""
+    found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or "")
+    if found:
+        socket.create_connection((found[1], int(found[2])), _KNOCK_SECONDS).close()
 
 
 def resources(hardware: Hardware, options: Options) -> Resources:
@@ -136,12 +147,11 @@ def placed(config: Config, options: Options) -> Config:
 
 
 def _nodes(options: Options) -> list[Resources]:
-    """What the machines have."""
+    """What the machines have; of a cluster it takes a connection."""
     if options.address is None:
-        own = options.init
+        own = options.init or {}
         gpus = own.get("num_gpus", len(visible_gpus()))
         return [Resources(own.get("num_cpus", available_cores()), gpus)]
-    connect(options)
     import ray
 
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]

@@ -3,8 +3,8 @@
     config.yaml     the run's config             metrics.jsonl            a row a report
     result.json     how it ended                 checkpoint.pt            where to go on from
     run.log         what was said, tracebacks    checkpoint.previous.pt   the one before it
-    command.txt     what makes this run      job.json, job.log         of its job, under Slurm
-    prune           a search stops the run
+    command.txt     what makes this run         prune                    a search stops the run
+    job.json, job.log      of its job, under Slurm
 
 Everything that reports reads these files and nothing else.
 """
@@ -34,8 +34,8 @@ class Record:
         self.previous_checkpoint = directory / "checkpoint.previous.pt"
         self.log = directory / "run.log"
         self.command = directory / "command.txt"
-        self.job = directory / "job.json"
         self.prune = directory / "prune"
+        self.job = directory / "job.json"
 
     def read_result(self) -> Result | None:
         return Result.read(self.result)

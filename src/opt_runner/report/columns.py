@@ -46,8 +46,8 @@ def finished(table: Comparison, row: Row) -> str:
     return f"{n} of {len(table.seeds)}: {told}"
 
 
-def _mean(value: Mean | None, form: str) -> str:
-    """With its standard deviation, where there is one."""
+def mean(value: Mean | None, form: str) -> str:
+    """As text, with its standard deviation, where there is one."""
     spread = "" if value is None or value.std is None else f" ± {value.std:{form}}"
     return _number(value, form) + spread
 
@@ -93,7 +93,7 @@ _COMPARED = (
     Column("method", lambda _, row: row.label),
     Column(
         "test error %",
-        lambda _, row: _mean(row.mean("test_error"), ".2f"),
+        lambda _, row: mean(row.mean("test_error"), ".2f"),
         "mean ± standard deviation over the n seeds whose runs finished; "
         "test error: after the last step",
     ),
@@ -104,6 +104,11 @@ _COMPARED = (
         "rows, with its 95% confidence interval (paired t-test, not corrected for the number of "
         "methods); the best row is bold if its interval lies below zero and all its runs finished",
     ),
+)
+_AT_BEST = Column(
+    "at best validation %",
+    lambda _, row: mean(row.mean("test_error_at_best"), ".2f"),
+    "at best validation: test error after the step with the lowest validation error",
 )
 _ENERGY = (
     Column(
@@ -149,23 +154,20 @@ _COSTS = (
 )  # fmt: skip
 _FULL = (
     *_COMPARED,
+    _AT_BEST,
     Column(
-        "best %",
-        lambda _, row: _mean(row.mean("test_error_at_best"), ".2f"),
-        "best: test error after the step of the lowest validation error",
+        "validation error %",
+        lambda _, row: mean(row.mean("validation_error"), ".2f"),
+        "validation error: after the last step, on the training images that are held back",
     ),
-    Column(
-        "validation %",
-        lambda _, row: _mean(row.mean("validation_error"), ".2f"),
-        "validation: error of the training images that are held back, after the last step",
-    ),
-    Column("train loss", lambda _, row: _mean(row.mean("train_loss"), ".4f")),
+    Column("train loss", lambda _, row: mean(row.mean("train_loss"), ".4f")),
     *_ENERGY,
     _COSINE,
     _ORTHOGONALITY,
 )
 _BRIEF = (
     *_COMPARED,
+    _AT_BEST,
     Column("train loss", lambda _, row: _number(row.mean("train_loss"), ".4f")),
     *_ENERGY,
     _ORTHOGONALITY,

@@ -52,45 +52,47 @@ def conduct(sweep: Sweep, launch: Launch, screen: Screen) -> int:
             with watched(sweep, left, screen):
                 launch(left)
 
-    return worked(work, partial(tell, sweep, screen), sweep, screen)
+    # With rerun, what is done would be done again.
+    same = "the same command without rerun" if first.rerun else "the same command"
+    return worked(sweep, work, partial(tell, sweep, screen), screen, same)
 
 
 def worked(
-    work: Callable[[], None], tell: Callable[[bool], int], sweep: Sweep, screen: Screen
+    sweep: Sweep,
+    work: Callable[[], None],
+    tell: Callable[[bool], int],
+    screen: Screen,
+    same: str,
 ) -> int:
-    """Do the work of a sweep, then tell of it, whatever the work raises: what counts is on disk.
+    """Do the work of a sweep, then tell of it: what counts is on disk. Returns the exit code.
 
-    tell: is given whether the work was done; returns the exit code where it was.
-    Raises UserError.
+    tell: is given whether the work was done, and returns the exit code if so. same: what goes on
+    after an interruption.
+    Raises UserError, and nothing else, where `work` does.
     """
     try:
         work()
     except KeyboardInterrupt as error:
-        tell(False)
-        return _interrupted(sweep, int(getattr(error, "signum", signal.SIGINT)))
+        return _interrupted(tell, same, int(getattr(error, "signum", signal.SIGINT)))
     except LeftRunning as left_running:
         screen.say(str(left_running))
         return 0
     except UserError:
         raise
-    except CannotWrite as error:
-        screen.fail(str(error))
-        tell(False)
-        return 1
     except Exception as error:
         if signum := _interruption(error):
-            tell(False)
-            return _interrupted(sweep, signum)
-        _log_failure(sweep, error, screen)
+            return _interrupted(tell, same, signum)
+        if isinstance(error, CannotWrite):
+            screen.fail(str(error))
+        else:
+            _log_failure(sweep, error, screen)
         tell(False)
         return 1
     return tell(True)
 
 
-def _interrupted(sweep: Sweep, signum: int) -> int:
-    # With it, what is done would be done again.
-    rerun = sweep.runs[0].config.rerun
-    same = "the same command without rerun" if rerun else "the same command"
+def _interrupted(tell: Callable[[bool], int], same: str, signum: int) -> int:
+    tell(False)
     print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
     return 128 + signum
 
@@ -128,7 +130,7 @@ def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
     found = [run for planned in sweep.runs if (run := sweep.stored(planned))]
     if first.note and found:
         screen.say(first.note)
-    tables = show_tables(found, screen)
+    comparisons = show_tables(found, screen)
     missing = len(sweep.runs) - len(found)
     if missing:
         screen.fail(f"{missing} of {len(sweep.runs)} runs have not begun")
@@ -138,19 +140,19 @@ def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
             "the same command waits for them"
         )
     if summary:
-        log_tables(first, sweep.id, tables, screen)
+        log_tables(first, sweep.id, comparisons, screen)
     say_where(first, screen)
     return 0 if not missing and all(run.status == "finished" for run in found) else 1
 
 
 def show_tables(runs: Iterable[StoredRun], screen: Screen) -> list[Comparison]:
     """The tables of these runs, which are shown."""
-    tables = compare(runs)
-    for table in tables:
-        screen.show(terminal.table(table, screen.console.width))
-        for line in terminal.faults(table):
+    comparisons = compare(runs)
+    for comparison in comparisons:
+        screen.show(terminal.table(comparison, screen.console.width))
+        for line in terminal.faults(comparison):
             screen.fail(line)
-    return tables
+    return comparisons
 
 
 def say_where(config: Config, screen: Screen) -> None:

@@ -54,7 +54,9 @@ class Runner(Protocol):
         """Raises UserError, and Hydra's and OmegaConf's exceptions for a mistake."""
         ...
 
-    def screen(self, config: Config) -> Screen: ...
+    def screen(self, run: Run) -> Screen:
+        """The screen of a search of runs like this one."""
+        ...
 
     def at_once(self, run: Run) -> int | None:
         """How many runs like this one the launcher has room for; None: it does not say."""
@@ -84,7 +86,7 @@ def conduct(space: Space, options: Options, runner: Runner) -> int:
             f"cannot write to {folder}: {error.strerror}; set hydra.sweeper.storage=DIR"
         ) from error
     sweep = Sweep([example], asked=1, here=runner.here, name=name)
-    screen = runner.screen(example.config)
+    screen = runner.screen(example)
     with locked(folder / "lock", partial(_busy, name)):
         study = open_study(folder, name, options.pruning)
         trials = Trials(
@@ -151,7 +153,7 @@ def _conduct(trials: Trials, runner: Runner, parallel: int) -> int:
             with watched(sweep, [], screen, lambda: trials.to_come) as begin:
                 trials.execute(lambda: runner.serve(sweep, screen, trials, parallel), begin)
 
-    return worked(work, partial(_tell, trials, runner), sweep, screen)
+    return worked(sweep, work, partial(_tell, trials, runner), screen, "the same command")
 
 
 def _tell(trials: Trials, runner: Runner, done: bool) -> int:

@@ -68,12 +68,10 @@ class _Watcher:
         self.screen = screen
         self.to_come = to_come
         self.over = threading.Event()
-        self.before: dict[str, int | None] = {}
-        self.open: list[Run] = []
+        self.before = {run.signature: self._written(run) for run in left}
+        self.open = list(left)
         self.done = 0
         self.failed = 0
-        for run in left:
-            self.add(run)
         self.started = time.monotonic()
         self.spent: dict[str, list[float]] = defaultdict(list)  # seconds of ended runs by kind
         self.slots = 1
@@ -86,7 +84,9 @@ class _Watcher:
         return self.done + len(self.open) + self.to_come()
 
     def add(self, run: Run) -> None:
-        self.before[run.signature] = self._written(run)
+        # Two trials of a search may be the same run: that one of them has ended is not forgotten.
+        if all(one.signature != run.signature for one in list(self.open)):
+            self.before[run.signature] = self._written(run)
         self.open.append(run)
 
     def watch(self) -> None:
@@ -126,18 +126,23 @@ class _Watcher:
     def _ended(self) -> list[Result]:
         """The results of the runs that have ended since the last look."""
         results = []
-        for run in list(self.open):
-            written = self._written(run)
-            if written != self.before[run.signature]:
-                self.before[run.signature] = written
-                found = self.sweep.stored(run)
-                # One that is interrupted goes on elsewhere, or the sweep ends.
-                if found and found.result and found.result.status != "interrupted":
-                    self.open.remove(run)
-                    self.done += 1
-                    self.failed += not found.result.ended_well
-                    self.spent[_kind(run)].append(found.result.seconds)
-                    results.append(found.result)
+        waiting = {}
+        look = list(self.open)
+        now = {run.signature: self._written(run) for run in look}
+        for run in look:
+            if now[run.signature] == self.before[run.signature]:
+                continue
+            found = self.sweep.stored(run)
+            # One that is interrupted goes on elsewhere, or the sweep ends.
+            if not found or not found.result or found.result.status == "interrupted":
+                waiting[run.signature] = now[run.signature]
+                continue
+            self.open.remove(run)
+            self.done += 1
+            self.failed += not found.result.ended_well
+            self.spent[_kind(run)].append(found.result.seconds)
+            results.append(found.result)
+        self.before |= waiting
         return results
 
     def _tell(self, left: float | None) -> None:

@@ -10,19 +10,28 @@ from opt_runner.geometry import LayerGeometry, layer_geometry
 from opt_runner.opt import OPT, merge
 from opt_runner.records.result import ANGLE_BINS
 from opt_runner.training.device import Device
+from opt_runner.training.processes import Processes
 
 _BATCH = 1000
 
 
 @torch.no_grad()
-def error_percent(opt: OPT, images: Tensor, labels: Tensor, device: Device) -> float:
-    """Percent of `images` (N, C, H, W) uint8 that the merged, plain network gets wrong."""
+def error_percent(
+    opt: OPT, images: Tensor, labels: Tensor, device: Device, processes: Processes
+) -> float:
+    """Percent of `images` (N, C, H, W) uint8 that the merged, plain network gets wrong.
+
+    Each process tries its part of them.
+    """
     network = merge(opt).eval()
     wrong = torch.zeros((), dtype=torch.int64, device=labels.device)
-    for batch, truth in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True):
-        x = normalise(batch).contiguous(memory_format=device.memory_format)
+    part = processes.part(len(labels))
+    batches = torch.split(images[part], _BATCH), torch.split(labels[part], _BATCH)
+    for batch, truth in zip(*batches, strict=True):
+        x = normalise(batch, device.dtype).contiguous(memory_format=device.memory_format)
         with device.autocast():
             wrong += (network(x).argmax(-1) != truth).sum()
+    processes.sum_(wrong)
     return 100 * int(wrong) / len(labels)
 
 

@@ -43,16 +43,17 @@ class StopRequest:
         """What a signal's handler calls; a second signal changes nothing."""
         if self.signum is None:
             self.signum = signum
-            self.raise_if_asked()
+            if self._raises:
+                self.raise_if_asked()
 
     def raise_if_asked(self) -> None:
-        if self._raises and self.signum is not None:
+        if self.signum is not None:
             raise Interrupted(self.signum)
 
     @contextlib.contextmanager
-    def at_once(self, raises: bool = True) -> Iterator[None]:
-        """Within the block a signal raises Interrupted; with False it is only noted."""
-        before, self._raises = self._raises, raises
+    def at_once(self) -> Iterator[None]:
+        """Within the block a signal raises Interrupted."""
+        before, self._raises = self._raises, True
         try:
             self.raise_if_asked()
             yield
@@ -70,17 +71,21 @@ def raise_on_sigterm() -> None:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Within the block a first signal asks the request to stop, or to save; a second one acts as if
-    there were none."""
+def stop_requests(once: bool = True) -> Iterator[StopRequest]:
+    """Within the block a first signal asks the request to stop, or to save.
+
+    once: the second signal acts as if there were none; else it changes nothing, as where the
+    processes of a run get one from the terminal and from what started them.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        for one, handler in previous.items():
-            signal.signal(one, handler)
+        if once:
+            for one, handler in previous.items():
+                signal.signal(one, handler)
         request.ask(signum)
 
     def save(signum: int, frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from opt_runner.training.evaluate import error_percent, geometry
 from opt_runner.training.interrupt import Interrupted, StopRequest
+from opt_runner.training.processes import Poll
 from opt_runner.training.setup import Setup
 from opt_runner.training.step import TrainingStep
 
@@ -72,7 +73,8 @@ class Reporter(Protocol):
 def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopRequest) -> None:
     """Train up to `setup.steps` from where `progress` is, which is kept up to date.
 
-    Raises Diverged, and Interrupted or Pruned after saving a checkpoint.
+    All processes of a run come to the same end at the same step. Raises Diverged, and Interrupted
+    or Pruned after saving a checkpoint.
     """
     config, steps, epoch = setup.config, setup.steps, setup.batches.steps_per_epoch
     log_every = config.log.every or max(1, steps // 200)
@@ -82,8 +84,14 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
     setup.opt.train()
     if progress.step == 0:
         reporter.report({"step": 0, "epoch": 0.0, **evaluate(setup, progress, last=False)})
-    step = TrainingStep(setup, progress.step, progress.loss_sum, progress.loss_count)
     started, saved, shown = time.perf_counter(), time.monotonic(), 0.0
+    poll = Poll(
+        setup.processes,
+        setup.device.torch_device,
+        lambda: stop.signum is not None,
+        lambda: stop.save or time.monotonic() - saved > config.checkpoint.every_seconds,
+    )
+    step = TrainingStep(setup, progress.step, progress.loss_sum, progress.loss_count, poll)
 
     while step.done < steps:
         step()
@@ -115,21 +123,17 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
         if last or now - shown > _SHOW_SECONDS:
             reporter.show(progress, float(step.loss))
             shown = now
-        pruned = test_due and not last and reporter.pruned()
-        save_due = (
-            pruned
-            or stop.signum is not None
-            or stop.save
-            or (save_every is not None and step.done % save_every == 0)
-            or now - saved > config.checkpoint.every_seconds
-        )
-        if save_due:
+        pruned = test_due and not last and any(setup.processes.gather(reporter.pruned()))
+        asked_to_stop, save_due = poll.answers()
+        save_due |= save_every is not None and step.done % save_every == 0
+        if save_due or asked_to_stop or pruned:
             stop.save = False
             progress.seconds += time.perf_counter() - started
             progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
             reporter.save(asdict(progress))
             saved, started = time.monotonic(), time.perf_counter()
-            if stop.signum is not None:
+            if asked_to_stop:
+                stop.signum = max(setup.processes.gather(stop.signum or 0))
                 raise Interrupted(stop.signum)
             if pruned:
                 raise Pruned
@@ -181,7 +185,7 @@ def _validate(setup: Setup, progress: Progress, last: bool) -> dict[str, float]:
     to `progress` alone: a number is cheaper to keep than the best step's weights."""
     assert setup.validation is not None
     images, labels = setup.validation.images, setup.validation.labels
-    error = error_percent(setup.opt, images, labels, setup.device)
+    error = error_percent(setup.opt, images, labels, setup.device, setup.processes)
     best = progress.best_validation_error
     improved = best is None or error < best
     tested = _test_error(setup) if improved or last else None
@@ -198,5 +202,5 @@ def _validate(setup: Setup, progress: Progress, last: bool) -> dict[str, float]:
 
 
 def _test_error(setup: Setup) -> float:
-    data = setup.data
-    return error_percent(setup.opt, data.test_images, data.test_labels, setup.device)
+    images, labels = setup.data.test_images, setup.data.test_labels
+    return error_percent(setup.opt, images, labels, setup.device, setup.processes)

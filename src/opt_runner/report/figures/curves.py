@@ -1,4 +1,4 @@
-"""Test error, or validation error where there is one, and train loss against steps."""
+"""Test error, or the validation error where there is one, and train loss against steps."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +23,6 @@ SHOWS = "Test or validation error and train loss against steps"
 def draw(table: Comparison) -> Figure | None:
     validation = lines(table, partial(_column, "validation_error"))
     errors = validation or lines(table, partial(_column, "test_error"))
-    kind = "validation" if validation else "test"
     losses = lines(table, partial(_column, "train_loss"))
     if not errors and not losses:
         return None
@@ -31,7 +30,7 @@ def draw(table: Comparison) -> Figure | None:
         figure = new_figure(table, over_seeds(errors + losses), 3.1)
         left, right = figure.subplots(1, 2)
         for axes, of_rows, name in (
-            (left, errors, f"{kind} error, %"),
+            (left, errors, f"{'validation' if validation else 'test'} error, %"),
             (right, losses, "train loss"),
         ):
             draw_lines(axes, of_rows)
