@@ -240,6 +240,30 @@ def test_the_same_command_finds_its_jobs_and_cancels_those_that_left_the_grid(
     assert list(folder.slurm.jobs("held")) == [kept]
 
 
+def test_a_search_takes_the_next_trial_when_one_ends_and_finds_its_jobs_again(
+    folder: Folder,
+) -> None:
+    search = ["hydra/sweeper=optuna", "optimizer.lr=interval(0.01,0.1)", "seed=0,1",
+              "dataset.validation=0.1", "hydra.sweeper.trials=3"]  # fmt: skip
+    needed = folder.run(*search, "budget.steps=20", code=2)
+    assert "hydra.sweeper.parallel=N must be given" in needed
+    search += ["budget.steps=150", "hydra.sweeper.parallel=2"]
+    assert f"opt-run: {LEAVE} leaves before the runs have results" in folder.run(
+        *search, LEAVE, code=2
+    )
+    process = folder.start(*search)
+    until(lambda: list(folder.slurm.jobs("search").values()) == ["RUNNING"] * 2)
+    process.kill()
+    process.communicate()
+    output = folder.run(*search)
+    assert "2 to go on with, 1 to draw; up to 2 at once" in output
+    assert "slurm: 2 jobs submitted before" in output
+    (path,) = folder.path.glob("outputs/default/search-*/search.json")
+    trials = json.loads(path.read_text())["trials"]
+    assert [trial["status"] for trial in trials] == ["finished"] * 3
+    assert len(list(folder.path.glob("outputs/**/result.json"))) == 6
+
+
 def test_a_job_that_ends_without_a_word_is_given_up_after_one_more(folder: Folder) -> None:
     process = folder.start(HELD, "budget.steps=5", "experiment_name=lost")
     (first,) = until(lambda: folder.slurm.jobs("lost"))

@@ -1,6 +1,5 @@
 """hydra/launcher=ray: the runs of a sweep as Ray tasks, on this machine or on a cluster."""
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from opt_runner.errors import UserError
 if TYPE_CHECKING:
     from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
+    from opt_runner.launch.source import Source
     from opt_runner.runs.run import Run
     from opt_runner.runs.sweep import Sweep
 
@@ -44,7 +44,12 @@ class RayLauncher(RunLauncher):
 
         return placed(config, self.options)
 
-    def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
         from opt_runner.launch.ray import Tasks
 
-        Tasks(self.options, sweep, screen).execute(left)
+        Tasks(self.options, sweep, screen).execute(source, at_once)
+
+    def at_once(self, run: "Run") -> int | None:
+        from opt_runner.launch.ray import room
+
+        return room(run.config.hardware, self.options) or None

@@ -13,6 +13,7 @@ from opt_runner.errors import UserError
 if TYPE_CHECKING:
     from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
+    from opt_runner.launch.source import Source
     from opt_runner.runs.run import Run
     from opt_runner.runs.sweep import Sweep
 
@@ -44,10 +45,10 @@ class SlurmLauncher(RunLauncher):
 
         Slurm(self.options, sweep, screen).mind_others()
 
-    def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
         from opt_runner.launch.slurm import Slurm
 
-        Slurm(self.options, sweep, screen).execute(left)
+        Slurm(self.options, sweep, screen).execute(source, at_once)
 
     def at_once(self, run: "Run") -> int | None:
         self._require_results()

@@ -25,6 +25,7 @@ from opt_runner.errors import UserError, explain
 from opt_runner.files import write_whole
 from opt_runner.launch import slurm_queue as queue
 from opt_runner.launch.slurm_job import RunOfJob
+from opt_runner.launch.source import Source
 from opt_runner.records.result import Result
 from opt_runner.runs.run import Run
 from opt_runner.runs.sweep import LeftRunning, Sweep
@@ -123,6 +124,9 @@ class Slurm:
         self.options = options
         self.sweep = sweep
         self.screen = screen
+        self._source: Source
+        self._at_once = 0
+        self._has_room = False  # a run has ended since runs were last taken
         self._known: dict[str, queue.Job] = {}
         self._open: list[_Submitted] = []
         self._ended: list[_Submitted] = []
@@ -130,21 +134,17 @@ class Slurm:
         self._retries: Counter[str] = Counter()  # by signature
         self._said: tuple[float, str] = (0.0, "")
 
-    def execute(self, runs: Sequence[Run]) -> None:
-        """Returns when all runs have ended, each with its result on disk, but for those whose job
-        has ended twice without one.
+    def execute(self, source: Source, at_once: int) -> None:
+        """Returns when all runs of the source have ended, each with its result on disk, but for
+        those whose job has ended twice without one.
 
         Raises LeftRunning with `wait=false`, and UserError where Slurm takes none of the jobs.
         """
+        self._source, self._at_once = source, at_once
         with _answered():
             self._known = queue.jobs()
-        self._attach(runs)
-        attached = {one.run.signature for one in self._open}
-        new = [run for run in runs if run.signature not in attached]
-        for run in new:
-            self._start_over(run)
-        self._unsubmitted = list(self._arrays(new))
         try:
+            self._take()
             self._submit()
             if not self.options.wait:
                 raise LeftRunning(
@@ -157,6 +157,20 @@ class Slurm:
             self.screen.say(f"slurm: the jobs go on: {self._counts()}{self._how_to_cancel()}")
             raise
         self._clean()
+
+    def _take(self) -> None:
+        """Take as many runs from the source as may be under way; those without a job are left to
+        be submitted."""
+        self._has_room = False
+        under_way = len(self._open) + sum(len(runs) for runs in self._unsubmitted)
+        runs: list[Run] = []
+        while under_way + len(runs) < self._at_once and (run := self._source.take()) is not None:
+            runs.append(run)
+        attached = self._attach(runs)
+        new = [run for run in runs if run.signature not in attached]
+        for run in new:
+            self._start_over(run)
+        self._unsubmitted += self._arrays(new)
 
     def mind_others(self) -> None:
         """Cancel the jobs of the experiment's runs that are not in this grid, or say that they are
@@ -185,14 +199,18 @@ class Slurm:
         for job_id, directory in others.items():
             self.screen.say(f"slurm: job {job_id} is cancelled: {directory} is not in this grid")
 
-    def _attach(self, runs: Sequence[Run]) -> None:
+    def _attach(self, runs: Sequence[Run]) -> set[str]:
+        """The signatures of those that have a job."""
+        found = []
         for run in runs:
             if live := self._live(run.record.job):
                 job, log = live
-                self._open.append(_Submitted(run, job.id, job.name, log, _written(run)))
-        if self._open:
-            jobs = "1 job" if len(self._open) == 1 else f"{len(self._open)} jobs"
+                found.append(_Submitted(run, job.id, job.name, log, _written(run)))
+        if found:
+            jobs = "1 job" if len(found) == 1 else f"{len(found)} jobs"
             self.screen.say(f"slurm: {jobs} submitted before")
+        self._open += found
+        return {one.run.signature for one in found}
 
     def _live(self, path: Path) -> tuple[queue.Job, Path] | None:
         """The job that a job.json names, where it has not ended, and submitit's log of it."""
@@ -310,11 +328,18 @@ class Slurm:
                 if result := one.result():
                     self._tell(one.run, result)
                     self._end(one)
+                    self._over(one.run)
             now = time.monotonic()
             if now - asked > min(_ASK_AT_MOST_SECONDS, max(_ASK_SECONDS, (now - started) / 10)):
                 self._ask()
                 asked = time.monotonic()
-            time.sleep(_LOOK_SECONDS)
+            if self._has_room:
+                before = len(self._unsubmitted)
+                self._take()
+                if len(self._unsubmitted) > before:
+                    self._submit_or_give_up()
+            if self._open or self._unsubmitted:
+                time.sleep(_LOOK_SECONDS)
 
     def _ask(self) -> None:
         """Look at the queue: submit what ended without a result once more, and what has waited."""
@@ -339,14 +364,25 @@ class Slurm:
                 self.screen.fail(f"{text}: it is submitted once more{_last_words(one)}")
             else:
                 self.screen.fail(f"{text}, as did the one before: given up{_last_words(one)}")
+                self._over(one.run)
         self._unsubmitted += self._arrays(again)
+        self._submit_or_give_up()
+        if self._open:
+            self._say(f"slurm: {self._counts()}")
+
+    def _submit_or_give_up(self) -> None:
         try:
             self._submit()
         except UserError as error:
             self.screen.fail(str(error))
+            given_up = [run for runs in self._unsubmitted for run in runs]
             self._unsubmitted.clear()
-        if self._open:
-            self._say(f"slurm: {self._counts()}")
+            for run in given_up:
+                self._over(run)
+
+    def _over(self, run: Run) -> None:
+        self._source.ended(run)
+        self._has_room = True
 
     def _end(self, one: _Submitted) -> None:
         self._open.remove(one)

@@ -28,7 +28,7 @@ from opt_runner.runs.sweep import Sweep
 # The value, in percent, of a trial that diverged: the sampler learns to stay away from it.
 _WORST = 100.0
 _FAILURES = 5  # in a row, that end a search
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 1.0
 
 
 @dataclass
