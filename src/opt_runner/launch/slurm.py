@@ -15,16 +15,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError
-
-from opt_runner.config.schema import Config, Node
 from opt_runner.console.screen import Screen, outcome
-from opt_runner.errors import UserError, explain
+from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 from opt_runner.launch import slurm_queue as queue
 from opt_runner.launch.slurm_job import RunOfJob
+from opt_runner.launch.slurm_options import Options
 from opt_runner.records.result import Result
 from opt_runner.runs.run import Run
 from opt_runner.runs.sweep import LeftRunning, Sweep
@@ -36,58 +34,8 @@ _ASK_SECONDS, _ASK_AT_MOST_SECONDS = 2.0, 30.0
 _SAY_SECONDS = 30.0
 _CLEAN_SECONDS = 10.0
 
-Whole = Annotated[int, Field(gt=0)]
 
-
-class Options(Node):
-    """The keys of conf/hydra/launcher/slurm.yaml, which says what they mean."""
-
-    model_config = ConfigDict(coerce_numbers_to_str=True)
-
-    partition: str | None
-    account: str | None
-    qos: str | None
-    timeout_min: Whole
-    gpus_per_node: int | str | None
-    cpus_per_task: Whole | None
-    mem_gb: Annotated[float, Field(gt=0)] | None
-    setup: tuple[str, ...] | None
-    additional_parameters: dict[str, Any] | None
-    array_parallelism: Whole
-    max_array: Whole
-    signal_delay_s: Annotated[int, Field(ge=0)]
-    max_num_timeout: Annotated[int, Field(ge=0)]
-    wait: bool
-    cancel_others: bool
-
-    @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Self:
-        """Raises UserError, one line a fault."""
-        try:
-            return cls.model_validate(dict(content))
-        except ValidationError as error:
-            raise UserError(explain(error, "hydra.launcher", cls.model_fields)) from error
-
-
-def placed(config: Config, options: Options) -> Config:
-    """The config with the kind of device that its job has: a job without it fails, and does not
-    train on another. Raises UserError where Slurm does not say whether it has GPUs."""
-    device = config.hardware.device
-    if device.startswith("cuda:"):
-        raise UserError(
-            f"hardware.device={device}: which GPU a job gets is Slurm's choice; use hardware=cuda"
-        )
-    if device == "auto":
-        gpus = options.gpus_per_node
-        if gpus is None:
-            with _answered():
-                gpus = int(queue.has_gpus(options.partition))
-        device = "cpu" if gpus == 0 else "cuda"
-    hardware = config.hardware.model_copy(update={"device": device})
-    return config.model_copy(update={"hardware": hardware})
-
-
-@dataclass
+@dataclass(eq=False)
 class _Submitted:
     """A run and its job. log: where submitit has it write until the run's own log is open.
     before: when the run's result was written, at submission."""
@@ -101,19 +49,24 @@ class _Submitted:
 
     def write(self) -> None:
         """Raises CannotWrite."""
+        self.run.record.directory.mkdir(parents=True, exist_ok=True)
         content = {"id": self.job_id, "name": self.name, "log": str(self.log)}
         write_whole(self.run.record.job, json.dumps(content) + "\n")
 
     def result(self) -> Result | None:
-        """The result that the job has left; an interrupted run's may come, a damaged one is made
-        anew."""
-        if _written(self.run) == self.before:
+        """The result after which the job does nothing more: a settled one, or a failure of its own.
+
+        An interrupted run goes on, a damaged result is made anew.
+        """
+        written = _written(self.run)
+        if written is None:
             return None
         try:
             result = self.run.record.read_result()
         except UserError:
             return None
-        return None if result is None or result.status == "interrupted" else result
+        failed = result is not None and result.status == "failed" and written != self.before
+        return result if result is not None and (result.settled or failed) else None
 
 
 class Slurm:
@@ -132,11 +85,11 @@ class Slurm:
 
     def execute(self, runs: Sequence[Run]) -> None:
         """Returns when all runs have ended, each with its result on disk, but for those whose job
-        has ended twice without one.
+        was cancelled, or has ended twice without one.
 
         Raises LeftRunning with `wait=false`, and UserError where Slurm takes none of the jobs.
         """
-        with _answered():
+        with queue.answered():
             self._known = queue.jobs()
         self._attach(runs)
         attached = {one.run.signature for one in self._open}
@@ -161,7 +114,7 @@ class Slurm:
     def mind_others(self) -> None:
         """Cancel the jobs of the experiment's runs that are not in this grid, or say that they are
         there. Raises UserError where Slurm does not answer."""
-        with _answered():
+        with queue.answered():
             self._known = queue.jobs()
         config = self.sweep.runs[0].config
         mine = {run.record.directory.resolve() for run in self.sweep.runs}
@@ -180,7 +133,7 @@ class Slurm:
                 "hydra.launcher.cancel_others=true cancels such jobs"
             )
             return
-        with _answered():
+        with queue.answered():
             queue.cancel(queue.shortest(others, self._known))
         for job_id, directory in others.items():
             self.screen.say(f"slurm: job {job_id} is cancelled: {directory} is not in this grid")
@@ -250,9 +203,7 @@ class Slurm:
             folder=folder, cluster="slurm", slurm_max_num_timeout=self.options.max_num_timeout
         )
         name = self.sweep.id if len(runs) > 1 else f"{self.sweep.id} {runs[0].title}"
-        executor.update_parameters(**self._parameters(runs[0].config, name))
-        for run in runs:
-            run.record.directory.mkdir(parents=True, exist_ok=True)
+        executor.update_parameters(**self.options.of_submitit(runs[0].config, name))
         jobs = [self._job(run) for run in runs]
         try:
             with _signals_later(), _outside_of_jobs():
@@ -273,35 +224,6 @@ class Slurm:
 
     def _status(self, run: Run) -> Path:
         return self.sweep.folder / f"slot-{run.signature}.json"
-
-    def _parameters(self, config: Config, name: str) -> dict[str, Any]:
-        """submitit's, of an array; what is None is left to Slurm."""
-        options = self.options
-        gpus = options.gpus_per_node if config.hardware.device != "cpu" else None
-        if config.hardware.device == "cuda" and gpus is None:
-            gpus = 1
-        cpus = options.cpus_per_task or config.hardware.threads
-        parameters = {
-            "name": name,
-            "timeout_min": options.timeout_min,
-            "mem_gb": options.mem_gb,
-            "gpus_per_node": gpus,
-            "cpus_per_task": cpus,
-            "slurm_partition": options.partition,
-            "slurm_account": options.account,
-            "slurm_qos": options.qos,
-            "slurm_setup": list(options.setup or ()) or None,
-            "slurm_array_parallelism": options.array_parallelism,
-            "slurm_signal_delay_s": options.signal_delay_s,
-            "slurm_stderr_to_stdout": True,
-            # srun has not asked for its job's cores by itself since Slurm 22.05.
-            "slurm_srun_args": [f"--cpus-per-task={cpus}"] if cpus else None,
-            "slurm_additional_parameters": {
-                "requeue": True,
-                **(options.additional_parameters or {}),
-            },
-        }
-        return {key: value for key, value in parameters.items() if value is not None}
 
     def _wait(self) -> None:
         started = asked = time.monotonic()
@@ -333,7 +255,9 @@ class Slurm:
             self._end(one)
             state = f" ({job.state})" if job else ""
             text = f"{one.run.title}: job {one.job_id} ended without a result{state}"
-            if self._retries[one.run.signature] < _RETRIES:
+            if job and job.state == "CANCELLED":
+                self.screen.fail(f"{one.run.title}: job {one.job_id} was cancelled")
+            elif self._retries[one.run.signature] < _RETRIES:
                 self._retries[one.run.signature] += 1
                 again.append(one.run)
                 self.screen.fail(f"{text}: it is submitted once more{_last_words(one)}")
@@ -399,15 +323,6 @@ class Slurm:
 
 class _Refused(Exception):
     """sbatch's words."""
-
-
-@contextlib.contextmanager
-def _answered() -> Iterator[None]:
-    """Within the block a Slurm that does not answer is told in one line."""
-    try:
-        yield
-    except queue.NoAnswer as error:
-        raise UserError(f"Slurm does not answer: {error}") from error
 
 
 @contextlib.contextmanager

@@ -86,6 +86,7 @@ def job_id() -> str:
 
 
 def _write_to(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
