@@ -11,7 +11,7 @@ help:            ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(READY)    ## train plain training and all seven variants on digits, end in a table
-	$(BIN)/opt-run experiment=digits
+	@$(BIN)/opt-run experiment=digits
 
 # SCALE=paper or small; without it, paper where there is a GPU. Narrowed or changed by
 # SEEDS=0,1 MODELS=cnn6 METHODS=standard,gs DATASET=cifar10 (or a folder of images) ARGS="...".
@@ -25,31 +25,34 @@ reproduce-table: $(READY)  ## the paper's table: methods x networks x seeds, wit
 	$(eval SCALE := $(SCALE))@case "$(SCALE)" in small|paper) ;; *) \
 	  echo "make reproduce-table: SCALE must be small or paper, got '$(SCALE)'" >&2; exit 2;; esac
 	@echo "reproduce-table: SCALE=$(SCALE) (SCALE=small and SCALE=paper choose)"
-	$(BIN)/opt-run experiment=$(EXPERIMENT) $(GRID); status=$$?; \
+	@$(BIN)/opt-run experiment=$(EXPERIMENT) $(GRID); status=$$?; \
 	test $$status -gt 1 || $(BIN)/opt-report outputs/$(EXPERIMENT) \
 	  --title "OPT: methods compared, $(SCALE) scale" \
 	  || status=$$?; exit $$status
 
 bench: $(READY)  ## measure every method and the alternatives, write outputs/bench/
-	$(BIN)/opt-bench
+	@$(BIN)/opt-bench
 
+# A worker a core, each with its share of the threads (tests/conftest.py). One test alone starts
+# faster without workers: .venv/bin/pytest tests/test_opt.py
 test: $(READY)   ## run the tests
-	$(BIN)/pytest
+	@$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 chaos: $(READY)  ## hundreds of kills and damaged files in sweeps over all methods
-	OPT_CHAOS_KILLS=$(or $(KILLS),100) $(BIN)/pytest tests/cli/test_chaos.py
+	@OPT_CHAOS_KILLS=$(or $(KILLS),100) $(BIN)/pytest tests/cli/test_chaos.py
 
 lint: $(READY)   ## ruff and mypy
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 clean:           ## remove the environment and caches, not outputs/
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
 	  f"opt-runner needs Python 3.11 to 3.13, found {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "setting up $(VENV): PyTorch and the other packages of pyproject.toml, some minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@

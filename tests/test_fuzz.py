@@ -23,7 +23,7 @@ from opt_runner.datasets import Images, TorchvisionSet
 from opt_runner.datasets.folder.decode import decode
 from opt_runner.errors import UserError
 from opt_runner.records.result import Result
-from tests.datasets.test_torchvision_sets import IDX, write_idx
+from tests.datasets.idx_files import IDX, write_idx
 
 KEYS = [
     "seed", "experiment_name", "output_dir", "rerun", "when_locked", "progress", "batch_size",

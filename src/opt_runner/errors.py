@@ -1,4 +1,4 @@
-"""The one error class whose text is meant for the person at the terminal."""
+"""Errors whose text is meant for the person at the terminal, and what went wrong elsewhere."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,10 @@ from pydantic import ValidationError
 
 class UserError(Exception):
     """One line a fault: what was wrong, what is allowed, what to do. Shown without a traceback."""
+
+
+class Elsewhere(Exception):
+    """Another of the processes that train one run together has failed, and tells of it."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -51,6 +51,19 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock file `path`."""
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, timeout=0, fallback_to_soft=False, preserve_lock_file=True):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):  # the file system has no locks
+        return False
+
+
 def _sign(descriptor: int) -> None:
     """Write into the lock file who holds it."""
     with contextlib.suppress(OSError):  # it is only a courtesy

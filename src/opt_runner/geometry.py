@@ -1,11 +1,68 @@
 """What OPT keeps: the angles between a layer's neurons, and with them its hyperspherical energy.
 
-Neurons are the columns of W (d x n). Source: Liu et al., "Learning towards Minimum Hyperspherical
-Energy" (NeurIPS 2018) and "Orthogonal Over-Parameterized Training" (CVPR 2021), section 3.
+Neurons are the n columns of W (d x n). Only their directions count, the unit columns w_i. Sources:
+Liu et al., "Learning towards Minimum Hyperspherical Energy" (NeurIPS 2018) and "Orthogonal
+Over-Parameterized Training" (CVPR 2021), section 3.
+
+The energy itself is hard to read: nearly all of it is what any n neurons in d dimensions have.
+An **energy excess** counts from there, in standard deviations of random neurons:
+
+    excess = (E(W) - mean) / std,  mean and std of E over random neurons of the same d and n
+
+Random neurons are independent and uniform on the sphere S^(d-1): the directions of a Gaussian W.
+So a Gaussian W has an excess of 0, give or take two or three, and crowded neurons a large one.
 """
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+EXPONENTS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class LayerGeometry:
+    """What the pairs of one layer's neurons tell.
+
+    One rotation of all neurons, or other lengths of them, change nothing here.
+
+    Where a value is not defined it is NaN: all but `angles` where a column of W is zero, as it has
+    no direction; `largest_cosine` and the excesses of a single neuron; the excesses of a size
+    whose random neurons have no finite standard deviation, see `random_energy`. Two equal neurons
+    have infinite energies and excesses; two opposite ones an infinite half-space excess, or a
+    large one where rounding keeps them apart.
+    """
+
+    energy: dict[int, float]  # s: E_s
+    energy_excess: dict[int, float]  # s: that of E_s
+    half_space_excess: float  # that of the half-space energy, see `random_half_space_energy`
+    largest_cosine: float  # largest |<w_i, w_j>|: 1 where two neurons are parallel or opposite
+    angles: list[int]  # pairs by angle, in bins of equal width from 0 to 180 degrees
+
+
+def layer_geometry(W: Tensor, angle_bins: int) -> LayerGeometry:
+    """The geometry of one layer's W (d, n), all of it from one matrix of distances.
+
+    angle_bins: the number of bins of `angles`; pairs without an angle, of a zero column, are in
+    none.
+    """
+    d, n = W.shape
+    distance = _pair_distances(W).cpu()
+    # ||w_i + w_j||^2 = 4 - ||w_i - w_j||^2. Of opposite neurons, rounding may make it negative.
+    distance_to_opposite = (4 - distance.square()).clamp(min=0).sqrt()
+    energy = {s: float(_energy(distance, s)) for s in EXPONENTS}
+    half_space_energy = energy[0] + float(_energy(distance_to_opposite, 0))
+    cosine = (1 - distance.square() / 2).clamp(-1, 1)
+    angle = 2 * (distance / 2).clamp(max=1).asin()
+    return LayerGeometry(
+        energy=energy,
+        energy_excess={s: _excess(energy[s], *random_energy(d, n, s)) for s in EXPONENTS},
+        half_space_excess=_excess(half_space_energy, *random_half_space_energy(d, n)),
+        largest_cosine=float(cosine.abs().max()) if n > 1 else math.nan,
+        angles=torch.histc(angle, angle_bins, 0, torch.pi).long().tolist(),
+    )
 
 
 def hyperspherical_energy(W: Tensor, s: float = 1.0) -> Tensor:
@@ -15,29 +72,125 @@ def hyperspherical_energy(W: Tensor, s: float = 1.0) -> Tensor:
     Distances are taken in float64 from differences, not from cosines: two almost equal neurons,
     where the energy is largest, would otherwise lose every digit.
 
-    Raises ValueError for s < 0. A zero column has no direction: the energy is then NaN.
+    Raises ValueError for s < 0. A zero column has no direction: the energy is then NaN. A single
+    neuron has energy 0, two equal ones an infinite energy.
     """
-    if s < 0:
-        raise ValueError(f"hyperspherical energy is defined for s >= 0, got s = {s}")
-    neurons = W.double().mT
-    neurons = neurons / torch.linalg.vector_norm(neurons, dim=-1, keepdim=True)
-    distance = torch.cdist(neurons, neurons, compute_mode="donot_use_mm_for_euclid_dist")
-    n = neurons.shape[-2]
-    i, j = torch.triu_indices(n, n, offset=1, device=W.device)
-    pairs = distance[..., i, j]
-    energy = pairs.pow(-s) if s > 0 else -pairs.log()
-    return 2 * energy.sum(-1)
+    _check_exponent(s)
+    return _energy(_pair_distances(W), s)
 
 
-def angles(W: Tensor) -> Tensor:
-    """Angles in radians between the pairs i < j of columns of W (..., d, n): (..., n (n-1) / 2)."""
-    neurons = torch.nn.functional.normalize(W.double(), dim=-2)
-    n = W.shape[-1]
-    i, j = torch.triu_indices(n, n, offset=1, device=W.device)
-    return (neurons.mT @ neurons)[..., i, j].clamp(-1, 1).arccos()
+def random_energy(d: int, n: int, s: float = 1.0) -> tuple[float, float]:
+    """Mean and standard deviation of E_s over n random neurons in d dimensions, in closed form.
+
+    For independent uniform u and v, ||u - v|| = 2 sqrt(B) where B = (1 - <u, v>) / 2 has the beta
+    distribution with both parameters a = (d - 1) / 2. So, with the functions gamma G, beta, digamma
+    psi and trigamma psi1, one pair has
+
+        s > 0:  mean   m(s) = E ||u - v||^-s = 2^-s G(a - s/2) G(2a) / (G(a) G(2a - s/2))
+                            = 2^-s beta(a - s/2, a) / beta(a, a)
+                variance    m(2s) - m(s)^2
+        s = 0:  mean        (psi(2a) - psi(a)) / 2 - log 2
+                variance    (psi1(a) - psi1(2a)) / 4
+
+    and E_s sums n (n - 1) ordered pairs: its mean is n (n - 1) times theirs. Different pairs are
+    uncorrelated although they share a neuron: given u, the mean over v is m(s) whatever u is (E_s
+    is a degenerate U-statistic). So the variance of E_s is 2 n (n - 1) times theirs: n (n - 1) / 2
+    pairs, each counted twice.
+
+    Near neurons make the moments infinite in few dimensions: the mean is finite for d > s + 1, the
+    standard deviation for d > 2s + 1 (d > 1, 3, 5 for s = 0, 1, 2). They are `inf` elsewhere; no
+    excess is defined there, as no number of standard deviations tells random neurons from others.
+
+    Raises ValueError for s < 0. Source of the mean, the energy of the uniform measure: Brauchart,
+    Hardin and Saff, "The next-order term for optimal Riesz and logarithmic energy asymptotics on
+    the sphere" (2012); of uncorrelated pairs: Hoeffding, "A class of statistics with asymptotically
+    normal distribution" (1948).
+    """
+    _check_exponent(s)
+    if n < 2:
+        return 0.0, 0.0
+    if d <= s + 1:
+        return math.inf, math.inf
+    from scipy.special import digamma, polygamma  # slow to import: only where it is needed
+
+    a = (d - 1) / 2
+    if s == 0:
+        mean = (digamma(2 * a) - digamma(a)) / 2 - math.log(2)
+        std = math.sqrt(polygamma(1, a) - polygamma(1, 2 * a)) / 2
+    else:
+        mean, std = math.exp(_log_moment(d, s)), math.inf
+        if d > 2 * s + 1:
+            # Not m(2s) - m(s)^2: they agree in all but a 4d-th of either.
+            std = mean * math.sqrt(math.expm1(_log_moment(d, 2 * s) - 2 * _log_moment(d, s)))
+    return float(n * (n - 1) * mean), float(math.sqrt(2 * n * (n - 1)) * std)
+
+
+def random_half_space_energy(d: int, n: int) -> tuple[float, float]:
+    """Mean and standard deviation of the half-space energy of n random neurons in d dimensions.
+
+    The half-space energy takes a neuron and its opposite for the same line. Here it is that of
+    s = 0, the sum over i != j of log(1 / ||w_i - w_j||) + log(1 / ||w_i + w_j||): half of E_0 of
+    [W, -W] without the pairs (w_i, -w_i), whose distance is always 2.
+
+    It shows what E_s hides in many dimensions. There t = <w_i, w_j> is about d^-1/2, so in the
+    series of a term of E_s, c0 + c1 t + c2 t^2 + ..., what varies most is c1 t. The sum of t over
+    pairs is the squared length of the sum of all neurons, but for a constant: nothing of how far
+    neurons are from orthogonal. Opposite pairs cancel t and leave t^2, which is. As every s leaves
+    the same t^2, s = 0 stands for all of them; its moments are finite for every d > 1 (`inf` for
+    d = 1).
+
+    In the symbols of `random_energy`, log(1 / ||u - v||) + log(1 / ||u + v||) has the mean
+    psi(2a) - psi(a) - 2 log 2 and, as Cov(log B, log(1 - B)) = -psi1(2a), the variance
+    (psi1(a) - 2 psi1(2a)) / 2. Pairs are uncorrelated for the same reason.
+
+    Source of the half space: Liu et al. (NeurIPS 2018), half-space MHE.
+    """
+    if n < 2:
+        return 0.0, 0.0
+    if d < 2:
+        return math.inf, math.inf
+    from scipy.special import polygamma
+
+    a = (d - 1) / 2
+    mean, _ = random_energy(d, n, 0)
+    variance = (polygamma(1, a) - 2 * polygamma(1, 2 * a)) / 2
+    return 2 * mean, math.sqrt(2 * n * (n - 1) * variance)
 
 
 def orthogonality_error(Q: Tensor) -> Tensor:
     """Largest entry of |Q^T Q - I| for Q (..., d, d): the result has the shape `...`."""
     eye = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
     return (Q.mT @ Q - eye).abs().amax((-2, -1))
+
+
+def _pair_distances(W: Tensor) -> Tensor:
+    """||w_i - w_j|| for i < j in float64, NaN with a zero column: (..., n (n - 1) / 2)."""
+    neurons = W.double().mT
+    neurons = neurons / torch.linalg.vector_norm(neurons, dim=-1, keepdim=True)
+    distance = torch.cdist(neurons, neurons, compute_mode="donot_use_mm_for_euclid_dist")
+    n = neurons.shape[-2]
+    i, j = torch.triu_indices(n, n, offset=1, device=W.device)
+    return distance[..., i, j]
+
+
+def _energy(distance: Tensor, s: float) -> Tensor:
+    """E_s of the distances of the pairs i < j (..., pairs), both orders counted: `...`."""
+    terms = distance.pow(-s) if s > 0 else -distance.log()
+    return 2 * terms.sum(-1)
+
+
+def _excess(energy: float, mean: float, std: float) -> float:
+    return (energy - mean) / std if 0 < std < math.inf else math.nan
+
+
+def _log_moment(d: int, s: float) -> float:
+    """log m(s), see `random_energy`."""
+    from scipy.special import betaln
+
+    a = (d - 1) / 2
+    return float(betaln(a - s / 2, a) - betaln(a, a)) - s * math.log(2)
+
+
+def _check_exponent(s: float) -> None:
+    if s < 0:
+        raise ValueError(f"hyperspherical energy is defined for s >= 0, got s = {s}")

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from opt_runner.bench import cli
-from opt_runner.bench.settings import Settings
-from opt_runner.config import Hardware
-from opt_runner.hardware import set_up
+from opt_runner.bench.part import Settings
+from opt_runner.cli import bench as command
 
 Bench = Callable[..., dict[str, Any]]
+
+HARDWARE = ("hardware.device=cpu", "hardware.threads=1")
 
 
 @pytest.fixture
@@ -26,15 +26,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def settings(tmp_path: Path, one_thread: None) -> Settings:
-    options = Hardware(
-        device="cpu",
-        precision="float32",
-        threads=1,
-        channels_last=True,
-        compile=False,
-        reuse_memory=True,
-    )
-    return Settings(set_up(options), threads=1, out=tmp_path, samples=1, quick=True)
+    return Settings(tmp_path, HARDWARE, samples=1, quick=True)
 
 
 @pytest.fixture
@@ -44,7 +36,7 @@ def bench(tmp_path: Path, one_thread: None) -> Bench:
     def run(part: str, *arguments: str) -> dict[str, Any]:
         tiny = ["--quick", "--samples", "1", "--threads", "1", "--device", "cpu"]
         with pytest.raises(SystemExit) as done:
-            cli.main([part, *tiny, "--out", str(tmp_path / "bench"), *arguments])
+            command.main([part, *tiny, "--out", str(tmp_path / "bench"), *arguments])
         assert done.value.code == 0
         content: dict[str, Any] = json.loads((tmp_path / "bench" / f"{part}.json").read_text())
         return content

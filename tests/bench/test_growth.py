@@ -1,12 +1,10 @@
 """Exponents, crossings and the plot's labels, from made-up costs."""
 
-from itertools import pairwise
-
+import numpy as np
 import pytest
 
-from opt_runner.bench.curve import Curve, crossing
-from opt_runner.bench.growth_plot import _LABEL_DISTANCE, _apart
-from opt_runner.bench.summary import Summary
+from opt_runner.bench.growth import Curve, apart, crossing
+from opt_runner.bench.samples import Summary
 
 SIZES = (64, 128, 256, 512)
 
@@ -17,8 +15,8 @@ def curve(*seconds: float) -> Curve:
 
 def test_the_exponent_is_that_of_the_largest_sizes() -> None:
     costs = curve(1.0, *(1e-9 * d**2.5 for d in SIZES[1:]))
-    assert costs.exponent() == pytest.approx(2.5)
-    assert curve(1.0).exponent() is None
+    assert costs.exponent == pytest.approx(2.5)
+    assert curve(1.0).exponent is None
 
 
 def test_the_forecast_grows_by_the_cube() -> None:
@@ -42,10 +40,10 @@ def test_a_crossing_counts_from_where_it_lasts(seconds: tuple, start: int | None
 
 
 def test_labels_keep_their_order_and_their_distance() -> None:
-    heights = {"a": 0.5, "b": 0.51, "c": 0.1, "d": 0.5, "e": 0.9}
-    moved = _apart(heights)
-    assert list(moved) == ["c", "a", "d", "b", "e"]
-    placed = list(moved.values())
-    assert all(b - a >= _LABEL_DISTANCE - 1e-9 for a, b in pairwise(placed))
-    assert moved["c"] == pytest.approx(0.1)
-    assert moved["e"] == pytest.approx(0.9)
+    heights = np.array([0.5, 0.51, 0.1, 0.5, 0.9])
+    moved = apart(heights, 0.05)
+    assert np.argsort(moved).tolist() == [2, 0, 3, 1, 4]
+    assert np.diff(np.sort(moved)).min() >= 0.05 - 1e-9
+    assert moved[2] == pytest.approx(0.1)
+    assert moved[4] == pytest.approx(0.9)
+    assert moved[[0, 1, 3]].mean() == pytest.approx(heights[[0, 1, 3]].mean())

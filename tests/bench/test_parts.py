@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from opt_runner.bench import libraries, rotations
-from opt_runner.bench.settings import Settings
+from opt_runner.bench import one_layer, rotations
+from opt_runner.bench.part import Settings
 from opt_runner.methods import METHODS
 from tests.bench.conftest import Bench
 
 KEYS = {
-    "part", "date", "command", "quick", "n", "threads", "hardware", "torch", "python", "notes",
-    "rows",
+    "part", "date", "command", "quick", "n", "threads", "hardware", "opt_runner", "torch", "python",
+    "notes", "rows",
 }  # fmt: skip
-ROTATING = {name for name, cls in METHODS.items() if cls.rotates}
+ROTATING = {name for name, cls in METHODS.items() if cls().has_tensors}
 SUMMARY = {"n", "median", "lower_quartile", "upper_quartile"}
 
 
@@ -49,9 +49,9 @@ def test_steps(bench: Bench) -> None:
 def test_rotations(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     rows = check(bench("rotations"), "rotations")
     ours = {row["name"] for row in rows if row["ours"]}
-    assert ours == set(rotations.OURS)
+    assert ours == set(one_layer.OURS)
     alternatives = [row for row in rows if not row["ours"]]
-    expected = {a.name for a in (*rotations.ALTERNATIVES, *rotations.GEOTORCH)}
+    expected = {a.name for a in (*one_layer.ALTERNATIVES, *one_layer.GEOTORCH)}
     assert {row["name"] for row in alternatives} == expected
     assert all(row["variant"] in ours and row["factor"] > 0 for row in alternatives)
     assert "median [quartiles]" in capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_rotations(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
 def test_without_geotorch_the_report_says_so(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(libraries, "has_geotorch", lambda: False)
+    monkeypatch.setattr(rotations, "has_geotorch", lambda: False)
     report = rotations.run(settings)
     assert any("geotorch is not installed" in note for note in report.notes)
     assert not [row for row in report.rows if "geotorch" in row["name"]]
@@ -82,7 +82,7 @@ def test_datapath(bench: Bench) -> None:
 def test_growth(bench: Bench, tmp_path: Path) -> None:
     rows = check(bench("growth"), "growth")
     costs = {(row["method"], row["d"]) for row in rows if row["measure"] == "cost"}
-    assert costs == {(name, d) for name in rotations.OURS for d in (8, 16, 32)}
+    assert costs == {(name, d) for name in one_layer.OURS for d in (8, 16, 32)}
     crossings = [row for row in rows if row["measure"] == "crossing"]
     assert len(crossings) == 4 * 5
     assert (tmp_path / "bench/growth.png").stat().st_size > 10_000

@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 import torch
 
 from opt_runner.methods import METHODS
+from tests.cli.conftest import COMMAND
 
 KILLS = int(os.environ.get("OPT_CHAOS_KILLS", "3"))
 SEED = int(os.environ.get("OPT_CHAOS_SEED", "0"))
@@ -51,8 +51,7 @@ class Counts:
 def launch(tmp_path: Path, environment: dict[str, str], name: str, launcher: str) -> Any:
     # A group of its own: its children, as a launcher's, are killed with it.
     return subprocess.Popen(
-        [Path(sys.executable).with_name("opt-run"), *SWEEP, *LAUNCHERS[launcher],
-         f"experiment_name={name}"],
+        [COMMAND, *SWEEP, *LAUNCHERS[launcher], f"experiment_name={name}"],
         cwd=tmp_path, env=environment, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip

@@ -5,17 +5,23 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.cli.conftest import TINY, Run, results
-from tests.cli.test_resume import ONE, outcome, start, wait_for_checkpoint
-
-COMMAND = Path(sys.executable).with_name("opt-run")
+from tests.cli.conftest import (
+    COMMAND,
+    ONE,
+    TINY,
+    Finished,
+    Run,
+    outcome,
+    results,
+    start,
+    wait_for_checkpoint,
+)
 
 
 def cut_after_a_checkpoint(tmp_path: Path, environment: dict[str, str], name: str) -> Path:
@@ -29,7 +35,7 @@ def cut_after_a_checkpoint(tmp_path: Path, environment: dict[str, str], name: st
 
 
 def test_a_truncated_checkpoint_is_set_aside_and_the_run_ends_the_same(
-    opt_run: Run, tmp_path: Path, environment: dict[str, str]
+    opt_run: Run, finished: Finished, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     directory = cut_after_a_checkpoint(tmp_path, environment, "cut")
     os.truncate(directory / "checkpoint.pt", 1000)
@@ -37,7 +43,7 @@ def test_a_truncated_checkpoint_is_set_aside_and_the_run_ends_the_same(
     assert again.returncode == 0, again.stderr
     assert "checkpoint.pt is damaged" in again.stdout
     assert (directory / "checkpoint.pt.damaged-1").stat().st_size == 1000
-    assert opt_run(*ONE, "experiment_name=uncut").returncode == 0
+    finished(*ONE, "experiment_name=uncut")
     rows, _ = outcome(tmp_path, "cut")
     uncut_rows, _ = outcome(tmp_path, "uncut")
     assert rows == uncut_rows
@@ -62,8 +68,8 @@ def test_the_checkpoint_of_another_run_is_a_mistake_and_stays(
         assert (other / "checkpoint.pt").read_bytes() == content
 
 
-def test_a_damaged_result_is_set_aside(opt_run: Run, tmp_path: Path) -> None:
-    assert opt_run(*TINY, "tracking=none").returncode == 0
+def test_a_damaged_result_is_set_aside(opt_run: Run, finished: Finished, tmp_path: Path) -> None:
+    finished(*TINY, "tracking=none", "checkpoint.every_steps=5")
     (path,) = tmp_path.glob("outputs/**/result.json")
     first = json.loads(path.read_text())
     path.write_text(path.read_text()[:50])
@@ -73,8 +79,10 @@ def test_a_damaged_result_is_set_aside(opt_run: Run, tmp_path: Path) -> None:
     assert json.loads(path.read_text())["test_error"] == first["test_error"]
 
 
-def test_a_damaged_checkpoint_of_a_finished_run_is_made_anew(opt_run: Run, tmp_path: Path) -> None:
-    assert opt_run(*TINY, "tracking=none", "checkpoint.every_steps=5").returncode == 0
+def test_a_damaged_checkpoint_of_a_finished_run_is_made_anew(
+    opt_run: Run, finished: Finished, tmp_path: Path
+) -> None:
+    finished(*TINY, "tracking=none", "checkpoint.every_steps=5")
     (path,) = tmp_path.glob("outputs/**/checkpoint.pt")
     whole = outcome(tmp_path, "default")
     path.write_bytes(path.read_bytes()[:-20])
@@ -88,14 +96,16 @@ def test_a_damaged_checkpoint_of_a_finished_run_is_made_anew(opt_run: Run, tmp_p
     assert "finished before, skipped" in opt_run(*TINY, "tracking=none").stdout
 
 
-def test_damaged_metrics_of_a_finished_run_are_said(opt_run: Run, tmp_path: Path) -> None:
-    assert opt_run(*TINY, "tracking=none").returncode == 0
+def test_damaged_metrics_of_a_finished_run_are_said(
+    opt_run: Run, finished: Finished, tmp_path: Path
+) -> None:
+    finished(*TINY, "tracking=none", "checkpoint.every_steps=5")
     (path,) = tmp_path.glob("outputs/**/metrics.jsonl")
     assert "damaged" not in opt_run(*TINY, "tracking=none").stdout
     path.write_text(path.read_text()[:-10])
     again = opt_run(*TINY, "tracking=none")
     assert again.returncode == 0
-    assert "metrics.jsonl is damaged: its curves are lost, rerun=true" in again.stdout
+    assert "metrics.jsonl is damaged and has no curves to draw; rerun=true" in again.stdout
 
 
 def limited(bytes_a_file: int) -> None:
@@ -158,6 +168,7 @@ def test_a_run_that_another_process_has_is_left_if_wished(
 ) -> None:
     running = start(tmp_path, environment, "experiment_name=cut")
     wait_for_checkpoint(tmp_path, "cut")
+    running.send_signal(signal.SIGSTOP)  # else it may end before the other begins
     done = opt_run(*ONE, "experiment_name=cut", "when_locked=leave")
     assert running.poll() is None
     assert f"left to process {running.pid} on" in done.stdout
@@ -169,7 +180,7 @@ def test_a_run_that_another_process_has_is_left_if_wished(
 
 
 def test_a_pre_empted_job_is_requeued_and_ends_the_same(
-    opt_run: Run, tmp_path: Path, environment: dict[str, str]
+    finished: Finished, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     """submitit's local executor requeues on the same signal as its Slurm executor."""
     from submitit.core.job_environment import JobEnvironment
@@ -183,7 +194,7 @@ def test_a_pre_empted_job_is_requeued_and_ends_the_same(
     assert process.returncode == 0, stderr
     (log,) = tmp_path.glob("outputs/cut/**/run.log")
     assert "goes on from step" in log.read_text()
-    assert opt_run(*ONE, "experiment_name=uncut").returncode == 0
+    finished(*ONE, "experiment_name=uncut")
     rows, _ = outcome(tmp_path, "cut")
     uncut_rows, _ = outcome(tmp_path, "uncut")
     assert rows == uncut_rows

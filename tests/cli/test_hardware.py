@@ -27,6 +27,18 @@ def test_trains(opt_run: Run, tmp_path, options: list[str]) -> None:
     assert result["train_loss"] < 2.3
 
 
+def test_float64_is_float64_throughout(opt_run: Run, tmp_path) -> None:
+    done = opt_run("method=gs", *TINY, "tracking=none", "hardware.precision=float64")
+    assert done.returncode == 0, done.stderr
+    (result,) = results(tmp_path)
+    assert result["orthogonality_error"] < 1e-13
+    (checkpoint,) = tmp_path.glob("outputs/**/checkpoint.pt")
+    state = torch.load(checkpoint, weights_only=True)
+    tensors = [t for t in state["opt"].values() if isinstance(t, torch.Tensor)]
+    tensors += [one["momentum_buffer"] for one in state["optimizer"]["state"].values()]
+    assert {t.dtype for t in tensors if t.is_floating_point()} == {torch.float64}
+
+
 def test_compile(opt_run: Run, tmp_path) -> None:
     done = opt_run("method=cayley", *TINY, "tracking=none", "hardware.compile=true")
     assert done.returncode == 0, done.stderr

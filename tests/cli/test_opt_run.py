@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from opt_runner.methods import METHODS
-from tests.cli.conftest import TINY, Run, results
+from tests.cli.conftest import TINY, Finished, Run, results
 
 QUIET = [*TINY, "tracking=none"]
 
@@ -22,7 +22,8 @@ def test_help_names_groups_choices_and_examples_without_torch(opt_run: Run) -> N
     for text in ("method: cayley, gs, hr, ls, ogd, or, sopt, standard", "hardware: auto, cpu, cuda",
                  "opt-run method=cayley model=cnn9"):  # fmt: skip
         assert text in done.stdout
-    probe = "import sys, opt_runner.cli.run, hydra_plugins.opt_runner.grid; sys.exit('torch' in sys.modules)"
+    modules = "opt_runner.cli.run, hydra_plugins.opt_runner.grid, hydra_plugins.opt_runner.pool"
+    probe = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 
@@ -37,13 +38,7 @@ def test_the_config_of_a_run_and_hydras_own_flags(opt_run: Run, tmp_path: Path) 
 
 
 def test_every_method_in_one_sweep_with_its_table(opt_run: Run, tmp_path: Path) -> None:
-    done = opt_run(
-        "-m",
-        f"method={','.join(METHODS)}",
-        "budget.steps=300",
-        *QUIET[:2],
-        *QUIET[3:],
-    )
+    done = opt_run("-m", f"method={','.join(METHODS)}", *QUIET, "budget.steps=300")
     assert done.returncode == 0, done.stderr
     assert {r["method"] for r in results(tmp_path)} == set(METHODS)
     table = done.stdout[done.stdout.index("test error %") :]
@@ -58,11 +53,13 @@ def test_every_method_in_one_sweep_with_its_table(opt_run: Run, tmp_path: Path) 
             assert result["orthogonality_error"] < 1e-5
             for layer, energy in result["energy_start"].items():
                 assert result["energy_end"][layer] == pytest.approx(energy, rel=1e-4)
+            for name in ("energy_excess", "half_space_excess", "largest_cosine"):
+                for layer, value in result[f"{name}_start"].items():
+                    assert result[f"{name}_end"][layer] == pytest.approx(value, abs=1e-2)
 
 
-def test_the_record_of_a_run(opt_run: Run, tmp_path: Path) -> None:
-    done = opt_run("method=gs", *QUIET)
-    assert done.returncode == 0, done.stderr
+def test_the_record_of_a_run(finished: Finished, tmp_path: Path) -> None:
+    stdout = finished("method=gs", *QUIET)
     (directory,) = tmp_path.glob("outputs/default/digits/mlp/gs/seed0-*")
     names = {path.name for path in directory.iterdir()}
     assert names == {
@@ -74,7 +71,7 @@ def test_the_record_of_a_run(opt_run: Run, tmp_path: Path) -> None:
         "command.txt",
         "lock",
     }
-    assert str(directory.relative_to(tmp_path)) in done.stdout
+    assert str(directory.relative_to(tmp_path)) in stdout
     config = yaml.safe_load((directory / "config.yaml").read_text())
     assert config["method"]["name"] == "gs"
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
@@ -84,15 +81,20 @@ def test_the_record_of_a_run(opt_run: Run, tmp_path: Path) -> None:
     result = json.loads((directory / "result.json").read_text())
     assert result["test_error"] == rows[-1]["test_error"]
     assert result["train_loss"] == rows[-1]["train_loss"]
+    for name in ("energy", "energy_excess", "half_space_excess", "largest_cosine"):
+        assert result[f"{name}_start"] == rows[0][name]
+        assert result[f"{name}_end"] == rows[-1][name]
+        assert rows[-1][name].keys() == {"features.1", "features.4"}
+    assert rows[-1]["energy_excess"]["features.1"].keys() == {"0", "1", "2"}
     assert directory.name.endswith(result["signature"])
     assert result["effective_parameters"] == 64 * 16 + 16 * 16 + 16 * 10 + 4 * 16
     assert result["trainable_parameters"] == 64 * 64 + 16 * 16 + 16 * 10 + 4 * 16
 
 
 def test_the_same_command_again_skips_and_rerun_keeps_the_old_record(
-    opt_run: Run, tmp_path: Path
+    opt_run: Run, finished: Finished, tmp_path: Path
 ) -> None:
-    opt_run("method=gs", *QUIET)
+    finished("method=gs", *QUIET)
     (first,) = tmp_path.glob("outputs/**/result.json")
     written = first.stat().st_mtime_ns
     again = opt_run("method=gs", *QUIET)
@@ -127,10 +129,9 @@ def test_same_seed_same_result_to_the_bit(opt_run: Run, tmp_path: Path) -> None:
     assert one != three
 
 
-def test_duplicate_runs_run_once(opt_run: Run, tmp_path: Path) -> None:
-    done = opt_run("-m", "method=gs,gs,hr", *QUIET)
-    assert done.returncode == 0, done.stderr
-    assert "1 duplicate runs run once" in done.stdout
+def test_duplicate_runs_run_once(finished: Finished, tmp_path: Path) -> None:
+    stdout = finished("-m", "method=gs,gs,hr", *QUIET)
+    assert "1 of 3 runs are asked for twice and run once" in stdout
     assert len(results(tmp_path)) == 2
 
 
@@ -142,7 +143,7 @@ def test_a_failing_run_is_named_and_the_others_run(opt_run: Run, tmp_path: Path)
 
             @method_options
             class Broken(Cayley):
-                def penalty(self, layer, W, V, R):
+                def penalty(self, layer, W, V, step, R):
                     raise ZeroDivisionError("a bug of mine")
             """
         )
@@ -276,11 +277,11 @@ def test_a_network_that_does_not_fit_the_images(opt_run: Run, tmp_path: Path) ->
     assert "model: fails on images of shape (1, 8, 8)" in done.stderr
 
 
-def test_no_progress_bar_but_plain_lines_where_there_is_no_terminal(opt_run: Run) -> None:
-    done = opt_run("-m", "method=gs,hr", *QUIET)
-    assert "\x1b" not in done.stdout
-    assert "sweep: 1 of 2 runs done" in done.stdout
-    assert "hr mlp digits seed 0: finished, test error" in done.stdout
+def test_no_progress_bar_but_plain_lines_where_there_is_no_terminal(finished: Finished) -> None:
+    stdout = finished("-m", "method=gs,gs,hr", *QUIET)
+    assert "\x1b" not in stdout
+    assert "sweep: 1 of 2 runs done" in stdout
+    assert "hr mlp digits seed 0: finished, test error" in stdout
 
 
 def image_folder(root: Path) -> Path:

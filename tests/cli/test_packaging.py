@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import COMMAND
+
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -56,14 +58,19 @@ def test_the_wheel_from_the_sdist_runs_from_anywhere(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("outputs/default/digits/mlp/sopt/*/result.json"))
+    told = subprocess.run(
+        [installed / "opt-report"],
+        capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert "</html>" in (tmp_path / "outputs/report/report.html").read_text()
 
 
 def test_the_editable_install_reads_the_checkouts_conf(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    command = Path(sys.executable).with_name("opt-run")
     shown = subprocess.run(
-        [command, "--info", "searchpath"],
+        [COMMAND, "--info", "searchpath"],
         capture_output=True, text=True, check=True, cwd=tmp_path, env=environment,
     )  # fmt: skip
     assert os.fspath(CHECKOUT / "conf") in shown.stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import TINY, Run
+from tests.cli.conftest import TINY, Finished, Run
 
 SWEEP = ["-m", "method=standard,gs", "seed=0,1", *TINY, "tracking=none"]
 
@@ -25,14 +25,13 @@ def report(tmp_path: Path, environment: dict[str, str]):
     return run
 
 
-def test_the_report_of_a_sweep(opt_run: Run, report, tmp_path: Path) -> None:
-    swept = opt_run(*SWEEP)
-    assert swept.returncode == 0, swept.stderr
-    assert "plan: 4 runs: 0 finished, 0 to go on with, 4 to run" in swept.stdout
+def test_the_report_of_a_sweep(finished: Finished, report, tmp_path: Path) -> None:
+    swept = finished(*SWEEP)
+    assert "plan: 4 runs: 0 finished, 0 to go on with, 4 to run" in swept
     done = report("outputs", "--title", "A <title>")
     assert done.returncode == 0, done.stderr
     table = done.stdout[done.stdout.index("digits, mlp") : done.stdout.index("- mean")]
-    assert table.strip() in swept.stdout, "a sweep ends with the same table"
+    assert table.strip() in swept, "a sweep ends with the same table"
     folder = tmp_path / "outputs" / "report"
     names = {path.name for path in folder.iterdir()}
     assert {f"report.{kind}" for kind in ("md", "csv", "json", "tex", "html")} <= names
@@ -56,16 +55,16 @@ def test_the_report_of_a_sweep(opt_run: Run, report, tmp_path: Path) -> None:
     assert again.returncode == 0, "a report is replaced"
 
 
-def test_budgets_are_separate_tables(opt_run: Run, report) -> None:
-    assert opt_run(*SWEEP).returncode == 0
+def test_budgets_are_separate_tables(opt_run: Run, finished: Finished, report) -> None:
+    finished(*SWEEP)
     assert opt_run(*SWEEP, "budget.steps=9").returncode == 0
     done = report()
     assert "digits, mlp, 12 steps, budget.steps=12" in done.stdout
     assert "digits, mlp, 9 steps, budget.steps=9" in done.stdout
 
 
-def test_a_run_repeats_by_its_command(opt_run: Run, tmp_path: Path) -> None:
-    assert opt_run(*SWEEP).returncode == 0
+def test_a_run_repeats_by_its_command(opt_run: Run, finished: Finished, tmp_path: Path) -> None:
+    finished(*SWEEP)
     commands = sorted(path.read_text() for path in tmp_path.glob("outputs/**/command.txt"))
     assert len(commands) == 4
     for command in commands:
@@ -78,8 +77,10 @@ def test_the_plan_measures_before_a_sweep(opt_run: Run, tmp_path: Path) -> None:
     assert opt_run("method=gs", "seed=1", *SWEEP[3:]).returncode == 0
     done = opt_run(*SWEEP, "plan.measure=true", "note=a note")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("a note\nplan: 4 runs: 1 finished, 0 to go on with, 3 to run\n")
-    plan = done.stdout[: done.stdout.index("disk:")]
+    note, skipped, plan = done.stdout[: done.stdout.index("disk:")].split("\n", 2)
+    assert note == "a note"
+    assert skipped.startswith("gs mlp digits seed 1: finished before, skipped (")
+    assert plan.startswith("plan: 4 runs: 1 finished, 0 to go on with, 3 to run\n")
     assert "time left: " in plan
     assert "data: 1,442 + 355 images" in plan
     standard, gs = (line.split() for line in plan.splitlines() if line.startswith("  digits"))

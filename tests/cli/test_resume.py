@@ -1,50 +1,22 @@
 """A run that is cut off goes on from its checkpoint and ends as an uncut one."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.cli.conftest import Run, results
-
-ONE = [
-    "method=sopt", "method.round_steps=30", "model=mlp", "model.widths=[32,32]", "tracking=none",
-    "budget.steps=1500", "hardware.threads=1", "checkpoint.every_seconds=0.2", "evaluate.every=300",
-]  # fmt: skip
-
-
-def start(tmp_path: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [Path(sys.executable).with_name("opt-run"), *ONE, *arguments],
-        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def wait_for_checkpoint(tmp_path: Path, name: str) -> None:
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(f"outputs/{name}/**/checkpoint.pt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def outcome(tmp_path: Path, name: str) -> tuple[list[dict], dict[str, torch.Tensor]]:
-    (metrics,) = tmp_path.glob(f"outputs/{name}/**/metrics.jsonl")
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    for row in rows:
-        row.pop("seconds", None), row.pop("images_per_second", None)
-    state = torch.load(metrics.with_name("checkpoint.pt"), weights_only=True)["opt"]
-    return rows, {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+from tests.cli.conftest import ONE, Finished, Run, outcome, results, start, wait_for_checkpoint
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_cut_run_ends_as_an_uncut_one(
-    opt_run: Run, tmp_path: Path, environment: dict[str, str], signum: signal.Signals
+    opt_run: Run,
+    finished: Finished,
+    tmp_path: Path,
+    environment: dict[str, str],
+    signum: signal.Signals,
 ) -> None:
     cut = start(tmp_path, environment, "experiment_name=cut")
     wait_for_checkpoint(tmp_path, "cut")
@@ -59,7 +31,7 @@ def test_a_cut_run_ends_as_an_uncut_one(
     again = opt_run(*ONE, "experiment_name=cut")
     assert again.returncode == 0, again.stderr
     assert "goes on from step" in again.stdout
-    assert opt_run(*ONE, "experiment_name=uncut").returncode == 0
+    finished(*ONE, "experiment_name=uncut")
     (rows, weights), (uncut_rows, uncut_weights) = (outcome(tmp_path, n) for n in ("cut", "uncut"))
     assert rows == uncut_rows
     assert weights.keys() == uncut_weights.keys()

@@ -39,6 +39,8 @@ def test_a_sweep_leaves_one_complete_run_a_run(opt_run: Run, tmp_path: Path) -> 
         assert [row["_step"] for row in run.history] == list(range(13))
         assert run.history[-1]["train_loss"] == pytest.approx(result["train_loss"])
         assert run.history[-1]["energy/features.1"] > 0
+        excess = result["energy_excess_end"]["features.1"]["1"]
+        assert run.history[-1]["energy_excess/features.1/1"] == pytest.approx(excess)
         assert run.summary["test_error"] == pytest.approx(result["test_error"])
         assert run.summary["status"] == "finished"
     (report,) = (run for run in all_runs(tmp_path) if run.name == "report")
@@ -67,7 +69,7 @@ def test_a_failed_run_is_marked_failed_and_does_not_leak_into_the_next(
 
 def test_one_run_prints_its_own_sync_line(opt_run: Run, tmp_path: Path) -> None:
     done = opt_run("method=cayley", *TINY)
-    assert "W&B: offline, no API key found; to upload: wandb sync " in done.stdout
+    assert "W&B: 1 run offline, no API key found; to upload: wandb sync " in done.stdout
     (folder,) = tmp_path.glob("outputs/wandb/offline-run-*")
     assert folder.name in done.stdout
 

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from opt_runner.config.compose import conf_dir, read
-from opt_runner.config.schema import Config, Role, of_roles
+from opt_runner.config.schema import Config
 from opt_runner.config.signature import signature
 from opt_runner.errors import UserError
 
@@ -59,17 +59,21 @@ def test_defaults_are_the_references() -> None:
         (["schedule.milestones=[0.5,0.2]"], "schedule.milestones must ascend"),
         (["schedule.milestones=[2]"], "schedule.milestones.0: must be less than 1, got 2"),
         (["hardware.device=tpu"], "hardware.device"),
-        (["hardware.precision=float8"], "'float32' or 'bfloat16', got 'float8'"),
+        (["hardware.precision=float8"], "'float32', 'bfloat16' or 'float64', got 'float8'"),
         (["method=sopt", "method.share=0"], "method.share: must be greater than 0, got 0"),
         (["method=sopt", "method.inner=ogd"], "'gs', 'hr', 'ls' or 'cayley', got 'ogd'"),
         (["+method.sacle=1"], "unknown key 'method.sacle'"),
-        (["method=or", "+method.sclae=1"], "did you mean 'method.scale'? (method takes method.scale, method.start)"),
+        (["method=or", "+method.sclae=1"], "did you mean 'method.scale'? (method takes"),
         (["model.widths=[64,0]"], "model.widths.1: must be greater than 0, got 0"),
         (["method._target_=nowhere.Nothing"], "method._target_: cannot import 'nowhere.Nothing'"),
         (["model._target_=math.pi"], "no class or function"),
         (["experiment_name=../up"], "experiment_name"),
         (["+colour=red"], "unknown key 'colour'"),
         (["dataset=image_folder"], "dataset.root"),
+        (["dataset.validation=-0.1"], "dataset.validation: must be greater than or equal to 0"),
+        (["dataset.validation=0.6"], "dataset.validation: must be less than or equal to 0.5"),
+        (["dataset.validation_seed=-1"], "dataset.validation_seed: must be greater than or equal"),
+        (["+dataset.validatoin=0.1"], "did you mean 'dataset.validation'?"),
     ],
 )
 def test_mistakes(overrides: list[str], says: str) -> None:
@@ -120,12 +124,53 @@ def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> Non
         "loss.label_smoothing=0",
         "augment.enabled=false",
         "hardware.precision=bfloat16",
+        "hardware.precision=float64",
         "evaluate.every=5",
+        "dataset.validation=0.1",
     ],
 )
 def test_what_changes_the_result_changes_the_signature(override: str) -> None:
     signatures = {signature(c, "d", "cpu") for c in (composed(), composed(override))}
     assert len(signatures) == 2
+
+
+def test_how_much_is_held_back_and_which_images_are_in_the_signature() -> None:
+    names = {
+        signature(composed(*one), "d", "cpu")
+        for one in (
+            [],
+            ["dataset.validation=0.1"],
+            ["dataset.validation=0.2"],
+            ["dataset.validation=0.2", "dataset.validation_seed=1"],
+        )
+    }
+    assert len(names) == 4
+
+
+def test_records_of_before_there_was_validation_are_this_release_s_without_it() -> None:
+    """Neither the signature nor config.yaml, by which tables compare runs, has its keys."""
+    plain = composed()
+    assert plain.content["dataset"] == {
+        "name": "digits",
+        "_target_": "opt_runner.datasets.Digits",
+    }
+    seeded = composed("dataset.validation_seed=3")
+    assert signature(seeded, "d", "cpu") == signature(plain, "d", "cpu")
+    assert seeded.content == plain.content
+    split = composed("dataset.validation=0.1", "dataset.validation_seed=3")
+    assert Config.model_validate(split.content) == split
+
+
+def test_a_moved_class_of_ours_keeps_the_signature_and_a_users_does_not() -> None:
+    ours = composed("method._target_=opt_runner.methods.Cayley")
+    moved = composed("method._target_=opt_runner.methods.cayley.Cayley")
+    other = composed("method._target_=opt_runner.methods.GramSchmidt")
+    names = [signature(config, "d", "cpu") for config in (ours, moved, other)]
+    assert names[0] == names[1] != names[2]
+    user = "model._target_=torchvision.models.resnet18"
+    alias = "model._target_=torchvision.models.resnet.resnet18"
+    theirs = {signature(composed(target), "d", "cpu") for target in (user, alias)}
+    assert len(theirs) == 2
 
 
 def test_data_and_device_are_in_the_signature() -> None:

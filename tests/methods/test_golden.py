@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from opt_runner import OPT
+from opt_runner.layers import Layer
 from opt_runner.networks import PlainCNN
-from opt_runner.opt.layers import Layer
 from opt_runner.training.loss import smoothed_cross_entropy
 
 GOLDEN = Path(os.environ.get("OPT_GOLDEN_DIR") or Path(__file__).parents[1] / "golden")

@@ -1,5 +1,7 @@
 """Every exact variant: Q^T Q = I, the energy of Q(R) W is that of W, gradients, batches."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from opt_runner import hyperspherical_energy
+from opt_runner.bench import naive
 from opt_runner.geometry import orthogonality_error
+from opt_runner.layers import Layer
 from opt_runner.methods import METHODS, Method
 
 MAPS = ["gs", "hr", "ls", "cayley"]
@@ -17,55 +21,24 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tens
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-# The definitions, written out as in the paper, in float64, differentiated by autograd.
-def gram_schmidt_rows(R: Tensor) -> Tensor:
-    rows: list[Tensor] = []
-    for r in R:
-        for q in rows:
-            r = r - (r @ q) * q
-        rows.append(r / r.norm())
-    return torch.stack(rows)
+# The definitions, differentiated by autograd in float64.
+DEFINITIONS = [
+    ("gs", naive.gram_schmidt_loop),
+    ("gs", naive.gram_schmidt_qr),
+    ("hr", naive.householder_loop),
+    ("ls", naive.lowdin_svd),
+    ("cayley", naive.cayley_inverse),
+]
 
 
-def householder_columns(R: Tensor) -> Tensor:
-    d = len(R)
-    Q, A = torch.eye(d, dtype=R.dtype), R
-    for j in range(d - 1):
-        x = A[j:, j]
-        e1 = torch.zeros_like(x)
-        e1[0] = 1
-        u = x - x.norm() * e1
-        u = torch.cat([torch.zeros(j, dtype=R.dtype), u / u.norm()])
-        A = A - 2 * torch.outer(u, u @ A)
-        Q = Q - 2 * torch.outer(Q @ u, u)
-    return Q
-
-
-def polar_factor(R: Tensor) -> Tensor:
-    X, _, Yt = torch.linalg.svd(R)
-    return X @ Yt
-
-
-def cayley_transform(R: Tensor) -> Tensor:
-    eye = torch.eye(len(R), dtype=R.dtype)
-    A = R.triu(1) - R.triu(1).T
-    return (eye + A) @ torch.linalg.inv(eye - A)
-
-
-DEFINITION = {
-    "gs": gram_schmidt_rows,
-    "hr": householder_columns,
-    "ls": polar_factor,
-    "cayley": cayley_transform,
-}
-
-
-@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize(("name", "definition"), DEFINITIONS)
 @pytest.mark.parametrize(("d", "n"), [(1, 1), (2, 3), (5, 2), (27, 12), (64, 10)])
-def test_is_its_definition_with_its_gradient(name: str, d: int, n: int) -> None:
+def test_is_its_definition_with_its_gradient(
+    name: str, definition: Callable[[Tensor], Tensor], d: int, n: int
+) -> None:
     R, W, G = draw(d, d), draw(d, n, seed=1), draw(d, n, seed=2)
     expected_R = R.clone().requires_grad_()
-    expected = DEFINITION[name](expected_R) @ W
+    expected = definition(expected_R) @ W
     if expected.requires_grad:  # at d = 1 the product of no reflections does not depend on R
         expected.backward(G)
 
@@ -83,9 +56,9 @@ def test_is_its_definition_with_its_gradient(name: str, d: int, n: int) -> None:
 @pytest.mark.parametrize("d", [1, 2, 3, 27, 100, 576])
 def test_is_orthogonal_in_float32(name: str, d: int) -> None:
     method = METHODS[name]()
-    R = torch.stack(
-        [method.initial(torch.empty(d, 1), torch.Generator().manual_seed(s)) for s in range(2)]
-    )
+    layer = Layer("fc", "fc.weight", d, 1)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    R = torch.stack([method.init(layer, torch.empty(d, 1), g)["R"] for g in generators])
     Q = method.rotate(R, torch.eye(d).expand(2, d, d).contiguous())
     assert orthogonality_error(Q).max() < 5e-6
 
@@ -132,7 +105,7 @@ def test_keeps_the_energy(name: str, d: int, n: int, seed: int) -> None:
 
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("d", [40, 200])
-def test_a_batch_equals_its_matrices_one_by_one(name: str, d: int) -> None:
+def test_a_batch_equals_its_matrices_one_by_one(name: str, d: int, two_threads: None) -> None:
     """d = 200 with several threads is where batched LU on the CPU returns garbage."""
     method = METHODS[name]()
     R = draw(4, d, d, dtype=torch.float32).requires_grad_()
@@ -162,12 +135,6 @@ def test_cuda_equals_cpu(name: str) -> None:
     torch.testing.assert_close(results[0], results[1], rtol=1e-8, atol=1e-8)
 
 
-# The same maps from LAPACK's decompositions, which autograd differentiates quickly in float64.
-def gram_schmidt_by_qr(R: Tensor) -> Tensor:
-    Q, U = torch.linalg.qr(R.mT)
-    return (Q * U.diagonal().sign()).mT
-
-
 def householder_by_qr(R: Tensor) -> Tensor:
     Q, U = torch.linalg.qr(R)
     Q = Q * U.diagonal().sign()
@@ -176,7 +143,8 @@ def householder_by_qr(R: Tensor) -> Tensor:
     return Q * turn
 
 
-DECOMPOSED = DEFINITION | {"gs": gram_schmidt_by_qr, "hr": householder_by_qr}
+# From LAPACK's decompositions, which autograd differentiates quickly in float64.
+DECOMPOSED = dict(DEFINITIONS) | {"gs": naive.gram_schmidt_qr, "hr": householder_by_qr}
 
 
 def errors_in_float32(name: str, R: Tensor, n: int = 64) -> tuple[float, float]:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from opt_runner import OPT
 from opt_runner.errors import UserError
-from opt_runner.networks import MLP
 from opt_runner.files import CannotWrite
+from opt_runner.networks import MLP
 from opt_runner.records import checkpoint
 from opt_runner.records.record import Record
 

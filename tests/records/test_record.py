@@ -70,7 +70,11 @@ def test_what_json_does_not_have_is_null(tmp_path: Path) -> None:
     assert kept.read_result().train_loss is None
     assert kept.read_result().energy_end == {"fc": None}
     kept.append_metrics({"step": 1, "energy": {"fc": float("nan")}})
-    assert kept.read_metrics() == [{"step": 1, "energy": {"fc": None}}]
+    kept.append_metrics({"step": 2, "energy_excess": {"fc": {"0": 1.5, "2": float("nan")}}})
+    assert kept.read_metrics() == [
+        {"step": 1, "energy": {"fc": None}},
+        {"step": 2, "energy_excess": {"fc": {"0": 1.5, "2": None}}},
+    ]
 
 
 def test_metrics_end_where_the_checkpoint_was(tmp_path: Path) -> None:

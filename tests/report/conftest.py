@@ -6,22 +6,31 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import yaml
 
-from opt_runner.bench.cells import compose
-from opt_runner.records import Record, Result
-from opt_runner.report import cells, comparison
-from opt_runner.report.comparison import Comparison
+from opt_runner.config.compose import compose, conf_dir
+from opt_runner.config.schema import Config
+from opt_runner.records import stored
+from opt_runner.records.record import Record
+from opt_runner.records.result import Result
+from opt_runner.report.comparison import Comparison, compare
 
 STEPS = 100
 SEEDS = (0, 1, 2)
-# What a cell's error comes to, before what its seed adds.
+# What a run's error comes to, before what its seed adds.
 ERRORS = {"standard": 3.0, "gs": 2.0, "cayley": 1.2}
 HOSTILE = "RuntimeError: <script>alert('&')</script>\n\x00\x1b[31mred \ud800 https://example.com"
 
 Write = Callable[..., Record]
-composed = cache(compose)  # it takes a third of a second
+Tables = Callable[[], list[Comparison]]
+
+
+@cache  # it takes a third of a second
+def composed(*overrides: str) -> Config:
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", overrides)
 
 
 def metrics(method: str, seed: int, until: int = STEPS) -> list[dict[str, Any]]:
@@ -37,6 +46,10 @@ def metrics(method: str, seed: int, until: int = STEPS) -> list[dict[str, Any]]:
             moved = 0.0 if method != "standard" else 2e-4 * (1 - left) * (1 + seed / 4)
             row["test_error"] = 90 * left + ERRORS.get(method, 2.0) * (1 - left) + spread
             row["energy"] = {"features.0": 500.0 * (1 + moved), "fc": 1500.0 * (1 + moved)}
+            # Of `fc` it is not defined, as of a layer of one neuron.
+            excess = {"features.0": seed - 1 + 1e4 * moved, "features.3": 0.5, "fc": None}
+            row["half_space_excess"] = excess
+            row["largest_cosine"] = {"features.0": 0.4 + 100 * moved, "fc": 0.3}
             row["orthogonality_error"] = None if method == "standard" else 1e-6
         rows.append(row)
     return rows
@@ -49,26 +62,28 @@ def angles(moved: int = 0) -> list[int]:
     return counts
 
 
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    """Write a record: `write(method, seed)`, or with overrides, a status, an error, other rows."""
+def writer(folder: Path) -> Write:
+    """`write(method, seed)` writes a record below `folder`; with overrides of its config, a name of
+    its own for the method, a status, an error, other rows of metrics, other fields of the result.
+    """
 
     def write(
         method: str,
         seed: int,
         *overrides: str,
+        name: str | None = None,
         status: str = "finished",
         error: str | None = None,
         rows: list[dict[str, Any]] | None = None,
-        **values: Any,
+        **fields: Any,
     ) -> Record:
-        config = composed(f"method={method}", f"budget.steps={STEPS}", *overrides)
-        config = config.model_copy(update={"seed": seed, "output_dir": str(tmp_path)})
-        record = Record(config.directory(f"{len(list(tmp_path.rglob('config.yaml'))):012x}"))
+        config = composed("tracking=none", f"method={method}", f"budget.steps={STEPS}", *overrides)
+        config = config.model_copy(update={"seed": seed, "output_dir": str(folder)})
+        content = config.content
+        content["method"]["name"] = name or method
+        record = Record(config.directory(f"{len(list(folder.rglob('config.yaml'))):012x}"))
         record.directory.mkdir(parents=True)
-        record.config.write_text(
-            yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False)
-        )
+        record.config.write_text(yaml.safe_dump(content, sort_keys=False))
         record.command.write_text(f"opt-run method={method} seed={seed} note='<b>'\n")
         rows = metrics(method, seed) if rows is None else rows
         for row in rows:
@@ -77,7 +92,7 @@ def write(tmp_path: Path) -> Write:
         result = Result(
             status,  # type: ignore[arg-type]
             record.directory.name.partition("-")[2],
-            method,
+            name or method,
             config.model.name,
             config.dataset.name,
             seed,
@@ -90,14 +105,16 @@ def write(tmp_path: Path) -> Write:
             result.test_error = tests[-1]["test_error"]
             result.best_test_error = min(row["test_error"] or 100.0 for row in tests)
             result.train_loss = rows[-1].get("train_loss")
-            result.energy_start, result.energy_end = tests[0]["energy"], tests[-1]["energy"]
+            for measure in ("energy", "half_space_excess", "largest_cosine"):
+                setattr(result, f"{measure}_start", tests[0].get(measure))
+                setattr(result, f"{measure}_end", tests[-1].get(measure))
             result.orthogonality_error = tests[-1]["orthogonality_error"]
             result.trainable_parameters = 40_000
             result.images_per_second = 1234.5
             result.angles_start = angles()
             result.angles_end = angles(60 if method == "standard" else 0)
-        for name, value in values.items():
-            setattr(result, name, value)
+        for field, value in fields.items():
+            setattr(result, field, value)
         record.write_result(result)
         return record
 
@@ -105,17 +122,25 @@ def write(tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def tables(tmp_path: Path) -> Callable[[], list[Comparison]]:
-    return lambda: comparison.compare(cells.find([tmp_path]))
+def write(tmp_path: Path) -> Write:
+    return writer(tmp_path)
 
 
 @pytest.fixture
-def table(write: Write, tables: Callable[[], list[Comparison]]) -> Comparison:
-    """standard, gs and cayley with three seeds, hr with a failed and ls with a diverged cell."""
+def tables(tmp_path: Path) -> Tables:
+    """The tables of all that `write` has written."""
+    return lambda: compare(stored.find([tmp_path]))
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    """standard, gs and cayley with three seeds, hr with a failed and ls with a diverged run."""
+    folder = tmp_path_factory.mktemp("records")
+    write = writer(folder)
     for method in ERRORS:
         for seed in SEEDS:
             write(method, seed)
     write("hr", 0, status="failed", error=HOSTILE, rows=[])
     write("ls", 0, status="diverged", error="loss is not finite", rows=metrics("ls", 0, until=40))
-    (table,) = tables()
+    (table,) = compare(stored.find([folder]))
     return table

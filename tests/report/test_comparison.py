@@ -1,23 +1,25 @@
-"""Which cells stand in one table, in one row, and what is said of them."""
+"""Which runs stand in one table, in one row, and what is said of them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from opt_runner.report import table
-from opt_runner.report.comparison import Comparison, columns
-
-Write = Callable[..., Any]
-Tables = Callable[[], list[Comparison]]
+from opt_runner.report.columns import columns, notes
+from opt_runner.report.comparison import Comparison
+from opt_runner.report.terminal import faults
+from tests.report.conftest import Tables, Write
 
 
 def shown(comparison: Comparison, heading: str) -> dict[str, str]:
-    (cell,) = (cell for name, cell in columns() if name == heading)
-    return {row.label: cell(comparison, row) for row in comparison.rows}
+    (column,) = (column for column in columns(comparison) if column.heading == heading)
+    return {row.label: column.text(comparison, row) for row in comparison.rows}
 
 
-def test_seeds_are_averaged_and_set_against_standard(write: Write, tables: Tables) -> None:
+def headings(comparison: Comparison, brief: bool = False) -> list[str]:
+    return [column.heading for column in columns(comparison, brief)]
+
+
+def test_seeds_are_averaged_and_compared_with_standard(write: Write, tables: Tables) -> None:
     for seed, (plain, ours) in enumerate([(10.0, 8.0), (12.0, 9.0), (11.0, 8.5)]):
         write("standard", seed, test_error=plain)
         write("gs", seed, test_error=ours)
@@ -55,7 +57,7 @@ def test_what_is_not_comparable_is_another_table(
     write("gs", 0)
     write("gs", 1, override)
     found = tables()
-    assert [len(comparison.rows[0].cells) for comparison in found] == [1, 1]
+    assert [len(comparison.rows[0].runs) for comparison in found] == [1, 1]
     assert len({comparison.title for comparison in found}) == 2
 
 
@@ -68,7 +70,9 @@ def test_other_versions_devices_and_data_are_other_tables(
 ) -> None:
     write("gs", 0)
     write("gs", 1, **fields)
-    assert len(tables()) == 2
+    found = tables()
+    assert len(found) == 2
+    assert len({comparison.title for comparison in found}) == 2
 
 
 def test_options_of_a_method_are_rows(write: Write, tables: Tables) -> None:
@@ -83,16 +87,29 @@ def test_options_of_a_method_are_rows(write: Write, tables: Tables) -> None:
     }  # fmt: skip
 
 
+def test_a_row_has_the_label_and_colour_that_its_method_states(
+    write: Write, tables: Tables
+) -> None:
+    write("gs", 0, label="OPT (GS)", colour="#123456")
+    write("gs", 1, status="failed", error="no device", label=None, colour=None)
+    write("cayley", 0)  # a former release's record says neither
+    write("cayley", 0, name="mine", label="OPT (GS)")
+    (comparison,) = tables()
+    assert [(row.label, row.colour) for row in comparison.rows] == [
+        ("OPT (GS) (gs)", "#123456"), ("cayley", "#CC79A7"), ("OPT (GS) (mine)", None),
+    ]  # fmt: skip
+
+
 def test_two_forms_of_standard_are_no_baseline(write: Write, tables: Tables) -> None:
     write("standard", 0)
     write("standard", 0, "optimizer.lr=0.5")
     write("gs", 0)
     (comparison,) = tables()
     assert comparison.baseline is None
-    assert set(shown(comparison, "minus standard [95%]").values()) == {"-"}
+    assert "minus standard [95%]" not in headings(comparison)
 
 
-def test_what_did_not_finish_is_said_and_not_averaged(write: Write, tables: Tables) -> None:
+def test_what_did_not_finish_is_told_and_not_averaged(write: Write, tables: Tables) -> None:
     for seed in (0, 1):
         write("standard", seed, test_error=10.0)
     write("gs", 0, test_error=8.0)
@@ -100,5 +117,60 @@ def test_what_did_not_finish_is_said_and_not_averaged(write: Write, tables: Tabl
     (comparison,) = tables()
     assert shown(comparison, "test error %")["gs"] == "8.00"
     assert shown(comparison, "n") == {"standard": "2", "gs": "1 of 2: 1 failed"}
-    (line,) = table.faults(comparison)
+    (line,) = faults(comparison)
     assert line.endswith("seed 1: failed: a bug")
+
+
+def test_energy_excess_and_cosines_before_and_after(table: Comparison) -> None:
+    # features.0 starts at -1, 0, 1 for seeds 0, 1, 2, features.3 is 0.5, fc is not defined.
+    excess = shown(table, "energy excess")
+    assert excess["gs"] == "+0.25 → +0.25"
+    before, after = map(float, excess["standard"].split(" → "))
+    assert before == 0.25 < after
+    assert excess["hr"] == "-"
+    cosines = shown(table, "largest |cos|")
+    assert cosines["gs"] == "0.400 → 0.400"
+    assert cosines["standard"] == "0.400 → 0.425"
+    assert "energy change" not in headings(table)
+
+
+def test_records_without_an_excess_give_the_change_of_the_energy(
+    write: Write, tables: Tables
+) -> None:
+    write("standard", 0, half_space_excess_start=None, half_space_excess_end=None)
+    write("gs", 0)
+    (comparison,) = tables()
+    assert shown(comparison, "energy change") == {"standard": "+0.020%", "gs": "-"}
+    assert shown(comparison, "energy excess") == {"standard": "-", "gs": "-0.25 → -0.25"}
+
+
+def test_an_excess_that_is_lost_in_training_is_not_told(write: Write, tables: Tables) -> None:
+    write("gs", 0, half_space_excess_start={"a": 1.0, "b": 2.0},
+          half_space_excess_end={"a": 1.0, "b": None})  # fmt: skip
+    (comparison,) = tables()
+    assert "energy excess" not in headings(comparison)
+
+
+def test_a_network_of_single_neurons_has_no_energy_to_change(write: Write, tables: Tables) -> None:
+    write("gs", 0, energy_start={"a": 0.0}, energy_end={"a": 0.0},
+          half_space_excess_start={"a": None}, half_space_excess_end={"a": None})  # fmt: skip
+    (comparison,) = tables()
+    assert "energy change" not in headings(comparison)
+
+
+def test_what_methods_measure_has_columns(write: Write, tables: Tables) -> None:
+    for seed, value in enumerate((0.5, 0.25)):
+        write("gs", seed, measured={"rank loss": value})
+    write("standard", 0)
+    (comparison,) = tables()
+    assert shown(comparison, "rank loss") == {"standard": "-", "gs": "5.0e-01"}
+    assert any(note.startswith("rank loss: ") for note in notes([comparison]))
+    assert "rank loss" not in headings(comparison, brief=True)
+
+
+def test_notes_tell_of_the_columns_that_are_there(write: Write, tables: Tables) -> None:
+    write("standard", 0)
+    told = notes(tables())
+    assert len(told) == len(set(told))
+    assert any(note.startswith("energy excess: ") for note in told)
+    assert not any(note.startswith(("minus standard", "energy change")) for note in told)

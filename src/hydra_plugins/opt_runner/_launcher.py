@@ -14,6 +14,7 @@ from opt_runner.config.compose import compose
 if TYPE_CHECKING:
     from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
+    from opt_runner.launch.source import Source
     from opt_runner.runs.run import Run
     from opt_runner.runs.sweep import Sweep
 
@@ -43,6 +44,16 @@ class RunLauncher(Launcher):
         Raises Interrupted, where a signal asks to stop, once what runs has been saved.
         """
 
+    def at_once(self, run: "Run") -> int | None:
+        """How many runs like this one it executes at once; None: it has no such number."""
+        return None
+
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
+        """Execute what a source gives, so many runs at once. Raises as `execute` does."""
+        from opt_runner.launch.source import in_batches
+
+        in_batches(source, at_once, lambda runs: self.execute(sweep, runs, screen))
+
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
@@ -63,6 +74,6 @@ class RunLauncher(Launcher):
         for job, run in zip(job_overrides, runs, strict=True):
             found = sweep.stored(run)
             done = JobReturn(overrides=list(job), status=JobStatus.COMPLETED)
-            done.return_value = found.result.test_error if found and found.result else None
+            done.return_value = found.result.validation_error if found and found.result else None
             returns.append(done)
         return returns

@@ -1,84 +1,35 @@
 """hydra/sweeper=grid: every combination, composed and checked before the first run starts."""
 
 import itertools
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
 
 from hydra_plugins.opt_runner._launcher import RunLauncher
-from opt_runner.cli import mistakes
-from opt_runner.config.compose import compose
-from opt_runner.errors import UserError
+from hydra_plugins.opt_runner._sweeper import RunSweeper
+
+if TYPE_CHECKING:
+    from opt_runner.runs.run import Run
 
 
-class GridSweeper(Sweeper):
-    """params: overrides that an experiment brings along; the command line's come after them."""
-
-    def __init__(self, params: Mapping[str, str] | None = None) -> None:
-        self.params = params or {}
-
-    def setup(
-        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        self.hydra_context = hydra_context
-        self.config = config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
-
-    def sweep(self, arguments: list[str]) -> None:
-        """Ends the program where the exit code is not 0."""
-        with mistakes.told():
-            code = self._sweep([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
-        if code:
-            sys.exit(code)
-
-    def _sweep(self, overrides: Sequence[str]) -> int:
-        # Hydra imports this module for `--help`, which must answer at once.
-        from opt_runner.console.screen import Screen
+class GridSweeper(RunSweeper):
+    def conduct(self, overrides: Sequence[str]) -> int:
         from opt_runner.runs.conduct import conduct
-        from opt_runner.runs.run import Run, command_line, identify
         from opt_runner.runs.sweep import Sweep
 
-        config, launcher = self.config, self.launcher
-        assert config is not None
-        assert launcher is not None
-        # A foreign launcher may take the runs to other machines, with other devices.
-        here = isinstance(launcher, RunLauncher) and launcher.here
-        sources = config.hydra.runtime.config_sources
-        folders = [source.path for source in sources if source.provider == "command-line"]
         jobs = combinations(overrides)
         runs: dict[str, Run] = {}
-        overrides_of: dict[str, Sequence[str]] = {}
         for job in jobs:
-            try:
-                composed = compose(config.hydra.job.config_name, job)
-                if isinstance(launcher, RunLauncher):
-                    composed = launcher.placed(composed)
-                run = identify(composed, command_line(folders, job), check_device=here)
-            except UserError as error:
-                raise UserError(f"{error} [in the run {' '.join(job)}]") from error
+            run = self.run(job)
             runs.setdefault(run.signature, run)
-            overrides_of.setdefault(run.signature, job)
-
-        sweep = Sweep(list(runs.values()), asked=len(jobs), here=here)
-        screen = Screen(sweep.runs[0].config.progress)
-        if isinstance(launcher, RunLauncher):
-            launcher.prepare(sweep, screen)
-
-        def launch(left: Sequence[Run]) -> None:
-            if isinstance(launcher, RunLauncher):
-                launcher.execute(sweep, left, screen)
-            else:
-                launcher.launch([overrides_of[run.signature] for run in left], 0)
-
-        return conduct(sweep, launch, screen)
+        sweep = Sweep(list(runs.values()), asked=len(jobs), here=self.here)
+        screen = self.screen(sweep.runs[0])
+        if isinstance(self.launcher, RunLauncher):
+            self.launcher.prepare(sweep, screen)
+        return conduct(sweep, partial(self.launch, sweep, screen), screen)
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:

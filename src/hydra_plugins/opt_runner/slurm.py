@@ -48,12 +48,24 @@ class SlurmLauncher(RunLauncher):
 
         Slurm(self.options, sweep, screen).execute(left)
 
+    def at_once(self, run: "Run") -> int | None:
+        self._require_results()
+        if self.options.cancel_others:
+            raise UserError(
+                "hydra.launcher.cancel_others=true is for grids: a search does not know beforehand "
+                "which runs are its own"
+            )
+        return None
+
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
+        self._require_results()
+        return super().launch(job_overrides, initial_job_idx)
+
+    def _require_results(self) -> None:
         if not self.options.wait:
             raise UserError(
                 "hydra.launcher.wait=false leaves before the runs have results, which this sweeper "
                 "needs"
             )
-        return super().launch(job_overrides, initial_job_idx)

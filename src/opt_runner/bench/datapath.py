@@ -1,44 +1,73 @@
 """The rest of the step: what the data path, and what logging and progress cost."""
 
-from dataclasses import asdict
+import itertools
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
 
-from rich.table import Table
+import numpy as np
+from PIL import Image
+from rich.console import Console
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
-from opt_runner.bench import dataloader
-from opt_runner.bench.cells import compose
-from opt_runner.bench.forms import Store, eager
-from opt_runner.bench.report import Report, Row, table, verdict
-from opt_runner.bench.reported_loop import LoopSampler
-from opt_runner.bench.settings import Settings
-from opt_runner.bench.summary import Summary
-from opt_runner.bench.timing import Task, interleaved, paired, sampler
-from opt_runner.bench.workloads import WORKLOADS, Workload
-from opt_runner.console.screen import say
-from opt_runner.datasets import Digits, Images
+from opt_runner.bench import limits
+from opt_runner.bench.part import LIMIT, Report, Row, Settings, spread, table, text
+from opt_runner.bench.samples import Summary, Task, interleaved, paired, sampler
+from opt_runner.bench.workloads import WORKLOADS
+from opt_runner.config.schema import Config
+from opt_runner.console.screen import RunDisplay, Screen
+from opt_runner.datasets import Batches, Images
+from opt_runner.records.record import Record
+from opt_runner.training.interrupt import StopRequest
+from opt_runner.training.loop import Progress, train
+from opt_runner.training.setup import Setup, set_up
+from opt_runner.training.step import TrainingStep
 
-_SHARE_LIMIT = 0.03  # of a step
-_FACTOR_LIMIT = 10.0  # times as fast as the DataLoader
-_REPORTING_LIMIT = 0.01  # of a step
+_WORKERS = 2
+
+# Plain training has the shortest steps: what is reported has the largest share of them. It tests
+# before the first and after the last step alone, and writes no checkpoint.
+_PLAIN = ("method=standard", "evaluate.every=1000000000", "checkpoint.every_seconds=1e9")
+# Steps, and steps a row: of CNN-9 every one, the most that can be asked for, and of the network of
+# `make run` every fifth, as it does there.
+_REPORTED = {"cnn9": (4, 1), "cnn6_narrow": (200, 5)}
+_QUICK_REPORTED = {"cnn6_narrow": (3, 2)}
+
+_COLUMNS = {
+    "what": text("measure"),
+    "network": text("network"),
+    "figure": spread("value"),
+    "ms": spread("seconds", scale=1000),
+    **LIMIT,
+}
 
 
 def run(settings: Settings) -> Report:
-    workload = WORKLOADS["cnn9_tiny" if settings.quick else "cnn9"]
-    store = workload.store()
+    network = "cnn9_tiny" if settings.quick else "cnn9"
+    workload = WORKLOADS[network]
+    images = workload.images()
+    config = workload.config("method=standard", *settings.hardware)
+    # Batches are drawn an epoch at a time: those of the step and those alone are in different ones.
+    setup, other = set_up(config, images), set_up(config, images)
     report = Report(n=settings.count(7))
-    say(f"datapath: batches, n = {report.n}")
-    report.rows += [
-        _share_of_a_step(workload, store, report.n, settings),
-        _against_a_loader(workload, store, report.n, settings),
+    settings.screen.say(f"datapath: batches, n = {report.n}")
+    report.rows = [
+        _share_of_a_step(network, setup, other.batches, report.n),
+        _against_a_loader(network, other, images, report.n),
     ]
-    for name, overrides in _cells(settings.quick).items():
-        say(f"datapath: reporting of {name}, n = {report.n}")
-        images = _images(*store) if name == "cnn9" else _digits()
-        report.rows += _reporting(name, overrides, images, report.n, settings)
-    report.tables.append(_table(report.rows, report.n))
+    for name, (steps, every) in (_QUICK_REPORTED if settings.quick else _REPORTED).items():
+        settings.screen.say(f"datapath: reporting of {name}, n = {report.n}")
+        report.rows += _reporting(name, steps, every, report.n, settings)
+    title = f"The rest of the step; median [quartiles] of n = {report.n}"
+    report.tables.append(table(title, _COLUMNS, report.rows))
+    side = workload.side
     report.notes += [
-        f"images: {len(store[0]):,} random ones of {workload.side} x {workload.side} x "
-        f"{workload.channels}, batch {workload.batch_size}",
+        f"images: {workload.count:,} random ones of {side} x {side} x {workload.channels}, "
+        f"batch {config.batch_size}",
         "share of a step: batches by the mean of the steps of plain training right before and "
         "after them",
         "the DataLoader: torchvision's Pad (symmetric), RandomCrop, RandomHorizontalFlip, ToTensor "
@@ -46,144 +75,163 @@ def run(settings: Settings) -> Report:
         "reporting: the real loop with metrics.jsonl and a bar against the loop with neither, "
         "paired; `callbacks` is the time spent inside them, measured in the loop: it tells smaller "
         "shares apart, but leaves out the thread that draws the bar. W&B is not in it",
+        *limits.notes("data path"),
+        *limits.notes("reporting"),
     ]
     return report
 
 
-def _share_of_a_step(workload: Workload, store: Store, samples: int, settings: Settings) -> Row:
+def _share_of_a_step(network: str, setup: Setup, batches: Batches, samples: int) -> Row:
     """Batch by batch through the epochs, so that drawing an epoch's order is counted as well."""
-    device = settings.hardware.device
-    step = eager(workload, "standard", store, settings.hardware)
-    batches = workload.batches(store, settings.hardware)
-    position = 0
-
-    def take() -> None:
-        nonlocal position
-        batches.batch(position)
-        position += 1
-
+    device = setup.device.torch_device
+    taken = itertools.count()
     pairs = paired(
-        sampler(Task(step), device, shortest=0.1),
-        {"batch": sampler(Task(take), device, shortest=0.1)},
+        sampler(Task(TrainingStep(setup)), device, shortest=0.1),
+        {"batch": sampler(Task(lambda: batches.batch(next(taken))), device, shortest=0.1)},
         samples,
     )["batch"]
-    share = Summary.of(pair.ratio for pair in pairs)
-    return {
-        "measure": "data path, share of a step",
-        "network": workload.name,
-        "value": asdict(share),
-        "seconds": asdict(Summary.of(pair.seconds for pair in pairs)),
-        "limit": _SHARE_LIMIT,
-        "met": share.median <= _SHARE_LIMIT,
-    }
+    row = _row("data path, share of a step", network, [pair.ratio for pair in pairs])
+    return row | {"seconds": Summary.of(pair.seconds for pair in pairs)}
 
 
-def _against_a_loader(workload: Workload, store: Store, samples: int, settings: Settings) -> Row:
+def _against_a_loader(network: str, setup: Setup, images: Images, samples: int) -> Row:
     """A sample is an epoch of the same images by either way."""
-    device = settings.hardware.device
-    batches = workload.batches(store, settings.hardware)
-    loader = dataloader.loader(
-        *store, workload.augment, workload.batch_size, pin_memory=device.type == "cuda"
-    )
-    taken = 0
+    device, batches = setup.device.torch_device, setup.batches
+    loader = _loader(images, setup.config, pin_memory=device.type == "cuda")
+    taken = itertools.count()
 
     def our_epoch() -> None:
-        nonlocal taken
         for _ in range(batches.steps_per_epoch):
-            batches.batch(taken)
-            taken += 1
+            batches.batch(next(taken))
+
+    def their_epoch() -> None:
+        for x, y in loader:
+            x.to(device, non_blocking=True)
+            y.to(device, non_blocking=True)
 
     seconds = interleaved(
-        {
-            "ours": sampler(Task(our_epoch), device),
-            "theirs": sampler(Task(lambda: dataloader.epoch(loader, device)), device),
-        },
+        {"ours": sampler(Task(our_epoch), device), "theirs": sampler(Task(their_epoch), device)},
         samples,
     )
-    factor = Summary.of(
-        theirs / ours for ours, theirs in zip(seconds["ours"], seconds["theirs"], strict=True)
-    )
-    return {
-        "measure": "data path, times as fast as a DataLoader",
-        "network": workload.name,
-        "value": asdict(factor),
-        "seconds": asdict(Summary.of(t / batches.steps_per_epoch for t in seconds["ours"])),
-        "loader_seconds": asdict(Summary.of(t / len(loader) for t in seconds["theirs"])),
-        "limit": _FACTOR_LIMIT,
-        "met": factor.median >= _FACTOR_LIMIT,
+    ours, theirs = seconds["ours"], seconds["theirs"]
+    factors = [their / our for our, their in zip(ours, theirs, strict=True)]
+    return _row("data path, times as fast as a DataLoader", network, factors) | {
+        "seconds": Summary.of(s / batches.steps_per_epoch for s in ours),
+        "loader_seconds": Summary.of(s / len(loader) for s in theirs),
     }
 
 
-def _cells(quick: bool) -> dict[str, list[str]]:
-    """The cells whose loops report: arguments of opt-run.
+def _row(measure: str, network: str, samples: list[float]) -> Row:
+    value = Summary.of(samples)
+    judged = limits.judged(measure, value.median)
+    return {"measure": measure, "network": network, "value": value, **judged}
 
-    Plain training has the shortest steps and so the largest share. CNN-9 reports every step, the
-    most that can be asked for; the network of `make run` every fifth, as it does there. They test
-    after the last step alone and write no checkpoint.
+
+def _loader(images: Images, config: Config, pin_memory: bool) -> DataLoader[tuple[Tensor, int]]:
+    """The usual data path: the training images through torchvision's transforms in a DataLoader,
+    augmented and normalised as ours.
+
+    The workers live on from epoch to epoch: starting them is not counted.
     """
-    common = ["method=standard", "evaluate.every=1000000000", "checkpoint.every_seconds=1e9"]
-    narrow = [*common, "model.widths=[32,32,32]", "model.fc_width=32", "dataset=digits"]
-    if quick:
-        return {"cnn6_narrow": [*narrow, "budget.steps=3", "log.every=2"]}
-    return {
-        "cnn9": [*common, "model=cnn9", "dataset=cifar10", "budget.steps=4", "log.every=1"],
-        "cnn6_narrow": [*narrow, "budget.steps=200", "log.every=5"],
-    }
-
-
-def _images(images: Tensor, labels: Tensor) -> Images:
-    """To train on; two of them to test on, as the loop tests once and that is not asked here."""
-    classes = [str(label) for label in range(int(labels.max()) + 1)]
-    return Images(images, labels, images[:2], labels[:2], classes)
-
-
-def _digits() -> Images:
-    data = Digits().load()
-    return _images(data.train_images, data.train_labels)
-
-
-def _reporting(
-    name: str, overrides: list[str], images: Images, samples: int, settings: Settings
-) -> list[Row]:
-    cell = compose(*overrides)
-    data = images.to(settings.hardware.device)
-    loops = [LoopSampler(cell, data, settings.hardware, reported) for reported in (False, True)]
-    for loop in loops:
-        loop()
-        loop.shares.clear()
-    quiet, reported = loops
-    pairs = paired(quiet, {"reported": reported}, samples)["reported"]
-    ratio, share = Summary.of(pair.ratio for pair in pairs), Summary.of(reported.shares)
-    return [
-        {
-            "measure": "reporting, loop with by loop without",
-            "network": name,
-            "value": asdict(ratio),
-            "seconds": asdict(Summary.of(pair.seconds for pair in pairs)),
-            "limit": 1 + _REPORTING_LIMIT,
-            "met": ratio.median <= 1 + _REPORTING_LIMIT,
-        },
-        {
-            "measure": "reporting, share of callbacks",
-            "network": name,
-            "value": asdict(share),
-            "limit": _REPORTING_LIMIT,
-            "met": share.median <= _REPORTING_LIMIT,
-        },
-    ]
-
-
-def _table(rows: list[Row], samples: int) -> Table:
-    cells = [
+    transform = transforms.Compose(
         [
-            row["measure"],
-            row["network"],
-            Summary(**row["value"]).text(),
-            Summary(**row["seconds"]).text(scale=1000) if "seconds" in row else "",
-            f"{row['limit']:g}",
-            verdict(row["met"]),
+            transforms.Pad(config.augment.pad, padding_mode="symmetric"),
+            transforms.RandomCrop(images.size),
+            transforms.RandomHorizontalFlip(0.5 if config.augment.flip else 0.0),
+            transforms.ToTensor(),
+            transforms.Normalize(mean=[127.5 / 255] * 3, std=[128 / 255] * 3),
         ]
-        for row in rows
-    ]
-    title = f"The rest of the step; median [quartiles] of n = {samples}"
-    return table(title, ["what", "network", "figure", "ms", "limit", "met"], cells)
+    )
+    return DataLoader(
+        _Pictures(images, transform),
+        config.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=_WORKERS,
+        persistent_workers=True,
+        pin_memory=pin_memory,
+    )
+
+
+class _Pictures(Dataset[tuple[Tensor, int]]):
+    """Images as torchvision's CIFAR10 holds them, uint8 (N, H, W, C), one at a time through PIL."""
+
+    def __init__(self, images: Images, transform: transforms.Compose) -> None:
+        self.images: np.ndarray = images.train_images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels: list[int] = images.train_labels.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image: Tensor = self.transform(Image.fromarray(self.images[index]))
+        return image, self.labels[index]
+
+
+def _reporting(network: str, steps: int, every: int, samples: int, settings: Settings) -> list[Row]:
+    """The real loop of so many steps, with and without a row `every` so many."""
+    budget = (f"budget.steps={steps}", f"log.every={every}")
+    config = WORKLOADS[network].config(*_PLAIN, *budget, *settings.hardware)
+    images = WORKLOADS[network].images()
+    shares: list[float] = []
+
+    def loop(reporter: _Reporter) -> float:
+        train(set_up(config, images), Progress(), reporter, StopRequest())
+        return time.perf_counter() - reporter.started
+
+    def quiet() -> float:
+        return loop(_Reporter())
+
+    def reported() -> float:
+        with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+            console = Console(file=nowhere, force_terminal=True, width=120)
+            with Screen("bar", console).run("benchmark", steps) as display:
+                reporter = _Reporter(Record(Path(folder)), display)
+                seconds = loop(reporter)
+        shares.append(reporter.spent / seconds)
+        return seconds
+
+    quiet()
+    reported()
+    shares.clear()
+    pairs = paired(quiet, {"reported": reported}, samples)["reported"]
+    ratio = _row("reporting, loop with by loop without", network, [pair.ratio for pair in pairs])
+    ratio["seconds"] = Summary.of(pair.seconds for pair in pairs)
+    return [ratio, _row("reporting, share of callbacks", network, shares)]
+
+
+class _Reporter:
+    """Passes rows on to a record and a display, where there are any.
+
+    started: when the row of step 0 was reported; spent: seconds in here since.
+    """
+
+    def __init__(self, record: Record | None = None, display: RunDisplay | None = None) -> None:
+        self.record = record
+        self.display = display
+        self.started = self.spent = 0.0
+
+    def report(self, row: dict[str, Any]) -> None:
+        called = time.perf_counter()
+        if self.record is not None and self.display is not None:
+            self.record.append_metrics(row)
+            self.display.report(row)
+        self.spent += time.perf_counter() - called
+        if row["step"] == 0:
+            self.started, self.spent = time.perf_counter(), 0.0
+
+    def pruned(self) -> bool:
+        called = time.perf_counter()
+        asked = self.record is not None and self.record.prune.exists()
+        self.spent += time.perf_counter() - called
+        return asked
+
+    def show(self, progress: Progress, loss: float) -> None:
+        called = time.perf_counter()
+        if self.display is not None:
+            self.display.show(progress, loss)
+        self.spent += time.perf_counter() - called
+
+    def save(self, progress: dict[str, Any]) -> None:
+        """No checkpoint: how often one is written is the user's choice."""

@@ -1,98 +1,70 @@
 """How far rotations drift from orthogonality in 1,000 steps of training on digits."""
 
-import dataclasses
-
 import torch
-from rich.table import Table
 
-from opt_runner.bench.cells import compose
-from opt_runner.bench.report import Report, Row, table, verdict
-from opt_runner.bench.settings import Settings
-from opt_runner.bench.timing import first_line
-from opt_runner.bench.training_step import TrainingStep
-from opt_runner.bench.workloads import WORKLOADS
-from opt_runner.console.screen import say
+from opt_runner.bench import limits
+from opt_runner.bench.part import LIMIT, Report, Row, Settings, table, text
+from opt_runner.bench.samples import first_line
+from opt_runner.bench.workloads import CNN6_NARROW
+from opt_runner.config import compose
 from opt_runner.datasets import Digits
 from opt_runner.methods import METHODS
+from opt_runner.training.setup import set_up
+from opt_runner.training.step import TrainingStep
 
-# The most that an entry of |Q^T Q - I| may be. `or` is not exact and has no limit.
-_LIMITS = {"gs": 2e-5, "hr": 2e-5, "ls": 2e-5, "cayley": 2e-5, "ogd": 1e-4, "sopt": 2e-5}
-_NETWORK = "cnn6_narrow"
+_COLUMNS = {
+    "method": text("method"),
+    "network in": text("precision"),
+    "error": lambda row: f"{row['orthogonality_error']:.1e}",
+    "rotations in": lambda row: "float32" if row["rotations_float32"] else "NOT float32",
+    "mean loss": lambda row: f"{row['loss']:.3f}",
+    **LIMIT,
+}
 
 
 def run(settings: Settings) -> Report:
-    """Every rotating method in float32 and under bfloat16 autocast, one run each."""
+    """Every method but plain training in float32 and under bfloat16 autocast, one run each."""
     report = Report(n=1)
     steps = 4 if settings.quick else 1000
-    for precision in (torch.float32, torch.bfloat16):
+    for precision in ("float32", "bfloat16"):
         for name, method in METHODS.items():
-            if method.rotates:
-                say(f"drift: {name}, {_name(precision)}, {steps} steps")
+            if method().changes_weight:
+                settings.screen.say(f"drift: {name}, {precision}, {steps} steps")
                 report.rows.append(_train(name, precision, steps, settings))
-    report.tables.append(_table(report.rows, steps))
-    report.notes.append(
-        f"{_NETWORK} on digits, batch {WORKLOADS[_NETWORK].batch_size}, the recipe of opt-run with "
-        "this budget, one run each"
-    )
+    title = f"Largest entry of |QᵀQ - I| after {steps:,} steps; n = 1"
+    report.tables.append(table(title, _COLUMNS, report.rows))
+    report.notes += [
+        "cnn6_narrow on digits, batch 128, the recipe of opt-run with this budget, one run each",
+        *limits.notes("|QᵀQ - I|"),
+    ]
     return report
 
 
-def _train(name: str, precision: torch.dtype, steps: int, settings: Settings) -> Row:
+def _train(method: str, precision: str, steps: int, settings: Settings) -> Row:
     """Train, then measure Q and the types of R and Q(R) W as the network gets them."""
-    row: Row = {
-        "method": name,
-        "network": _NETWORK,
-        "precision": _name(precision),
-        "steps": steps,
-        "limit": _LIMITS.get(name),
-        "error": None,
-    }
-    hardware = dataclasses.replace(settings.hardware, precision=precision)
-    cell = compose(f"method={name}", "dataset=digits", f"budget.steps={steps}")
-    workload, data = WORKLOADS[_NETWORK], Digits().load()
-    batches = workload.batches((data.train_images, data.train_labels), hardware)
-    step = TrainingStep(workload.build(), cell, batches, hardware)
+    row: Row = {"method": method, "network": "cnn6_narrow", "precision": precision, "steps": steps}
+    recipe = (*CNN6_NARROW, f"method={method}", "dataset=digits", f"budget.steps={steps}")
+    hardware = (*settings.hardware, f"hardware.precision={precision}")
+    config = compose.from_arguments(*recipe, *hardware)
+    setup = set_up(config, Digits().load())
+    opt, step = setup.opt, TrainingStep(setup)
     try:
         for _ in range(steps):
             step()
-        error = step.opt.orthogonality_error()
+        error = opt.orthogonality_error()
     except RuntimeError as failure:  # As of a decomposition of NaN.
         return {**row, "error": first_line(failure), "met": False}
     assert error is not None
-    with hardware.autocast():
-        effective = step.opt.effective_weights().values()
-    types = {tensor.dtype for tensor in (*step.opt.rotations.parameters(), *effective)}
-    within = row["limit"] is None or error <= row["limit"]
-    return {
-        **row,
+    with setup.device.autocast():
+        effective = opt.effective_weights().values()
+    types = {tensor.dtype for tensor in (*opt.stacks.parameters(), *effective)}
+    row |= {
+        "error": None,
         "orthogonality_error": error,
-        "loss": float(step.loss_sum) / steps,
+        "loss": step.take_mean_loss(),
         "rotations_float32": types == {torch.float32},
-        "met": within and types == {torch.float32},
+        **limits.judged("|QᵀQ - I|", error, method),
     }
-
-
-def _table(rows: list[Row], steps: int) -> Table:
-    cells = []
-    for row in rows:
-        if row["error"]:
-            cells.append([row["method"], row["precision"], row["error"]])
-            continue
-        cells.append(
-            [
-                row["method"],
-                row["precision"],
-                f"{row['orthogonality_error']:.1e}",
-                f"{row['limit']:.0e}" if row["limit"] else "",
-                "float32" if row["rotations_float32"] else "NOT float32",
-                f"{row['loss']:.3f}",
-                verdict(row["met"]),
-            ]
-        )
-    title = f"Largest entry of |QᵀQ - I| after {steps:,} steps; n = 1"
-    headings = ["method", "network in", "error", "limit", "rotations in", "mean loss", "met"]
-    return table(title, headings, cells)
-
-
-def _name(precision: torch.dtype) -> str:
-    return str(precision).removeprefix("torch.")
+    # `or` is not exact and has no limit, but its R must be float32 as well.
+    row["met"] = row["met"] is not False and row["rotations_float32"]
+    return row

@@ -1,52 +1,111 @@
 """How the cost of one rotation grows with d, and from which d on sopt costs less than the rest."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
+import matplotlib
+import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from rich.table import Table
+from scipy.optimize import isotonic_regression
 
-from opt_runner.bench import growth_plot
-from opt_runner.bench.curve import FITTED, Curve, crossing
-from opt_runner.bench.one_layer import Layer, ours
-from opt_runner.bench.report import Report, Row, table
-from opt_runner.bench.rotations import OURS
-from opt_runner.bench.settings import Settings
-from opt_runner.bench.summary import Summary, figure
-from opt_runner.bench.timing import Sampler, first_line, interleaved, sampler
-from opt_runner.console.screen import say
+from opt_runner.bench.one_layer import OURS, Layer, samplers_of
+from opt_runner.bench.part import Column, Report, Row, Settings, table, text
+from opt_runner.bench.samples import Summary, figure, interleaved
+from opt_runner.methods import METHODS
 
 _COLUMNS = 64
 # 4,608 is the widest layer of a ResNet, 512 x 3 x 3.
 _SIZES = (64, 128, 256, 576, 1152, 2304, 4608)
 _QUICK_SIZES = (8, 16, 32)
-_EXACT = ("gs", "hr", "ls", "cayley", "ogd")
+_SOPT = [name for name in OURS if name.startswith("sopt")]
+_OTHERS = ["gs", "hr", "ls", "cayley", "ogd"]
 
 # At one size a method is sampled no more after so many seconds, but three times in any case.
 _BUDGET = 5.0
 _LEAST_CALLS = 4  # three samples, and one call to warm up
+# An exponent is fitted to so many of the largest sizes: the small ones are all overhead.
+_FITTED = 3
+
+_QUIET = "#666666"
+_LABELS_AT = 1.06  # of the axes' width
+_LABEL_DISTANCE = 0.05  # of the axes' height, at least
+
+
+@dataclass
+class Curve:
+    """One method: the summary of its samples, in seconds, at each d, and what was left out."""
+
+    costs: dict[int, Summary] = field(default_factory=dict)
+    left_out: dict[int, str] = field(default_factory=dict)
+    spent: float = 0.0  # seconds, in all
+
+    def forecast(self, d: int) -> float:
+        """Seconds of one call, if the cost grows by d^3 from the largest size so far."""
+        if not self.costs:
+            return 0.0
+        largest = max(self.costs)
+        return self.costs[largest].median * (d / largest) ** 3
+
+    @property
+    def fitted(self) -> list[int]:
+        """The sizes that the exponent is fitted to."""
+        return sorted(self.costs)[-_FITTED:]
+
+    @property
+    def exponent(self) -> float | None:
+        """The slope of log(median) over log(d) at those sizes, by least squares."""
+        if len(self.fitted) < 2:
+            return None
+        medians = [self.costs[d].median for d in self.fitted]
+        slope, _ = np.polyfit(np.log(self.fitted), np.log(medians), deg=1)
+        return float(slope)
+
+
+Curves = Mapping[str, Curve]
+
+
+def crossing(curve: Curve, other: Curve) -> int | None:
+    """The least measured d from which on `curve` costs less at every d that both have."""
+    start = None
+    for d in sorted(curve.costs.keys() & other.costs.keys(), reverse=True):
+        if curve.costs[d].median >= other.costs[d].median:
+            break
+        start = d
+    return start
 
 
 def run(settings: Settings) -> Report:
     """Tables and a plot."""
     report = Report(n=settings.count(15))
     curves = {name: Curve() for name in OURS}
+    device = settings.device
     for d in _QUICK_SIZES if settings.quick else _SIZES:
-        chosen = [name for name in OURS if _affordable(curves[name], d, settings.seconds)]
-        say(f"growth: d = {d}, {len(chosen)} of {len(OURS)} methods, n = {report.n}")
-        _measure(d, {name: curves[name] for name in chosen}, report.n, settings.hardware.device)
+        chosen = {
+            name: curve for name, curve in curves.items() if _affordable(curve, d, settings.seconds)
+        }
+        settings.screen.say(f"growth: d = {d}, {len(chosen)} of {len(OURS)}, n = {report.n}")
+        _measure(d, chosen, report.n, device.torch_device)
     report.rows = _rows(curves)
-    report.tables += [_costs_table(curves, report.n), _crossings_table(curves)]
-    report.notes += [
+    report.tables = [_costs_table(curves, report.n), _crossings_table(curves)]
+    report.notes = [
         f"forward and backward of one layer d x {_COLUMNS}, float32; R moves between samples, "
         "untimed; ogd with its optimizer's step, or with its penalty",
         f"a method goes on to the next size while {_LEAST_CALLS} calls more, forecast by d^3, "
         f"keep it within {settings.seconds:g} s; n is smaller, but at least 3, where the samples "
         f"of a size took more than {_BUDGET:g} s",
-        *_omissions(curves),
+        *(
+            f"left out: {row['method']} at d = {row['d']:,}: {row['reason']}"
+            for row in report.rows
+            if row["measure"] == "left out"
+        ),
+        *(f"plot: {path}" for path in _draw(curves, device.name, settings.out)),
     ]
-    plots = growth_plot.draw(curves, _COLUMNS, settings.hardware.name, settings.out)
-    report.notes += [f"plot: {path}" for path in plots]
     return report
 
 
@@ -57,79 +116,154 @@ def _affordable(curve: Curve, d: int, seconds: float) -> bool:
     return need <= seconds
 
 
-def _measure(d: int, curves: Mapping[str, Curve], samples: int, device: torch.device) -> None:
-    layer = Layer.of(d, _COLUMNS, device)
-    samplers: dict[str, Sampler] = {}
-    for name, curve in curves.items():
-        try:
-            samplers[name] = sampler(ours(OURS[name], layer), device)
-        except Exception as error:  # As for want of memory.
-            curve.left_out[d] = first_line(error)
+def _measure(d: int, curves: Curves, samples: int, device: torch.device) -> None:
+    ways = {name: OURS[name] for name in curves}
+    samplers, errors = samplers_of(ways, Layer.of(d, _COLUMNS, device), device)
+    for name, error in errors.items():  # As for want of memory.
+        curves[name].left_out[d] = error
     for name, seconds in interleaved(samplers, samples, _BUDGET).items():
         curves[name].costs[d] = Summary.of(seconds)
         curves[name].spent += sum(seconds)
 
 
-def _rows(curves: Mapping[str, Curve]) -> list[Row]:
+def _rows(curves: Curves) -> list[Row]:
     rows: list[Row] = []
     for name, curve in curves.items():
-        rows += [
-            {"measure": "cost", "method": name, "d": d, "seconds": asdict(cost)}
-            for d, cost in curve.costs.items()
-        ]
-        rows += [
-            {"measure": "left out", "method": name, "d": d, "reason": reason}
-            for d, reason in curve.left_out.items()
-        ]
-        fitted = sorted(curve.costs)[-FITTED:]
-        rows.append(
-            {"measure": "exponent", "method": name, "exponent": curve.exponent(), "over": fitted}
-        )
-    for variant in _EXACT:
-        for name in curves:
-            if name.startswith("sopt"):
-                start = crossing(curves[name], curves[variant])
-                rows.append({"measure": "crossing", "method": name, "than": variant, "d": start})
+        for d, cost in curve.costs.items():
+            rows.append({"measure": "cost", "method": name, "d": d, "seconds": cost})
+        for d, reason in curve.left_out.items():
+            rows.append({"measure": "left out", "method": name, "d": d, "reason": reason})
+        slope = {"exponent": curve.exponent, "over": curve.fitted}
+        rows.append({"measure": "exponent", "method": name, **slope})
+    for other in _OTHERS:
+        for name in _SOPT:
+            start = crossing(curves[name], curves[other])
+            rows.append({"measure": "crossing", "method": name, "than": other, "d": start})
     return rows
 
 
-def _omissions(curves: Mapping[str, Curve]) -> list[str]:
-    return [
-        f"left out: {name} at d = {d:,}: {reason}"
-        for name, curve in curves.items()
-        for d, reason in curve.left_out.items()
-    ]
-
-
-def _costs_table(curves: Mapping[str, Curve], samples: int) -> Table:
+def _costs_table(curves: Curves, samples: int) -> Table:
     sizes = sorted({d for curve in curves.values() for d in curve.costs})
-    cells = []
-    for name, curve in curves.items():
-        exponent = curve.exponent()
-        cells.append(
-            [
-                name,
-                *(_spread(curve.costs[d]) if d in curve.costs else "-" for d in sizes),
-                "-" if exponent is None else f"{exponent:.2f}",
-            ]
-        )
+    columns: dict[str, Column] = {"method": text("method")}
+    columns |= {f"{d:,}": partial(_cost, d) for d in sizes}
+    columns["exponent"] = _exponent
+    rows = [{"method": name, "curve": curve} for name, curve in curves.items()]
     title = (
         f"One rotation by d, {_COLUMNS} columns: median ms and half the distance of its quartiles; "
-        f"n = {samples}; exponent over the {FITTED} largest sizes"
+        f"n = {samples}; exponent over the {_FITTED} largest sizes"
     )
-    return table(title, ["method", *(f"{d:,}" for d in sizes), "exponent"], cells)
+    return table(title, columns, rows)
 
 
-def _spread(cost: Summary) -> str:
+def _cost(d: int, row: Row) -> str:
+    cost: Summary | None = row["curve"].costs.get(d)
+    if cost is None:
+        return "-"
     half = (cost.upper_quartile - cost.lower_quartile) / 2 / cost.median
     return f"{figure(1000 * cost.median)} ±{100 * half:.0f}%"
 
 
-def _crossings_table(curves: Mapping[str, Curve]) -> Table:
-    names = [name for name in curves if name.startswith("sopt")]
-    cells = []
-    for variant in _EXACT:
-        starts = [crossing(curves[name], curves[variant]) for name in names]
-        cells.append([variant, *("never" if d is None else f"{d:,}" for d in starts)])
-    title = "The least measured d from which on sopt costs less than"
-    return table(title, ["", *names], cells)
+def _exponent(row: Row) -> str:
+    exponent: float | None = row["curve"].exponent
+    return "-" if exponent is None else f"{exponent:.2f}"
+
+
+def _crossings_table(curves: Curves) -> Table:
+    rows: list[Row] = []
+    for other in _OTHERS:
+        starts = {name: crossing(curves[name], curves[other]) for name in _SOPT}
+        shown = {name: "never" if d is None else f"{d:,}" for name, d in starts.items()}
+        rows.append({"": other, **shown})
+    columns = {heading: text(heading) for heading in ("", *_SOPT)}
+    return table("The least measured d from which on sopt costs less than", columns, rows)
+
+
+def _draw(curves: Curves, device: str, folder: Path) -> list[Path]:
+    """Write growth.png and growth.svg: a line a method, both axes logarithmic, labels at the
+    right."""
+    curves = {name: curve for name, curve in curves.items() if curve.costs}
+    # Words stay words in the SVG: they can be searched.
+    with matplotlib.rc_context({"svg.fonttype": "none", "font.size": 10}):
+        picture = Figure(figsize=(8, 5.5), layout="constrained")
+        axes = picture.subplots()
+        for name, curve in curves.items():
+            axes.plot(
+                sorted(curve.costs),
+                [1000 * curve.costs[d].median for d in sorted(curve.costs)],
+                color=_colour(name),
+                linestyle=(0, (4, 2)) if name in _SOPT else "solid",
+                linewidth=1.6,
+                marker="o",
+                markersize=3.5,
+            )
+        _style(axes, sorted({d for curve in curves.values() for d in curve.costs}))
+        _label(axes, curves)
+        axes.set_title(
+            f"One rotation, forward and backward, of a layer d × {_COLUMNS}", loc="left", pad=22
+        )
+        axes.text(
+            0, 1.02, f"{device}, float32; medians; dashed: S-OPT, a quarter of the rows",
+            transform=axes.transAxes, color=_QUIET, fontsize=9, va="bottom",
+        )  # fmt: skip
+        paths = [folder / "growth.png", folder / "growth.svg"]
+        for path in paths:
+            picture.savefig(path, dpi=200)
+    return paths
+
+
+def _colour(name: str) -> str | None:
+    # sopt has the colour of its inner map, and is dashed.
+    return METHODS[name.removeprefix("sopt (").removesuffix(")")].colour
+
+
+def _style(axes: Axes, sizes: list[int]) -> None:
+    axes.set(xscale="log", yscale="log", xlabel="d, the layer's fan-in", ylabel="ms")
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(length=0, colors=_QUIET)
+
+
+def _label(axes: Axes, curves: Curves) -> None:
+    """Each method's name and exponent at the right, in the lines' order, tied to its line's end."""
+    ends = [(max(c.costs), 1000 * c.costs[max(c.costs)].median) for c in curves.values()]
+    to_axes = axes.transData + axes.transAxes.inverted()
+    heights = apart(to_axes.transform(ends)[:, 1], _LABEL_DISTANCE)
+    for (name, curve), end, height in zip(curves.items(), ends, heights, strict=True):
+        growth = "" if curve.exponent is None else f"   $d^{{\\,{curve.exponent:.1f}}}$"
+        axes.annotate(
+            name + growth,
+            xy=end,
+            xytext=(_LABELS_AT, height),
+            textcoords="axes fraction",
+            color=_colour(name),
+            va="center",
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": _colour(name),
+                "linewidth": 0.6,
+                "alpha": 0.6,
+                "relpos": (0, 0.5),  # the left end of the text
+                "shrinkA": 1,
+                "shrinkB": 4,
+            },
+        )
+
+
+def apart(heights: np.ndarray, distance: float) -> np.ndarray:
+    """The heights moved as little as it takes for neighbours to be `distance` apart.
+
+    For ascending h, y minimises sum_i (y_i - h_i)^2 under y_{i+1} - y_i >= distance: isotonic
+    regression in y_i - i distance.
+    """
+    order = np.argsort(heights, kind="stable")
+    steps = distance * np.arange(len(heights))
+    moved = np.empty_like(heights)
+    moved[order] = isotonic_regression(heights[order] - steps).x + steps
+    return moved

@@ -1,25 +1,25 @@
 """The peak memory of training, each method in a process of its own."""
 
-import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
-from opt_runner import config
-from opt_runner.bench.forms import eager
-from opt_runner.bench.settings import Settings
+from opt_runner.bench import limits
+from opt_runner.bench.part import LIMIT, Report, Row, Settings, spread, table, text
+from opt_runner.bench.samples import Summary, figure, first_line
 from opt_runner.bench.workloads import WORKLOADS
-from opt_runner.hardware import set_up
+from opt_runner.methods import METHODS
+from opt_runner.training.device import Device
+from opt_runner.training.setup import set_up
+from opt_runner.training.step import TrainingStep
 
 _STEPS = 5
 _BATCHES = 2
-_STATUS = Path("/proc/self/status")
+_STATUS = Path("/proc/self/status")  # Linux
 
-# How it is measured, by the type of the device.
-HOW = {
+_HOW = {
     "cpu": "peak memory: growth of a process of its own from before the network is built to its "
     f"largest resident size (VmHWM) in {_STEPS} steps: weights, R, optimizer, activations, "
     "workspaces; not the interpreter nor the store of images, which would hide the differences",
@@ -28,54 +28,65 @@ HOW = {
 }
 
 
-def measurable(device: torch.device) -> bool:
-    """Whether this system tells a process its largest resident size (Linux does)."""
-    return device.type == "cuda" or _STATUS.exists()
+def measure(network: str, report: Report, settings: Settings) -> None:
+    """Add rows, a table and notes to the report."""
+    kind = settings.device.torch_device.type
+    if kind != "cuda" and not _STATUS.exists():
+        report.notes.append(f"peak memory: not measured, this system has no {_STATUS}")
+        return
+    settings.screen.say(f"steps: peak memory of {network}")
+    rows: list[Row] = []
+    for method in ["standard", "cayley"] if settings.quick else METHODS:
+        row: Row = {"measure": "memory", "network": network, "method": method, "error": None}
+        rows.append(row)
+        try:
+            peaks = [_peak_bytes(network, method, settings) for _ in range(settings.count(3))]
+        except RuntimeError as error:
+            if method == "standard":
+                raise
+            row["error"] = first_line(error)
+            continue
+        row["peak_bytes"] = Summary.of(peaks)
+        row["ratio"] = row["peak_bytes"].median / rows[0]["peak_bytes"].median
+        row |= limits.judged(f"peak memory, {network}", row["ratio"], method)
+    columns = {
+        "method": text("method"),
+        "ratio to standard": lambda row: figure(row["ratio"]),
+        "MiB": spread("peak_bytes", scale=2**-20),
+        **LIMIT,
+    }
+    title = f"Peak memory of training {network}; median [quartiles] of n = {settings.count(3)}"
+    report.rows += rows
+    report.tables.append(table(f"{title} processes", columns, rows))
+    report.notes += [_HOW[kind], *limits.notes(f"peak memory, {network}")]
 
 
-def peak_bytes(network: str, method: str, device: torch.device, settings: Settings) -> int:
+def _peak_bytes(network: str, method: str, settings: Settings) -> int:
     """The peak of `_STEPS` steps of a workload, in bytes, measured in a new process.
 
     Raises RuntimeError, with the process's last line, where it fails.
     """
-    command = [sys.executable, "-m", __name__, network, method, str(device), str(settings.threads)]
-    if settings.plain_malloc:
-        command.append("--plain-malloc")
+    arguments = [network, f"method={method}", *settings.hardware]
+    command = [sys.executable, "-m", __name__, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr else "no message")
-    return int(json.loads(done.stdout.splitlines()[-1])["peak_bytes"])
+    return int(done.stdout.splitlines()[-1])
 
 
-def main() -> None:
-    """The new process: print what one method took."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("network", choices=WORKLOADS)
-    parser.add_argument("method")
-    parser.add_argument("device")
-    parser.add_argument("threads", type=int)
-    parser.add_argument("--plain-malloc", action="store_true")
-    given = parser.parse_args()
-    hardware = set_up(
-        config.Hardware(
-            device=given.device,
-            precision="float32",
-            threads=given.threads,
-            channels_last=True,
-            compile=False,
-            reuse_memory=not given.plain_malloc,
-        )
-    )
-    workload = WORKLOADS[given.network]
-    store = workload.store(_BATCHES * workload.batch_size)
-    before = _held_and_reset(hardware.device)
-    step = eager(workload, given.method, store, hardware)
+def _main(network: str, *arguments: str) -> None:
+    """The new process: print the bytes that training with these arguments of opt-run takes."""
+    config = WORKLOADS[network].config(*arguments)
+    device = Device.of(config.hardware).torch_device
+    images = WORKLOADS[network].images(_BATCHES * config.batch_size)
+    before = _held(device)
+    step = TrainingStep(set_up(config, images))
     for _ in range(_STEPS):
         step()
-    print(json.dumps({"peak_bytes": _peak(hardware.device) - before}))
+    print(_peak(device) - before)
 
 
-def _held_and_reset(device: torch.device) -> int:
+def _held(device: torch.device) -> int:
     """What is held now, in bytes; the peak is counted anew from here."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
@@ -102,4 +113,4 @@ def _status(field: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    _main(*sys.argv[1:])

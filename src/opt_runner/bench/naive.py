@@ -1,7 +1,7 @@
 """Every variant as it is first written down: the definition, differentiated by autograd.
 
 Loops are over vectors, with the inner products of one round in one call: the quickest of the
-plain ways to write them.
+plain ways to write them. R is (d, d), and so is Q(R).
 """
 
 import torch
@@ -9,8 +9,10 @@ from torch import Tensor
 
 
 def gram_schmidt_loop(R: Tensor) -> Tensor:
-    """Gram-Schmidt on the rows of R (d, d), the modified form, which is as quick and loses less
-    orthogonality: each row in turn is scaled to length 1 and taken out of those below it."""
+    """Gram-Schmidt on the rows r_i: q_i = r_i / |r_i|, then r_j <- r_j - (r_j . q_i) q_i, j > i.
+
+    The modified form, which is as quick as the classical one and more orthogonal.
+    """
     rows: list[Tensor] = []
     rest = R
     for _ in range(len(R)):
@@ -21,21 +23,21 @@ def gram_schmidt_loop(R: Tensor) -> Tensor:
 
 
 def gram_schmidt_qr(R: Tensor) -> Tensor:
-    """The same Q by the QR decomposition of R^T and its derivative in PyTorch."""
+    """The same Q by R^T = H U, Q = sign(diag U) H^T, and PyTorch's derivative of QR."""
     H, U = torch.linalg.qr(R.T)
     Q: Tensor = (H * U.diagonal().sign()).T
     return Q
 
 
 def householder_loop(R: Tensor) -> Tensor:
-    """The product of d - 1 reflections I - 2 u u^T, each taking what is left of its column to
-    +norm * e1."""
+    """Q = H_1 ... H_{d-1}, H_j = I - 2 u_j u_j^T: u_j is along x - |x| e1, where x is what the
+    reflections before left of column j, from its diagonal on."""
     d = len(R)
     rest = R
     normals: list[Tensor] = []
     for _ in range(d - 1):
-        column = rest[:, 0]
-        u = torch.cat([column[:1] - column.norm(), column[1:]])
+        x = rest[:, 0]
+        u = torch.cat([x[:1] - x.norm(), x[1:]])
         u = u / u.norm()
         normals.append(u)
         rest = (rest - 2 * torch.outer(u, u @ rest))[1:, 1:]
@@ -47,14 +49,15 @@ def householder_loop(R: Tensor) -> Tensor:
 
 
 def lowdin_svd(R: Tensor) -> Tensor:
-    """The polar factor from the singular value decomposition; autograd goes through the vectors."""
+    """Q = X Y^T of R = X S Y^T; autograd goes through the singular vectors."""
     X, _, Yt = torch.linalg.svd(R)
     Q: Tensor = X @ Yt
     return Q
 
 
 def cayley_inverse(R: Tensor) -> Tensor:
-    """(I + A)(I - A)^-1 with the inverse written out, as in the reference."""
+    """Q = (I + A)(I - A)^-1, A = triu(R, 1) - triu(R, 1)^T: the inverse written out, as in the
+    reference."""
     A = R.triu(1) - R.triu(1).T
     eye = torch.eye(len(R), dtype=R.dtype, device=R.device)
     Q: Tensor = (eye + A) @ torch.linalg.inv(eye - A)
@@ -62,7 +65,7 @@ def cayley_inverse(R: Tensor) -> Tensor:
 
 
 def penalty(R: Tensor, scale: float = 0.1) -> Tensor:
-    """What `or` adds to the loss."""
+    """What `or` adds to the loss: scale ||R R^T - I||_F."""
     eye = torch.eye(len(R), dtype=R.dtype, device=R.device)
     distance: Tensor = torch.linalg.matrix_norm(R @ R.T - eye)
     return scale * distance

@@ -1,24 +1,30 @@
-"""One rotated layer alone, as tasks to time: V = Q(R) W and dL/dR from a given G = dL/dV.
+"""One layer alone, as tasks to time: V = Q(R) W and dL/dR from a given G = dL/dV.
 
-Between two samples R moves, as it does in training: a method that keeps something from the step
-before must not find R where it left it.
+Ours, and the alternatives to it. Between two samples R moves, as it does in training: a method
+that keeps something from the step before must not find R where it left it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
+from importlib import import_module
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
 
+from opt_runner import layers
 from opt_runner.bench import naive
-from opt_runner.bench.timing import Task
-from opt_runner.methods import Method
-from opt_runner.rotations import RotationGroup
+from opt_runner.bench.samples import Sampler, Task, attempted, sampler
+from opt_runner.methods import METHODS, Method
+from opt_runner.methods.sopt import StochasticOPT
+from opt_runner.methods.stack import Stack
 
 # How far R moves, in Frobenius norm: 0.05 to 0.33 a step were seen in CNN-6 at lr 0.1.
 _MOVE = 0.2
 _OGD_LR = 0.02
+_ORIGINAL = "parametrizations.weight.original"
 
 
 @dataclass(frozen=True)
@@ -38,31 +44,36 @@ class Layer:
         return cls(*(tensor.to(device) for tensor in (R, W, G / G.norm())))
 
 
-def ours(method: Method, layer: Layer) -> Task:
-    """The rotation as OPT runs it, with the method's penalty, and its optimizer's step where that
-    is what keeps R orthogonal. (SGD's step is the same for all others and left out.)
+Build = Callable[[Layer], Task]
+# Registers a library's parametrization for the weight of a layer.
+Register = Callable[[nn.Linear], object]
 
-    A method that takes a share of the rows rotates that share. The first R is the layer's, or I for
-    methods that start there.
+
+def _ours(method: Method, layer: Layer) -> Task:
+    """The effective weight as OPT makes it, with the method's penalty, and its optimizer's step
+    where that is what keeps R orthogonal. (SGD's step is the same for all others and left out.)
+
+    A method that takes a share of the rows rotates that share. R starts as it does in training.
     """
-    weights = {"weight": layer.W.T.contiguous()}
-    rows = method.rows(len(layer.W), first=False)
-    group = RotationGroup(weights, rows, method, torch.Generator().manual_seed(0))
-    if method.start == "normal":
-        group.R.data.copy_(layer.R)
-    G = layer.G.T.contiguous()
+    d, n = layer.W.shape
+    view = layers.Layer(name="", parameter="weight", d=d, n=n)
+    stack = Stack(_linear(layer.W.T), [view], method, torch.Generator().manual_seed(0))
+    R, G = stack.trained["R"], layer.G.T.contiguous()
 
     def rotate() -> None:
-        outputs, gradients = [group(weights)["weight"]], [G]
-        if (penalty := group.penalty()) is not None:
+        V = stack.V()
+        outputs, gradients = [stack.as_weights(V)["weight"]], [G]
+        if method.has_penalty:
+            penalty = method.penalty(view, stack.W(), V, step=1, **stack.tensors)
+            assert penalty is not None
             outputs.append(penalty)
             gradients.append(torch.ones_like(penalty))
         torch.autograd.backward(outputs, gradients)
 
     if method.optimizer_class is torch.optim.SGD:
-        return Task(rotate, prepare=_mover(group.R))
-    options = method.rotation_group(lr=0.1, weight_decay=5e-4)
-    optimizer = method.optimizer_class([{"params": [group.R], **options}], lr=0.1, momentum=0.9)
+        return Task(rotate, prepare=_mover(R))
+    options = method.optimizer_options("R", lr=0.1, weight_decay=5e-4)
+    optimizer = method.optimizer_class([{"params": [R], **options}], lr=0.1, momentum=0.9)
 
     def rotate_and_step() -> None:
         optimizer.zero_grad()
@@ -72,22 +83,62 @@ def ours(method: Method, layer: Layer) -> Task:
     return Task(rotate_and_step)
 
 
-def by_autograd(form: Callable[[Tensor], Tensor], layer: Layer) -> Task:
+def _by_autograd(form: Callable[[Tensor], Tensor]) -> Build:
     """Q = form(R), then Q W, differentiated by autograd."""
-    R = nn.Parameter(layer.R.clone())
-    return Task(lambda: torch.autograd.backward(form(R) @ layer.W, layer.G), prepare=_mover(R))
+
+    def build(layer: Layer) -> Task:
+        R = nn.Parameter(layer.R.clone())
+        return Task(lambda: torch.autograd.backward(form(R) @ layer.W, layer.G), prepare=_mover(R))
+
+    return build
 
 
-def by_parametrization(parametrized: nn.Linear, layer: Layer) -> Task:
-    """Q is the weight of a layer with a parametrization."""
-    original = parametrized.get_parameter("parametrizations.weight.original")
-    return Task(
-        lambda: torch.autograd.backward(parametrized.weight @ layer.W, layer.G),
-        prepare=_mover(original),
-    )
+def _by_library(register: Register) -> Build:
+    """Q W with Q the weight of a layer that has a parametrization."""
+
+    def build(layer: Layer) -> Task:
+        linear = parametrized(register, layer.R)
+        return Task(
+            lambda: torch.autograd.backward(linear.weight @ layer.W, layer.G),
+            prepare=_mover(linear.get_parameter(_ORIGINAL)),
+        )
+
+    return build
 
 
-def naive_or(layer: Layer) -> Task:
+def parametrized(register: Register, R: Tensor) -> nn.Linear:
+    """A layer whose weight is Q, d x d, made of R by a library's parametrization."""
+    linear = _linear(R)
+    register(linear)
+    return linear
+
+
+def torch_map(orthogonal_map: str) -> Register:
+    """Without trivialization, as it then starts from R and saves a product with its base."""
+    return lambda linear: orthogonal(linear, "weight", orthogonal_map, use_trivialization=False)
+
+
+def geotorch_map(triv: str) -> Register:
+    """geotorch must be installed. Q is base @ Q(R): it has no form without a base."""
+
+    def register(linear: nn.Linear) -> None:
+        R = linear.weight.detach().clone()
+        import_module("geotorch").orthogonal(linear, "weight", triv)
+        with torch.no_grad():
+            linear.get_parameter(_ORIGINAL).copy_(R)
+
+    return register
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    n, d = weight.shape
+    layer = nn.Linear(d, n, bias=False, device=weight.device)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+    return layer
+
+
+def _naive_or(layer: Layer) -> Task:
     """R W and the penalty, differentiated by autograd."""
     R = nn.Parameter(torch.eye(len(layer.R), device=layer.R.device))
 
@@ -97,7 +148,7 @@ def naive_or(layer: Layer) -> Task:
     return Task(rotate, prepare=_mover(R))
 
 
-def naive_ogd(layer: Layer) -> Task:
+def _naive_ogd(layer: Layer) -> Task:
     """R W, the dense gradient of R, and the retraction."""
     R = nn.Parameter(torch.eye(len(layer.R), device=layer.R.device))
     M = torch.zeros_like(layer.R)
@@ -122,3 +173,58 @@ def _mover(R: Tensor) -> Callable[[], None]:
         R.grad = None
 
     return move
+
+
+def _sopt(inner: str) -> Method:
+    options: dict[str, Any] = {"inner": inner}
+    return StochasticOPT(**options)
+
+
+# Our methods by the names that they have in the tables: sopt with each map that it can have inside.
+OURS: dict[str, Build] = {
+    **{
+        name: partial(_ours, cls())
+        for name, cls in METHODS.items()
+        if cls().changes_weight and name != "sopt"
+    },
+    **{f"sopt ({inner})": partial(_ours, _sopt(inner)) for inner in ("gs", "hr", "ls", "cayley")},
+}
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another way to the rotation of our method `variant`, or the nearest thing to it."""
+
+    name: str
+    variant: str
+    build: Build
+
+
+ALTERNATIVES = (
+    Alternative("torch cayley", "cayley", _by_library(torch_map("cayley"))),
+    Alternative("torch matrix_exp", "cayley", _by_library(torch_map("matrix_exp"))),
+    Alternative("torch householder", "hr", _by_library(torch_map("householder"))),
+    Alternative("Gram-Schmidt loop", "gs", _by_autograd(naive.gram_schmidt_loop)),
+    Alternative("QR, autograd", "gs", _by_autograd(naive.gram_schmidt_qr)),
+    Alternative("Householder loop", "hr", _by_autograd(naive.householder_loop)),
+    Alternative("SVD, autograd", "ls", _by_autograd(naive.lowdin_svd)),
+    Alternative("inverse, autograd", "cayley", _by_autograd(naive.cayley_inverse)),
+    Alternative("dense retraction", "ogd", _naive_ogd),
+    Alternative("penalty, autograd", "or", _naive_or),
+)
+
+GEOTORCH = (
+    Alternative("geotorch cayley", "cayley", _by_library(geotorch_map("cayley"))),
+    Alternative("geotorch expm", "cayley", _by_library(geotorch_map("expm"))),
+)
+
+
+def samplers_of(
+    ways: Mapping[str, Build], layer: Layer, device: torch.device
+) -> tuple[dict[str, Sampler], dict[str, str]]:
+    """What samples each of these ways, by name, and the errors of those that do not run."""
+
+    def warmed_up(build: Build) -> Sampler:
+        return sampler(build(layer), device)
+
+    return attempted({name: partial(warmed_up, build) for name, build in ways.items()})

@@ -1,96 +1,42 @@
 """One layer, forward and backward: our rotations against the alternatives, side by side."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any
+from importlib.util import find_spec
 
-import torch
-from rich.table import Table
-
-from opt_runner.bench import libraries, naive
-from opt_runner.bench.one_layer import (
-    Layer,
-    by_autograd,
-    by_parametrization,
-    naive_ogd,
-    naive_or,
-    ours,
-)
-from opt_runner.bench.report import Report, Row, table, verdict
-from opt_runner.bench.settings import Settings
-from opt_runner.bench.summary import Summary, figure
-from opt_runner.bench.timing import Task, first_line, interleaved, sampler
-from opt_runner.console.screen import say
-from opt_runner.methods import METHODS, Method
-from opt_runner.methods.sopt import StochasticOPT
+from opt_runner.bench import limits
+from opt_runner.bench.one_layer import ALTERNATIVES, GEOTORCH, OURS, Layer, samplers_of
+from opt_runner.bench.part import LIMIT, Column, Report, Row, Settings, spread, table, text
+from opt_runner.bench.samples import Summary, figure, interleaved
 
 _COLUMNS = 64
 # Of what takes longer than this together, three samples are enough.
 _BUDGET = 10.0
 
-
-@dataclass(frozen=True)
-class Alternative:
-    """Another way to the rotation of `variant`, or the nearest thing to it.
-
-    limit: how many times as fast ours must be, at least.
-    """
-
-    name: str
-    variant: str
-    build: Callable[[Layer], Task]
-    limit: float | None = None
-
-
-def _torch(orthogonal_map: str) -> Callable[[Layer], Task]:
-    return lambda layer: by_parametrization(libraries.torch_layer(layer.R, orthogonal_map), layer)
-
-
-def _geotorch(triv: str) -> Callable[[Layer], Task]:
-    return lambda layer: by_parametrization(libraries.geotorch_layer(layer.R, triv), layer)
-
-
-def _naive(form: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Layer], Task]:
-    return partial(by_autograd, form)
-
-
-ALTERNATIVES = (
-    Alternative("torch cayley", "cayley", _torch("cayley"), limit=2.5),
-    Alternative("torch matrix_exp", "cayley", _torch("matrix_exp")),
-    Alternative("torch householder", "hr", _torch("householder"), limit=2.5),
-    Alternative("Gram-Schmidt loop", "gs", _naive(naive.gram_schmidt_loop), limit=30),
-    Alternative("QR, autograd", "gs", _naive(naive.gram_schmidt_qr)),
-    Alternative("Householder loop", "hr", _naive(naive.householder_loop), limit=30),
-    Alternative("SVD, autograd", "ls", _naive(naive.lowdin_svd)),
-    Alternative("inverse, autograd", "cayley", _naive(naive.cayley_inverse)),
-    Alternative("dense retraction", "ogd", naive_ogd),
-    Alternative("penalty, autograd", "or", naive_or),
-)
-
-GEOTORCH = (
-    Alternative("geotorch cayley", "cayley", _geotorch("cayley"), limit=2.5),
-    Alternative("geotorch expm", "cayley", _geotorch("expm")),
-)
-
-# sopt with each map that it can have inside.
-_SOPT: dict[str, dict[str, Any]] = {
-    f"sopt ({inner})": {"inner": inner} for inner in ("gs", "hr", "ls", "cayley")
+_FIGURES: dict[str, Column] = {
+    "ms": spread("seconds", scale=1000),
+    "n": lambda row: str(row["seconds"].n),
 }
-# Our methods by the names that they have in the tables.
-OURS: dict[str, Method] = {
-    **{name: cls() for name, cls in METHODS.items() if cls.rotates and name != "sopt"},
-    **{name: StochasticOPT(**options) for name, options in _SOPT.items()},
+_COMPARED: dict[str, Column] = {
+    "beside": text("variant"),
+    "times ours": lambda row: figure(row["factor"]),
+    **LIMIT,
 }
 
 
 def run(settings: Settings) -> Report:
     report = Report(n=settings.count(15))
     for d in (16, 24) if settings.quick else (576, 1024):
-        say(f"rotations: d = {d}, n = {report.n}")
-        rows = _size(d, report.n, settings)
-        report.rows += rows
-        report.tables += [_ours_table(d, rows), _alternatives_table(d, rows)]
+        settings.screen.say(f"rotations: d = {d}, n = {report.n}")
+        of_ours, of_others = _size(d, report.n, settings)
+        sizes = f"d = {d}, {_COLUMNS} columns: median [quartiles]"
+        report.rows += of_ours + of_others
+        report.tables += [
+            table(f"Our rotations, {sizes}", {"method": text("name"), **_FIGURES}, of_ours),
+            table(
+                f"The alternatives, {sizes}",
+                {"form": text("name"), **_FIGURES, **_COMPARED},
+                of_others,
+            ),
+        ]
     report.notes += [
         f"forward and backward of one layer d x {_COLUMNS}, float32, in one process, samples "
         f"interleaved; n is smaller, but at least 3, where the samples took over {_BUDGET:g} s",
@@ -98,82 +44,38 @@ def run(settings: Settings) -> Report:
         "R moves between samples, untimed",
         "matrix_exp and expm have no counterpart among ours: they stand beside cayley, which "
         "parametrizes the same group by the same skew-symmetric matrices",
+        *limits.notes("times ours"),
     ]
-    if not libraries.has_geotorch():
+    if not has_geotorch():
         report.notes.append("geotorch is not installed (pip install 'opt-runner[bench]'): left out")
     return report
 
 
-def _size(d: int, samples: int, settings: Settings) -> list[Row]:
-    """Rows of ours, then of the alternatives with how many times as long as ours they take."""
-    device = settings.hardware.device
+def has_geotorch() -> bool:
+    return find_spec("geotorch") is not None
+
+
+def _size(d: int, samples: int, settings: Settings) -> tuple[list[Row], list[Row]]:
+    """Rows of ours, and of the alternatives with how many times as long as ours they take."""
+    device = settings.device.torch_device
     layer = Layer.of(d, _COLUMNS, device)
-    samplers = {name: sampler(ours(method, layer), device) for name, method in OURS.items()}
-    alternatives = [*ALTERNATIVES, *(GEOTORCH if libraries.has_geotorch() else ())]
-    errors: dict[str, str] = {}
-    for alternative in alternatives:
-        try:
-            samplers[alternative.name] = sampler(alternative.build(layer), device)
-        except Exception as error:  # Not every form runs on every device.
-            errors[alternative.name] = first_line(error)
+    alternatives = [*ALTERNATIVES, *(GEOTORCH if has_geotorch() else ())]
+    ways = {**OURS, **{other.name: other.build for other in alternatives}}
+    samplers, errors = samplers_of(ways, layer, device)
+    if failed := errors.keys() & OURS.keys():
+        raise RuntimeError(f"d = {d}: " + "; ".join(f"{name}: {errors[name]}" for name in failed))
     seconds = interleaved(samplers, samples, _BUDGET)
     summaries = {name: Summary.of(taken) for name, taken in seconds.items()}
-    rows: list[Row] = []
-    for name in OURS:
-        row: Row = {"d": d, "columns": _COLUMNS, "ours": True, "name": name}
-        rows.append({**row, "seconds": asdict(summaries[name])})
-    for alternative in alternatives:
-        row = {
-            "d": d,
-            "columns": _COLUMNS,
-            "ours": False,
-            "name": alternative.name,
-            "variant": alternative.variant,
-            "limit": alternative.limit,
-            "error": errors.get(alternative.name),
-        }
-        if alternative.name in summaries:
-            theirs = summaries[alternative.name]
-            factor = theirs.median / summaries[alternative.variant].median
-            row |= {
-                "seconds": asdict(theirs),
-                "factor": factor,
-                "met": None if alternative.limit is None else factor >= alternative.limit,
-            }
-        rows.append(row)
-    return rows
 
-
-def _ours_table(d: int, rows: list[Row]) -> Table:
-    cells = []
-    for row in rows:
-        if row["ours"]:
-            seconds = Summary(**row["seconds"])
-            cells.append([row["name"], seconds.text(scale=1000), str(seconds.n)])
-    title = f"Our rotations, d = {d}, {_COLUMNS} columns: median [quartiles]"
-    return table(title, ["method", "ms", "n"], cells)
-
-
-def _alternatives_table(d: int, rows: list[Row]) -> Table:
-    cells = []
-    for row in rows:
-        if row["ours"]:
-            continue
-        if row["error"]:
-            cells.append([row["name"], row["error"]])
-            continue
-        seconds = Summary(**row["seconds"])
-        cells.append(
-            [
-                row["name"],
-                seconds.text(scale=1000),
-                str(seconds.n),
-                row["variant"],
-                figure(row["factor"]),
-                f"{row['limit']:g}" if row["limit"] else "",
-                verdict(row["met"]),
-            ]
-        )
-    title = f"The alternatives, d = {d}, {_COLUMNS} columns: median [quartiles]"
-    headings = ["form", "ms", "n", "beside", "times ours", "at least", "met"]
-    return table(title, headings, cells)
+    sizes = {"d": d, "columns": _COLUMNS}
+    of_ours = [{**sizes, "ours": True, "name": name, "seconds": summaries[name]} for name in OURS]
+    of_others: list[Row] = []
+    for other in alternatives:
+        row = {**sizes, "ours": False, "name": other.name, "variant": other.variant}
+        row["error"] = errors.get(other.name)
+        if other.name in summaries:
+            factor = summaries[other.name].median / summaries[other.variant].median
+            row |= {"seconds": summaries[other.name], "factor": factor}
+            row |= limits.judged("times ours", factor, other.name)
+        of_others.append(row)
+    return of_ours, of_others

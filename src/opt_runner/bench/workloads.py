@@ -1,63 +1,119 @@
-"""The networks that are trained in the benchmark, on random images."""
+"""What is trained in the benchmark: networks on random images, as opt-run would train them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from opt_runner.datasets import Augment, Batches
-from opt_runner.hardware import Hardware
-from opt_runner.networks import MLP, PlainCNN
+from opt_runner.config import compose
+from opt_runner.config.schema import Config
+from opt_runner.datasets import Images
+from opt_runner.training.setup import Setup, set_up
+from opt_runner.training.step import TrainingStep
+
+# The paper's recipe and budget: the schedule does not end within a benchmark.
+_RECIPE = ("dataset=cifar10", "budget.steps=75000")
+CNN6_NARROW = ("model=cnn6", "model.widths=[32,32,32]", "model.fc_width=32")
+_AS_DIGITS = ("augment.pad=1", "augment.flip=false")
+_CAPTURE_WARM_UP = 3
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A network, the images it is trained on and how they are augmented."""
+    """A network, as arguments of opt-run, and so many images (channels, side, side)."""
 
-    name: str
-    network: Callable[[int, tuple[int, int], int], nn.Module]  # channels, (height, width), classes
+    network: tuple[str, ...]
     channels: int
     side: int
-    images: int
-    augment: Augment
+    count: int
     classes: int = 10
-    batch_size: int = 128
 
-    def build(self) -> nn.Module:
-        """The network, the same at every call."""
-        torch.manual_seed(0)
-        return self.network(self.channels, (self.side, self.side), self.classes)
-
-    def store(self, images: int | None = None) -> tuple[Tensor, Tensor]:
-        """Random images, uint8 (N, C, H, W), and labels (N,), on the CPU. N: `images`, or all."""
+    def images(self, count: int | None = None) -> Images:
+        """Random ones, the same at every call, on the CPU. The first two serve as test images."""
         generator = torch.Generator().manual_seed(0)
-        count = images or self.images
-        shape = (count, self.channels, self.side, self.side)
-        pictures = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
-        return pictures, torch.randint(self.classes, (count,), generator=generator)
+        shape = (count or self.count, self.channels, self.side, self.side)
+        images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+        labels = torch.randint(self.classes, shape[:1], generator=generator)
+        names = [str(label) for label in range(self.classes)]
+        return Images(images, labels, images[:2], labels[:2], names)
 
-    def batches(self, store: tuple[Tensor, Tensor], hardware: Hardware) -> Batches:
-        images, labels = (tensor.to(hardware.device) for tensor in store)
-        return Batches(images, labels, self.batch_size, 0, self.augment, hardware.memory_format)
+    def config(self, *arguments: str) -> Config:
+        """arguments: of opt-run, the method and the hardware among them."""
+        return compose.from_arguments(*_RECIPE, *self.network, *arguments)
 
 
-_CIFAR = Augment(pad=4, flip=True)
-_DIGITS = Augment(pad=1, flip=False)
-
-_ALL = (
-    Workload("cnn9", partial(PlainCNN, convs=3), 3, 32, 50_000, _CIFAR),
-    Workload(
-        "cnn6_narrow", partial(PlainCNN, widths=(32, 32, 32), fc_width=32), 1, 8, 1_442, _DIGITS
-    ),
-    Workload("mlp", MLP, 1, 8, 1_442, _DIGITS),
+WORKLOADS = {
+    "cnn9": Workload(("model=cnn9",), 3, 32, 50_000),
+    "cnn6_narrow": Workload((*CNN6_NARROW, *_AS_DIGITS), 1, 8, 1_442),
+    "mlp": Workload(("model=mlp", *_AS_DIGITS), 1, 8, 1_442),
     # For `--quick`.
-    Workload(
-        "cnn9_tiny",
-        partial(PlainCNN, widths=(8, 8, 8), convs=3, fc_width=8),
-        3, 16, 64, _CIFAR, batch_size=16,
+    "cnn9_tiny": Workload(
+        ("model=cnn9", "model.widths=[8,8,8]", "model.fc_width=8", "batch_size=16"), 3, 16, 64
     ),
-)  # fmt: skip
+}
 
-WORKLOADS = {workload.name: workload for workload in _ALL}
+
+def eager(workload: Workload, images: Images, *arguments: str) -> TrainingStep:
+    """The step as it is. arguments: of opt-run, the method and the hardware among them."""
+    return TrainingStep(set_up(workload.config(*arguments), images))
+
+
+def compiled(workload: Workload, images: Images, *arguments: str) -> TrainingStep:
+    """Forward and backward by `torch.compile`."""
+    # All OPT objects share their code and each is compiled anew: after 8 of them PyTorch would
+    # fall back to eager without a word.
+    torch._dynamo.config.cache_size_limit = 64
+    return eager(workload, images, *arguments, "hardware.compile=true")
+
+
+def graphed(workload: Workload, images: Images, *arguments: str) -> TrainingStep:
+    """The update replayed from a CUDA graph, once it has been seen to train as the eager one does.
+
+    Raises RuntimeError where it cannot be captured, or trains differently.
+    """
+    # The learning rate is captured as it is: it must not change.
+    config = workload.config(*arguments, "schedule.warmup=0")
+    step, twin = _GraphedStep(set_up(config, images)), TrainingStep(set_up(config, images))
+    for _ in range(_CAPTURE_WARM_UP):
+        twin.update(*twin.setup.batches.batch(0))
+    for _ in range(3):
+        step()
+        twin()
+    # A capture keeps the addresses of tensors: a method that puts a new tensor in the place of an
+    # old one would be timed while every replay starts from the old one.
+    trained = zip(step.setup.opt.parameters(), twin.setup.opt.parameters(), strict=True)
+    if not all(torch.allclose(ours, eagers, rtol=1e-3, atol=1e-4) for ours, eagers in trained):
+        raise RuntimeError("captured, but a replay does not train as the eager step does")
+    return step
+
+
+class _GraphedStep(TrainingStep):
+    """The batch is taken outside the graph and copied into its inputs x and y.
+
+    What runs in Python alone is not replayed: sopt turns no rounds, and `diverged_at` knows the
+    last step only.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        x, y = setup.batches.batch(0)
+        self.x, self.y = x.clone(), y.clone()
+        # The optimizer makes its state and the libraries their workspaces before the capture, and
+        # on another stream, as PyTorch's notes on CUDA graphs ask for.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_CAPTURE_WARM_UP):
+                super().update(self.x, self.y)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            super().update(self.x, self.y)
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        self.x.copy_(x)
+        self.y.copy_(y)
+        self.graph.replay()
+
+
+FORMS = {"eager": eager, "torch.compile": compiled, "CUDA graph": graphed}

@@ -10,11 +10,12 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-from opt_runner import process
 from opt_runner.errors import UserError, nearest
-from opt_runner.records import CannotWrite
+from opt_runner.files import CannotWrite
+from opt_runner.training import process
 
 PARTS = {
     "steps": "whole training steps of every method against plain training; peak memory",
@@ -89,52 +90,37 @@ def _positive(text: str) -> int:
 
 def _run(given: argparse.Namespace, command: str) -> list[str]:
     """Measure, print and write part by part. Returns the parts that failed; the others go on."""
-    from opt_runner import config, hardware
-    from opt_runner.bench import datapath, drift, growth, machine, report, rotations, steps
-    from opt_runner.bench.settings import Settings
-    from opt_runner.console.screen import console, say
+    from opt_runner.bench import part
 
-    runs = {
-        "steps": steps.run,
-        "rotations": rotations.run,
-        "drift": drift.run,
-        "datapath": datapath.run,
-        "growth": growth.run,
-    }
-    options = config.Hardware(
-        device=given.device,
-        precision="float32",
-        threads=given.threads,
-        channels_last=True,
-        compile=False,
-        reuse_memory=not given.plain_malloc,
-    )
-    settings = Settings(
-        hardware=hardware.set_up(options),
-        threads=given.threads,
+    settings = part.Settings(
         out=given.out,
+        hardware=(
+            f"hardware.device={given.device}",
+            f"hardware.threads={given.threads}",
+            f"hardware.reuse_memory={not given.plain_malloc}",
+        ),
         samples=given.samples,
         quick=given.quick,
         seconds=given.seconds,
-        plain_malloc=given.plain_malloc,
     )
+    screen = settings.screen
+    screen.say(part.machine_line(settings.device))
     _make_folder(given.out)
-    say(machine.line(settings.hardware))
     failed: list[str] = []
-    for part in dict.fromkeys(given.parts or PARTS):
+    for name in dict.fromkeys(given.parts or PARTS):
         try:
-            found = runs[part](settings)
+            report = import_module(f"opt_runner.bench.{name}").run(settings)
         except (UserError, CannotWrite):
             raise
         except Exception:
             traceback.print_exc()
-            failed.append(part)
+            failed.append(name)
             continue
-        for table in found.tables:
-            console.print(table)
-        for note in found.notes:
-            say(f"- {note}")
-        say(f"written: {report.write(part, found, settings, command)}")
+        for table in report.tables:
+            screen.show(table)
+        for note in report.notes:
+            screen.say(f"- {note}")
+        screen.say(f"written: {part.write(name, report, settings, command)}")
     return failed
 
 

@@ -1,11 +1,13 @@
 """A user's mistake ends in one line a fault and exit code 2, a bug in a traceback and 1."""
 
+import argparse
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import hydra
 from hydra.errors import HydraException
@@ -13,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from opt_runner.config.compose import conf_dir
-from opt_runner.errors import UserError, nearest
+from opt_runner.errors import Elsewhere, UserError, nearest
 
 _TRACEBACKS = "OPT_RUN_FULL_ERROR"
 
@@ -24,14 +26,23 @@ def take_over_from_hydra() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
+def another_tells() -> bool:
+    """Whether torchrun started this process beside another of the same machine, which gets the same
+    command line and configs, and so tells of the mistakes in them."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
 @contextmanager
-def told(all_are_mistakes: bool = False) -> Iterator[None]:
+def told(all_are_mistakes: bool = False, quiet: bool = False) -> Iterator[None]:
     """Within the block an exception ends the program as this module says.
 
     all_are_mistakes: of what Hydra does with a command line any exception is about that line.
+    quiet: say nothing of mistakes.
     """
     try:
         yield
+    except Elsewhere:
+        sys.exit(1)
     except Exception as error:
         known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
         mistake = known or all_are_mistakes
@@ -39,7 +50,7 @@ def told(all_are_mistakes: bool = False) -> Iterator[None]:
             traceback.print_exc()
         if not mistake:
             sys.exit(1)
-        for line in _lines(error):
+        for line in [] if quiet else _lines(error):
             print(f"opt-run: {line}", file=sys.stderr)
         sys.exit(2)
 
@@ -69,10 +80,13 @@ def _known_keys() -> list[str]:
     """Every key, dotted, of the config that the command's groups make, and every group."""
     groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
     chosen = [word for word in sys.argv[1:] if word.partition("=")[0] in groups]
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd", type=Path, default=conf_dir())
+    own = parser.parse_known_args()[0].config_dir.absolute()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
-            cfg = hydra.compose("config", chosen)
-        except Exception:  # of a group of the user's own, or one that is swept
+            cfg = hydra.compose("config", [f"hydra.searchpath=['{own}']", *chosen])
+        except Exception:  # of a group that is swept
             cfg = hydra.compose("config")
     keys: list[str] = []
 

@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="opt-report",
         description="Tables and pictures of what opt-run left on disk: means over seeds, "
         "differences to plain training with intervals, energy, angles.",
-        epilog="Cells of different datasets, networks, budgets or versions are never averaged: "
+        epilog="Runs of different datasets, networks, budgets or versions are never averaged: "
         "they are separate tables.",
     )
     parser.add_argument("folders", nargs="*", type=Path, metavar="folder", default=[],
@@ -40,24 +40,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(given: argparse.Namespace, command: str) -> None:
+    # Slow to import: help must answer at once.
     from opt_runner.console.screen import Screen
     from opt_runner.files import CannotWrite
     from opt_runner.records import stored
-    from opt_runner.report import files, table
-    from opt_runner.report.comparison import NOTES, compare
+    from opt_runner.report import terminal, writers
+    from opt_runner.report.columns import notes
+    from opt_runner.report.comparison import compare
 
     screen = Screen()
     folders = given.folders or [Path("outputs")]
-    comparisons = compare(stored.find(folders))
-    for comparison in comparisons:
-        screen.show(table.table(comparison))
-        for line in table.faults(comparison):
+    tables = compare(stored.find(folders))
+    for table in tables:
+        screen.show(terminal.table(table, screen.console.width))
+        for line in terminal.faults(table):
             screen.say(line)
-    for note in NOTES:
+    for note in notes(tables, brief=True):
         screen.say(f"- {note}")
     out = given.out or folders[0] / "report"
     try:
-        written = files.write(comparisons, out, given.title, command)
+        written = writers.write(tables, out, given.title, command)
     except (CannotWrite, OSError) as error:
         raise UserError(f"{error}; set --out DIR") from error
     screen.say(f"written: {out / 'report.html'} and {len(written) - 1} more files beside it")

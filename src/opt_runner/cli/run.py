@@ -5,9 +5,9 @@ Help, `--cfg` and completion answer without importing torch.
 """
 
 import logging
-import os
+import signal
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,60 +16,86 @@ from omegaconf import DictConfig
 
 from opt_runner.cli import mistakes
 from opt_runner.config import compose
-from opt_runner.errors import UserError
+from opt_runner.config.schema import Config
+from opt_runner.errors import Elsewhere
 from opt_runner.training import interrupt, process
+
+if TYPE_CHECKING:
+    from opt_runner.console.screen import Screen
+    from opt_runner.records.result import Result
+    from opt_runner.runs.run import Run
+    from opt_runner.training.processes import Processes
 
 
 @hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name="config")
 def _app(cfg: DictConfig) -> float | None:
-    """One run; returns its test error, for sweepers that optimise. Failures are on disk."""
+    """One run; returns its validation error, for sweepers that optimise: None without validation.
+    Failures are on disk."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return _run_of_a_sweep(cfg)
+    with mistakes.told(quiet=mistakes.another_tells()):
+        config = compose.read(cfg)
     with mistakes.told():
-        code = _run_alone(cfg)
+        code = _run_alone(config)
     if code:
         sys.exit(code)
     return None
 
 
-def _run_alone(cfg: DictConfig) -> int:
+def _run_alone(config: Config) -> int:
+    """In this process, or in the several that torchrun or srun started for it."""
     from opt_runner.console.screen import Screen
     from opt_runner.console.wandb import upload_hint
-    from opt_runner.runs.execute import execute
-    from opt_runner.runs.run import identify
+    from opt_runner.training.processes import joined
 
-    config = compose.read(cfg)
-    screen = Screen(config.progress)
-    run = identify(config, _command())
-    with interrupt.stop_requests() as stop:
-        result = execute(run, screen, in_sweep=False, stop=stop)
-    if hint := upload_hint(config.tracking, config.output_dir):
-        screen.say(hint)
-    screen.say(f"record: {run.record.directory}")
+    with joined(config.hardware) as processes:
+        screen = Screen(config.progress if processes.first else "none")
+        try:
+            run, result = _execute(config, screen, processes, in_sweep=False)
+        except interrupt.Interrupted as error:
+            if processes.first:
+                raise
+            sys.exit(128 + error.signum)
+    if processes.first:
+        if hint := upload_hint(config.tracking, config.output_dir):
+            screen.say(hint)
+        if result is not None and result.test_error_at_best is not None:
+            screen.say(
+                f"test error {result.test_error:.2f}%; at the best validation error, "
+                f"{result.best_validation_error:.2f}% after step {result.best_step}, "
+                f"{result.test_error_at_best:.2f}%"
+            )
+        screen.say(f"record: {run.record.directory}")
     return 0 if result is not None and result.status == "finished" else 1
 
 
 def _run_of_a_sweep(cfg: DictConfig) -> float | None:
-    """In a launcher's process, which may be this one."""
-    from opt_runner.console import wandb
+    """In a process of Hydra's or another's launcher, which may be this one."""
     from opt_runner.console.screen import Screen
+    from opt_runner.training.processes import joined
+
+    config = compose.read(cfg)
+    with joined(config.hardware) as processes:
+        # Other processes may share the terminal: no bars.
+        shows = processes.first and config.progress != "none"
+        screen = Screen("plain" if shows else "none")
+        try:
+            _, result = _execute(config, screen, processes, in_sweep=True)
+        except Elsewhere:  # the first process tells
+            return None
+    return result.validation_error if result else None
+
+
+def _execute(
+    config: Config, screen: "Screen", processes: "Processes", in_sweep: bool
+) -> "tuple[Run, Result | None]":
     from opt_runner.runs.execute import execute
     from opt_runner.runs.run import identify
 
-    try:
-        config = compose.read(cfg)
-        # Other processes may share the terminal: no bars.
-        screen = Screen("none" if config.progress == "none" else "plain")
-        with interrupt.stop_requests() as stop:
+    with interrupt.stop_requests(once=not processes.several) as stop:
+        with processes.together(), stop.at_once():
             run = identify(config, _command())
-            result = execute(run, screen, in_sweep=True, stop=stop)
-    except UserError as error:
-        if wandb.SWEEP_VARIABLE not in os.environ:
-            raise
-        # The plan found nothing: something changed since. The table shows a run without a result.
-        print(f"opt-run: {error}", file=sys.stderr)
-        return None
-    return result.test_error if result else None
+        return run, execute(run, screen, in_sweep, stop, processes)
 
 
 def _command() -> str:
@@ -89,15 +115,19 @@ def main() -> None:
     mistakes.take_over_from_hydra()
     logging.raiseExceptions = False  # a log that cannot be written is no reason to speak up
     try:
-        with mistakes.told(all_are_mistakes=True):
+        with mistakes.told(all_are_mistakes=True, quiet=mistakes.another_tells()):
             _app()
     except KeyboardInterrupt as error:
         _interrupted(error)
+    finally:
+        # A signal that comes while Python ends has nothing to save, and ends it.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _interrupted(error: KeyboardInterrupt) -> NoReturn:
     # With `rerun` what is done would be done again.
     reruns = any(word.startswith("rerun=") and word != "rerun=false" for word in sys.argv)
     same = "the same command without rerun" if reruns else "the same command"
-    print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
+    if not mistakes.another_tells():
+        print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
     sys.exit(128 + int(getattr(error, "signum", 2)))

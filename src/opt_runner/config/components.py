@@ -5,6 +5,7 @@ before any work starts; `Annotated[int, Field(gt=0)]` and `Literal[...]` state w
 """
 
 import inspect
+from functools import cache
 from typing import Any
 
 from hydra.utils import get_object
@@ -31,7 +32,13 @@ def check(component: Component, where: str, supplied: frozenset[str] = frozenset
 
     supplied: parameters that `build` will be given beside the options.
     """
-    _validated_options(component, where, supplied)
+    _check(type(component), component.model_dump_json(by_alias=True), where, supplied)
+
+
+@cache
+def _check(kind: type[Component], content: str, where: str, supplied: frozenset[str]) -> None:
+    """The thousand runs of a sweep have few components."""
+    _validated_options(kind.model_validate_json(content), where, supplied)
 
 
 def build(component: Component, where: str, **supplied: Any) -> Any:
@@ -102,5 +109,7 @@ def _validated_options(
     try:
         checked = model(**options)
     except ValidationError as error:
-        raise UserError(explain(error, where, fields)) from error
+        # Keys beside the options, as of a dataset.
+        own = type(component).model_fields.keys() - Component.model_fields.keys()
+        raise UserError(explain(error, where, [*fields, *own])) from error
     return {key: getattr(checked, key) for key in options}

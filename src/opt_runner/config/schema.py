@@ -7,7 +7,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeGuard
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from opt_runner.config.components import Component
 
@@ -97,15 +104,38 @@ class Checkpoint(Node):
     every_steps: int | None = Field(gt=0)
 
 
+class DatasetChoice(Component):
+    """Any dataset, and how much of its training images is held back for validation.
+
+    validation: a share; 0: none, and the content is as if there were no such keys.
+    validation_seed: draws the images, whatever the seed of a run.
+    """
+
+    validation: float = Field(default=0.0, ge=0, le=0.5)
+    validation_seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @model_serializer(mode="wrap")
+    def _without_validation(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        if not self.validation:
+            del content["validation"], content["validation_seed"]
+        return content
+
+
 class Hardware(Node):
-    """`device` may be `auto`: a signature and a report take the kind of device that it came to."""
+    """`device` may be `auto`: a signature and a report take the kind of device that it came to.
+
+    processes: who started the processes that train a run together; auto: torchrun, where its
+    variables are set, else there is one.
+    """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.NONE]
-    precision: Annotated[Literal["float32", "bfloat16"], Role.TASK]
+    precision: Annotated[Literal["float32", "bfloat16", "float64"], Role.TASK]
     threads: Annotated[int | None, Field(gt=0), Role.NONE]
     channels_last: Annotated[bool, Role.TASK]
     compile: Annotated[bool, Role.TASK]
     reuse_memory: Annotated[bool, Role.NONE]
+    processes: Annotated[Literal["auto", "slurm"], Role.NONE]
 
 
 class Plan(Node):
@@ -142,7 +172,7 @@ class Config(Node):
     checkpoint: Annotated[Checkpoint, Role.NONE]
     method: Annotated[Component, Role.METHOD]
     model: Annotated[Component, Role.TASK]
-    dataset: Annotated[Component, Role.TASK]
+    dataset: Annotated[DatasetChoice, Role.TASK]
     hardware: Annotated[Hardware, Role.TASK]
     tracking: Annotated[Tracking, Role.NONE]
 

@@ -115,11 +115,14 @@ class RunDisplay:
         self.steps = steps
         self._draw = draw
         self._first: tuple[float, int] | None = None
-        self._error: float | None = None
+        self._error: str | None = None
 
     def report(self, row: dict[str, Any]) -> None:
         """Take in a row of metrics."""
-        self._error = row.get("test_error", self._error)
+        for key in ("validation_error", "test_error"):
+            if key in row:
+                self._error = f"{key.replace('_', ' ')} {row[key]:.2f}%"
+                return
 
     def show(self, progress: "RunProgress", loss: float) -> None:
         now = time.monotonic()
@@ -129,14 +132,14 @@ class RunDisplay:
         rate = (progress.step - first) / (now - since) if now > since else 0.0
         parts = [f"loss {loss:.3f}"]
         if self._error is not None:
-            parts.append(f"test error {self._error:.2f}%")
+            parts.append(self._error)
         if rate:
             parts.append(f"{rate:.1f} steps/s")
             parts.append(f"{duration((self.steps - progress.step) / rate)} left")
         self._draw(self.title, progress.step, self.steps, ", ".join(parts))
 
     def end(self, result: Result) -> None:
-        show = self.screen.say if result.status == "finished" else self.screen.fail
+        show = self.screen.say if result.ended_well else self.screen.fail
         show(f"{self.title}: {outcome(result)}")
 
 
@@ -144,10 +147,13 @@ def outcome(result: Result) -> str:
     """How a run ended, in words."""
     if result.error:
         return f"{result.status}, {result.error.splitlines()[0]}"
-    if result.test_error is None:
+    # With validation the test error is for the end: a table, or the last lines of a run alone.
+    name = "test" if result.validation_error is None else "validation"
+    error = result.test_error if result.validation_error is None else result.validation_error
+    if error is None:
         return result.status
     return (
-        f"{result.status}, test error {result.test_error:.2f}% after {result.steps} steps in "
+        f"{result.status}, {name} error {error:.2f}% after {result.steps} steps in "
         f"{duration(result.seconds)}"
     )
 

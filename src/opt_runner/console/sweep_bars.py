@@ -1,6 +1,6 @@
 """The live display of a sweep: a bar for all of it, and one for each run under way."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 from rich.progress import TaskID
@@ -11,16 +11,15 @@ from opt_runner.console.screen import Screen, bars, duration
 class SweepBars:
     """Within its block the bars are on the screen, if that is live; else it draws nothing."""
 
-    def __init__(self, screen: Screen, total: int) -> None:
+    def __init__(self, screen: Screen) -> None:
         self.screen = screen
-        self.total = total
         self._bars = bars(screen.console)
-        self._tasks: dict[str, TaskID] = {}  # by title
+        self._tasks: dict[tuple[str, str], TaskID] = {}  # by slot and title
 
     def __enter__(self) -> Self:
         if self.screen.live:
             self._bars.start()
-            self._sweep = self._bars.add_task("sweep", total=self.total, info="")
+            self._sweep = self._bars.add_task("sweep", total=None, info="")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -30,21 +29,24 @@ class SweepBars:
     def draw(
         self,
         done: int,
+        total: int,
         failed: int,
         left: float | None,
-        running: Sequence[Mapping[str, Any]],
+        running: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        """left: seconds. running: title, step, steps and info of each run under way."""
+        """left: seconds. running: title, step, steps and info of each run under way, by slot."""
         if not self.screen.live:
             return
         parts = [f"[red]{failed} failed[/red]" if failed else "none failed"]
-        if left is not None and done < self.total:
+        if left is not None and done < total:
             parts.append(f"{duration(left)} left")
-        self._bars.update(self._sweep, completed=done, info=", ".join(parts))
-        for gone in self._tasks.keys() - {one["title"] for one in running}:
+        self._bars.update(self._sweep, completed=done, total=total, info=", ".join(parts))
+        shown = {(slot, one["title"]): one for slot, one in running.items()}
+        for gone in self._tasks.keys() - shown.keys():
             self._bars.remove_task(self._tasks.pop(gone))
-        for one in running:
-            title = one["title"]
-            if title not in self._tasks:
-                self._tasks[title] = self._bars.add_task(title, total=one["steps"], info="")
-            self._bars.update(self._tasks[title], completed=one["step"], info=one["info"])
+        for key, one in shown.items():
+            if key not in self._tasks:
+                self._tasks[key] = self._bars.add_task(one["title"], total=None, info="")
+            self._bars.update(
+                self._tasks[key], total=one["steps"], completed=one["step"], info=one["info"]
+            )

@@ -48,7 +48,7 @@ class WandbTracker:
     def finish(self, result: Result) -> None:
         def end(run: Any) -> None:
             run.summary.update(_flat(asdict(result)))
-            run.finish(exit_code=0 if result.status == "finished" else 1)
+            run.finish(exit_code=0 if result.ended_well else 1)
 
         self._guard(end)
         self._run = None
@@ -121,12 +121,13 @@ def upload_hint(tracking: Tracking, output_dir: str) -> str | None:
     folder = Path(output_dir) / "wandb"
     if tracking.name == "none" or _mode(tracking) != "offline":
         return None
-    count = len(list(folder.glob("offline-run-*")))
-    if not count:
+    found = list(folder.glob("offline-run-*"))
+    if not found:
         return None
     why = "" if _has_key() else ", no API key found"
-    runs = "1 run" if count == 1 else f"{count} runs"
-    return f"W&B: {runs} offline{why}; to upload: wandb sync {folder}/offline-run-*"
+    runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
+    which = found[0] if len(found) == 1 else folder / "offline-run-*"
+    return f"W&B: {runs} offline{why}; to upload: wandb sync {which}"
 
 
 def check(tracking: Tracking) -> None:
@@ -183,11 +184,11 @@ def _has_key() -> bool:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Nested values as `energy/layer`, and without what is not there."""
+    """Nested values as `energy_excess/layer/1`, and without what is not there."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, dict):
-            flat |= {f"{key}/{inner}": v for inner, v in value.items()}
+            flat |= {f"{key}/{inner}": v for inner, v in _flat(value).items()}
         elif value is not None:
             flat[key] = value
     return flat

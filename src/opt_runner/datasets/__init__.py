@@ -7,6 +7,7 @@ from opt_runner.datasets.digits import Digits
 from opt_runner.datasets.folder import ImageFolder
 from opt_runner.datasets.images import Images
 from opt_runner.datasets.torchvision_sets import TorchvisionSet
+from opt_runner.datasets.validation import Validation, hold_back
 
 __all__ = [
     "Augment",
@@ -16,5 +17,7 @@ __all__ = [
     "ImageFolder",
     "Images",
     "TorchvisionSet",
+    "Validation",
+    "hold_back",
     "normalise",
 ]

@@ -12,12 +12,14 @@ class Batches:
     """Shuffled, augmented, normalised batches by step number.
 
     images: uint8 (N, C, H, W); labels: int64 (N,); both on the device that trains.
+    part: which of how many equal parts of every batch, counted from 0; (0, 1) is the whole.
     An epoch takes every image once, in an order of its own; a last partial batch is dropped.
 
     All randomness is a function of (seed, epoch), drawn on the CPU: `batch` may be called for any
     step in any order, resuming needs no state, and a CPU and a GPU get the same batches.
 
-    Raises UserError where a batch is larger than the data or the padding than the images.
+    Raises UserError where a batch is larger than the data or the padding than the images, and where
+    its parts would not be equal.
     """
 
     def __init__(
@@ -28,12 +30,22 @@ class Batches:
         seed: int,
         augment: Augment | None = None,
         memory_format: torch.memory_format = torch.contiguous_format,
+        dtype: torch.dtype = torch.float32,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         if not 1 <= batch_size <= len(images):
             raise UserError(
                 f"batch size {batch_size} does not suit {len(images)} training images: "
                 f"1 to {len(images)} are allowed"
             )
+        number, parts = part
+        if batch_size % parts:
+            raise UserError(
+                f"batch_size={batch_size} cannot be shared by {parts} processes: it must be a "
+                f"multiple of {parts}"
+            )
+        size = batch_size // parts
+        self._part = slice(number * size, (number + 1) * size)
         self.augment = augment if augment is not None and augment.enabled else None
         if self.augment is not None:
             self.augment.check((images.shape[2], images.shape[3]))
@@ -42,6 +54,7 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.memory_format = memory_format
+        self.dtype = dtype
         self._epoch = -1
         self._drawn: list[Tensor] = []
 
@@ -50,19 +63,23 @@ class Batches:
         return len(self.images) // self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch `step`, counted from 0 through all epochs: x float32 (B, C, H, W), y int64 (B,)."""
+        """Batch `step`, counted from 0 through all epochs: x (B, C, H, W), y int64 (B,).
+
+        Of a `part` these are its B images.
+        """
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._drawn = self._draw(epoch)
             self._epoch = epoch
         here = slice(position * self.batch_size, (position + 1) * self.batch_size)
-        index, *crop = (drawn[here] for drawn in self._drawn)
+        index, *crop = (drawn[here][self._part] for drawn in self._drawn)
         if self.augment is None:
             images = self.images[index]
         else:
             rows, columns, flips = crop
             images = gather(self.images, index, rows, columns, flips, self.augment.pad)
-        return normalise(images.contiguous(memory_format=self.memory_format)), self.labels[index]
+        x = normalise(images.contiguous(memory_format=self.memory_format), self.dtype)
+        return x, self.labels[index]
 
     def _draw(self, epoch: int) -> list[Tensor]:
         """The order of an epoch's images and, if they are augmented, their crops and flips."""
@@ -85,6 +102,6 @@ def mix(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
-def normalise(images: Tensor) -> Tensor:
-    """(x - 127.5) / 128 in float32, of any shape; the memory format is kept."""
-    return (images.float() - 127.5) / 128
+def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(x - 127.5) / 128 in `dtype`, of any shape; the memory format is kept."""
+    return (images.to(dtype) - 127.5) / 128

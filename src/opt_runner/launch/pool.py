@@ -1,122 +1,105 @@
 """The runs of a sweep on this machine: one worker process a slot, each taking the next run.
 
-A worker that is killed takes its own run with it and no other: that is tried once more in a new
+A worker that is killed takes its own run with it and no other: that is tried again in a new
 worker, where it goes on from its checkpoint.
 """
 
-import os
-import queue
 import signal
-import threading
-from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-
-from loky import ProcessPoolExecutor
+from types import FrameType
 
 from opt_runner.console.screen import Screen
-from opt_runner.launch import worker
+from opt_runner.launch.process import Worker, WorkerEnded
 from opt_runner.launch.slots import Slot
+from opt_runner.launch.source import Source
+from opt_runner.launch.tries import Tries
+from opt_runner.launch.worker import Job
+from opt_runner.runs.execute import give_up
 from opt_runner.runs.run import Run
 from opt_runner.training.interrupt import Interrupted
 
-_RETRIES = 1
-_WAIT_SECONDS = 0.1
-
 
 class Pool:
-    """folder: for the workers' logs (`slot-N.log`) and how far they are (`slot-N.json`)."""
+    """folder: for the workers' logs (`slot-N.log`) and how far they are (`slot-N.json`).
+    retries: how often a run is tried again whose worker died."""
 
-    def __init__(self, slots: Sequence[Slot], folder: Path, screen: Screen) -> None:
+    def __init__(self, slots: Sequence[Slot], folder: Path, screen: Screen, retries: int) -> None:
         self.slots = slots
         self.folder = folder
         self.screen = screen
-        self._jobs: queue.SimpleQueue[Run] = queue.SimpleQueue()
-        self._workers: dict[int, int] = {}  # process by slot
+        self.retries = retries
+        self._workers: dict[Slot, Worker] = {}
         self._stop: Interrupted | None = None
 
-    def execute(self, runs: Sequence[Run]) -> None:
-        """Returns when all runs have ended, each with its result on disk.
+    def execute(self, source: Source) -> None:
+        """Returns when all runs of the source have ended, each with its result on disk.
 
-        Raises Interrupted, or the KeyboardInterrupt of a second signal, after the workers ended.
+        Raises Interrupted where a signal asks to stop, after the workers have ended.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for run in runs:
-            self._jobs.put(run)
-        servers = [
-            threading.Thread(target=self._serve, args=(slot,), name=f"slot {slot.number}")
-            for slot in self.slots[: len(runs)]
-        ]
-        for server in servers:
-            server.start()
-        while True:
-            try:
-                while any(server.is_alive() for server in servers):
-                    for server in servers:
-                        server.join(_WAIT_SECONDS)
-                break
-            except KeyboardInterrupt as error:
-                self._interrupt(error)
+        with self._signals(), ThreadPoolExecutor(len(self.slots)) as servers:
+            for served in [servers.submit(self._serve, slot, source) for slot in self.slots]:
+                served.result()
         if self._stop is not None:
             raise self._stop
 
-    def _interrupt(self, error: KeyboardInterrupt) -> None:
-        """The first signal is handed on, so that every worker saves; the second kills them."""
-        again = self._stop is not None
-        signum = int(getattr(error, "signum", signal.SIGINT))
-        self._stop = Interrupted(signum)
-        for process in list(self._workers.values()):
-            try:
-                os.kill(process, signal.SIGKILL if again else signum)
-            except ProcessLookupError:
-                continue
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Within the block the first signal has every worker save and end; the next kills them."""
 
-    def _serve(self, slot: Slot) -> None:
-        """Take runs until there are none."""
-        pool: ProcessPoolExecutor | None = None
+        def hand_on(signum: int, frame: FrameType | None) -> None:
+            again = self._stop is not None
+            self._stop = self._stop or Interrupted(signum)
+            for worker in list(self._workers.values()):
+                worker.signal(signal.SIGKILL if again else signum)
+            if not again:
+                self.screen.say(f"{self._stop}: saving what runs; once more ends it at once")
+
+        before = {one: signal.signal(one, hand_on) for one in (signal.SIGINT, signal.SIGTERM)}
         try:
-            while self._stop is None:
-                try:
-                    run = self._jobs.get_nowait()
-                except queue.Empty:
-                    return
-                for attempt in range(1 + _RETRIES):
-                    if pool is None:
-                        pool = self._start(slot)
-                    try:
-                        self._work(pool, slot, run)
-                        break
-                    except BrokenProcessPool:
-                        pool.shutdown(wait=False, kill_workers=True)
-                        pool = None
-                        if self._stop is not None:
-                            return
-                        again = ": it is tried once more" if attempt < _RETRIES else ""
-                        self.screen.fail(f"{run.title}: its worker was killed{again}")
+            yield
         finally:
-            self._workers.pop(slot.number, None)
-            if pool is not None:
-                pool.shutdown(wait=True)
+            for one, handler in before.items():
+                signal.signal(one, handler)
 
-    def _start(self, slot: Slot) -> ProcessPoolExecutor:
-        pool = ProcessPoolExecutor(
-            max_workers=1,
-            initializer=worker.enter,
-            initargs=(self.folder / f"slot-{slot.number}.log",),
-            env=slot.environment,
-        )
-        self._workers[slot.number] = pool.submit(os.getpid).result()
-        return pool
+    def _serve(self, slot: Slot, source: Source) -> None:
+        """Take runs until there are none."""
+        while self._stop is None and (run := source.take()) is not None:
+            self._execute(run, slot)
+            if self._stop is None:
+                source.ended(run)
+        self._end(slot)
 
-    def _work(self, pool: ProcessPoolExecutor, slot: Slot, run: Run) -> None:
+    def _execute(self, run: Run, slot: Slot) -> None:
+        tries = Tries(run, run.record, self.retries)
         status = self.folder / f"slot-{slot.number}.json"
-        quiet = self.screen.mode == "none"
-        try:
-            pool.submit(worker.work, run.config.content, run.command, quiet, status).result()
-        except Interrupted as error:
-            # By a signal to the worker alone, that too ends the sweep.
-            self._stop = self._stop or error
-        except BrokenProcessPool:
-            raise
-        except Exception as error:
-            self.screen.fail(f"{run.title}: {type(error).__name__}: {error}")
+        while self._stop is None:
+            worker = self._workers.get(slot) or self._start(slot)
+            try:
+                failure = worker.execute(Job.of(tries.run, self.screen, status))
+            except WorkerEnded as error:
+                self._end(slot)
+                status.unlink(missing_ok=True)
+                if self._stop is not None:
+                    return
+                failure = tries.end(str(error))
+                if tries.left:
+                    self.screen.fail(f"{run.title}: {failure}")
+                    continue
+            if failure is not None:
+                give_up(tries.run, failure, self.screen)
+            return
+
+    def _start(self, slot: Slot) -> Worker:
+        worker = Worker(slot.environment, self.folder / f"slot-{slot.number}.log")
+        self._workers[slot] = worker
+        if self._stop is not None:  # it came before the worker was known
+            worker.signal(self._stop.signum)
+        return worker
+
+    def _end(self, slot: Slot) -> None:
+        if worker := self._workers.pop(slot, None):
+            worker.close()

@@ -17,10 +17,8 @@ class Slot:
     @property
     def environment(self) -> dict[str, str]:
         """What a worker must find set before it imports torch."""
-        threads = str(self.threads)
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         gpu = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
-        return {**dict.fromkeys(names, threads), **gpu}
+        return {**thread_variables(self.threads), **gpu}
 
 
 def slots(hardware: Hardware, count: int | None = None, runs_per_gpu: int = 1) -> list[Slot]:
@@ -40,6 +38,12 @@ def slots(hardware: Hardware, count: int | None = None, runs_per_gpu: int = 1) -
         places = [places[i % len(places)] for i in range(count)]
     threads = hardware.threads or max(1, cores // len(places))
     return [Slot(number, gpu, threads) for number, gpu in enumerate(places)]
+
+
+def thread_variables(threads: int) -> dict[str, str]:
+    """For the environment of a process, before it imports numpy or torch."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return dict.fromkeys(names, str(threads))
 
 
 def available_cores() -> int:

@@ -3,73 +3,129 @@
 Nothing here imports torch before a run starts: the environment it reads must be set by then.
 """
 
+import contextlib
+import faulthandler
 import json
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from opt_runner.config.schema import Config
 from opt_runner.files import write_text_quickly
 from opt_runner.training.interrupt import Interrupted, StopRequest
 
-_LOOK_FOR_PARENT_SECONDS = 1.0
+if TYPE_CHECKING:
+    from opt_runner.console.screen import Screen
+    from opt_runner.runs.run import Run
 
-# One a process, as signals are.
-_stop = StopRequest()
-
-
-def enter(log: Path) -> None:
-    """Make this process a worker: its output goes to `log`, a signal asks the run to stop.
-
-    A signal that comes twice, as from a terminal and from the launcher, is one request. A worker
-    whose launcher is killed saves its run and ends.
-    """
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
-    os.close(descriptor)
-
-    def ask(signum: int, frame: object) -> None:
-        _stop.signum = signum
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, ask)
-    threading.Thread(target=_stop_without, args=(os.getppid(),), daemon=True).start()
+_LOOK_FOR_LAUNCHER_SECONDS = 1.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _stop_without(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_LOOK_FOR_PARENT_SECONDS)
-    _stop.signum = signal.SIGTERM
-
-
-def work(content: dict[str, Any], command: str, quiet: bool, status: Path) -> None:
-    """Execute one run; its result is on disk at the end.
+@dataclass(frozen=True)
+class Job:
+    """A run, as its launcher sends it.
 
     content: of its config. command: what makes the run. quiet: write nothing but failures.
     status: a file that says how far the run is, for the launcher to show.
-    Raises Interrupted after saving, where a signal asks to stop.
     """
-    from opt_runner.console.screen import Screen
-    from opt_runner.runs.execute import execute
-    from opt_runner.runs.run import identify
 
-    if _stop.signum is not None:
-        raise Interrupted(_stop.signum)
+    content: dict[str, Any]
+    command: str
+    quiet: bool
+    status: Path
 
-    def draw(title: str, step: int, steps: int, info: str) -> None:
-        line = json.dumps({"title": title, "step": step, "steps": steps, "info": info})
-        write_text_quickly(status, line)
+    @classmethod
+    def of(cls, run: "Run", screen: "Screen", status: Path) -> Self:
+        return cls(run.config.content, run.command, screen.mode == "none", status)
 
-    screen = Screen("none" if quiet else "plain", draw=draw)
+
+def serve(launcher: int) -> None:
+    """Execute what comes through the connection that is this process's standard input; answer each
+    with None, or with Interrupted or the words of what else was raised.
+
+    launcher: its process. A worker whose launcher is killed saves its run and ends.
+    """
+    connection = Connection(os.dup(0))
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    faulthandler.enable(all_threads=False)  # a crash shows where in the log
+    with stop_on_signals() as stop:
+        # Blocked since before this process was there, so that one at its start is not its end.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        threading.Thread(target=_stop_without, args=(launcher,), daemon=True).start()
+        with contextlib.suppress(EOFError, OSError):  # the launcher wants no more, or is gone
+            while True:
+                job = connection.recv()
+                connection.send(answer(job, stop))
+
+
+def answer(job: Job, stop: StopRequest) -> Interrupted | str | None:
+    """Execute a run. Returns Interrupted, or the words of what else `work` raises."""
     try:
-        run = identify(Config.model_validate(content), command)
-        execute(run, screen, in_sweep=True, stop=_stop)
+        work(job, stop)
+    except Interrupted as error:
+        return error
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Within the block signals ask to stop. One that comes twice, as from a terminal and from the
+    launcher, is one request."""
+    stop = StopRequest()
+    before = {one: signal.signal(one, lambda signum, _: stop.ask(signum)) for one in _SIGNALS}
+    try:
+        yield stop
     finally:
-        status.unlink(missing_ok=True)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _stop_without(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(_LOOK_FOR_LAUNCHER_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def work(job: Job, stop: StopRequest) -> None:
+    """Execute one run; its result is on disk at the end.
+
+    Raises Interrupted after saving, where `stop` asks for it.
+    """
+    try:
+        with stop.at_once():
+            config = Config.model_validate(_on_this_gpu(job.content))
+            _show(job.status, config.title, 0, None, "starts")
+            from opt_runner.console.screen import Screen
+            from opt_runner.runs.execute import execute
+            from opt_runner.runs.run import identify
+
+            run = identify(config, job.command)
+        screen = Screen("none" if job.quiet else "plain", draw=partial(_show, job.status))
+        execute(run, screen, in_sweep=True, stop=stop)
+    finally:
+        job.status.unlink(missing_ok=True)
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _show(status: Path, title: str, step: int, steps: int | None, info: str) -> None:
+    line = json.dumps({"title": title, "step": step, "steps": steps, "info": info})
+    write_text_quickly(status, line)
+
+
+def _on_this_gpu(content: dict[str, Any]) -> dict[str, Any]:
+    """A worker sees one GPU, its own, whatever number that has for the launcher."""
+    hardware = content["hardware"]
+    return {**content, "hardware": {**hardware, "device": hardware["device"].partition(":")[0]}}

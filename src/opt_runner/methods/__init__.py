@@ -7,7 +7,7 @@ from opt_runner.methods.hr import Householder
 from opt_runner.methods.ls import Lowdin
 from opt_runner.methods.ogd import OrthogonalGradientDescent
 from opt_runner.methods.or_ import OrthogonalRegularization
-from opt_runner.methods.rotation import Rotation
+from opt_runner.methods.rotation import Rotation, SquareRotation
 from opt_runner.methods.sopt import StochasticOPT
 from opt_runner.methods.standard import Standard
 
@@ -26,6 +26,7 @@ __all__ = [
     "METHODS",
     "Method",
     "Rotation",
+    "SquareRotation",
     "method_options",
     *sorted(c.__name__ for c in METHODS.values()),
 ]

@@ -9,8 +9,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from opt_runner.opt.layers import Layer
-    from opt_runner.opt.stack import Stack
+    from opt_runner.layers import Layer
+    from opt_runner.methods.stack import Stack
 
 Tensors = Mapping[str, Tensor]
 
@@ -25,8 +25,8 @@ class Method:
     A method is one file: subclass this, decorate with `@method_options`, and override what differs.
     All layers that are alike (same d and n, same `kind`) are worked on together, as a stack of k:
     W and V are (k, d, n), neurons are columns. `draw` and `init` are asked layer by layer, for
-    W (d, n); a tensor of shape (...) that they give comes back to the others as (k, ...), by its
-    name:
+    W (d, n); a tensor of shape (...) that they give moves to W's device and floating-point type,
+    and comes back to the others as (k, ...), by its name:
 
         class TwoSided(Method):                       # V = Q(R) W Q(P)
             def init(self, layer, W, generator, **fixed):
@@ -35,21 +35,26 @@ class Method:
             def weight(self, W, R, P):
                 return Q(R) @ W @ Q(P)
 
-    label: the method's name in pictures; None: the name that its config has.
+    label: the method's name in tables and pictures; None: the name that its config has.
     colour: its colour in pictures, as #rrggbb; None: one is chosen.
-    output_layer: whether the method covers the network's last layer, the classifier, as well.
     optimizer_class: what steps; torch.optim.SGD or one derived from it.
+
+    Where options do not suit a layer, as blocks that do not divide its d, `init` and the others
+    raise `opt_runner.errors.UserError`.
     """
 
     label: ClassVar[str | None] = None
     colour: ClassVar[str | None] = None
-    output_layer: ClassVar[bool] = False
     optimizer_class: ClassVar[type[torch.optim.SGD]] = torch.optim.SGD
 
     @property
     def trains_weight(self) -> bool:
         """Whether W itself trains; where it does not, it is frozen."""
-        return not self.has_tensors
+        return not self.changes_weight
+
+    def covers(self, layer: "Layer") -> bool:
+        """Whether the method applies to this layer; one that it leaves out trains as it is."""
+        return not layer.output
 
     def kind(self, layer: "Layer") -> Hashable:
         """Layers of equal d, n and kind share a stack: name here what else tells them apart."""
@@ -58,11 +63,14 @@ class Method:
     def initial_weight(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """W (d, n) as it starts, made of the network's own W (d, n)."""
+        """W (d, n) as it starts, made of the network's own W (d, n).
+
+        Draw on the CPU, as for `init`: every device then starts alike.
+        """
         return W
 
     def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
-        """Tensors that do not train, as sopt's rows: fixed until a `Stack.restart` draws anew."""
+        """Tensors that no optimizer steps, as sopt's rows; a `Stack.restart` draws them anew."""
         return {}
 
     def init(
@@ -73,18 +81,19 @@ class Method:
 
     def weight(self, W: Tensor, *args: Any, **tensors: Any) -> Tensor:
         """The effective weight V (k, d, n), differentiable in what trains."""
-        raise NotImplementedError(f"{type(self).__name__} must define weight(W, **tensors)")
+        return W
 
     def weights(self, Ws: Sequence[Tensor], tensors: Sequence[Tensors]) -> list[Tensor]:
         """`weight` for all stacks, for methods that work faster on all of them together."""
         return [self.weight(W, **of_stack) for W, of_stack in zip(Ws, tensors, strict=True)]
 
     def penalty(
-        self, layer: "Layer", W: Tensor, V: Tensor, *args: Any, **tensors: Any
+        self, layer: "Layer", W: Tensor, V: Tensor, step: int, *args: Any, **tensors: Any
     ) -> Tensor | None:
-        """A term added to the loss, summed over the stack: a scalar, or None for none.
+        """A term added to the loss of a step = 1, 2, ..., summed over the stack; None for none.
 
         layer: one of the stack's, which stands for all: they have the same sizes and kind.
+        What is drawn anew each step comes from torch's global generators: checkpoints keep these.
         """
         return None
 
@@ -108,7 +117,7 @@ class Method:
     def after_step(
         self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Called after each step of the optimizer, step = 1, 2, ...: rounds turn here."""
+        """Called after each step of the optimizer, without gradients: rounds turn here."""
 
     def scaled_to(self, steps: int) -> Self:
         """This method for a budget of `steps`, where its options depend on it."""
@@ -116,14 +125,17 @@ class Method:
 
     @property
     def has_tensors(self) -> bool:
-        """Whether layers have tensors of the method's own; else V is W."""
+        """Whether layers have tensors of the method's own."""
         cls = type(self)
         return cls.init is not Method.init or cls.draw is not Method.draw
 
     @property
-    def has_penalty(self) -> bool:
-        return type(self).penalty is not Method.penalty
+    def changes_weight(self) -> bool:
+        """Whether V is anything but W itself."""
+        cls = type(self)
+        return cls.weight is not Method.weight or cls.weights is not Method.weights
 
     @property
-    def acts_after_step(self) -> bool:
-        return type(self).after_step is not Method.after_step
+    def has_penalty(self) -> bool:
+        """Whether the loss has a term of the method's own."""
+        return type(self).penalty is not Method.penalty

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from opt_runner.methods.base import Tensors, method_options
 from opt_runner.methods.kernels.retraction_sgd import RetractionSGD
-from opt_runner.methods.rotation import Rotation, Start
+from opt_runner.methods.rotation import SquareRotation, Start
 
 if TYPE_CHECKING:
-    from opt_runner.opt.layers import Layer
+    from opt_runner.layers import Layer
 
 
 @method_options
-class OrthogonalGradientDescent(Rotation):
+class OrthogonalGradientDescent(SquareRotation):
     """V = R W, R orthogonal at every step: it starts so and `RetractionSGD` keeps it so.
 
     form: `thin` trains V = R W itself, (d, n), where n < d: R is never built, and a step costs
@@ -45,12 +45,12 @@ class OrthogonalGradientDescent(Rotation):
     ) -> Tensors:
         R = super().init(layer, W, generator)["R"]
         # Under one name: a stack has the one or the other, of different shapes.
-        return {"R": R @ W if self._trains_V(W) else R}
+        return {"R": R.to(W) @ W if self._trains_V(W) else R}
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return R if self._trains_V(W) else R @ W
 
-    def measure(self, W: Tensor, V: Tensor, R: Tensor, **fixed: Any) -> Tensors:
+    def measure(self, W: Tensor, V: Tensor, R: Tensor, **others: Any) -> Tensors:
         """Where V trains: the largest change of w_i . w_j between unit neurons, their own
         lengths included, which is |w_i^T (Q^T Q - I) w_j|."""
         if not self._trains_V(W):

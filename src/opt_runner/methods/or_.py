@@ -9,14 +9,14 @@ from torch.autograd.function import once_differentiable
 
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.linalg import gram
-from opt_runner.methods.rotation import Rotation, Start
+from opt_runner.methods.rotation import SquareRotation, Start
 
 if TYPE_CHECKING:
-    from opt_runner.opt.layers import Layer
+    from opt_runner.layers import Layer
 
 
 @method_options
-class OrthogonalRegularization(Rotation):
+class OrthogonalRegularization(SquareRotation):
     """V = R W, and the loss gains scale * sum over layers of ||R R^T - I||_F (not squared).
 
     The reference starts from N(0, 1), far from orthogonal: ||R R^T - I||_F is then about d^1.5,
@@ -32,7 +32,7 @@ class OrthogonalRegularization(Rotation):
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return R @ W
 
-    def penalty(self, layer: "Layer", W: Tensor, V: Tensor, R: Tensor) -> Tensor:
+    def penalty(self, layer: "Layer", W: Tensor, V: Tensor, step: int, R: Tensor) -> Tensor:
         distance: Tensor = _Distance.apply(R)
         return self.scale * distance.sum()
 

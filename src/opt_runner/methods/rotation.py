@@ -1,4 +1,4 @@
-"""The methods of OPT proper: one square R a layer, V = Q(R) W."""
+"""The methods that rotate: V = Q(R) W with an orthogonal Q."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,14 +10,41 @@ from opt_runner.geometry import orthogonality_error
 from opt_runner.methods.base import Method, Tensors, method_options
 
 if TYPE_CHECKING:
-    from opt_runner.opt.layers import Layer
+    from opt_runner.layers import Layer
 
 Start = Literal["normal", "identity", "orthogonal"]
 
 
 @method_options
 class Rotation(Method):
-    """V = Q(R) W with R (d, d) for each layer. Subclass it and give `rotate`.
+    """V = Q(R) W with an R of any shape: subclass it and give `rotate`, and `init` with that R."""
+
+    def rotate(self, R: Tensor, W: Tensor) -> Tensor:
+        """Q(R) W for R (k, ...) and W (k, d, n), differentiable in R."""
+        raise NotImplementedError(f"{type(self).__name__} must define rotate(R, W)")
+
+    def rotate_all(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
+        """`rotate` for stacks of several sizes."""
+        return [self.rotate(R, W) for R, W in zip(Rs, Ws, strict=True)]
+
+    def weight(self, W: Tensor, R: Tensor) -> Tensor:
+        return self.rotate(R, W)
+
+    def weights(self, Ws: Sequence[Tensor], tensors: Sequence[Tensors]) -> list[Tensor]:
+        if type(self).weight is not Rotation.weight:  # a subclass does more than rotate
+            return super().weights(Ws, tensors)
+        return self.rotate_all([of_stack["R"] for of_stack in tensors], Ws)
+
+    def measure(self, W: Tensor, V: Tensor, R: Tensor, **others: Any) -> Tensors:
+        k, d, _ = W.shape
+        eye = torch.eye(d, dtype=W.dtype, device=W.device)
+        Q = self.rotate(R, eye.expand(k, d, d).contiguous())
+        return {"orthogonality_error": orthogonality_error(Q)}
+
+
+@method_options
+class SquareRotation(Rotation):
+    """V = Q(R) W with R (d, d) for each layer.
 
     start: R starts with entries from N(0, 1) (`normal`), as I (`identity`), or as a random
     orthogonal matrix, uniform over the group (`orthogonal`).
@@ -25,33 +52,14 @@ class Rotation(Method):
 
     start: Start = "normal"
 
-    def rotate(self, R: Tensor, W: Tensor) -> Tensor:
-        """Q(R) W for R (k, d, d) and W (k, d, n), differentiable in R."""
-        raise NotImplementedError(f"{type(self).__name__} must define rotate(R, W)")
-
-    def rotate_all(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
-        """`rotate` for stacks of several sizes."""
-        return [self.rotate(R, W) for R, W in zip(Rs, Ws, strict=True)]
-
     def init(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
     ) -> Tensors:
-        return {"R": initial_square(self.start, W.shape[-2], generator).to(W)}
-
-    def weight(self, W: Tensor, R: Tensor) -> Tensor:
-        return self.rotate(R, W)
-
-    def weights(self, Ws: Sequence[Tensor], tensors: Sequence[Tensors]) -> list[Tensor]:
-        return self.rotate_all([of_stack["R"] for of_stack in tensors], Ws)
-
-    def measure(self, W: Tensor, V: Tensor, R: Tensor, **fixed: Any) -> Tensors:
-        eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
-        Q = self.rotate(R, eye.expand_as(R).contiguous())
-        return {"orthogonality_error": orthogonality_error(Q)}
+        return {"R": initial_square(self.start, len(W), generator)}
 
 
 def initial_square(start: Start, d: int, generator: torch.Generator | None) -> Tensor:
-    """R (d, d) on the CPU, see `Rotation`."""
+    """R (d, d) on the CPU, see `SquareRotation`."""
     if start == "identity":
         return torch.eye(d)
     R = torch.empty(d, d)

@@ -1,7 +1,7 @@
 """S-OPT: only a random subset of the rows of W is rotated, a new subset every round."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -12,11 +12,11 @@ from opt_runner.methods.cayley import Cayley
 from opt_runner.methods.gs import GramSchmidt
 from opt_runner.methods.hr import Householder
 from opt_runner.methods.ls import Lowdin
-from opt_runner.methods.rotation import Rotation, Start, initial_square
+from opt_runner.methods.rotation import SquareRotation, Start, initial_square
 
 if TYPE_CHECKING:
-    from opt_runner.opt.layers import Layer
-    from opt_runner.opt.stack import Stack
+    from opt_runner.layers import Layer
+    from opt_runner.methods.stack import Stack
 
 _INNER = {"gs": GramSchmidt(), "hr": Householder(), "ls": Lowdin(), "cayley": Cayley()}
 _REFERENCE_ROUND = 750
@@ -24,7 +24,7 @@ _SHORTEST_ROUND = 20
 
 
 @method_options
-class StochasticOPT(Rotation):
+class StochasticOPT(SquareRotation):
     """Each round draws a set S of rows per layer and trains Q(R) on them: V[S] = Q(R) W[S].
 
     At the end of a round W[S] <- Q(R) W[S] for good, a new S is drawn, R starts again and its
@@ -56,12 +56,12 @@ class StochasticOPT(Rotation):
         size = self.kind(layer)
         if size == layer.d:
             return {}
-        return {"S": torch.randperm(layer.d, generator=generator)[:size].to(W.device)}
+        return {"S": torch.randperm(layer.d, generator=generator)[:size]}
 
     def init(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
     ) -> Tensors:
-        return {"R": initial_square(self.start, self.kind(layer), generator).to(W)}
+        return {"R": initial_square(self.start, self.kind(layer), generator)}
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return _INNER[self.inner].rotate(R, W)
@@ -79,6 +79,9 @@ class StochasticOPT(Rotation):
             V if S is None else W.scatter(1, S, V)
             for W, S, V in zip(Ws, indices, turned, strict=True)
         ]
+
+    def measure(self, W: Tensor, V: Tensor, R: Tensor, **others: Any) -> Tensors:
+        return super().measure(W[:, : R.shape[-1]], V, R)  # Q is as large as R
 
     def after_step(
         self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer

@@ -5,6 +5,7 @@ they need no state. Two checkpoints are kept, as the newest may be damaged later
 """
 
 import contextlib
+import io
 import os
 import zipfile
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from opt_runner.errors import UserError
 from opt_runner.files import set_aside, write_whole
 from opt_runner.opt import OPT
 from opt_runner.records.record import Record
+from opt_runner.training.processes import Processes
 
 # Of what a checkpoint holds; a file of another form is set aside and the run starts over.
 _FORM = 2
@@ -35,16 +37,12 @@ def save(
     It takes its name only once it has been read back. `progress`: tensors and plain values.
     Raises CannotWrite.
     """
-    device = next(opt.parameters()).device
     state = {
         "form": _FORM,
         "signature": signature,
-        "opt": opt.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        **_state(opt, optimizer),
         "progress": progress,
         "metrics_size": record.metrics_size(),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 
     def write(file: Any) -> None:
@@ -98,19 +96,46 @@ def load(
             _start_over(record, "damaged")
             return None
         try:
-            opt.load_state_dict(state["opt"])
-            optimizer.load_state_dict(state["optimizer"])
+            _restore(state, opt, optimizer)
         except (RuntimeError, ValueError, KeyError) as error:
             raise UserError(
                 f"{path} does not fit the network, whose code may have changed since "
                 f"({str(error).splitlines()[0]}): rerun=true starts over and keeps the old record"
             ) from error
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], next(opt.parameters()).device)
         progress: dict[str, Any] = state["progress"]
         return progress
     return None
+
+
+def copy_of_first(processes: Processes, opt: OPT, optimizer: Optimizer) -> None:
+    """Give all processes of a run the state of the first, which may have read a checkpoint."""
+    if not processes.several:
+        return
+    content = io.BytesIO()
+    if processes.first:
+        torch.save(_state(opt, optimizer), content)
+    content = io.BytesIO(processes.share(content.getvalue()))
+    if not processes.first:
+        _restore(torch.load(content, map_location="cpu", weights_only=True), opt, optimizer)
+
+
+def _state(opt: OPT, optimizer: Optimizer) -> dict[str, Any]:
+    """What the next step depends on, beside how many have been made."""
+    device = next(opt.parameters()).device
+    return {
+        "opt": opt.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def _restore(state: dict[str, Any], opt: OPT, optimizer: Optimizer) -> None:
+    opt.load_state_dict(state["opt"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["rng"])
+    if state["cuda_rng"] is not None:
+        torch.cuda.set_rng_state(state["cuda_rng"], next(opt.parameters()).device)
 
 
 def _start_over(record: Record, word: str) -> None:

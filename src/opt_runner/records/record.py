@@ -3,7 +3,8 @@
     config.yaml     the run's config             metrics.jsonl            a row a report
     result.json     how it ended                 checkpoint.pt            where to go on from
     run.log         what was said, tracebacks    checkpoint.previous.pt   the one before it
-    command.txt     what makes this run      job.json, job.log         of its job, under Slurm
+    command.txt     what makes this run         prune                    a search stops the run
+    job.json, job.log      of its job, under Slurm
 
 Everything that reports reads these files and nothing else.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from opt_runner.errors import UserError
-from opt_runner.files import CannotWrite, locked, unused
+from opt_runner.files import CannotWrite, is_locked, locked, unused
 from opt_runner.records.result import Result, finite
 
 
@@ -33,6 +34,7 @@ class Record:
         self.previous_checkpoint = directory / "checkpoint.previous.pt"
         self.log = directory / "run.log"
         self.command = directory / "command.txt"
+        self.prune = directory / "prune"
         self.job = directory / "job.json"
 
     def read_result(self) -> Result | None:
@@ -113,6 +115,10 @@ class Record:
         with locked(self.directory / "lock", busy):
             self._remove_unfinished()
             yield
+
+    def is_held(self) -> bool:
+        """Whether another process has the run."""
+        return is_locked(self.directory / "lock")
 
     def _remove_unfinished(self) -> None:
         """What a killed process was writing; nobody else writes here while the run is held."""

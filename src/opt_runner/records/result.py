@@ -17,7 +17,7 @@ class DamagedResult(UserError):
     """A result.json that is not as it was written."""
 
 
-Status = Literal["finished", "failed", "diverged", "interrupted"]
+Status = Literal["finished", "failed", "diverged", "interrupted", "pruned"]
 
 
 @dataclass
@@ -33,11 +33,23 @@ class Result:
     data: str | None = None  # the dataset's fingerprint
     error: str | None = None
     steps: int = 0
-    test_error: float | None = None
-    best_test_error: float | None = None
+    test_error: float | None = None  # after the last step
+    best_test_error: float | None = None  # of all evaluations; None with validation
+    # With validation only; the test errors only of a finished run.
+    validation_error: float | None = None  # of the last evaluation
+    best_validation_error: float | None = None  # of all evaluations
+    best_step: int | None = None  # that of the best validation error
+    test_error_at_best: float | None = None  # after that step
     train_loss: float | None = None
+    # By layer, see geometry.py. `energy` is E_1; `energy_excess` is by s as well, "0", "1", "2".
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
+    energy_excess_start: dict[str, dict[str, float]] | None = None
+    energy_excess_end: dict[str, dict[str, float]] | None = None
+    half_space_excess_start: dict[str, float] | None = None
+    half_space_excess_end: dict[str, float] | None = None
+    largest_cosine_start: dict[str, float] | None = None
+    largest_cosine_end: dict[str, float] | None = None
     angles_start: list[int] | None = None  # pairs of neurons by bin, see ANGLE_BINS
     angles_end: list[int] | None = None
     orthogonality_error: float | None = None
@@ -56,6 +68,12 @@ class Result:
     def settled(self) -> bool:
         """The same run again would give the same: nothing is left to do."""
         return self.status in ("finished", "diverged")
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether it finished, or was stopped because a search expects no good result of it. The
+        latter goes on from its checkpoint if it is run outside of the search."""
+        return self.status in ("finished", "pruned")
 
     @classmethod
     def read(cls, path: Path) -> Self | None:

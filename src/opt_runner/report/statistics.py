@@ -1,6 +1,7 @@
-"""Means over seeds, and differences paired by seed, with what can be said about them."""
+"""Means over seeds, and paired differences with their confidence intervals."""
 
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,8 @@ class Mean:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of n differences, and its interval: mean -+ t(n - 1) std / sqrt(n).
+    """The mean of n paired differences, and the interval of the paired t-test:
+    mean -+ t(n - 1) std / sqrt(n).
 
     For one pair there is no interval: low and high are None.
     """
@@ -41,16 +43,21 @@ class Difference:
         cls, values: Mapping[int, float], baseline: Mapping[int, float]
     ) -> "Difference | None":
         """values - baseline over the seeds that both have; None where they share none."""
-        differences = [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline)]
-        if not differences:
+        seeds = sorted(values.keys() & baseline)
+        if not seeds:
             return None
-        n, mean = len(differences), statistics.fmean(differences)
-        if n == 1:
-            return cls(n, mean, None, None)
-        from scipy.stats import t  # slow to import: only where it is needed
+        ours, theirs = [values[seed] for seed in seeds], [baseline[seed] for seed in seeds]
+        mean = statistics.fmean(a - b for a, b in zip(ours, theirs, strict=True))
+        if len(seeds) == 1:
+            return cls(1, mean, None, None)
+        from scipy.stats import ttest_rel  # slow to import: only where it is needed
 
-        half = float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(differences) / n**0.5
-        return cls(n, mean, mean - half, mean + half)
+        with warnings.catch_warnings():
+            # Equal differences, as of errors counted on few test images, make SciPy warn of the
+            # precision of the statistic. The interval is right: it has no width.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            interval = ttest_rel(ours, theirs).confidence_interval(CONFIDENCE)
+        return cls(len(seeds), mean, float(interval.low), float(interval.high))
 
     @property
     def clears_zero(self) -> bool:

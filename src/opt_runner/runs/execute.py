@@ -4,8 +4,8 @@ import logging
 import platform
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -17,13 +17,14 @@ from opt_runner import __version__
 from opt_runner.console import wandb
 from opt_runner.console.run_log import run_log
 from opt_runner.console.screen import RunDisplay, Screen, outcome
-from opt_runner.errors import UserError
+from opt_runner.errors import Elsewhere, UserError
 from opt_runner.files import CannotWrite, set_aside, write_whole
 from opt_runner.records import checkpoint
 from opt_runner.records.result import DamagedResult, Result, Status
 from opt_runner.runs.run import Run
 from opt_runner.training.interrupt import Interrupted, StopRequest
-from opt_runner.training.loop import Diverged, Progress, train
+from opt_runner.training.loop import Diverged, Progress, Pruned, Reporter, train
+from opt_runner.training.processes import ALONE, Processes
 from opt_runner.training.setup import Setup, set_up
 
 log = logging.getLogger("opt_runner")
@@ -33,55 +34,79 @@ class Busy(Exception):
     """Another process has the run."""
 
 
-def execute(run: Run, screen: Screen, in_sweep: bool, stop: StopRequest) -> Result | None:
+class WorkerFailed(Exception):
+    """What a run's worker could not record itself."""
+
+
+def execute(
+    run: Run, screen: Screen, in_sweep: bool, stop: StopRequest, processes: Processes = ALONE
+) -> Result | None:
     """Execute the run, or read its result where nothing is left to do.
 
     The result is on disk at the end. None where another process has the run and it is to be left
     to that. In a sweep every fault is the run's failure; of a run alone, a mistake of the user's
     that shows before the first step raises UserError, and nothing is written.
     Raises Interrupted after saving where `stop` asks for it.
+
+    All of `processes` call this. The first has the record, the tracker and the screen to itself.
     """
-    if not run.config.rerun and (settled := settled_result(run, screen)):
+    if processes.restarted:  # what has been started over once is gone on with
+        run = replace(run, config=run.config.model_copy(update={"rerun": False}))
+    look = processes.first and not run.config.rerun
+    settled = settled_result(run, screen) if look else None
+    if settled := processes.share(settled):
         return settled
     try:
-        setup = set_up(run.config, run.dataset.load())
-        with run.record.held(_Waiting(run, screen, stop)):
-            if run.config.rerun:
-                if aside := run.record.set_aside():
-                    screen.say(f"{run.title}: the old record is kept in {aside}")
-            elif settled := settled_result(run, screen, mend=True):
-                return settled
-            progress = _resume(run, setup, screen)
-            result = _train(run, setup, progress, screen, stop)
-            if stop.signum is not None:  # it came after the last step
-                raise Interrupted(stop.signum)
-            return result
+        with ExitStack() as held:
+            with processes.together(), stop.at_once():
+                setup = set_up(run.config, run.dataset.load(), processes)
+                begun: Result | Progress = Progress()
+                if processes.first:
+                    begun = _begin(run, setup, screen, held)
+            begun = processes.share(begun)
+            if isinstance(begun, Result):
+                return begun
+            checkpoint.copy_of_first(processes, setup.opt, setup.optimizer)
+            result = (_train if processes.first else _follow)(run, setup, begun, screen, stop)
+            if result.status != "failed":
+                with suppress(Elsewhere):
+                    processes.gather(None)  # who starts the processes ends all after the first exit
+        stop.raise_if_asked()  # saved, or the signal came after the last step
+        return result
     except Busy:
         return None
     except Exception as error:
         if isinstance(error, UserError) and not in_sweep:
             raise
-        return _fail(run, error, screen, stop)
+        if not processes.first:  # the first tells
+            return None
+        return _fail(run, error, screen)
 
 
-class _Waiting:
-    """Called while another process has the run: says so once, raises where not to wait."""
+def _begin(run: Run, setup: Setup, screen: Screen, held: ExitStack) -> Result | Progress:
+    """Hold the run until `held` ends. Returns how far it is, or its result where nothing is left
+    to do. Raises Busy."""
+    held.enter_context(run.record.held(partial(_busy, run, screen, set())))
+    if run.config.rerun:
+        _set_aside(run, screen)
+    elif settled := settled_result(run, screen, mend=True):
+        return settled
+    return _resume(run, setup, screen)
 
-    def __init__(self, run: Run, screen: Screen, stop: StopRequest) -> None:
-        self.run = run
-        self.screen = screen
-        self.stop = stop
-        self.said = False
 
-    def __call__(self, holder: str) -> None:
-        if self.stop.signum is not None:
-            raise Interrupted(self.stop.signum)
-        if self.run.config.when_locked == "leave":
-            self.screen.say(f"{self.run.title}: left to {holder}, which runs it")
-            raise Busy
-        if not self.said:
-            self.screen.say(f"{self.run.title}: waiting for {holder}, which runs it")
-        self.said = True
+def _busy(run: Run, screen: Screen, told: set[str], holder: str) -> None:
+    """Called while another process, `holder`, has the run."""
+    if run.config.when_locked == "leave":
+        screen.say(f"{run.title}: left to {holder}, which runs it")
+        raise Busy
+    if holder not in told:
+        screen.say(f"{run.title}: waiting for {holder}, which runs it")
+        told.add(holder)
+
+
+def _set_aside(run: Run, screen: Screen) -> None:
+    if aside := run.record.set_aside():
+        screen.say(f"{run.title}: the old record is kept in {aside}")
 
 
 def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | None:
@@ -106,13 +131,24 @@ def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | Non
     return result
 
 
-def _fail(run: Run, error: Exception, screen: Screen, stop: StopRequest) -> Result | None:
-    """Record a failure before the first step, where no result of earlier work stands."""
-    result = _result(run, "failed", Progress(), error=_reason(error))
+def give_up(run: Run, reason: str, screen: Screen) -> None:
+    """Record the failure of a run whose worker cannot do so: it died, or could not begin."""
+    left_to_others = run.config.model_copy(update={"when_locked": "leave"})
+    try:
+        _fail(replace(run, config=left_to_others), WorkerFailed(reason), screen)
+    except UserError as error:
+        screen.fail(f"{run.title}: {error}")
+
+
+def _fail(run: Run, error: Exception, screen: Screen) -> Result | None:
+    """Record a failure outside of training, where no result of earlier work stands."""
+    result = _result(run, "failed", _begun(run), error=_reason(error))
     screen.fail(f"{run.title}: {outcome(result)}")
     try:
-        with run.record.held(_Waiting(run, screen, stop)), run_log(run.record.log):
+        with run.record.held(partial(_busy, run, screen, set())), run_log(run.record.log):
             log.error("%s", "".join(traceback.format_exception(error)))
+            if run.config.rerun:
+                _set_aside(run, screen)
             earlier = run.record.read_result()
             if earlier is None or not earlier.settled:
                 with suppress(CannotWrite):  # which the result then says
@@ -121,6 +157,17 @@ def _fail(run: Run, error: Exception, screen: Screen, stop: StopRequest) -> Resu
     except Busy:
         return None
     return result
+
+
+def _begun(run: Run) -> Progress:
+    """How far an earlier process brought the run, as its metrics tell."""
+    if run.config.rerun:
+        return Progress()
+    try:
+        rows = run.record.read_metrics()
+    except (OSError, ValueError):  # there are none, or they are damaged
+        return Progress()
+    return Progress(step=rows[-1]["step"]) if rows else Progress()
 
 
 def _write_result(run: Run, result: Result, screen: Screen) -> None:
@@ -132,7 +179,7 @@ def _write_result(run: Run, result: Result, screen: Screen) -> None:
 
 
 def _reason(error: Exception) -> str:
-    known = isinstance(error, UserError | CannotWrite)
+    known = isinstance(error, UserError | CannotWrite | Elsewhere | WorkerFailed)
     return str(error) if known else f"{type(error).__name__}: {error}"
 
 
@@ -150,6 +197,7 @@ def _resume(run: Run, setup: Setup, screen: Screen) -> Progress:
         with run_log(run.record.log):
             log.warning("%s", text)
 
+    run.record.prune.unlink(missing_ok=True)  # of a process that did not see it
     saved = checkpoint.load(run.record, run.signature, setup.opt, setup.optimizer, say)
     if saved is None:
         run.record.metrics.unlink(missing_ok=True)
@@ -178,6 +226,9 @@ class _Reporter:
     def save(self, progress: dict[str, Any]) -> None:
         self._save(progress)
 
+    def pruned(self) -> bool:
+        return self.run.record.prune.exists()
+
 
 def _train(run: Run, setup: Setup, progress: Progress, screen: Screen, stop: StopRequest) -> Result:
     with (
@@ -185,32 +236,70 @@ def _train(run: Run, setup: Setup, progress: Progress, screen: Screen, stop: Sto
         screen.run(run.title, setup.steps) as display,
         wandb.start(run.config, run.signature, screen) as tracker,
     ):
-        log.info("%s: %s", run.title, setup.device.name)
+        log.info("%s: %s", run.title, setup.hardware)
         reporter = _Reporter(run, setup, tracker, display)
-        try:
-            _write_config(run)
-            train(setup, progress, reporter, stop)
-            reporter.save(asdict(progress))
-            result = _result(run, "finished", progress, setup)
-        except Diverged as error:
-            result = _result(run, "diverged", progress, setup, str(error))
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-            # As of a matrix that holds NaN.
-            reason = f"no decomposition at step {progress.step + 1}: {error}"
-            result = _result(run, "diverged", progress, setup, reason)
-        except Interrupted as error:
-            result = _result(run, "interrupted", progress, setup, str(error))
-            _write_result(run, result, screen)
-            tracker.finish(result)
-            raise
-        except Exception as error:
-            log.error("%s", traceback.format_exc())
-            result = _result(run, "failed", progress, setup, _reason(error))
+        result = _steps(run, setup, progress, reporter, stop, tell=log.error)
         _write_result(run, result, screen)
         tracker.finish(result)
-        log.info("%s: %s %s", run.title, result.status, result.error or "")
-        display.end(result)
+        if result.status != "interrupted":
+            log.info("%s: %s %s", run.title, result.status, result.error or "")
+            display.end(result)
     return result
+
+
+class _NoReporter:
+    """The loop's news where another process reports them."""
+
+    def report(self, row: dict[str, Any]) -> None: ...
+
+    def save(self, progress: dict[str, Any]) -> None: ...
+
+    def show(self, progress: Progress, loss: float) -> None: ...
+
+    def pruned(self) -> bool:
+        return False
+
+
+def _follow(
+    run: Run, setup: Setup, progress: Progress, screen: Screen, stop: StopRequest
+) -> Result:
+    """What the other processes do while the first does `_train`: the same steps, and no files."""
+
+    def tell(text: str) -> None:
+        screen.fail(f"{run.title}: process {setup.processes.rank}: {text}")
+
+    return _steps(run, setup, progress, _NoReporter(), stop, tell)
+
+
+def _steps(
+    run: Run,
+    setup: Setup,
+    progress: Progress,
+    reporter: Reporter,
+    stop: StopRequest,
+    tell: Callable[[str], None],
+) -> Result:
+    """Train; how that ends is the result. tell: gets the traceback of what went wrong."""
+    try:
+        if setup.processes.first:
+            _write_config(run)
+        train(setup, progress, reporter, stop)
+        reporter.save(asdict(progress))
+        return _result(run, "finished", progress, setup)
+    except Diverged as error:
+        return _result(run, "diverged", progress, setup, str(error))
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        # As of a matrix that holds NaN.
+        reason = f"no decomposition at step {progress.step + 1}: {error}"
+        return _result(run, "diverged", progress, setup, reason)
+    except Pruned:
+        return _result(run, "pruned", progress, setup)
+    except Interrupted as error:
+        return _result(run, "interrupted", progress, setup, str(error))
+    except Exception as error:
+        if setup.processes.fail(error):
+            tell(traceback.format_exc())
+        return _result(run, "failed", progress, setup, _reason(error))
 
 
 def _result(
@@ -233,9 +322,20 @@ def _result(
         steps=progress.step,
         test_error=progress.test_error,
         best_test_error=progress.best_test_error,
+        validation_error=progress.validation_error,
+        best_validation_error=progress.best_validation_error,
+        best_step=progress.best_step,
+        # Nobody sees it before the run is over.
+        test_error_at_best=progress.test_error_at_best if status == "finished" else None,
         train_loss=progress.train_loss,
         energy_start=progress.energy_start,
         energy_end=progress.energy_end,
+        energy_excess_start=progress.energy_excess_start,
+        energy_excess_end=progress.energy_excess_end,
+        half_space_excess_start=progress.half_space_excess_start,
+        half_space_excess_end=progress.half_space_excess_end,
+        largest_cosine_start=progress.largest_cosine_start,
+        largest_cosine_end=progress.largest_cosine_end,
         angles_start=progress.angles_start,
         angles_end=progress.angles_end,
         orthogonality_error=measured.pop("orthogonality_error", None),
@@ -254,7 +354,7 @@ def _result(
         result.colour = setup.opt.method.colour
         result.trainable_parameters = sum(p.numel() for p in parameters if p.requires_grad)
         result.effective_parameters = sum(p.numel() for p in setup.opt.network.parameters())
-        result.device = setup.device.name
+        result.device = setup.hardware
         if progress.seconds:
             result.images_per_second = round(
                 progress.step * config.batch_size / progress.seconds, 1

@@ -60,6 +60,11 @@ def show(sweep: Sweep, left: Sequence[Run], screen: Screen) -> None:
         _show_cost([_measured(runs) for runs in _kinds(left)], screen)
 
 
+def show_cost(run: Run, count: int, screen: Screen) -> None:
+    """How long so many runs like this one take. Raises as `show` does."""
+    _show_cost([_measured([run] * count)], screen)
+
+
 def _kinds(runs: Sequence[Run]) -> list[list[Run]]:
     kinds: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -84,13 +89,15 @@ def _measured(runs: Sequence[Run]) -> Kind:
             step()
             step.diverged_at()  # waits for a GPU
             samples.append(time.perf_counter() - started)
-    data = setup.data
+    counts = [len(setup.data.train_images), len(setup.data.test_images)]
+    if setup.validation is not None:
+        counts.insert(1, len(setup.validation.images))
     return Kind(
         runs=runs,
         steps=setup.steps,
         seconds_a_step=statistics.median(samples[_WARM_UP:] or samples or [0.0]),
         disk=2 * setup.checkpoint_bytes(),  # two checkpoints of each run are kept
-        data=f"{len(data.train_images):,} + {len(data.test_images):,} images",
+        data=f"{' + '.join(f'{count:,}' for count in counts)} images",
         device=setup.device.name,
     )
 

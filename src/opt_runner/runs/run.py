@@ -29,19 +29,36 @@ class Run:
         return self.config.title
 
 
-def identify(config: Config, command: str = "", check_device: bool = True) -> Run:
-    """check_device: whether the run's device is this machine's, and must be there. Else a device
-    that the config names is known, and `auto` is not.
+class Identifier:
+    """Makes runs of configs; runs of one dataset share it, and it is looked at once.
 
-    Raises UserError where the data, the device or W&B's key is missing.
+    check_device: whether the runs' device is this machine's, and must be there. Else a device that
+    the config names is known, and `auto` is not.
     """
-    wandb.check(config.tracking)
-    dataset: Dataset = components.build(config.dataset, "dataset")
-    dataset.check()
-    device = find_device(config.hardware).type if check_device else config.hardware.device
-    data = dataset.fingerprint()
-    name = signature(config, data, device.partition(":")[0])
-    return Run(config, dataset, data, name, Record(config.directory(name)), command)
+
+    def __init__(self, check_device: bool = True) -> None:
+        self.check_device = check_device
+        self._datasets: dict[str, tuple[Dataset, str]] = {}  # with their fingerprints
+
+    def __call__(self, config: Config, command: str = "") -> Run:
+        """Raises UserError where the data, the device or W&B's key is missing."""
+        wandb.check(config.tracking)
+        key = config.dataset.model_dump_json()
+        if key not in self._datasets:
+            dataset: Dataset = components.build(config.dataset, "dataset")
+            dataset.check()
+            self._datasets[key] = dataset, dataset.fingerprint()
+        dataset, data = self._datasets[key]
+        device = config.hardware.device
+        if self.check_device:
+            device = find_device(config.hardware).type
+        name = signature(config, data, device.partition(":")[0])
+        return Run(config, dataset, data, name, Record(config.directory(name)), command)
+
+
+def identify(config: Config, command: str = "", check_device: bool = True) -> Run:
+    """One run: see `Identifier`."""
+    return Identifier(check_device)(config, command)
 
 
 def command_line(config_folders: Sequence[str], overrides: Sequence[str]) -> str:

@@ -18,15 +18,19 @@ class LeftRunning(Exception):
 @dataclass(frozen=True)
 class Sweep:
     """runs: each once, in the order in which they are launched. asked: how many the command names,
-    doubles among them. here: they run on this machine."""
+    doubles among them. here: they run on this machine. name: of a search, whose runs are not known
+    beforehand: `runs` is an example, in what all of them share."""
 
     runs: Sequence[Run]
     asked: int
     here: bool
+    name: str | None = None
 
     @property
     def id(self) -> str:
         """The same runs make the same sweep, also when it is started again."""
+        if self.name is not None:
+            return self.name
         signatures = " ".join(sorted(run.signature for run in self.runs))
         name = self.runs[0].config.experiment_name
         return f"{name}-{hashlib.sha256(signatures.encode()).hexdigest()[:8]}"

@@ -29,10 +29,36 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """signum: which signal asked to stop, or None. save: whether one asked to save and go on."""
+    """signum: which signal asked to stop, or None. save: whether one asked to save and go on.
 
-    signum: int | None = None
-    save: bool = False
+    Where a run has nothing to save, in its set-up, the signal raises Interrupted at once.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.save = False
+        self._raises = False
+
+    def ask(self, signum: int) -> None:
+        """What a signal's handler calls; a second signal changes nothing."""
+        if self.signum is None:
+            self.signum = signum
+            if self._raises:
+                self.raise_if_asked()
+
+    def raise_if_asked(self) -> None:
+        if self.signum is not None:
+            raise Interrupted(self.signum)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within the block a signal raises Interrupted."""
+        before, self._raises = self._raises, True
+        try:
+            self.raise_if_asked()
+            yield
+        finally:
+            self._raises = before
 
 
 def raise_on_sigterm() -> None:
@@ -45,17 +71,22 @@ def raise_on_sigterm() -> None:
 
 
 @contextlib.contextmanager
-def stop_requests() -> Iterator[StopRequest]:
-    """Within the block a first signal only sets the request's `signum`, or its `save`."""
+def stop_requests(once: bool = True) -> Iterator[StopRequest]:
+    """Within the block a first signal asks the request to stop, or to save.
+
+    once: the second signal acts as if there were none; else it changes nothing, as where the
+    processes of a run get one from the terminal and from what started them.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        request.signum = signum
-        for one, handler in previous.items():
-            signal.signal(one, handler)
+        if once:
+            for one, handler in previous.items():
+                signal.signal(one, handler)
+        request.ask(signum)
 
     def save(signum: int, frame: FrameType | None) -> None:
         request.save = True

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from opt_runner.training.evaluate import error_percent, geometry
 from opt_runner.training.interrupt import Interrupted, StopRequest
+from opt_runner.training.processes import Poll
 from opt_runner.training.setup import Setup
 from opt_runner.training.step import TrainingStep
 
@@ -20,6 +21,10 @@ class Diverged(Exception):
         self.step = step
 
 
+class Pruned(Exception):
+    """A search expects no good result of the run. Raised after saving."""
+
+
 @dataclass
 class Progress:
     """How far a run is: what a checkpoint keeps beside the weights, and a result reports."""
@@ -31,8 +36,18 @@ class Progress:
     train_loss: float | None = None
     test_error: float | None = None
     best_test_error: float | None = None
+    validation_error: float | None = None
+    best_validation_error: float | None = None
+    best_step: int | None = None  # of the best validation error
+    test_error_at_best: float | None = None
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None
+    energy_excess_start: dict[str, dict[str, float]] | None = None
+    energy_excess_end: dict[str, dict[str, float]] | None = None
+    half_space_excess_start: dict[str, float] | None = None
+    half_space_excess_end: dict[str, float] | None = None
+    largest_cosine_start: dict[str, float] | None = None
+    largest_cosine_end: dict[str, float] | None = None
     angles_start: list[int] | None = None
     angles_end: list[int] | None = None
     measured: dict[str, float] | None = None
@@ -50,11 +65,16 @@ class Reporter(Protocol):
     def show(self, progress: Progress, loss: float) -> None:
         """For a person's eyes, twice a second: the loss of the last step."""
 
+    def pruned(self) -> bool:
+        """Whether to stop, as a search expects no good result. Asked after each evaluation."""
+        ...
+
 
 def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopRequest) -> None:
     """Train up to `setup.steps` from where `progress` is, which is kept up to date.
 
-    Raises Diverged, and Interrupted after saving a checkpoint.
+    All processes of a run come to the same end at the same step. Raises Diverged, and Interrupted
+    or Pruned after saving a checkpoint.
     """
     config, steps, epoch = setup.config, setup.steps, setup.batches.steps_per_epoch
     log_every = config.log.every or max(1, steps // 200)
@@ -63,9 +83,15 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
 
     setup.opt.train()
     if progress.step == 0:
-        reporter.report({"step": 0, "epoch": 0.0, **evaluate(setup, progress)})
-    step = TrainingStep(setup, progress.step, progress.loss_sum, progress.loss_count)
+        reporter.report({"step": 0, "epoch": 0.0, **evaluate(setup, progress, last=False)})
     started, saved, shown = time.perf_counter(), time.monotonic(), 0.0
+    poll = Poll(
+        setup.processes,
+        setup.device.torch_device,
+        lambda: stop.signum is not None,
+        lambda: stop.save or time.monotonic() - saved > config.checkpoint.every_seconds,
+    )
+    step = TrainingStep(setup, progress.step, progress.loss_sum, progress.loss_count, poll)
 
     while step.done < steps:
         step()
@@ -89,7 +115,7 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
                     "images_per_second": step.done * config.batch_size / progress.seconds,
                 }
             if test_due:
-                row |= evaluate(setup, progress)
+                row |= evaluate(setup, progress, last)
             reporter.report(row)
             started = time.perf_counter()
 
@@ -97,41 +123,84 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
         if last or now - shown > _SHOW_SECONDS:
             reporter.show(progress, float(step.loss))
             shown = now
-        save_due = (
-            stop.signum is not None
-            or stop.save
-            or (save_every is not None and step.done % save_every == 0)
-            or now - saved > config.checkpoint.every_seconds
-        )
-        if save_due:
+        pruned = test_due and not last and any(setup.processes.gather(reporter.pruned()))
+        asked_to_stop, save_due = poll.answers()
+        save_due |= save_every is not None and step.done % save_every == 0
+        if save_due or asked_to_stop or pruned:
             stop.save = False
             progress.seconds += time.perf_counter() - started
             progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
             reporter.save(asdict(progress))
             saved, started = time.monotonic(), time.perf_counter()
-            if stop.signum is not None:
+            if asked_to_stop:
+                stop.signum = max(setup.processes.gather(stop.signum or 0))
                 raise Interrupted(stop.signum)
+            if pruned:
+                raise Pruned
     progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
 
 
-def evaluate(setup: Setup, progress: Progress) -> dict[str, Any]:
-    """Test the network as it is: `progress` takes it in, the row of metrics is returned."""
+def evaluate(setup: Setup, progress: Progress, last: bool) -> dict[str, Any]:
+    """Evaluate the network as it is: `progress` takes it in, the row of metrics is returned."""
     setup.opt.eval()
-    error = error_percent(setup.opt, setup.data.test_images, setup.data.test_labels, setup.device)
+    errors = (
+        _test(setup, progress) if setup.validation is None else _validate(setup, progress, last)
+    )
     found = geometry(setup.opt)
     measured = setup.opt.measure()
     setup.opt.train()
-    best = progress.best_test_error
-    progress.test_error = error
-    progress.best_test_error = error if best is None else min(error, best)
-    progress.energy_start = progress.energy_start or found.energy
+    if progress.step == 0:
+        progress.energy_start = found.energy
+        progress.energy_excess_start = found.energy_excess
+        progress.half_space_excess_start = found.half_space_excess
+        progress.largest_cosine_start = found.largest_cosine
+        progress.angles_start = found.angles
     progress.energy_end = found.energy
-    progress.angles_start = progress.angles_start or found.angles
+    progress.energy_excess_end = found.energy_excess
+    progress.half_space_excess_end = found.half_space_excess
+    progress.largest_cosine_end = found.largest_cosine
     progress.angles_end = found.angles
     progress.measured = measured
     return {
-        "test_error": error,
+        **errors,
         "energy": found.energy,
+        "energy_excess": found.energy_excess,
+        "half_space_excess": found.half_space_excess,
+        "largest_cosine": found.largest_cosine,
         "orthogonality_error": measured.get("orthogonality_error"),
         **measured,
     }
+
+
+def _test(setup: Setup, progress: Progress) -> dict[str, float]:
+    error = _test_error(setup)
+    best = progress.best_test_error
+    progress.test_error = error
+    progress.best_test_error = error if best is None else min(error, best)
+    return {"test_error": error}
+
+
+def _validate(setup: Setup, progress: Progress, last: bool) -> dict[str, float]:
+    """The test error is in the row of the last step only. That of the best step so far is known
+    to `progress` alone: a number is cheaper to keep than the best step's weights."""
+    assert setup.validation is not None
+    images, labels = setup.validation.images, setup.validation.labels
+    error = error_percent(setup.opt, images, labels, setup.device, setup.processes)
+    best = progress.best_validation_error
+    improved = best is None or error < best
+    tested = _test_error(setup) if improved or last else None
+    progress.validation_error = error
+    if improved:
+        progress.best_validation_error = error
+        progress.best_step = progress.step
+        progress.test_error_at_best = tested
+    if not last:
+        return {"validation_error": error}
+    assert tested is not None
+    progress.test_error = tested
+    return {"validation_error": error, "test_error": tested}
+
+
+def _test_error(setup: Setup) -> float:
+    images, labels = setup.data.test_images, setup.data.test_labels
+    return error_percent(setup.opt, images, labels, setup.device, setup.processes)

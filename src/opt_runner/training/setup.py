@@ -7,11 +7,13 @@ from torch import Tensor
 
 from opt_runner.config import components
 from opt_runner.config.schema import Config
-from opt_runner.datasets import Augment, Batches, Images
+from opt_runner.datasets import Augment, Batches, Images, Validation, hold_back
 from opt_runner.errors import UserError
 from opt_runner.methods import Method
 from opt_runner.opt import OPT
+from opt_runner.training.batchnorm import make_global
 from opt_runner.training.device import Device
+from opt_runner.training.processes import ALONE, Processes
 
 # The reference's moving average of BatchNorm, and the budget it was chosen for.
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
@@ -19,15 +21,24 @@ _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
 
 @dataclass(frozen=True)
 class Setup:
-    """steps: the budget."""
+    """data: what is trained and tested on. validation: held back from training, None without.
+    steps: the budget."""
 
     config: Config
+    processes: Processes
     device: Device
     data: Images
     batches: Batches
     opt: OPT
     optimizer: torch.optim.Optimizer
     steps: int
+    validation: Validation | None
+
+    @property
+    def hardware(self) -> str:
+        """What the run trains on, in words."""
+        several = f", {self.processes.count} processes" if self.processes.several else ""
+        return f"{self.device.name}{several}"
 
     def checkpoint_bytes(self) -> int:
         """The size of a checkpoint, once the optimizer has made a step."""
@@ -36,12 +47,18 @@ class Setup:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def set_up(config: Config, images: Images) -> Setup:
+def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setup:
     """Sets the process's threads and torch's seed as the config says.
 
-    Raises UserError where device, images, batch size and network do not fit.
+    Raises UserError where device, images, batch size, processes and network do not fit.
     """
-    device = Device.of(config.hardware)
+    device = Device.of(config.hardware, processes)
+    validation = None
+    if config.dataset.validation:
+        images, validation = hold_back(
+            images, config.dataset.validation, config.dataset.validation_seed
+        )
+        validation = validation.to(device.torch_device)
     data = images.to(device.torch_device)
     batches = Batches(
         data.train_images,
@@ -50,6 +67,8 @@ def set_up(config: Config, images: Images) -> Setup:
         config.seed,
         Augment(**config.augment.model_dump()),
         memory_format=device.memory_format,
+        dtype=device.dtype,
+        part=(processes.rank, processes.count),
     )
     steps = config.budget.in_steps(batches.steps_per_epoch)
     torch.manual_seed(config.seed)
@@ -67,16 +86,18 @@ def set_up(config: Config, images: Images) -> Setup:
         # Runs share OPT's code: without this, dynamo goes eager after eight of a sweep.
         torch.compiler.reset()
         opt.compile()
-    _try_shapes(opt, data)
+    _try_shapes(opt, data, device)
+    if processes.several:
+        make_global(opt.network, processes)
     optimizer = opt.optimizer(**config.optimizer.model_dump())
-    return Setup(config, device, data, batches, opt, optimizer, steps)
+    return Setup(config, processes, device, data, batches, opt, optimizer, steps, validation)
 
 
 @torch.no_grad()
-def _try_shapes(opt: OPT, data: Images) -> None:
+def _try_shapes(opt: OPT, data: Images, device: Device) -> None:
     """A network that does not fit the images says so now, not as a traceback from its inside."""
     images = data.train_images[:2]
-    x = torch.zeros(images.shape, device=images.device)
+    x = torch.zeros(images.shape, dtype=device.dtype, device=images.device)
     opt.network.eval()
     try:
         logits = opt.network(x)

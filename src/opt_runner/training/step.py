@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from opt_runner.training.loss import smoothed_cross_entropy
+from opt_runner.training.processes import Poll
 from opt_runner.training.schedule import set_learning_rates
 from opt_runner.training.setup import Setup
 
@@ -12,15 +13,22 @@ class TrainingStep:
     """Each call is the next step of a run.
 
     done: steps made so far. loss_sum: of the losses since `take_mean_loss`, without the penalty.
-    What the steps add up stays on the device: a step never waits for a GPU.
+    poll: asked in every step. What the steps add up stays on the device: a step never waits for a
+    GPU.
     """
 
     def __init__(
-        self, setup: Setup, done: int = 0, loss_sum: float = 0.0, loss_count: int = 0
+        self,
+        setup: Setup,
+        done: int = 0,
+        loss_sum: float = 0.0,
+        loss_count: int = 0,
+        poll: Poll | None = None,
     ) -> None:
         schedule, device = setup.config.schedule, setup.device.torch_device
         self.setup = setup
         self.done = done
+        self.poll = poll or Poll(setup.processes, device)
         self.warmup = round(schedule.warmup * setup.steps)
         self.milestones = [round(share * setup.steps) for share in schedule.milestones]
         self.loss_sum = torch.tensor(loss_sum, dtype=torch.float64, device=device)
@@ -47,18 +55,31 @@ class TrainingStep:
         with self.setup.device.autocast():
             logits = opt(x)
         loss = smoothed_cross_entropy(
-            logits.float(), y, options.label_smoothing, options.softmax_floor
+            logits.to(self.setup.device.dtype), y, options.label_smoothing, options.softmax_floor
         )
         penalty = opt.penalty()
         total = loss + penalty
         optimizer.zero_grad()
         torch.autograd.backward(total)
+        loss, total = self._of_whole_batch(loss.detach(), total.detach())
         optimizer.step()
 
-        self.loss, self.penalty = loss.detach(), penalty.detach()
+        self.loss, self.penalty = loss, penalty.detach()
         self.loss_sum += self.loss
-        bad = ~torch.isfinite(total.detach()) & (self._diverged_at == 0)
+        bad = ~torch.isfinite(total) & (self._diverged_at == 0)
         self._diverged_at = torch.where(bad, self.done + 1, self._diverged_at)
+
+    def _of_whole_batch(self, loss: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """The losses, and in place the gradients, of this process's part of the batch are replaced
+        by their means over all parts, which are those of the batch."""
+        processes = self.setup.processes
+        if not processes.several:
+            return loss, total
+        gradients = [p.grad for p in self.setup.opt.parameters() if p.grad is not None]
+        losses, yeses = torch.stack([loss, total]), self.poll.yeses()
+        processes.mean_([*gradients, losses, yeses])
+        self.poll.take(yeses)
+        return losses[0], losses[1]
 
     def take_mean_loss(self) -> float:
         """The mean since it was last taken. Waits for a GPU."""

@@ -21,14 +21,14 @@ from torch.autograd.function import once_differentiable
 
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.threads import each
-from opt_runner.methods.rotation import Rotation
+from opt_runner.methods.rotation import SquareRotation
 
 # What a gradient needs of its forward pass.
 Saved = tuple[Tensor, ...]
 
 
 @method_options
-class FusedRotation(Rotation):
+class FusedRotation(SquareRotation):
     """A rotation given by `apply` and `gradient`.
 
     Both get one matrix or a whole stack, `(..., d, d)`: see Note [LU one at a time on the CPU].

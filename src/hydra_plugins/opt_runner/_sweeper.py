@@ -1,0 +1,136 @@
+"""What the sweepers of opt-runner share: they compose and check runs, then hand them to a launcher.
+
+Hydra imports its plugins for `--help`, which must answer at once: torch is imported in `setup`.
+"""
+
+import sys
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from hydra_plugins.opt_runner._launcher import RunLauncher
+from opt_runner.cli import mistakes
+from opt_runner.errors import UserError
+
+if TYPE_CHECKING:
+    from opt_runner.console.screen import Screen
+    from opt_runner.launch.source import Source
+    from opt_runner.runs.run import Run
+    from opt_runner.runs.sweep import Sweep
+
+
+class RunSweeper(Sweeper):
+    """params: overrides that an experiment brings along; the command line's come after them.
+
+    here: the runs are executed on this machine, so that their device is known beforehand.
+    """
+
+    def __init__(self, params: Mapping[str, str] | None = None) -> None:
+        self.params = params or {}
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from opt_runner.config.compose import Composer
+        from opt_runner.runs.run import Identifier
+
+        self.hydra_context = hydra_context
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        # A launcher of others may take the runs to other machines, with other devices.
+        self.here = isinstance(self.launcher, RunLauncher) and self.launcher.here
+        sources = config.hydra.runtime.config_sources
+        self._folders = [source.path for source in sources if source.provider == "command-line"]
+        self._compose = Composer(config.hydra.job.config_name)
+        self._identify = Identifier(check_device=self.here)
+        self._overrides: dict[str, Sequence[str]] = {}  # by the signature of a run
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Ends the program where the exit code is not 0."""
+        from opt_runner.training.processes import started_by_torchrun
+
+        with mistakes.told(quiet=mistakes.another_tells()):
+            if started_by_torchrun():
+                raise UserError(
+                    "torchrun starts the processes of one run, and this is a sweep: leave out one "
+                    "or the other"
+                )
+            code = self.conduct([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
+        if code:
+            sys.exit(code)
+
+    @abstractmethod
+    def conduct(self, overrides: Sequence[str]) -> int:
+        """The sweep that these overrides ask for. Returns the exit code."""
+
+    def run(self, overrides: Sequence[str]) -> "Run":
+        """Raises UserError, which names the run, and Hydra's exceptions for a mistake."""
+        from opt_runner.runs.run import command_line
+
+        try:
+            config = self._compose(overrides)
+            if isinstance(self.launcher, RunLauncher):
+                config = self.launcher.placed(config)
+                if config.hardware.processes == "slurm":
+                    raise UserError(
+                        "hardware.processes=slurm: this launcher starts one process a run; "
+                        "hydra/launcher=submitit_slurm starts several "
+                        "(hydra.launcher.tasks_per_node)"
+                    )
+            run = self._identify(config, command_line(self._folders, list(overrides)))
+        except UserError as error:
+            raise UserError(f"{error} [in the run {' '.join(overrides)}]") from error
+        self._overrides.setdefault(run.signature, overrides)
+        return run
+
+    def screen(self, run: "Run") -> "Screen":
+        """The screen of a sweep of runs like this one."""
+        from opt_runner.console.screen import Screen
+
+        if isinstance(self.launcher, RunLauncher):
+            return Screen(run.config.progress)
+        # Its workers write where they like, between bars as well.
+        return Screen("none" if run.config.progress == "none" else "plain")
+
+    def at_once(self, run: "Run") -> int | None:
+        """How many runs like this one the launcher executes at once; None: it does not say."""
+        return self.launcher.at_once(run) if isinstance(self.launcher, RunLauncher) else None
+
+    def launch(self, sweep: "Sweep", screen: "Screen", runs: "Sequence[Run]") -> None:
+        """Returns once these runs have ended."""
+        assert self.launcher is not None
+        if isinstance(self.launcher, RunLauncher):
+            self.launcher.execute(sweep, runs, screen)
+        else:
+            jobs = [self._overrides[run.signature] for run in runs]
+            for run, done in zip(runs, self.launcher.launch(jobs, 0), strict=True):
+                _record_failure(run, done, screen)
+
+    def serve(self, sweep: "Sweep", screen: "Screen", source: "Source", at_once: int) -> None:
+        """Returns once all runs of the source have ended."""
+        from opt_runner.launch.source import in_batches
+
+        if isinstance(self.launcher, RunLauncher):
+            self.launcher.serve(sweep, source, at_once, screen)
+        else:
+            in_batches(source, at_once, partial(self.launch, sweep, screen))
+
+
+def _record_failure(run: "Run", done: JobReturn, screen: "Screen") -> None:
+    """Of a job that failed outside of its run, which records its own failures."""
+    from opt_runner.runs.execute import give_up
+
+    if done.status != JobStatus.COMPLETED:
+        try:
+            done.return_value  # noqa: B018  (raises what the job did)
+        except Exception as error:
+            give_up(run, f"{type(error).__name__}: {error}", screen)

@@ -1,0 +1,131 @@
+"""A stack: the k layers of one size and kind, and what a method trains for them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from opt_runner.layers import Layer, laid_out_as
+from opt_runner.methods.base import Method, Tensors
+
+
+class Stack(nn.Module):
+    """The tensors of k layers, each (k, ...), and the way from the layers' weights to W and back.
+
+    trained: those of the method's `init`, by name. fixed: those of its `draw`, by name.
+
+    The stack has a seed of its own: what is drawn in training depends on that and on when it is
+    drawn, on nothing else, and so a resumed training draws what an uncut one draws.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Sequence[Layer],
+        method: Method,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self._network = (network,)  # in a tuple, as it is no part of the stack
+        self.layers = tuple(layers)
+        self.method = method
+        self.trained = nn.ParameterDict()
+        self.fixed = nn.Module()
+        self.seed = 0
+        if method.has_tensors:
+            self.seed = int(torch.randint(2**62, (), generator=generator))
+            for name, tensor in self._draw(0).items():
+                self.fixed.register_buffer(name, tensor)
+            for name, tensor in self._init(generator).items():
+                self.trained[name] = nn.Parameter(tensor)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"seed": self.seed}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.seed = state["seed"]
+
+    def extra_repr(self) -> str:
+        return f"{len(self.layers)} x W {self.layers[0].d} x {self.layers[0].n}"
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All of the method's tensors by name, each (k, ...)."""
+        return {**self.trained, **dict(self.fixed.named_buffers())}
+
+    def parameter(self, layer: Layer) -> nn.Parameter:
+        """The network's parameter that holds the layer's W."""
+        return self._network[0].get_parameter(layer.parameter)
+
+    def W(self) -> Tensor:
+        """(k, d, n); it has a gradient where W trains."""
+        trains = self.method.trains_weight
+        weights = [self.parameter(layer) for layer in self.layers]
+        return torch.stack(
+            [
+                layer.matrix(weight if trains else weight.detach())
+                for layer, weight in zip(self.layers, weights, strict=True)
+            ]
+        )
+
+    def as_weights(self, V: Tensor) -> dict[str, Tensor]:
+        """{parameter's name: the layer's V of V (k, d, n), as a weight of the network}."""
+        return {
+            layer.parameter: laid_out_as(self.parameter(layer), layer.weight(v))
+            for layer, v in zip(self.layers, V, strict=True)
+        }
+
+    def V(self) -> Tensor:
+        """The effective weights (k, d, n) of this stack alone."""
+        return self.method.weights([self.W()], [self.tensors])[0]
+
+    def generator(self, number: int) -> torch.Generator:
+        """A source of random numbers of its own for each number, the same in every process."""
+        seed = (self.seed + 0x9E3779B97F4A7C15 * number) % 2**63
+        return torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Write V into W for good: the network computes the same once the tensors start again."""
+        for name, weight in self.as_weights(self.V()).items():
+            self._network[0].get_parameter(name).copy_(weight)
+
+    @torch.no_grad()
+    def restart(self, number: int) -> None:
+        """Draw and start all tensors again, with what `generator(number)` gives."""
+        for name, tensor in self._draw(number).items():
+            self.fixed.get_buffer(name).copy_(tensor)
+        for name, tensor in self._init(self.generator(number)).items():
+            self.trained[name].copy_(tensor)
+
+    @torch.no_grad()
+    def _draw(self, number: int) -> dict[str, Tensor]:
+        generator, Ws = self.generator(number), self.W()
+        return _stacked(
+            [
+                self.method.draw(layer, W, generator)
+                for layer, W in zip(self.layers, Ws, strict=True)
+            ],
+            like=Ws,
+        )
+
+    @torch.no_grad()
+    def _init(self, generator: torch.Generator | None) -> dict[str, Tensor]:
+        fixed, Ws = dict(self.fixed.named_buffers()), self.W()
+        return _stacked(
+            [
+                self.method.init(
+                    layer, W, generator, **{name: tensor[i] for name, tensor in fixed.items()}
+                )
+                for i, (layer, W) in enumerate(zip(self.layers, Ws, strict=True))
+            ],
+            like=Ws,
+        )
+
+
+def _stacked(of_layers: Sequence[Tensors], like: Tensor) -> dict[str, Tensor]:
+    stacks = {name: torch.stack([tensors[name] for tensors in of_layers]) for name in of_layers[0]}
+    return {
+        name: stack.to(like) if stack.is_floating_point() else stack.to(like.device)
+        for name, stack in stacks.items()
+    }

@@ -1,0 +1,76 @@
+"""search.json: the trials of a search, for reports, which need no Optuna to read it.
+
+The search itself goes on from the journal that stands beside it.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from opt_runner.errors import UserError
+from opt_runner.files import write_whole
+
+NAME = "search.json"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """status: finished, diverged, pruned, failed, or not finished. errors: validation errors in
+    percent, one a seed; value: their mean, which is minimised, 100 for a diverged trial. runs: the
+    signatures, one a seed."""
+
+    number: int
+    status: str
+    parameters: dict[str, Any]
+    value: float | None
+    errors: list[float]
+    runs: list[str]
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """space: the parameters as on the command line. log: those on a logarithmic scale."""
+
+    name: str
+    space: dict[str, str]
+    log: list[str]
+    trials: list[Trial]
+
+    def ranked(self) -> list[Trial]:
+        """Those that finished, the best first; of equal ones the first."""
+        finished = [trial for trial in self.trials if trial.status == "finished"]
+        return sorted(finished, key=lambda trial: (trial.value, trial.number))
+
+    def count(self, status: str) -> int:
+        return sum(trial.status == status for trial in self.trials)
+
+    def write(self, folder: Path) -> None:
+        """Raises CannotWrite."""
+        write_whole(folder / NAME, json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises UserError for one that cannot be read or is damaged."""
+        path = folder / NAME
+        try:
+            content = json.loads(path.read_text())
+            return cls(**{**content, "trials": [Trial(**one) for one in content["trials"]]})
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged: {error}; the search writes it anew") from error
+
+
+def find(folders: Iterable[Path]) -> list[SearchRecord]:
+    """All searches below the folders, sorted by path. Raises UserError for a damaged one."""
+    found: dict[Path, SearchRecord] = {}
+    for folder in folders:
+        for root, names, files in os.walk(folder):
+            names[:] = [name for name in names if not name.startswith(".") and ".old-" not in name]
+            if NAME in files:
+                found[Path(root).resolve()] = SearchRecord.read(Path(root))
+    return [found[path] for path in sorted(found)]

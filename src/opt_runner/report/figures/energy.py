@@ -1,0 +1,72 @@
+"""What training does to the hyperspherical energy: nothing by OPT, something by plain training."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from opt_runner.report.comparison import Comparison, Reduce, known_layers, reduced
+from opt_runner.report.figures.lines import Line, Metrics, draw_lines, lines, over_seeds, shown
+from opt_runner.report.figures.style import drawing, legend, new_figure
+
+SHOWS = "Change of the hyperspherical energy against steps"
+# Smaller changes are the rounding of float32, which an axis of its own would make look large.
+_LEAST_EXCESS = 0.05  # standard deviations
+_LEAST_PERCENT = 0.01
+
+
+def draw(table: Comparison) -> Figure | None:
+    """The change of the energy excess; where no record has it, of the energy in percent.
+
+    The change, as seeds start at different energies: their band would hide what training does.
+    """
+    if excesses := lines(table, _excess_change):
+        title = (
+            "change of the energy excess (half-space), mean over layers, "
+            "in standard deviations of random neurons"
+        )
+        return _draw(table, excesses, title, _LEAST_EXCESS, "")
+    if changes := lines(table, _percent_change):
+        title = "change of the hyperspherical energy, %"
+        return _draw(table, changes, title, _LEAST_PERCENT, "%")
+    return None
+
+
+def _draw(
+    table: Comparison, of_rows: Sequence[Line], title: str, least: float, unit: str
+) -> Figure:
+    with drawing():
+        figure = new_figure(table, over_seeds(of_rows), 2.9)
+        axes = figure.subplots()
+        draw_lines(axes, of_rows, ends=f"{{:+z.3f}}{unit}")
+        _set_limits(axes, shown(of_rows), least)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.4g}" if value else "0")
+        axes.set_title(title, loc="left")
+        legend(figure, [axes])
+    return figure
+
+
+def _set_limits(axes: Axes, lines: Sequence[Line], least: float) -> None:
+    low = min(-least, *(min(line.low) for line in lines))
+    high = max(least, *(max(line.high) for line in lines))
+    edge = 0.05 * (high - low)
+    axes.set_ylim(low - edge, high + edge)
+
+
+def _excess_change(metrics: Metrics) -> dict[int, float]:
+    excess = _by_step(metrics, "half_space_excess", fmean)
+    return {step: value - excess[0] for step, value in excess.items()}
+
+
+def _percent_change(metrics: Metrics) -> dict[int, float]:
+    energy = _by_step(metrics, "energy", sum)
+    return {step: 100 * (value / energy[0] - 1) for step, value in energy.items() if energy[0]}
+
+
+def _by_step(metrics: Metrics, name: str, reduce: Reduce) -> dict[int, float]:
+    """One number of all layers, see `before_and_after`; empty where step 0 is not known."""
+    values = {row["step"]: row.get(name) for row in metrics}
+    layers = known_layers(values.get(0))
+    found = {step: reduced(of_step, layers, reduce) for step, of_step in values.items()}
+    return {step: value for step, value in found.items() if value is not None}

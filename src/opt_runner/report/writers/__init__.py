@@ -1,0 +1,49 @@
+"""A report's files, a writer each: report.md, .csv, .json, .tex and .html, and the pictures."""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from opt_runner.files import write_whole
+from opt_runner.report import figures
+from opt_runner.report.comparison import Comparison
+from opt_runner.report.figures.style import save
+from opt_runner.report.writers import csv, html, json, latex, markdown
+from opt_runner.report.writers.report import Report
+
+WRITERS = {
+    "report.md": markdown.text,
+    "report.csv": csv.text,
+    "report.json": json.text,
+    "report.tex": latex.text,
+    "report.html": html.text,
+}
+
+
+def write(tables: Sequence[Comparison], folder: Path, title: str, command: str) -> list[Path]:
+    """Write all files into `folder`, in place of a former report's, and return their paths.
+
+    command: what makes this report. Raises CannotWrite, and OSError for a folder that cannot be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    report = Report(tables, [figures.draw(table) for table in tables], title, command, date)
+    written = []
+    for name, text in WRITERS.items():
+        write_whole(folder / name, text(report))
+        written.append(folder / name)
+    _remove_former_pictures(folder)
+    for number, pictures in enumerate(report.pictures, 1):
+        suffix = f"-{number}" if len(tables) > 1 else ""
+        for name, figure in pictures.items():
+            written += save(figure, folder / f"{name}{suffix}")
+    return written
+
+
+def _remove_former_pictures(folder: Path) -> None:
+    """Those of a former report with more tables would stay, and look like this one's."""
+    ours = re.compile(rf"({'|'.join(figures.PICTURES)})(-\d+)?\.(png|svg)")
+    for path in folder.iterdir():
+        if ours.fullmatch(path.name):
+            path.unlink()

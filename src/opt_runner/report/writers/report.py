@@ -1,0 +1,19 @@
+"""What all writers are given."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from opt_runner.report.comparison import Comparison
+
+
+@dataclass(frozen=True)
+class Report:
+    """pictures: of each table, by name. command: what made the report; date: when."""
+
+    tables: Sequence[Comparison]
+    pictures: Sequence[Mapping[str, Figure]]
+    title: str
+    command: str
+    date: str

@@ -1,0 +1,141 @@
+"""What a search draws from, as it stands on the command line in Hydra's grammar."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+
+from opt_runner.errors import UserError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+# A search for these would compare errors on other images.
+_NOT_SEARCHED = ("dataset", "dataset.validation", "dataset.validation_seed")
+_FORMS = "KEY=a,b,c or KEY=range(1,5) or KEY=interval(0,1) or KEY=tag(log,interval(0.01,1))"
+
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Space:
+    """distributions: by key. written: the same as on the command line. fixed: the other overrides.
+    seeds: the overrides of the runs of a trial, whose mean it is; one that is empty where the
+    command line gives no seed."""
+
+    distributions: "dict[str, BaseDistribution]"
+    written: dict[str, str]
+    fixed: list[str]
+    seeds: list[list[str]]
+
+    def overrides(self, parameters: Parameters, seed: Sequence[str]) -> list[str]:
+        """What makes a run."""
+        return [*self.fixed, *words(parameters), *seed]
+
+    def first(self) -> dict[str, Any]:
+        """The first choice and the lowest value of every parameter."""
+        return {key: _values(one)[0] for key, one in self.distributions.items()}
+
+    def ends(self) -> list[dict[str, Any]]:
+        """Every choice, and the highest value, of one parameter with the first of all others."""
+        first = self.first()
+        return [
+            first | {key: value}
+            for key, one in self.distributions.items()
+            for value in _values(one)[1:]
+        ]
+
+
+def words(parameters: Parameters) -> list[str]:
+    """As overrides. A float is rounded to six digits: it can be read, and typed again."""
+    return [
+        f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in parameters.items()
+    ]
+
+
+def parse(overrides: Sequence[str]) -> Space:
+    """Of a key given twice the last counts.
+
+    Raises UserError, and HydraException for bad grammar.
+    """
+    last = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides([*overrides])}
+    seeds: list[list[str]] = [[]]
+    fixed, written = [], {}
+    distributions: dict[str, BaseDistribution] = {}
+    for key, override in last.items():
+        if key == "seed":
+            seeds = [[f"seed={seed}"] for seed in _seeds(override)]
+        elif not override.is_sweep_override():
+            fixed.append(f"{key}={override.get_value_element_as_str()}")
+        elif key in _NOT_SEARCHED:
+            raise UserError(
+                f"{override.input_line}: a search is of one dataset and one split of it"
+            )
+        else:
+            distributions[key] = _distribution(override)
+            assert override.input_line is not None
+            written[key] = override.input_line.partition("=")[2]
+    if not distributions:
+        raise UserError(f"nothing to search: give at least one key as {_FORMS}")
+    return Space(distributions, written, fixed, seeds)
+
+
+def _seeds(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if not override.is_discrete_sweep():
+        raise UserError(
+            f"{override.input_line}: a search takes the mean over seeds, as seed=0,1,2, and does "
+            "not search them"
+        )
+    return list(dict.fromkeys(override.sweep_string_iterator()))
+
+
+def _distribution(override: Override) -> "BaseDistribution":
+    from optuna.distributions import (
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    value = override.value()
+    try:
+        if isinstance(value, IntervalSweep):
+            low, high = value.start, value.end
+            assert low is not None
+            assert high is not None
+            if isinstance(low, int) and isinstance(high, int):
+                return IntDistribution(low, high, _is_log(override, value.tags))
+            return FloatDistribution(low, high, _is_log(override, value.tags))
+        if isinstance(value, RangeSweep):
+            numbers = sorted(value.range())
+            if not numbers:
+                raise ValueError("the range is empty")
+            step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
+            if isinstance(numbers[0], int):
+                return IntDistribution(
+                    numbers[0], int(numbers[-1]), _is_log(override, value.tags), int(step)
+                )
+            return FloatDistribution(numbers[0], numbers[-1], _is_log(override, value.tags), step)
+        return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
+    except (ValueError, HydraException) as error:
+        reason = str(error).rstrip(".")
+        raise UserError(f"{override.input_line}: {reason}; write {_FORMS}") from error
+
+
+def _is_log(override: Override, tags: set[str]) -> bool:
+    if unknown := tags - {"log"}:
+        raise UserError(f"{override.input_line}: no tag {min(unknown)!r}, the only one is log")
+    return "log" in tags
+
+
+def _values(distribution: "BaseDistribution") -> list[Any]:
+    from optuna.distributions import CategoricalDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    return [distribution.low, distribution.high]  # type: ignore[attr-defined]

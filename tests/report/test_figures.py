@@ -1,0 +1,225 @@
+"""What the figures show is what the records hold."""
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from opt_runner.report import figures
+from opt_runner.report.comparison import Comparison
+from opt_runner.report.figures import angles, curves, dots, energy
+from opt_runner.report.figures.style import as_bytes, save
+from opt_runner.report.statistics import Difference
+from tests.report.conftest import ERRORS, SEEDS, STEPS, Tables, Write, metrics
+
+
+def lines(axes: Axes) -> dict[str, Line2D]:
+    """The lines by what the legend calls them."""
+    return {str(line.get_label()): line for line in axes.get_lines()}
+
+
+def points(line: Line2D) -> dict[float, float]:
+    x, y = (list(map(float, of)) for of in line.get_data())
+    return dict(zip(x, y, strict=True))
+
+
+def text(figure: Figure) -> str:
+    """Everything written in it."""
+    return "\n".join(found.get_text() for found in figure.findobj(match=is_text))
+
+
+def is_text(artist: object) -> bool:
+    return hasattr(artist, "get_text")
+
+
+def test_curves_are_means_over_seeds(table: Comparison) -> None:
+    figure = curves.draw(table)
+    assert figure
+    for axes, name in zip(figure.axes, ("test_error", "train_loss"), strict=True):
+        found = lines(axes)
+        assert set(found) == {*ERRORS, "ls (diverged)"}
+        for method in ERRORS:
+            seeds = [
+                {row["step"]: row[name] for row in metrics(method, seed) if name in row}
+                for seed in SEEDS
+            ]
+            expected = {step: fmean(of[step] for of in seeds) for step in seeds[0]}
+            assert points(found[method]) == pytest.approx(expected)
+        assert max(points(found["ls (diverged)"])) == 40
+        assert axes.get_yscale() == "log"
+        assert len(axes.collections) == len(ERRORS)  # bands: not for the one seed of ls
+
+
+def test_a_band_reaches_from_the_lowest_to_the_highest_seed(table: Comparison) -> None:
+    figure = curves.draw(table)
+    assert figure
+    band = figure.axes[0].collections[0].get_paths()[0].vertices
+    at_the_end = [float(y) for x, y in band if x == STEPS]
+    ends = [metrics("standard", seed)[-1]["test_error"] for seed in SEEDS]
+    assert (min(at_the_end), max(at_the_end)) == pytest.approx((min(ends), max(ends)))
+
+
+def test_the_energy_excess_moves_for_standard_alone(table: Comparison) -> None:
+    figure = energy.draw(table)
+    assert figure
+    (axes,) = figure.axes
+    assert "energy excess" in axes.get_title(loc="left")
+    found = {label.split()[0]: points(line) for label, line in lines(axes).items()}
+    assert set(found) == {*ERRORS, "ls"}
+    assert set(found["gs"].values()) == {0.0}
+    # features.0 moves, features.3 does not, fc has no excess.
+    expected = fmean(
+        (rows[-1]["half_space_excess"]["features.0"] - rows[0]["half_space_excess"]["features.0"])
+        / 2
+        for rows in (metrics("standard", seed) for seed in SEEDS)
+    )
+    assert expected > 1
+    assert found["standard"][STEPS] == pytest.approx(expected)
+    assert any(label.endswith(f"{expected:+.3f}") for label in lines(axes))
+
+
+def test_records_without_an_excess_show_the_energy_in_percent(write: Write, tables: Tables) -> None:
+    for method in ("standard", "gs"):
+        rows = metrics(method, 0)
+        for row in rows:
+            row.pop("half_space_excess", None)
+        write(method, 0, rows=rows)
+    figure = energy.draw(tables()[0])
+    assert figure
+    (axes,) = figure.axes
+    assert axes.get_title(loc="left") == "change of the hyperspherical energy, %"
+    found = {label.split()[0]: points(line) for label, line in lines(axes).items()}
+    assert set(found["gs"].values()) == {0.0}
+    sums = [sum(metrics("standard", 0)[k]["energy"].values()) for k in (0, -1)]
+    assert found["standard"][STEPS] == pytest.approx(100 * (sums[1] / sums[0] - 1))
+
+
+def test_rounding_of_the_energy_does_not_look_like_change(write: Write, tables: Tables) -> None:
+    rows = metrics("gs", 0)
+    rows[-1]["half_space_excess"]["features.0"] += 1e-6
+    write("gs", 0, rows=rows)
+    figure = energy.draw(tables()[0])
+    assert figure
+    low, high = figure.axes[0].get_ylim()
+    assert low <= -0.05 < 0.05 <= high
+
+
+def test_dots_are_means_intervals_and_seeds(table: Comparison) -> None:
+    figure = dots.draw(table)
+    assert figure
+    (axes,) = figure.axes
+    found = [[float(x) for x in line.get_xdata()] for line in axes.get_lines()]
+    for row in table.rows:
+        values = row.values("test_error")
+        interval = Difference.paired(values, dict.fromkeys(values, 0.0))
+        if interval:
+            assert sorted(values.values()) in found
+            assert [interval.mean] in found
+            assert [interval.low, interval.high] in found
+    assert table.baseline
+    assert [fmean(table.baseline.values("test_error").values())] * 2 in found  # a line to compare
+    assert [label.get_text() for label in axes.get_yticklabels()] == [r.label for r in table.rows]
+    assert {"0 of 3: 1 failed, 2 missing", "0 of 3: 1 diverged, 2 missing"} == {
+        found.get_text() for found in axes.texts
+    }
+
+
+def test_two_far_seeds_do_not_flatten_the_others(write: Write, tables: Tables) -> None:
+    for seed, error in ((0, 2.0), (1, 3.0)):
+        write("gs", seed, test_error=error)
+    figure = dots.draw(tables()[0])
+    assert figure
+    low, high = figure.axes[0].get_xlim()
+    assert 0 < low < 2
+    assert 3 < high < 5
+
+
+def test_angles_before_and_after(table: Comparison) -> None:
+    figure = angles.draw(table)
+    assert figure
+    shown = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert list(shown) == list(ERRORS)
+    for method, axes in shown.items():
+        before, after = (patch.get_data().values for patch in axes.patches)
+        assert sum(before) == pytest.approx(100)
+        assert sum(after) == pytest.approx(100)
+        assert (list(before) == list(after)) == (method != "standard")
+    assert figure.axes[0].texts[0].get_text() != "changed\n0.00%"
+    assert figure.axes[1].texts[0].get_text() == "changed\n0.00%"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, b'{"step": 0, "test_er\n{}\n', b"\xff\xfe\n", b"[1, 2]\n", b'{"step": null}\n', b"{}\n"],
+)
+def test_damaged_metrics_are_left_out(write: Write, tables: Tables, content: bytes | None) -> None:
+    whole, damaged = write("gs", 0), write("gs", 1)
+    damaged.metrics.unlink() if content is None else damaged.metrics.write_bytes(content)
+    figure = curves.draw(tables()[0])
+    assert figure
+    rows = whole.read_metrics()
+    expected = {row["step"]: row["test_error"] for row in rows if "test_error" in row}
+    assert points(lines(figure.axes[0])["gs"]) == pytest.approx(expected)
+    whole.metrics.unlink()
+    assert curves.draw(tables()[0]) is None
+    assert energy.draw(tables()[0]) is None
+
+
+def test_nulls_are_gaps(write: Write, tables: Tables) -> None:
+    rows = metrics("gs", 0)
+    rows[4]["test_error"] = None
+    rows[4]["half_space_excess"]["features.3"] = None
+    rows[5]["train_loss"] = float("nan")
+    write("gs", 0, rows=rows)
+    (table,) = tables()
+    of_curves, of_energy = curves.draw(table), energy.draw(table)
+    assert of_curves
+    assert of_energy
+    assert 20 not in points(lines(of_curves.axes[0])["gs"])
+    assert 25 not in points(lines(of_curves.axes[1])["gs"])
+    (line,) = lines(of_energy.axes[0]).values()
+    assert set(points(line)) == {0, 40, 60, 80, 100}
+
+
+def test_nothing_to_draw(write: Write, tables: Tables) -> None:
+    write("hr", 0, status="failed", error="no", rows=[])
+    assert figures.draw(tables()[0]) == {}
+
+
+def test_an_error_of_zero_is_drawn(write: Write, tables: Tables, tmp_path: Path) -> None:
+    rows = metrics("gs", 0)
+    rows[-1]["test_error"] = 0.0
+    write("gs", 0, rows=rows)
+    (table,) = tables()
+    for module in (curves, dots):
+        figure = module.draw(table)
+        assert figure
+        save(figure, tmp_path / "figure")
+
+
+def test_labels_are_not_taken_for_mathematics(write: Write, tables: Tables, tmp_path: Path) -> None:
+    for lr in (0.1, 0.2):
+        write("gs", 0, f"optimizer.lr={lr}")
+    (table,) = tables()
+    rows = [replace(row, label=rf"{row.label} $\nothing{{ \x07 <b> &") for row in table.rows]
+    table = replace(table, rows=rows)
+    drawn = figures.draw(table)
+    assert list(drawn) == list(figures.PICTURES)
+    for name, figure in drawn.items():
+        assert r"$\nothing" in text(figure)
+        save(figure, tmp_path / name)
+
+
+def test_the_same_files_every_time(table: Comparison, tmp_path: Path) -> None:
+    first, second = figures.draw(table), figures.draw(table)
+    assert list(first) == list(second) == list(figures.PICTURES)
+    for name, figure in first.items():
+        paths = save(figure, tmp_path / f"{name}.1")
+        assert [path.name for path in paths] == [f"{name}.1.png", f"{name}.1.svg"]
+        files = [path.read_bytes() for path in paths]
+        assert files == [as_bytes(second[name], "png"), as_bytes(second[name], "svg")]
+        assert b"<dc:date>" not in files[1]

@@ -1,0 +1,29 @@
+"""A network small enough to train in a test, and steps on random images."""
+
+import torch
+from torch import nn
+
+from opt_runner import OPT
+from opt_runner.networks import PlainCNN
+
+
+def small_cnn() -> PlainCNN:
+    """For 3 x 8 x 8 images of 5 classes: the same weights each time."""
+    torch.manual_seed(0)
+    return PlainCNN(3, (8, 8), 5, widths=(6, 8), convs=2, fc_width=7, bn_momentum=0.1)
+
+
+def train(opt: OPT, steps: int = 4, **options: float) -> list[float]:
+    """The loss of each step, the penalty in it: the same images each time."""
+    optimizer = opt.optimizer(**{"lr": 0.05, **options})
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for _ in range(steps):
+        x = torch.randn(16, 3, 8, 8, generator=generator)
+        y = torch.randint(5, (16,), generator=generator)
+        loss = nn.functional.cross_entropy(opt(x), y) + opt.penalty()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses

@@ -1,0 +1,153 @@
+"""A run with validation: what it trains on, evaluates, records and shows, and when it tests."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from opt_runner.datasets import Images
+from opt_runner.training import loop
+from opt_runner.training.evaluate import error_percent
+from opt_runner.training.interrupt import StopRequest
+from opt_runner.training.loop import Progress, train
+from opt_runner.training.processes import ALONE
+from opt_runner.training.setup import Setup, set_up
+from tests.config.test_config import composed
+
+TINY = ["model=mlp", "model.widths=[8]", "budget.steps=12", "evaluate.every=2", "method=gs",
+        "hardware.threads=1", "batch_size=32"]  # fmt: skip
+
+
+class Own:
+    """A dataset that knows nothing of validation."""
+
+    def check(self) -> None:
+        pass
+
+    def fingerprint(self) -> str:
+        return "own"
+
+    def load(self) -> Images:
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(200) % 3
+        # Of class k, k of four rows are bright.
+        pictures = torch.randint(100, (200, 1, 4, 4), generator=generator)
+        for label in range(3):
+            pictures[labels == label, :, :label] += 60
+        return Images(
+            pictures[:150].byte(), labels[:150], pictures[150:].byte(), labels[150:], list("abc")
+        )
+
+
+class Silent:
+    """Nobody is told anything."""
+
+    def report(self, row: dict[str, Any]) -> None:
+        pass
+
+    def save(self, progress: dict[str, Any]) -> None:
+        pass
+
+    def show(self, progress: Progress, loss: float) -> None:
+        pass
+
+    def pruned(self) -> bool:
+        return False
+
+
+class Recorder(Silent):
+    """Keeps the rows, and the test error at each of them, which the loop must not tell."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.rows: list[dict[str, Any]] = []
+        self.test_errors: dict[int, float] = {}
+
+    def report(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        data = self.setup.data
+        self.test_errors[row["step"]] = error_percent(
+            self.setup.opt, data.test_images, data.test_labels, self.setup.device, ALONE
+        )
+
+
+def prepared(*overrides: str) -> Setup:
+    config = composed(*TINY, f"dataset._target_={__name__}.Own", *overrides)
+    return set_up(config, Own().load())
+
+
+def trained(setup: Setup) -> tuple[Progress, Recorder]:
+    progress, recorder = Progress(), Recorder(setup)
+    train(setup, progress, recorder, StopRequest())
+    return progress, recorder
+
+
+def test_rows_hold_the_validation_error_and_only_the_last_the_test_error() -> None:
+    progress, recorder = trained(prepared("dataset.validation=0.2"))
+    evaluated = [row for row in recorder.rows if "validation_error" in row]
+    assert [row["step"] for row in evaluated] == list(range(0, 13, 2))
+    assert [row["step"] for row in recorder.rows if "test_error" in row] == [12]
+    assert progress.validation_error == evaluated[-1]["validation_error"]
+    assert progress.test_error == evaluated[-1]["test_error"] == recorder.test_errors[12]
+    assert progress.best_test_error is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_step_is_the_first_of_the_lowest_validation_error(seed: int) -> None:
+    progress, recorder = trained(prepared("dataset.validation=0.2", f"seed={seed}"))
+    errors = {r["step"]: r["validation_error"] for r in recorder.rows if "validation_error" in r}
+    best = min(errors, key=lambda step: errors[step])
+    assert progress.best_step == best
+    assert progress.best_validation_error == errors[best]
+    assert progress.test_error_at_best == recorder.test_errors[best]
+
+
+def test_the_test_images_are_looked_at_when_there_is_a_new_best_and_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = prepared("dataset.validation=0.2")
+    assert setup.validation is not None
+    validation, tested = iter([60.0, 50.0, 55.0, 50.0, 40.0, 45.0, 41.0]), []
+
+    def told(opt: Any, images: Any, *rest: Any) -> float:
+        if images is setup.data.test_images:
+            tested.append(progress.step)
+            return 70.0 + progress.step
+        return next(validation)
+
+    monkeypatch.setattr(loop, "error_percent", told)
+    progress = Progress()
+    train(setup, progress, Silent(), StopRequest())
+    assert tested == [0, 2, 8, 12]
+    assert (progress.best_step, progress.test_error_at_best, progress.test_error) == (8, 78.0, 82.0)
+
+
+def test_no_step_trains_on_what_is_held_back() -> None:
+    setup = prepared("dataset.validation=0.2")
+    assert setup.validation is not None
+    assert len(setup.batches.images) + len(setup.validation.images) == 150
+    assert setup.batches.images is setup.data.train_images
+    assert setup.batches.steps_per_epoch == 120 // 32
+
+
+def test_methods_and_seeds_share_the_split() -> None:
+    splits = [
+        prepared("dataset.validation=0.2", *more).validation
+        for more in ([], ["seed=5"], ["method=cayley"], ["batch_size=7"])
+    ]
+    for split in splits[1:]:
+        assert split is not None
+        assert splits[0] is not None
+        assert torch.equal(split.images, splits[0].images)
+
+
+def test_without_validation_every_evaluation_is_a_test_as_ever() -> None:
+    setup = prepared()
+    assert setup.validation is None
+    progress, recorder = trained(setup)
+    errors = [row["test_error"] for row in recorder.rows if "test_error" in row]
+    assert len(errors) == 7
+    assert progress.best_test_error == min(errors)
+    assert progress.validation_error is None
+    assert progress.test_error_at_best is None
+    assert all("validation_error" not in row for row in recorder.rows)
