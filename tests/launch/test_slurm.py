@@ -169,8 +169,8 @@ def test_an_array_with_a_killed_job_gives_what_this_machine_gives(
     assert process.returncode == 0, output
     first = folder.job(folder.records()[0])
     assert f"to cancel: scancel {first.partition('_')[0]} " in output  # two arrays
-    assert "slow mlp digits seed 1: job" in output
-    assert "ended without a result (FAILED): it is submitted once more" in output
+    assert "slow mlp digits seed 1: its worker (job " in output
+    assert ") ended as FAILED: it is tried again\n" in output
     assert "goes on from step" in (victim / "run.log").read_text()
     group = "group default-"
     assert all(group in (record / "job.log").read_text() for record in folder.records())
@@ -252,9 +252,10 @@ def test_a_job_that_ends_without_a_word_is_tried_once_more_and_a_cancelled_one_i
     assert process.returncode == 1
     array = running[0].partition("_")[0]
     assert f"seed 1: job {array}_1 was cancelled\n" in output
-    assert f"job {array}_0 ended without a result (FAILED): it is submitted once more" in output
-    assert "ended without a result (FAILED), as did the one before: given up" in output
-    assert "2 of 2 runs have not begun" in output
+    assert f"seed 0: its worker (job {array}_0) ended as FAILED: it is tried again\n" in output
+    assert "seed 0: failed, its worker (job " in output
+    assert ") ended as FAILED, in each of 2 tries\n" in output
+    assert "1 of 2 runs have not begun" in output
 
 
 def test_what_slurm_does_not_take_is_one_line(folder: Folder) -> None:

@@ -96,7 +96,9 @@ def test_a_result_ends_a_job_only_where_nothing_is_left_to_do(tmp_path: Path) ->
     assert [ends(status, False) for status in ("finished", "failed", "interrupted")] == [
         True, True, False,
     ]  # fmt: skip
-    assert [ends(status, True) for status in ("diverged", "failed")] == [True, False]
+    assert [ends(status, True) for status in ("diverged", "failed", "pruned")] == [
+        True, False, False,
+    ]  # fmt: skip
     run.record.result.write_text("{")
     assert _Submitted(run, "1", "name", tmp_path / "log", None).result() is None
 

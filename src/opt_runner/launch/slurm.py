@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,12 @@ from opt_runner.files import write_whole
 from opt_runner.launch import slurm_queue as queue
 from opt_runner.launch.slurm_job import RunOfJob
 from opt_runner.launch.slurm_options import Options
+from opt_runner.launch.tries import Tries
 from opt_runner.records.result import Result
+from opt_runner.runs.execute import give_up
 from opt_runner.runs.run import Run
 from opt_runner.runs.sweep import LeftRunning, Sweep
 
-_RETRIES = 1
 _LOOK_SECONDS = 0.5  # between looks at results
 # Between looks at the queue: often at first, then so that a controller does not notice.
 _ASK_SECONDS, _ASK_AT_MOST_SECONDS = 2.0, 30.0
@@ -54,7 +55,7 @@ class _Submitted:
         write_whole(self.run.record.job, json.dumps(content) + "\n")
 
     def result(self) -> Result | None:
-        """The result after which the job does nothing more: a settled one, or a failure of its own.
+        """The result after which the job does nothing more: a settled one, or one of its own.
 
         An interrupted run goes on, a damaged result is made anew.
         """
@@ -65,8 +66,9 @@ class _Submitted:
             result = self.run.record.read_result()
         except UserError:
             return None
-        failed = result is not None and result.status == "failed" and written != self.before
-        return result if result is not None and (result.settled or failed) else None
+        if result is None or result.status == "interrupted":
+            return None
+        return result if result.settled or written != self.before else None
 
 
 class Slurm:
@@ -80,12 +82,12 @@ class Slurm:
         self._open: list[_Submitted] = []
         self._ended: list[_Submitted] = []
         self._unsubmitted: list[list[Run]] = []  # arrays that Slurm does not take for now
-        self._retries: Counter[str] = Counter()  # by signature
+        self._tries: dict[str, Tries] = {}  # by signature
         self._said: tuple[float, str] = (0.0, "")
 
     def execute(self, runs: Sequence[Run]) -> None:
         """Returns when all runs have ended, each with its result on disk, but for those whose job
-        was cancelled, or has ended twice without one.
+        was cancelled.
 
         Raises LeftRunning with `wait=false`, and UserError where Slurm takes none of the jobs.
         """
@@ -93,9 +95,7 @@ class Slurm:
             self._known = queue.jobs()
         self._attach(runs)
         attached = {one.run.signature for one in self._open}
-        new = [run for run in runs if run.signature not in attached]
-        for run in new:
-            self._start_over(run)
+        new = [self._begun(run) for run in runs if run.signature not in attached]
         self._unsubmitted = list(self._arrays(new))
         try:
             self._submit()
@@ -142,6 +142,7 @@ class Slurm:
         for run in runs:
             if live := self._live(run.record.job):
                 job, log = live
+                run = _without_rerun(run)
                 self._open.append(_Submitted(run, job.id, job.name, log, _written(run)))
         if self._open:
             jobs = "1 job" if len(self._open) == 1 else f"{len(self._open)} jobs"
@@ -157,12 +158,14 @@ class Slurm:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _start_over(self, run: Run) -> None:
-        """Of `rerun` the part that must happen once, however often the job is requeued."""
+    def _begun(self, run: Run) -> Run:
+        """The run, with its old record out of the way where it is to start over: that happens once,
+        however often its job is requeued."""
         if run.config.rerun:
             with run.record.held(_refuse(run)):
                 if aside := run.record.set_aside():
                     self.screen.say(f"{run.title}: the old record is kept in {aside}")
+        return _without_rerun(run)
 
     def _arrays(self, runs: Iterable[Run]) -> Iterator[list[Run]]:
         """Runs that ask Slurm for the same, no more at a time than an array may have."""
@@ -216,9 +219,8 @@ class Slurm:
             raise _Refused(" ".join(str(error).split())) from error
 
     def _job(self, run: Run) -> RunOfJob:
-        config = run.config.model_copy(update={"rerun": False})
         return RunOfJob(
-            config.content, run.command, self.sweep.id, _log(run).absolute(),
+            run.config.content, run.command, self.sweep.id, _log(run).absolute(),
             self._status(run).absolute(),
         )  # fmt: skip
 
@@ -239,7 +241,7 @@ class Slurm:
             time.sleep(_LOOK_SECONDS)
 
     def _ask(self) -> None:
-        """Look at the queue: submit what ended without a result once more, and what has waited."""
+        """Look at the queue: submit what ended without a result again, and what has waited."""
         try:
             self._known = queue.jobs()
         except queue.NoAnswer as error:
@@ -253,16 +255,18 @@ class Slurm:
             if one.missed < 2 or one.result():
                 continue
             self._end(one)
-            state = f" ({job.state})" if job else ""
-            text = f"{one.run.title}: job {one.job_id} ended without a result{state}"
             if job and job.state == "CANCELLED":
                 self.screen.fail(f"{one.run.title}: job {one.job_id} was cancelled")
-            elif self._retries[one.run.signature] < _RETRIES:
-                self._retries[one.run.signature] += 1
+                continue
+            first = Tries(one.run, one.run.record, self.options.retries)
+            tries = self._tries.setdefault(one.run.signature, first)
+            state = f" as {job.state}" if job else ""
+            failure = tries.end(f"(job {one.job_id}) ended{state}") + _last_words(one)
+            if tries.left:
                 again.append(one.run)
-                self.screen.fail(f"{text}: it is submitted once more{_last_words(one)}")
+                self.screen.fail(f"{one.run.title}: {failure}")
             else:
-                self.screen.fail(f"{text}, as did the one before: given up{_last_words(one)}")
+                give_up(one.run, failure, self.screen)
         self._unsubmitted += self._arrays(again)
         try:
             self._submit()
@@ -348,6 +352,10 @@ def _outside_of_jobs() -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
+
+
+def _without_rerun(run: Run) -> Run:
+    return replace(run, config=run.config.model_copy(update={"rerun": False}))
 
 
 def _refuse(run: Run) -> Any:

@@ -30,6 +30,7 @@ class Options(Node):
     max_array: Whole
     signal_delay_s: Annotated[int, Field(ge=0)]
     max_num_timeout: Annotated[int, Field(ge=0)]
+    retries: Annotated[int, Field(ge=0)]
     wait: bool
     cancel_others: bool
 
