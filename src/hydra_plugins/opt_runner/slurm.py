@@ -29,16 +29,15 @@ class SlurmLauncher(RunLauncher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from opt_runner.launch import slurm, slurm_queue
+        from opt_runner.launch import slurm_queue
+        from opt_runner.launch.slurm_options import Options
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.options = slurm.Options.read(self.content)
+        self.options = Options.read(self.content)
         slurm_queue.require_slurm()
 
     def placed(self, config: "Config") -> "Config":
-        from opt_runner.launch import slurm
-
-        return slurm.placed(config, self.options)
+        return self.options.placed(config)
 
     def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
         from opt_runner.launch.slurm import Slurm

@@ -13,82 +13,31 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError
-
-from opt_runner.config.schema import Config, Node
 from opt_runner.console.screen import Screen, outcome
-from opt_runner.errors import UserError, explain
+from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 from opt_runner.launch import slurm_queue as queue
 from opt_runner.launch.slurm_job import RunOfJob
+from opt_runner.launch.slurm_options import Options
 from opt_runner.launch.source import Source
+from opt_runner.launch.tries import Tries
 from opt_runner.records.result import Result
+from opt_runner.runs.execute import give_up
 from opt_runner.runs.run import Run
 from opt_runner.runs.sweep import LeftRunning, Sweep
 
-_RETRIES = 1
 _LOOK_SECONDS = 0.5  # between looks at results
 # Between looks at the queue: often at first, then so that a controller does not notice.
 _ASK_SECONDS, _ASK_AT_MOST_SECONDS = 2.0, 30.0
 _SAY_SECONDS = 30.0
 _CLEAN_SECONDS = 10.0
 
-Whole = Annotated[int, Field(gt=0)]
 
-
-class Options(Node):
-    """The keys of conf/hydra/launcher/slurm.yaml, which says what they mean."""
-
-    model_config = ConfigDict(coerce_numbers_to_str=True)
-
-    partition: str | None
-    account: str | None
-    qos: str | None
-    timeout_min: Whole
-    gpus_per_node: int | str | None
-    cpus_per_task: Whole | None
-    mem_gb: Annotated[float, Field(gt=0)] | None
-    setup: tuple[str, ...] | None
-    additional_parameters: dict[str, Any] | None
-    array_parallelism: Whole
-    max_array: Whole
-    signal_delay_s: Annotated[int, Field(ge=0)]
-    max_num_timeout: Annotated[int, Field(ge=0)]
-    wait: bool
-    cancel_others: bool
-
-    @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Self:
-        """Raises UserError, one line a fault."""
-        try:
-            return cls.model_validate(dict(content))
-        except ValidationError as error:
-            raise UserError(explain(error, "hydra.launcher", cls.model_fields)) from error
-
-
-def placed(config: Config, options: Options) -> Config:
-    """The config with the kind of device that its job has: a job without it fails, and does not
-    train on another. Raises UserError where Slurm does not say whether it has GPUs."""
-    device = config.hardware.device
-    if device.startswith("cuda:"):
-        raise UserError(
-            f"hardware.device={device}: which GPU a job gets is Slurm's choice; use hardware=cuda"
-        )
-    if device == "auto":
-        gpus = options.gpus_per_node
-        if gpus is None:
-            with _answered():
-                gpus = int(queue.has_gpus(options.partition))
-        device = "cpu" if gpus == 0 else "cuda"
-    hardware = config.hardware.model_copy(update={"device": device})
-    return config.model_copy(update={"hardware": hardware})
-
-
-@dataclass
+@dataclass(eq=False)
 class _Submitted:
     """A run and its job. log: where submitit has it write until the run's own log is open.
     before: when the run's result was written, at submission."""
@@ -102,19 +51,25 @@ class _Submitted:
 
     def write(self) -> None:
         """Raises CannotWrite."""
+        self.run.record.directory.mkdir(parents=True, exist_ok=True)
         content = {"id": self.job_id, "name": self.name, "log": str(self.log)}
         write_whole(self.run.record.job, json.dumps(content) + "\n")
 
     def result(self) -> Result | None:
-        """The result that the job has left; an interrupted run's may come, a damaged one is made
-        anew."""
-        if _written(self.run) == self.before:
+        """The result after which the job does nothing more: a settled one, or one of its own.
+
+        An interrupted run goes on, a damaged result is made anew.
+        """
+        written = _written(self.run)
+        if written is None:
             return None
         try:
             result = self.run.record.read_result()
         except UserError:
             return None
-        return None if result is None or result.status == "interrupted" else result
+        if result is None or result.status == "interrupted":
+            return None
+        return result if result.settled or written != self.before else None
 
 
 class Slurm:
@@ -131,17 +86,17 @@ class Slurm:
         self._open: list[_Submitted] = []
         self._ended: list[_Submitted] = []
         self._unsubmitted: list[list[Run]] = []  # arrays that Slurm does not take for now
-        self._retries: Counter[str] = Counter()  # by signature
+        self._tries: dict[str, Tries] = {}  # by signature
         self._said: tuple[float, str] = (0.0, "")
 
     def execute(self, source: Source, at_once: int) -> None:
         """Returns when all runs of the source have ended, each with its result on disk, but for
-        those whose job has ended twice without one.
+        those whose job was cancelled.
 
         Raises LeftRunning with `wait=false`, and UserError where Slurm takes none of the jobs.
         """
         self._source, self._at_once = source, at_once
-        with _answered():
+        with queue.answered():
             self._known = queue.jobs()
         try:
             self._take()
@@ -175,7 +130,7 @@ class Slurm:
     def mind_others(self) -> None:
         """Cancel the jobs of the experiment's runs that are not in this grid, or say that they are
         there. Raises UserError where Slurm does not answer."""
-        with _answered():
+        with queue.answered():
             self._known = queue.jobs()
         config = self.sweep.runs[0].config
         mine = {run.record.directory.resolve() for run in self.sweep.runs}
@@ -194,7 +149,7 @@ class Slurm:
                 "hydra.launcher.cancel_others=true cancels such jobs"
             )
             return
-        with _answered():
+        with queue.answered():
             queue.cancel(queue.shortest(others, self._known))
         for job_id, directory in others.items():
             self.screen.say(f"slurm: job {job_id} is cancelled: {directory} is not in this grid")
@@ -268,9 +223,7 @@ class Slurm:
             folder=folder, cluster="slurm", slurm_max_num_timeout=self.options.max_num_timeout
         )
         name = self.sweep.id if len(runs) > 1 else f"{self.sweep.id} {runs[0].title}"
-        executor.update_parameters(**self._parameters(runs[0].config, name))
-        for run in runs:
-            run.record.directory.mkdir(parents=True, exist_ok=True)
+        executor.update_parameters(**self.options.of_submitit(runs[0].config, name))
         jobs = [self._job(run) for run in runs]
         try:
             with _signals_later(), _outside_of_jobs():
@@ -283,43 +236,13 @@ class Slurm:
             raise _Refused(" ".join(str(error).split())) from error
 
     def _job(self, run: Run) -> RunOfJob:
-        config = run.config.model_copy(update={"rerun": False})
         return RunOfJob(
-            config.content, run.command, self.sweep.id, _log(run).absolute(),
+            _started_over(run).config.content, run.command, self.sweep.id, _log(run).absolute(),
             self._status(run).absolute(),
         )  # fmt: skip
 
     def _status(self, run: Run) -> Path:
         return self.sweep.folder / f"slot-{run.signature}.json"
-
-    def _parameters(self, config: Config, name: str) -> dict[str, Any]:
-        """submitit's, of an array; what is None is left to Slurm."""
-        options = self.options
-        gpus = options.gpus_per_node if config.hardware.device != "cpu" else None
-        if config.hardware.device == "cuda" and gpus is None:
-            gpus = 1
-        cpus = options.cpus_per_task or config.hardware.threads
-        parameters = {
-            "name": name,
-            "timeout_min": options.timeout_min,
-            "mem_gb": options.mem_gb,
-            "gpus_per_node": gpus,
-            "cpus_per_task": cpus,
-            "slurm_partition": options.partition,
-            "slurm_account": options.account,
-            "slurm_qos": options.qos,
-            "slurm_setup": list(options.setup or ()) or None,
-            "slurm_array_parallelism": options.array_parallelism,
-            "slurm_signal_delay_s": options.signal_delay_s,
-            "slurm_stderr_to_stdout": True,
-            # srun has not asked for its job's cores by itself since Slurm 22.05.
-            "slurm_srun_args": [f"--cpus-per-task={cpus}"] if cpus else None,
-            "slurm_additional_parameters": {
-                "requeue": True,
-                **(options.additional_parameters or {}),
-            },
-        }
-        return {key: value for key, value in parameters.items() if value is not None}
 
     def _wait(self) -> None:
         started = asked = time.monotonic()
@@ -342,7 +265,7 @@ class Slurm:
                 time.sleep(_LOOK_SECONDS)
 
     def _ask(self) -> None:
-        """Look at the queue: submit what ended without a result once more, and what has waited."""
+        """Look at the queue: submit what ended without a result again, and what has waited."""
         try:
             self._known = queue.jobs()
         except queue.NoAnswer as error:
@@ -356,14 +279,20 @@ class Slurm:
             if one.missed < 2 or one.result():
                 continue
             self._end(one)
-            state = f" ({job.state})" if job else ""
-            text = f"{one.run.title}: job {one.job_id} ended without a result{state}"
-            if self._retries[one.run.signature] < _RETRIES:
-                self._retries[one.run.signature] += 1
+            if job and job.state == "CANCELLED":
+                self.screen.fail(f"{one.run.title}: job {one.job_id} was cancelled")
+                self._over(one.run)
+                continue
+            run = _started_over(one.run)
+            first = Tries(run, run.record, self.options.retries)
+            tries = self._tries.setdefault(run.signature, first)
+            state = f" as {job.state}" if job else ""
+            failure = tries.end(f"(job {one.job_id}) ended{state}") + _last_words(one)
+            if tries.left:
                 again.append(one.run)
-                self.screen.fail(f"{text}: it is submitted once more{_last_words(one)}")
+                self.screen.fail(f"{one.run.title}: {failure}")
             else:
-                self.screen.fail(f"{text}, as did the one before: given up{_last_words(one)}")
+                give_up(run, failure, self.screen)
                 self._over(one.run)
         self._unsubmitted += self._arrays(again)
         self._submit_or_give_up()
@@ -438,15 +367,6 @@ class _Refused(Exception):
 
 
 @contextlib.contextmanager
-def _answered() -> Iterator[None]:
-    """Within the block a Slurm that does not answer is told in one line."""
-    try:
-        yield
-    except queue.NoAnswer as error:
-        raise UserError(f"Slurm does not answer: {error}") from error
-
-
-@contextlib.contextmanager
 def _signals_later() -> Iterator[None]:
     """A signal in the block counts at its end: jobs that are submitted are written down."""
     from opt_runner.training.interrupt import Interrupted, stop_requests
@@ -469,6 +389,10 @@ def _outside_of_jobs() -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
+
+
+def _started_over(run: Run) -> Run:
+    return replace(run, config=run.config.model_copy(update={"rerun": False}))
 
 
 def _refuse(run: Run) -> Any:

@@ -2,15 +2,21 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import hydra
 import pytest
 import yaml
 
-from opt_runner.config.compose import conf_dir
+from opt_runner.config.compose import compose, conf_dir
+from opt_runner.config.schema import Config
 from opt_runner.errors import UserError
 from opt_runner.launch import slurm_queue
-from opt_runner.launch.slurm import Options
+from opt_runner.launch.slurm import _Submitted
+from opt_runner.launch.slurm_options import Options
+from opt_runner.records.record import Record
+from opt_runner.records.result import Result
 
 ANSWER = """\
 12_0|RUNNING|None|digits-1a2b3c4d
@@ -69,11 +75,63 @@ def test_a_controller_that_is_down_is_no_empty_queue(
         ({"timeout_min": 0}, "hydra.launcher.timeout_min: must be greater than 0, got 0"),
         ({"mem_gb": "much"}, "hydra.launcher.mem_gb: must be a valid number"),
         ({"setup": "module load"}, "hydra.launcher.setup: must be a valid tuple"),
+        ({"timeout_min": 1}, r"signal_delay_s \(90 s\) must be below timeout_min \(1 min\)"),
     ],
 )
 def test_a_wrong_value_is_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         options(**given)
+
+
+def test_a_result_ends_a_job_only_where_nothing_is_left_to_do(tmp_path: Path) -> None:
+    run: Any = SimpleNamespace(record=Record(tmp_path))
+
+    def ends(status: Any, before: bool) -> bool:
+        run.record.write_result(Result(status, "abc", "gs", "mlp", "digits", 0))
+        written = run.record.result.stat().st_mtime_ns if before else None
+        return _Submitted(run, "1", "name", tmp_path / "log", written).result() is not None
+
+    assert _Submitted(run, "1", "name", tmp_path / "log", None).result() is None
+    # One that another process finished in the meantime counts, too: the job only looks at it.
+    assert [ends(status, False) for status in ("finished", "failed", "interrupted")] == [
+        True, True, False,
+    ]  # fmt: skip
+    assert [ends(status, True) for status in ("diverged", "failed", "pruned")] == [
+        True, False, False,
+    ]  # fmt: skip
+    run.record.result.write_text("{")
+    assert _Submitted(run, "1", "name", tmp_path / "log", None).result() is None
+
+
+def run_on(device: str) -> Config:
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", [f"hardware.device={device}", "hardware.threads=3"])
+
+
+def test_a_run_asks_for_the_device_that_its_config_then_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(device: str, **given: Any) -> tuple[str, Any]:
+        placed = options(**given).placed(run_on(device))
+        parameters = options(**given).of_submitit(placed, "name")
+        return placed.hardware.device, parameters.get("gpus_per_node")
+
+    fake(tmp_path, monkeypatch, "sinfo", "echo 'a*|gpu:4'")
+    assert asked("auto") == ("cuda", 1)
+    assert asked("cpu") == ("cpu", None)
+    assert asked("auto", gpus_per_node=0) == ("cpu", None)
+    assert asked("auto", gpus_per_node="a100:1") == ("cuda", "a100:1")
+    fake(tmp_path, monkeypatch, "sinfo", "echo 'a*|(null)'")
+    assert asked("auto") == ("cpu", None)
+    assert asked("cuda") == ("cuda", 1)
+    with pytest.raises(UserError, match="which GPU a job gets is Slurm's choice"):
+        asked("cuda:1")
+
+
+def test_cores_are_asked_for_of_the_job_and_of_its_step() -> None:
+    parameters = options().of_submitit(run_on("cpu"), "name")
+    assert parameters["cpus_per_task"] == 3
+    assert parameters["slurm_srun_args"] == ["--cpus-per-task=3"]
 
 
 def test_the_defaults_are_right_and_an_account_may_be_a_number() -> None:
