@@ -12,9 +12,9 @@ import yaml
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.config.schema import Config
 from opt_runner.errors import UserError
-from opt_runner.launch import slurm_queue
-from opt_runner.launch.slurm import _Submitted
-from opt_runner.launch.slurm_options import Options
+from opt_runner.launch.slurm import queue
+from opt_runner.launch.slurm.options import Options
+from opt_runner.launch.slurm.submission import Submitted
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
 
@@ -33,17 +33,17 @@ def options(**given: Any) -> Options:
 
 
 def test_the_queue_is_read() -> None:
-    jobs = slurm_queue.read(ANSWER)
+    jobs = queue.read(ANSWER)
     assert [job.live for job in jobs.values()] == [True, True, False, False]
     assert (jobs["12_1"].reason, jobs["12_1"].array) == ("Resources", "12")
     assert jobs["13"].name == "digits-1a2b3c4d gs cnn6 | seed 0"
 
 
 def test_an_array_is_named_whole_only_where_all_of_it_that_lives_is_meant() -> None:
-    jobs = slurm_queue.read(ANSWER)
-    assert slurm_queue.shortest(["12_1", "12_0"], jobs) == ["12"]
-    assert slurm_queue.shortest(["12_1"], jobs) == ["12_1"]
-    assert slurm_queue.shortest(["14_0", "14_1", "9"], jobs) == ["9", "14"]
+    jobs = queue.read(ANSWER)
+    assert queue.shortest(["12_1", "12_0"], jobs) == ["12"]
+    assert queue.shortest(["12_1"], jobs) == ["12_1"]
+    assert queue.shortest(["14_0", "14_1", "9"], jobs) == ["9", "14"]
 
 
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lines: str) -> None:
@@ -51,22 +51,22 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lines: str)
     script.write_text(f"#!/bin/sh\n{lines}\n")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    slurm_queue.has_gpus.cache_clear()
+    queue.has_gpus.cache_clear()
 
 
 def test_a_partition_has_gpus_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(tmp_path, monkeypatch, "sinfo", r"printf 'a|(null)\nb*|gpu:a100:4(S:0-1),tmp:1\n'")
-    assert slurm_queue.has_gpus(None)
+    assert queue.has_gpus(None)
     fake(tmp_path, monkeypatch, "sinfo", r"printf 'a*|(null)\nb|gpu:a100:4(S:0-1),tmp:1\n'")
-    assert not slurm_queue.has_gpus(None)
+    assert not queue.has_gpus(None)
 
 
 def test_a_controller_that_is_down_is_no_empty_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake(tmp_path, monkeypatch, "squeue", "echo 'Unable to contact slurm controller' >&2; exit 1")
-    with pytest.raises(slurm_queue.NoAnswer, match="Unable to contact"):
-        slurm_queue.jobs()
+    with pytest.raises(queue.NoAnswer, match="Unable to contact"):
+        queue.jobs()
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_a_result_ends_a_job_only_where_nothing_is_left_to_do(tmp_path: Path) ->
     def ends(status: Any, before: bool) -> bool:
         run.record.write_result(Result(status, "abc", "gs", "mlp", "digits", 0))
         written = run.record.result.stat().st_mtime_ns if before else None
-        return _Submitted(run, "1", "name", tmp_path / "log", written).result() is not None
+        return Submitted(run, "1", "name", tmp_path / "log", written).result() is not None
 
-    assert _Submitted(run, "1", "name", tmp_path / "log", None).result() is None
+    assert Submitted(run, "1", "name", tmp_path / "log", None).result() is None
     # One that another process finished in the meantime counts, too: the job only looks at it.
     assert [ends(status, False) for status in ("finished", "failed", "interrupted")] == [
         True, True, False,
@@ -100,7 +100,7 @@ def test_a_result_ends_a_job_only_where_nothing_is_left_to_do(tmp_path: Path) ->
         True, False, False,
     ]  # fmt: skip
     run.record.result.write_text("{")
-    assert _Submitted(run, "1", "name", tmp_path / "log", None).result() is None
+    assert Submitted(run, "1", "name", tmp_path / "log", None).result() is None
 
 
 def run_on(device: str) -> Config:

@@ -29,25 +29,25 @@ class SlurmLauncher(RunLauncher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from opt_runner.launch import slurm_queue
-        from opt_runner.launch.slurm_options import Options
+        from opt_runner.launch.slurm import queue
+        from opt_runner.launch.slurm.options import Options
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.options = Options.read(self.content)
-        slurm_queue.require_slurm()
+        queue.require_slurm()
 
     def placed(self, config: "Config") -> "Config":
         return self.options.placed(config)
 
     def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
-        from opt_runner.launch.slurm import Slurm
+        from opt_runner.launch.slurm.others import mind_others
 
-        Slurm(self.options, sweep, screen).mind_others()
+        mind_others(self.options, sweep, screen)
 
     def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
-        from opt_runner.launch.slurm import Slurm
+        from opt_runner.launch.slurm.jobs import Jobs
 
-        Slurm(self.options, sweep, screen).execute(source, at_once)
+        Jobs(self.options, sweep, screen).execute(source, at_once)
 
     def at_once(self, run: "Run") -> int | None:
         self._require_results()

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from opt_runner.config.schema import Config, Node
 from opt_runner.errors import UserError, explain
-from opt_runner.launch import slurm_queue as queue
+from opt_runner.launch.slurm import queue
 
 Whole = Annotated[int, Field(gt=0)]
 

@@ -1,28 +1,25 @@
-"""The runs of a sweep on a Slurm cluster: a job a run, in arrays, submitted by submitit.
-
-What counts is on disk: a run is done when its result is. Which job a run has is kept in its record
-(`job.json`), so that the same command finds jobs that still wait or run, and submits no others.
-"""
+"""The runs of a sweep as jobs: submitted, waited for, tried again."""
 
 import contextlib
-import itertools
-import json
-import os
 import shutil
-import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from opt_runner.console.screen import Screen, outcome
 from opt_runner.errors import UserError
-from opt_runner.files import write_whole
-from opt_runner.launch import slurm_queue as queue
-from opt_runner.launch.slurm_job import RunOfJob
-from opt_runner.launch.slurm_options import Options
+from opt_runner.launch.slurm import queue
+from opt_runner.launch.slurm.options import Options
+from opt_runner.launch.slurm.submission import (
+    Refused,
+    Submitted,
+    arrays,
+    begun,
+    status_file,
+    submit,
+    submitted_before,
+)
 from opt_runner.launch.source import Source
 from opt_runner.launch.tries import Tries
 from opt_runner.records.result import Result
@@ -37,43 +34,8 @@ _SAY_SECONDS = 30.0
 _CLEAN_SECONDS = 10.0
 
 
-@dataclass(eq=False)
-class _Submitted:
-    """A run and its job. log: where submitit has it write until the run's own log is open.
-    before: when the run's result was written, at submission."""
-
-    run: Run
-    job_id: str
-    name: str
-    log: Path
-    before: int | None
-    missed: int = 0  # looks at the queue in a row that found it ended
-
-    def write(self) -> None:
-        """Raises CannotWrite."""
-        self.run.record.directory.mkdir(parents=True, exist_ok=True)
-        content = {"id": self.job_id, "name": self.name, "log": str(self.log)}
-        write_whole(self.run.record.job, json.dumps(content) + "\n")
-
-    def result(self) -> Result | None:
-        """The result after which the job does nothing more: a settled one, or one of its own.
-
-        An interrupted run goes on, a damaged result is made anew.
-        """
-        written = _written(self.run)
-        if written is None:
-            return None
-        try:
-            result = self.run.record.read_result()
-        except UserError:
-            return None
-        if result is None or result.status == "interrupted":
-            return None
-        return result if result.settled or written != self.before else None
-
-
-class Slurm:
-    """Submits the runs of one sweep and waits for them."""
+class Jobs:
+    """Of the runs of one sweep."""
 
     def __init__(self, options: Options, sweep: Sweep, screen: Screen) -> None:
         self.options = options
@@ -83,8 +45,9 @@ class Slurm:
         self._at_once = 0
         self._has_room = False  # a run has ended since runs were last taken
         self._known: dict[str, queue.Job] = {}
-        self._open: list[_Submitted] = []
-        self._ended: list[_Submitted] = []
+        self._open: list[Submitted] = []
+        self._ended: list[Submitted] = []
+        self._lost: set[str] = set()  # signatures of runs that are given up
         self._unsubmitted: list[list[Run]] = []  # arrays that Slurm does not take for now
         self._tries: dict[str, Tries] = {}  # by signature
         self._said: tuple[float, str] = (0.0, "")
@@ -125,73 +88,23 @@ class Slurm:
         new = [run for run in runs if run.signature not in attached]
         for run in new:
             self._start_over(run)
-        self._unsubmitted += self._arrays(new)
-
-    def mind_others(self) -> None:
-        """Cancel the jobs of the experiment's runs that are not in this grid, or say that they are
-        there. Raises UserError where Slurm does not answer."""
-        with queue.answered():
-            self._known = queue.jobs()
-        config = self.sweep.runs[0].config
-        mine = {run.record.directory.resolve() for run in self.sweep.runs}
-        experiment = Path(config.output_dir) / config.experiment_name
-        others = {
-            live[0].id: path.parent
-            for path in sorted(experiment.glob("*/*/*/*/job.json"))
-            if path.parent.resolve() not in mine and (live := self._live(path))
-        }
-        if not others:
-            return
-        if not self.options.cancel_others:
-            count = f"{len(others)} jobs" if len(others) > 1 else "1 job"
-            self.screen.say(
-                f"slurm: {count} of {experiment} not in this grid ({_some(others)}); "
-                "hydra.launcher.cancel_others=true cancels such jobs"
-            )
-            return
-        with queue.answered():
-            queue.cancel(queue.shortest(others, self._known))
-        for job_id, directory in others.items():
-            self.screen.say(f"slurm: job {job_id} is cancelled: {directory} is not in this grid")
+        self._unsubmitted += arrays(new, self.options.max_array)
 
     def _attach(self, runs: Sequence[Run]) -> set[str]:
         """The signatures of those that have a job."""
-        found = []
-        for run in runs:
-            if live := self._live(run.record.job):
-                job, log = live
-                found.append(_Submitted(run, job.id, job.name, log, _written(run)))
+        found = [one for run in runs if (one := submitted_before(run, self._known))]
         if found:
             jobs = "1 job" if len(found) == 1 else f"{len(found)} jobs"
             self.screen.say(f"slurm: {jobs} submitted before")
         self._open += found
         return {one.run.signature for one in found}
 
-    def _live(self, path: Path) -> tuple[queue.Job, Path] | None:
-        """The job that a job.json names, where it has not ended, and submitit's log of it."""
-        try:
-            content = json.loads(path.read_text())
-            job, log = self._known.get(content["id"]), Path(content["log"])
-            # Another cluster has the same ids.
-            return (job, log) if job and job.live and job.name == content["name"] else None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-
     def _start_over(self, run: Run) -> None:
         """Of `rerun` the part that must happen once, however often the job is requeued."""
         if run.config.rerun:
-            with run.record.held(_refuse(run)):
+            with run.record.held(partial(_refuse, run)):
                 if aside := run.record.set_aside():
                     self.screen.say(f"{run.title}: the old record is kept in {aside}")
-
-    def _arrays(self, runs: Iterable[Run]) -> Iterator[list[Run]]:
-        """Runs that ask Slurm for the same, no more at a time than an array may have."""
-        same: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
-        for run in runs:
-            same[run.config.hardware.device, run.config.hardware.threads].append(run)
-        for group in same.values():
-            for first in range(0, len(group), self.options.max_array):
-                yield group[first : first + self.options.max_array]
 
     def _submit(self) -> None:
         """Submit what Slurm takes; the rest waits until some of these runs have ended.
@@ -200,8 +113,10 @@ class Slurm:
         """
         while self._unsubmitted:
             try:
-                self._submit_array(self._unsubmitted[0])
-            except _Refused as error:
+                with _signals_later():
+                    self._open += submit(self._unsubmitted[0], self.options, self.sweep)
+                    self._unsubmitted.pop(0)
+            except Refused as error:
                 if not self._open:
                     raise UserError(
                         f"Slurm does not take the jobs: {error}; hydra.launcher.partition, "
@@ -210,39 +125,6 @@ class Slurm:
                 count = sum(len(runs) for runs in self._unsubmitted)
                 self._say(f"slurm: {count} runs wait for Slurm to take them ({error})")
                 return
-            self._unsubmitted.pop(0)
-
-    def _submit_array(self, runs: Sequence[Run]) -> None:
-        """Raises _Refused."""
-        import submitit
-        from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-        self.sweep.folder.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="slurm-", dir=self.sweep.folder)).absolute()
-        executor = submitit.AutoExecutor(
-            folder=folder, cluster="slurm", slurm_max_num_timeout=self.options.max_num_timeout
-        )
-        name = self.sweep.id if len(runs) > 1 else f"{self.sweep.id} {runs[0].title}"
-        executor.update_parameters(**self.options.of_submitit(runs[0].config, name))
-        jobs = [self._job(run) for run in runs]
-        try:
-            with _signals_later(), _outside_of_jobs():
-                for run, job in zip(runs, executor.submit_array(jobs), strict=True):
-                    one = _Submitted(run, job.job_id, name, job.paths.stdout, _written(run))
-                    self._open.append(one)
-                    one.write()
-        except (FailedJobError, FailedSubmissionError) as error:
-            shutil.rmtree(folder)
-            raise _Refused(" ".join(str(error).split())) from error
-
-    def _job(self, run: Run) -> RunOfJob:
-        return RunOfJob(
-            _started_over(run).config.content, run.command, self.sweep.id, _log(run).absolute(),
-            self._status(run).absolute(),
-        )  # fmt: skip
-
-    def _status(self, run: Run) -> Path:
-        return self.sweep.folder / f"slot-{run.signature}.json"
 
     def _wait(self) -> None:
         started = asked = time.monotonic()
@@ -281,20 +163,20 @@ class Slurm:
             self._end(one)
             if job and job.state == "CANCELLED":
                 self.screen.fail(f"{one.run.title}: job {one.job_id} was cancelled")
-                self._over(one.run)
+                self._lose(one.run)
                 continue
-            run = _started_over(one.run)
+            run = begun(one.run)
             first = Tries(run, run.record, self.options.retries)
             tries = self._tries.setdefault(run.signature, first)
             state = f" as {job.state}" if job else ""
-            failure = tries.end(f"(job {one.job_id}) ended{state}") + _last_words(one)
+            failure = tries.end(f"(job {one.job_id}) ended{state}") + one.last_words()
             if tries.left:
                 again.append(one.run)
                 self.screen.fail(f"{one.run.title}: {failure}")
             else:
                 give_up(run, failure, self.screen)
-                self._over(one.run)
-        self._unsubmitted += self._arrays(again)
+                self._lose(one.run)
+        self._unsubmitted += arrays(again, self.options.max_array)
         self._submit_or_give_up()
         if self._open:
             self._say(f"slurm: {self._counts()}")
@@ -307,34 +189,39 @@ class Slurm:
             given_up = [run for runs in self._unsubmitted for run in runs]
             self._unsubmitted.clear()
             for run in given_up:
-                self._over(run)
+                self._lose(run)
 
     def _over(self, run: Run) -> None:
         self._source.ended(run)
         self._has_room = True
 
-    def _end(self, one: _Submitted) -> None:
+    def _lose(self, run: Run) -> None:
+        self._lost.add(run.signature)
+        self._over(run)
+
+    def _end(self, one: Submitted) -> None:
         self._open.remove(one)
         self._ended.append(one)
-        self._status(one.run).unlink(missing_ok=True)
+        status_file(one.run, self.sweep).unlink(missing_ok=True)
 
     def _tell(self, run: Run, result: Result) -> None:
         tell = self.screen.say if result.status == "finished" else self.screen.fail
         tell(f"{run.title}: {outcome(result)}")
 
     def _clean(self) -> None:
-        """Remove submitit's files of arrays that have ended."""
+        """Remove submitit's files of arrays that have ended, but not what lost runs wrote."""
         until = time.monotonic() + _CLEAN_SECONDS
-        folders = {one.log.parent for one in self._ended if one.result()}
-        folders -= {one.log.parent for one in self._ended if not one.result()}
-        arrays = {one.log.parent: queue.array_of(one.job_id) for one in self._ended}
+        folders = {one.log.parent: queue.array_of(one.job_id) for one in self._ended}
+        for one in self._ended:
+            if one.run.signature in self._lost:
+                folders.pop(one.log.parent, None)
         while folders and time.monotonic() < until:
             with contextlib.suppress(queue.NoAnswer):
                 self._known = queue.jobs()
                 live = {job.array for job in self._known.values() if job.live}
-                for folder in [folder for folder in folders if arrays[folder] not in live]:
+                for folder in [one for one, array in folders.items() if array not in live]:
                     shutil.rmtree(folder, ignore_errors=True)
-                    folders.remove(folder)
+                    del folders[folder]
             time.sleep(_LOOK_SECONDS)
 
     def _say(self, text: str) -> None:
@@ -362,10 +249,6 @@ class Slurm:
         return f"; to cancel: scancel {' '.join(ids)}" if ids else ""
 
 
-class _Refused(Exception):
-    """sbatch's words."""
-
-
 @contextlib.contextmanager
 def _signals_later() -> Iterator[None]:
     """A signal in the block counts at its end: jobs that are submitted are written down."""
@@ -379,54 +262,7 @@ def _signals_later() -> Iterator[None]:
                 raise Interrupted(stop.signum)
 
 
-@contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
-    """Where this process is itself in a job, what that asked for is not what its jobs ask for."""
-    mine = ("SLURM_", "SRUN_", "SUBMITIT_")
-    names = [name for name in os.environ if name.startswith(mine) and name != "SLURM_CONF"]
-    hidden = {name: os.environ.pop(name) for name in names}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
-
-
-def _started_over(run: Run) -> Run:
-    return replace(run, config=run.config.model_copy(update={"rerun": False}))
-
-
-def _refuse(run: Run) -> Any:
-    def refuse(holder: str) -> None:
-        raise UserError(
-            f"{run.title}: {holder} has it, so that rerun=true cannot start it over: wait or cancel"
-        )
-
-    return refuse
-
-
-def _written(run: Run) -> int | None:
-    """When the run's result was written, in ns."""
-    try:
-        return run.record.result.stat().st_mtime_ns
-    except OSError:
-        return None
-
-
-def _log(run: Run) -> Path:
-    return run.record.directory / "job.log"
-
-
-def _last_words(one: _Submitted) -> str:
-    """The last lines of what its job wrote, and where."""
-    words = ""
-    for path in (one.log, _log(one.run)):
-        with contextlib.suppress(OSError):
-            lines = path.read_text(errors="replace").splitlines()
-            if lines:
-                words += f"\n  {path}: {lines[-1]}"
-    return words
-
-
-def _some(others: Mapping[str, Path], most: int = 3) -> str:
-    names = [f"{job_id} {path.name}" for job_id, path in itertools.islice(others.items(), most)]
-    return ", ".join([*names, "..."] if len(others) > most else names)
+def _refuse(run: Run, holder: str) -> None:
+    raise UserError(
+        f"{run.title}: {holder} has it, so that rerun=true cannot start it over: wait or cancel"
+    )
