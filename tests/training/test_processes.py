@@ -194,6 +194,11 @@ def of_ends(processes: Processes) -> Found:
     )
     found["saved"] = reporter.saved
 
+    reporter, progress, stop = Silent(), Progress(), StopRequest()
+    stop.save = last
+    train(small(processes, "checkpoint.every_seconds=1000"), progress, reporter, stop)
+    found["saved once"] = (reporter.saved, stop.save)
+
     setup, progress = small(processes, "log.every=1"), Progress()
     batch = setup.batches.batch
 
@@ -224,6 +229,13 @@ def of_errors(processes: Processes) -> Found:
         except Exception as caught:
             notes = "".join(getattr(caught, "__notes__", []))
             found[type(error).__name__] = (type(caught), str(caught), "of_errors" in notes)
+    stop = StopRequest()
+    try:
+        with processes.together(), stop.at_once():
+            if last:
+                stop.ask(signal.SIGTERM)
+    except Interrupted as caught:
+        found["Interrupted"] = caught.signum
     try:
         small(processes, "batch_size=61")
     except UserError as error:
@@ -359,6 +371,10 @@ def test_where_one_wants_to_save_all_do(two: list[Found]) -> None:
     assert all(member["ends"]["saved"] == list(range(1, STEPS + 1)) for member in two)
 
 
+def test_a_request_to_save_to_one_process_is_one_to_all(two: list[Found]) -> None:
+    assert [member["ends"]["saved once"] for member in two] == [([1], False)] * 2
+
+
 def test_nan_in_one_process_is_divergence_in_all(two: list[Found]) -> None:
     assert [member["ends"]["diverged"] for member in two] == [7, 7]
 
@@ -374,6 +390,10 @@ def test_an_error_of_one_process_is_told_by_the_first(group: list[Found]) -> Non
     assert first["KeyError"] == (Elsewhere, f"process {failed}: KeyError: 'a bug'", True)
     assert all(other["UserError"][0] is Elsewhere for other in others)
     assert all(other["KeyError"][0] is Elsewhere for other in others)
+
+
+def test_a_signal_to_one_process_before_the_first_step_stops_all(group: list[Found]) -> None:
+    assert [member["errors"]["Interrupted"] for member in group] == [signal.SIGTERM] * len(group)
 
 
 def test_who_is_left_learns_why(group: list[Found]) -> None:
