@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from opt_runner.errors import UserError
-from opt_runner.records.search import SearchRecord, Trial, find
+from opt_runner.records.search import SearchRecord, Trial, beaten, find
 from opt_runner.report.figures.search import draw
 from opt_runner.report.trials import counts
 from opt_runner.report.writers import write
@@ -35,9 +35,15 @@ SEARCH = SearchRecord(
 
 def test_the_first_of_the_best_leads_and_a_diverged_trial_is_not_ranked() -> None:
     assert [one.number for one in SEARCH.ranked()] == [3, 4, 0]
-    assert SEARCH.beaten() == {"run0", "run1", "run2", "run4", "run5"}
+    assert beaten([SEARCH]) == {"run0", "run1", "run2", "run4", "run5"}
     told = "search-1a2b3c4d: trials: 3 finished, 1 pruned, 1 diverged, 1 not finished"
     assert counts(SEARCH) == told
+
+
+def test_the_best_of_one_search_is_not_beaten_by_another() -> None:
+    other = SearchRecord("other", {"a": "1,2"}, [], [trial(7, 1.0), SEARCH.trials[3]])
+    assert beaten([SEARCH, other]) == {"run0", "run1", "run2", "run4", "run5"}
+    assert beaten([]) == set()
 
 
 def test_its_record_is_found_as_it_was_written(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def _report(given: argparse.Namespace, command: str) -> None:
     screen = Screen()
     folders = given.folders or [Path("outputs")]
     runs, searches = stored.find(folders), search.find(folders)
-    beaten = {signature for one in searches for signature in one.beaten()}
+    beaten = search.beaten(searches)
     tables = compare(run for run in runs if run.signature not in beaten)
     for table in tables:
         screen.show(terminal.table(table, screen.console.width))
@@ -63,7 +63,7 @@ def _report(given: argparse.Namespace, command: str) -> None:
         screen.say(trials.counts(one))
         screen.show(trials.table(one))
     if searches:
-        screen.say("of a search the first tables hold the best trial alone")
+        screen.say("of a search the tables of runs hold the best trial alone")
     out = given.out or folders[0] / "report"
     try:
         written = writers.write(tables, out, given.title, command, searches)

@@ -5,7 +5,7 @@ The search itself goes on from the journal that stands beside it.
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -48,11 +48,6 @@ class SearchRecord:
     def count(self, status: str) -> int:
         return sum(trial.status == status for trial in self.trials)
 
-    def beaten(self) -> set[str]:
-        """The signatures of the runs of all trials but the best."""
-        best = set(self.ranked()[0].runs) if self.ranked() else set()
-        return {run for trial in self.trials for run in trial.runs} - best
-
     def write(self, folder: Path) -> None:
         """Raises CannotWrite."""
         write_whole(folder / NAME, json.dumps(asdict(self), indent=1) + "\n")
@@ -76,6 +71,13 @@ def words(parameters: Mapping[str, Any]) -> list[str]:
         f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in parameters.items()
     ]
+
+
+def beaten(searches: Sequence[SearchRecord]) -> set[str]:
+    """The signatures of the runs of all trials but the best of each search."""
+    trials = [trial for search in searches for trial in search.trials]
+    best = [trial for search in searches for trial in search.ranked()[:1]]
+    return {run for one in trials for run in one.runs} - {run for one in best for run in one.runs}
 
 
 def find(folders: Iterable[Path]) -> list[SearchRecord]:

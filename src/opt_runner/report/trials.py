@@ -4,14 +4,15 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from opt_runner.records.search import STATUSES, SearchRecord, Trial, words
+from opt_runner.records.search import STATUSES, SearchRecord, words
+from opt_runner.report.columns import mean
 from opt_runner.report.statistics import Mean
 
 _SHOWN = 10
 
 
 def counts(search: SearchRecord) -> str:
-    """As `search-1a2b3c4d: 15 trials finished, 4 pruned, 1 diverged`."""
+    """As `search-1a2b3c4d: trials: 15 finished, 4 pruned, 1 diverged`."""
     told = [f"{count} {status}" for status in STATUSES if (count := search.count(status))]
     return f"{search.name}: trials: {', '.join(told) or 'none yet'}"
 
@@ -23,12 +24,6 @@ def table(search: SearchRecord) -> Table:
         drawn.add_column(heading, justify="right")
     for place, trial in enumerate(search.ranked()[:_SHOWN]):
         values = [word.partition("=")[2] for word in words(trial.parameters)]
-        cells = [str(trial.number), *values, _error(trial)]
+        cells = [str(trial.number), *values, mean(Mean.of(trial.errors), ".2f")]
         drawn.add_row(*(Text(cell) for cell in cells), style="" if place else "bold")
     return drawn
-
-
-def _error(trial: Trial) -> str:
-    mean = Mean.of(trial.errors)
-    assert mean is not None  # it has finished
-    return f"{mean.mean:.2f}" if mean.std is None else f"{mean.mean:.2f} ± {mean.std:.2f}"
