@@ -1,6 +1,5 @@
 """hydra/launcher=ray: the runs of a sweep as Ray tasks, on this machine or on a cluster."""
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hydra.types import HydraContext, TaskFunction
@@ -28,12 +27,12 @@ class RayLauncher(RunLauncher):
     ) -> None:
         """Raises UserError without Ray, without a cluster at the address, or for a wrong option."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        if find_spec("ray") is None:
+        try:
+            from opt_runner.launch.ray import Options, connect
+        except ImportError as error:
             raise UserError(
-                "hydra/launcher=ray needs Ray, which is not there: pip install 'opt-runner[ray]'"
-            )
-        from opt_runner.launch.ray import Options, connect
-
+                f"hydra/launcher=ray needs Ray ({error}): pip install 'opt-runner[ray]'"
+            ) from error
         self.options = Options.read(self.content)
         self.here = self.options.address is None
         if not self.here:  # what the runs get depends on what the cluster has

@@ -19,7 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Self
 
+import ray
 from pydantic import Field, ValidationError
+from ray import exceptions
 
 from opt_runner.config.schema import Config, Hardware, Node
 from opt_runner.console.screen import Screen
@@ -69,8 +71,6 @@ class Resources:
 def connect(options: Options) -> None:
     """To the cluster that runs at the address, or to one of this machine alone, which starts here
     and ends with this process. Raises UserError where there is none."""
-    import ray
-
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -152,8 +152,6 @@ def _nodes(options: Options) -> list[Resources]:
         own = options.init or {}
         gpus = own.get("num_gpus", len(visible_gpus()))
         return [Resources(own.get("num_cpus", available_cores()), gpus)]
-    import ray
-
     nodes: list[dict[str, Any]] = ray.nodes()
     found = [node["Resources"] for node in nodes if node["Alive"]]
     return [Resources(one.get("CPU", 0), one.get("GPU", 0)) for one in found]
@@ -176,8 +174,6 @@ class Tasks:
         Raises Interrupted where a signal asks to stop, after the tasks have ended.
         """
         connect(self.options)
-        import ray
-
         self.sweep.folder.mkdir(parents=True, exist_ok=True)
         self._check_room(self.sweep.runs)
         with self._stopped_by_signals():
@@ -234,14 +230,10 @@ class Tasks:
 
     def _cancel(self, force: bool) -> None:
         """Tasks that wait end, those that run save before; `force` kills their workers."""
-        import ray
-
         for task in self._open:
             ray.cancel(task, force=force)
 
     def _submit(self, tries: Tries) -> None:
-        import ray
-
         run = tries.run
         needs = resources(run.config.hardware, self.options)
         place = Place(
@@ -264,13 +256,11 @@ class Tasks:
 
     def _end(self, task: Any, tries: Tries) -> bool:
         """Whether the run is not tried again."""
-        import ray
-
         try:
             failure: str | None = ray.get(task)
-        except ray.exceptions.LocalRayletDiedError:
+        except exceptions.LocalRayletDiedError:
             raise
-        except ray.exceptions.RayError as error:
+        except exceptions.RayError as error:
             self._status(tries.run).unlink(missing_ok=True)
             if self._stop is not None:
                 return True
@@ -287,8 +277,6 @@ class Tasks:
 
 def _how_it_ended(error: Exception) -> str | None:
     """What became of the worker; None where it is not that which died."""
-    from ray import exceptions
-
     if isinstance(error, exceptions.OutOfMemoryError):
         return "was killed as memory ran out"
     if isinstance(error, exceptions.NodeDiedError):
