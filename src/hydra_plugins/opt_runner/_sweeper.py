@@ -83,8 +83,8 @@ class RunSweeper(Sweeper):
                 if config.hardware.processes == "slurm":
                     raise UserError(
                         "hardware.processes=slurm: this launcher starts one process a run; "
-                        "hydra/launcher=submitit_slurm starts several "
-                        "(hydra.launcher.tasks_per_node)"
+                        "several train one run as srun --ntasks=N opt-run "
+                        "hardware.processes=slurm ..., without -m"
                     )
             run = self._identify(config, command_line(self._folders, list(overrides)))
         except UserError as error:
