@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,12 @@ class ActingSlurm:
     numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def queue(self) -> dict[str, queue.Job]:
-        return self.known
+        """A job that has left its result is there for one more look."""
+        found = dict(self.known)
+        for job in found.values():
+            if job.state == "COMPLETING":
+                self.known[job.id] = replace(job, state="COMPLETED")
+        return found
 
     def submit(self, runs: Sequence[Run], options: Options, sweep: Sweep) -> list[Submitted]:
         if self.refuses and self.refuses.pop(0):
@@ -48,9 +53,9 @@ class ActingSlurm:
     def _begin(self, run: Run, folder: Path) -> Submitted:
         job_id = str(next(self.numbers))
         ends = self.ends.get(run.config.seed)
-        state = ends.pop(0) if ends else "COMPLETED"
+        state = ends.pop(0) if ends else "COMPLETING"
         self.known[job_id] = queue.Job(job_id, "name", state, "None")
-        if state == "COMPLETED":
+        if state == "COMPLETING":
             config = run.config
             names = config.method.name, config.model.name, config.dataset.name
             run.record.directory.mkdir(parents=True, exist_ok=True)
@@ -138,6 +143,16 @@ def test_what_slurm_does_not_take_yet_waits(slurm: ActingSlurm, execute: Execute
     _, source = execute(5, max_array=2)
     assert slurm.submitted == [[0, 1], [2, 3], [4]]
     assert sorted(source.ends) == [0, 1, 2, 3, 4]
+
+
+def test_runs_that_slurm_takes_no_more_are_told(
+    slurm: ActingSlurm, execute: Execute, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm.refuses = [False, *[True] * 10]
+    _, source = execute(4, max_array=2)
+    assert slurm.submitted == [[0, 1]]
+    assert sorted(source.ends) == [0, 1, 2, 3]
+    assert "Slurm does not take the jobs: AssocMaxSubmitJobLimit" in capsys.readouterr().out
 
 
 def test_where_slurm_takes_nothing_its_words_are_told(slurm: ActingSlurm, execute: Execute) -> None:

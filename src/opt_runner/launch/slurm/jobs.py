@@ -107,7 +107,7 @@ class Jobs:
                     self.screen.say(f"{run.title}: the old record is kept in {aside}")
 
     def _submit(self) -> None:
-        """Submit what Slurm takes; the rest waits until some of these runs have ended.
+        """Submit what Slurm takes; the rest waits until some of these jobs have ended.
 
         Raises UserError where it takes none and there is nothing to wait for.
         """
@@ -117,7 +117,7 @@ class Jobs:
                     self._open += submit(self._unsubmitted[0], self.options, self.sweep)
                     self._unsubmitted.pop(0)
             except Refused as error:
-                if not self._open:
+                if not self._open and not self._any_live():
                     raise UserError(
                         f"Slurm does not take the jobs: {error}; hydra.launcher.partition, "
                         "account, qos, timeout_min and max_array say what is asked for"
@@ -125,6 +125,11 @@ class Jobs:
                 count = sum(len(runs) for runs in self._unsubmitted)
                 self._say(f"slurm: {count} runs wait for Slurm to take them ({error})")
                 return
+
+    def _any_live(self) -> bool:
+        """A job is on Slurm's list for a moment after its run has left a result."""
+        jobs = (self._known.get(one.job_id) for one in self._ended)
+        return any(job.live for job in jobs if job)
 
     def _wait(self) -> None:
         started = asked = time.monotonic()
