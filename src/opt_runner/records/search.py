@@ -5,7 +5,7 @@ The search itself goes on from the journal that stands beside it.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,13 +14,13 @@ from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 
 NAME = "search.json"
+STATUSES = ("finished", "pruned", "diverged", "failed", "not finished")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """status: finished, diverged, pruned, failed, or not finished. errors: validation errors in
-    percent, one a seed; value: their mean, which is minimised, 100 for a diverged trial. runs: the
-    signatures, one a seed."""
+    """status: one of STATUSES. errors: validation errors in percent, one a seed; value: their mean,
+    which is minimised, 100 for a diverged trial. runs: the signatures, one a seed."""
 
     number: int
     status: str
@@ -63,6 +63,21 @@ class SearchRecord:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged: {error}; the search writes it anew") from error
+
+
+def words(parameters: Mapping[str, Any]) -> list[str]:
+    """As overrides. A float is rounded to six digits: it can be read, and typed again."""
+    return [
+        f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in parameters.items()
+    ]
+
+
+def beaten(searches: Sequence[SearchRecord]) -> set[str]:
+    """The signatures of the runs of all trials but the best of each search."""
+    trials = [trial for search in searches for trial in search.trials]
+    best = [trial for search in searches for trial in search.ranked()[:1]]
+    return {run for one in trials for run in one.runs} - {run for one in best for run in one.runs}
 
 
 def find(folders: Iterable[Path]) -> list[SearchRecord]:

@@ -154,11 +154,6 @@ _COSTS = (
 )  # fmt: skip
 _FULL = (
     *_COMPARED,
-    Column(
-        "best %",
-        lambda _, row: mean(row.mean("best_test_error"), ".2f"),
-        "best: lowest test error of all evaluations, which is chosen by the test images themselves",
-    ),
     _AT_BEST,
     Column(
         "validation error %",

@@ -29,12 +29,12 @@ from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
 from opt_runner.files import locked
 from opt_runner.launch.source import Source
-from opt_runner.records.search import SearchRecord, Trial
+from opt_runner.records.search import SearchRecord, Trial, words
 from opt_runner.runs import conduct as grid
 from opt_runner.runs import plan, search
 from opt_runner.runs.run import Run
 from opt_runner.runs.search import Runner
-from opt_runner.runs.space import Space, values_of, words
+from opt_runner.runs.space import Space, values_of
 from opt_runner.runs.space import parse as parse_space
 from opt_runner.runs.study import open_study
 from opt_runner.runs.sweep import Sweep

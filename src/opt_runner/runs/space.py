@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from opt_runner.errors import UserError
+from opt_runner.records.search import words
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -23,8 +24,6 @@ _NOT_SEARCHED = (
 )
 _FORMS = "KEY=a,b,c or KEY=range(1,5) or KEY=interval(0,1) or KEY=tag(log,interval(0.01,1))"
 
-Parameters = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Space:
@@ -37,7 +36,7 @@ class Space:
     fixed: list[str]
     seeds: list[list[str]]
 
-    def overrides(self, parameters: Parameters, seed: Sequence[str]) -> list[str]:
+    def overrides(self, parameters: Mapping[str, Any], seed: Sequence[str]) -> list[str]:
         """What makes a run."""
         return [*self.fixed, *words(parameters), *seed]
 
@@ -75,14 +74,6 @@ class Space:
             for key, one in self.distributions.items()
             for value in _values(one)[1:]
         ]
-
-
-def words(parameters: Parameters) -> list[str]:
-    """As overrides. A float is rounded to six digits: it can be read, and typed again."""
-    return [
-        f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in parameters.items()
-    ]
 
 
 def parse(overrides: Sequence[str]) -> Space:

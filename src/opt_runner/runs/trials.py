@@ -28,7 +28,7 @@ from opt_runner.runs.sweep import Sweep
 # The value, in percent, of a trial that diverged: the sampler learns to stay away from it.
 _WORST = 100.0
 _FAILURES = 5  # in a row, that end a search
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 1.0
 
 
 @dataclass
@@ -258,10 +258,8 @@ class Trials:
                 with self._whole():
                     for run, trial in self._running:
                         found = None if trial.errors else self.sweep.stored(run)
-                        if found is not None:
-                            self._report(trial, found.record)
-                            if trial.told and trial.trial.should_prune():
-                                found.record.prune.touch()
+                        if found is not None and self._report(trial, found.record):
+                            found.record.prune.touch()
 
         thread = threading.Thread(target=watch, name="pruning", daemon=True)
         thread.start()
@@ -271,12 +269,16 @@ class Trials:
             over.set()
             thread.join()
 
-    def _report(self, trial: _Trial, record: Record) -> None:
-        """Tell the pruner of the validation errors that it has not heard of."""
+    def _report(self, trial: _Trial, record: Record) -> bool:
+        """Tell the pruner of the validation errors that it has not heard of; whether one of them
+        is too far behind. It is asked after each, however many there are at a look and whether or
+        not the run has ended: successive halving compares runs that it has seen at the same place.
+        """
         try:
             rows = record.read_metrics()
         except (OSError, ValueError):  # not there yet, or damaged
-            return
+            return False
+        behind = False
         budget = trial.run.config.budget
         for row in rows:
             done = row["step"] / budget.steps if budget.steps else row["epoch"] / budget.epochs
@@ -284,6 +286,8 @@ class Trials:
             if "validation_error" in row and percent not in trial.told:
                 trial.trial.report(row["validation_error"], percent)
                 trial.told.add(percent)
+                behind |= trial.trial.should_prune()
+        return behind
 
 
 def _stored(frozen: FrozenTrial) -> TrialRecord:

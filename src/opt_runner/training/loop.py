@@ -133,6 +133,7 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
         save_due |= save_every is not None and step.done % save_every == 0
         if save_due or asked_to_stop or pruned:
             stop.save = False
+            poll.forget()
             progress.seconds += time.perf_counter() - started
             progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
             reporter.save(asdict(progress))

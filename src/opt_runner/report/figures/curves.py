@@ -1,12 +1,10 @@
 """Test error, or the validation error where there is one, and train loss against steps."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
 from opt_runner.report.comparison import Comparison, is_number
 from opt_runner.report.figures.lines import (
@@ -17,7 +15,7 @@ from opt_runner.report.figures.lines import (
     over_seeds,
     shown,
 )
-from opt_runner.report.figures.style import drawing, legend, new_figure
+from opt_runner.report.figures.style import drawing, legend, make_logarithmic, new_figure
 
 SHOWS = "Test or validation error and train loss against steps"
 
@@ -54,12 +52,5 @@ def _make_logarithmic(axes: Axes, lines: Sequence[Line]) -> bool:
     values = [value for line in shown(lines) for value in (*line.low, *line.high) if value > 0]
     if not values or max(values) < 4 * min(values):
         return False
-    low, high = min(values) / 1.2, max(values) * 1.2
-    axes.set_yscale("log")
-    axes.set_ylim(low, high)
-    decades = math.log10(high / low)
-    ticks = (1, 2, 3, 5, 7) if decades < 1 else (1, 2, 5) if decades < 3.3 else (1,)
-    axes.yaxis.set_major_locator(LogLocator(subs=ticks))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    make_logarithmic(axes, "y", values)
     return True

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from opt_runner.records.search import SearchRecord
 from opt_runner.report.comparison import Comparison
 
 
 @dataclass(frozen=True)
 class Report:
-    """pictures: of each table, by name. command: what made the report; date: when."""
+    """pictures: of each table, by name. command: what made the report; date: when. searches: each
+    with its picture, where there is one."""
 
     tables: Sequence[Comparison]
     pictures: Sequence[Mapping[str, Figure]]
     title: str
     command: str
     date: str
+    searches: Sequence[tuple[SearchRecord, Figure | None]] = ()
