@@ -235,7 +235,8 @@ class Poll:
         self._several = processes.several
         self._device = device
         self._late = device.type == "cuda"
-        self.forget()
+        self._latest: _Copy | None = None
+        self._answers = [False] * len(questions)
 
     def yeses(self) -> Tensor:
         """This process's answers now, 1 or 0, on the device."""
@@ -254,8 +255,8 @@ class Poll:
     def forget(self) -> None:
         """No yes that was said before this is heard any more. For all processes at the same step,
         once they have done what was asked for: late answers would have it done twice."""
+        self._latest = None
         self._answers = [False] * len(self.questions)
-        self._latest: _Copy | None = None
 
     def answers(self) -> list[bool]:
         if self._several:
