@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from opt_runner.errors import UserError
-from opt_runner.records.search import SearchRecord, Trial, beaten, find
+from opt_runner.records.search import SearchRecord, Trial, beaten, find, tunings
+from opt_runner.report.figures import tuning
 from opt_runner.report.figures.search import draw
-from opt_runner.report.trials import counts
+from opt_runner.report.trials import counts, settings
 from opt_runner.report.writers import write
 
 
@@ -83,3 +84,54 @@ def test_it_is_in_the_report(tmp_path: Path) -> None:
     assert "<code>optimizer.lr=0.1 method=cayley</code>" in page
     write([], tmp_path, "None", "opt-report")
     assert not (tmp_path / "search.png").exists(), "that of a former report"
+
+
+def entrant(label: str, *trials: Trial) -> SearchRecord:
+    return SearchRecord("fair-1a2b3c4d", {}, ["optimizer.lr"], [*trials], label)
+
+
+ENTRANTS = [
+    entrant(
+        "gs",
+        trial(0, 5.0, **{"optimizer.lr": 0.1, "optimizer.rotation_lr": 0.3}),
+        trial(1, 4.0, **{"optimizer.lr": 0.02, "optimizer.rotation_lr": 1.5}),
+        trial(2, 100.0, "diverged", **{"optimizer.lr": 0.2, "optimizer.rotation_lr": 3.0}),
+    ),
+    entrant("standard", trial(0, 6.0, **{"optimizer.lr": 0.01})),
+]
+
+
+def test_the_searches_of_a_fair_comparison_stand_together_and_none_of_their_runs_in_tables() -> (
+    None
+):
+    (together,) = tunings([SEARCH, *ENTRANTS])
+    assert [one.label for one in together] == ["standard", "gs"]
+    assert beaten(ENTRANTS) == {"run0", "run1", "run2"}
+    assert settings(together) == [
+        ["standard", "1", "6.00", "6.00", "6.00", "0", "optimizer.lr=0.01"],
+        ["gs", "2", "4.00", "4.50", "5.00", "1", "optimizer.lr=0.02 optimizer.rotation_lr=1.5"],
+    ]
+
+
+def test_their_picture_has_a_panel_an_entrant_with_the_best_trial_ringed() -> None:
+    figure = tuning.draw(ENTRANTS, {"gs": "#009E73"})
+    assert figure is not None
+    gs, standard = figure.axes
+    assert gs.get_title("left") == "gs (1 diverged)"
+    rotated, rest, ring = gs.lines
+    assert list(rotated.get_xdata()) == [1.5, 0.3]
+    assert list(rest.get_xdata()) == [0.02, 0.1]
+    assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([1.5], [4.0])
+    assert rotated.get_color() == "#009e73"
+    assert list(standard.lines[-1].get_xdata()) == [0.01]
+    assert tuning.draw([entrant("gs", ENTRANTS[0].trials[2])], {}) is None
+
+
+def test_they_are_in_the_report(tmp_path: Path) -> None:
+    names = {path.name for path in write([], tmp_path, "Fair", "opt-report", ENTRANTS)}
+    assert {"tuning.png", "tuning.svg"} <= names
+    assert "search.png" not in names
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / name).read_text()
+        assert "fair-1a2b3c4d: where the settings came from" in text
+        assert "optimizer.lr=0.02 optimizer.rotation_lr=1.5" in text

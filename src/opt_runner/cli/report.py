@@ -54,15 +54,20 @@ def _report(given: argparse.Namespace, command: str) -> None:
     beaten = search.beaten(searches)
     tables = compare(run for run in runs if run.signature not in beaten)
     for table in tables:
+        if table.power:
+            screen.say(table.power)
         screen.show(terminal.table(table, screen.console.width))
         for line in terminal.faults(table):
             screen.say(line)
     for note in notes(tables, brief=True):
         screen.say(f"- {note}")
-    for one in searches:
+    for ones in search.tunings(searches):
+        screen.show(trials.settings_table(ones))
+    alone = [one for one in searches if not one.label]
+    for one in alone:
         screen.say(trials.counts(one))
         screen.show(trials.table(one))
-    if searches:
+    if alone:
         screen.say("of a search the tables of runs hold the best trial alone")
     out = given.out or folders[0] / "report"
     try:

@@ -33,12 +33,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """space: the parameters as on the command line. log: those on a logarithmic scale."""
+    """space: the parameters as on the command line. log: those on a logarithmic scale. label: tells
+    the searches of one fair comparison, which share a name, from each other."""
 
     name: str
     space: dict[str, str]
     log: list[str]
     trials: list[Trial]
+    label: str = ""
 
     def ranked(self) -> list[Trial]:
         """Those that finished, the best first; of equal ones the first."""
@@ -74,10 +76,20 @@ def words(parameters: Mapping[str, Any]) -> list[str]:
 
 
 def beaten(searches: Sequence[SearchRecord]) -> set[str]:
-    """The signatures of the runs of all trials but the best of each search."""
+    """The signatures of the runs of all trials but the best of each search. Those of a fair
+    comparison are all beaten: its table is of other runs."""
     trials = [trial for search in searches for trial in search.trials]
-    best = [trial for search in searches for trial in search.ranked()[:1]]
+    best = [trial for search in searches if not search.label for trial in search.ranked()[:1]]
     return {run for one in trials for run in one.runs} - {run for one in best for run in one.runs}
+
+
+def tunings(searches: Iterable[SearchRecord]) -> list[list[SearchRecord]]:
+    """The searches of each fair comparison, plain training's first."""
+    found: dict[str, list[SearchRecord]] = {}
+    for search in sorted(searches, key=lambda search: not search.label.startswith("standard")):
+        if search.label:
+            found.setdefault(search.name, []).append(search)
+    return list(found.values())
 
 
 def find(folders: Iterable[Path]) -> list[SearchRecord]:

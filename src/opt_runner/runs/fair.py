@@ -18,9 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
 from opt_runner.config.components import target
 from opt_runner.config.schema import Config, Node
@@ -29,7 +26,8 @@ from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
 from opt_runner.files import locked
 from opt_runner.launch.source import Source
-from opt_runner.records.search import SearchRecord, Trial, words
+from opt_runner.records.search import words
+from opt_runner.report.trials import settings_table
 from opt_runner.runs import conduct as grid
 from opt_runner.runs import plan, search
 from opt_runner.runs.run import Run
@@ -142,7 +140,7 @@ def conduct(command: Command, options: Options, runner: Runner, launch: Launch) 
         code = grid.worked(
             sweep,
             partial(_tune, searches, runner, sweep, parallel, screen),
-            partial(_tell, entrants, searches, screen),
+            partial(_tell, searches, screen),
             screen,
             "the same command",
         )
@@ -300,38 +298,18 @@ class Chain:
         self._owners.pop(id(run)).ended(run)
 
 
-def _tell(
-    entrants: Sequence[Entrant], searches: Sequence[Trials], screen: Screen, done: bool
-) -> int:
+def _tell(searches: Sequence[Trials], screen: Screen, done: bool) -> int:
     """Show the best setting of each entrant; returns the exit code."""
-    table = Table(
-        title=Text("Validation errors of the searches"), title_justify="left",
-        header_style="bold", box=SIMPLE_HEAD,
-    )  # fmt: skip
-    for heading in ("entrant", "trials", "best %", "worst %", "best setting"):
-        figures = heading in ("trials", "best %", "worst %")
-        table.add_column(heading, justify="right" if figures else "left", no_wrap=figures)
-    for entrant, trials in zip(entrants, searches, strict=True):
-        record = trials.record()
+    records = [trials.record() for trials in searches]
+    for trials, record in zip(searches, records, strict=True):
         record.write(trials.folder)
-        if (best := best_of(record)) is not None:
-            values = [one.value for one in record.trials if one.value is not None]
-            table.add_row(
-                entrant.label, str(len(values)), f"{best.value:.2f}", f"{max(values):.2f}",
-                Text(" ".join(words(best.parameters))),
-            )  # fmt: skip
-        elif not trials.left:
-            screen.fail(f"{entrant.label}: all trials diverged; it is not compared")
+        if not trials.left and not record.ranked():
+            screen.fail(f"{trials.label}: all trials diverged; it is not compared")
         if trials.stopped is not None:
-            screen.fail(f"{entrant.label}: {trials.stopped}")
-    if table.rows:
-        screen.show(table)
-    return 0 if table.rows and not any(trials.left for trials in searches) else 1
-
-
-def best_of(record: SearchRecord) -> Trial | None:
-    ranked = record.ranked()
-    return ranked[0] if ranked else None
+            screen.fail(f"{trials.label}: {trials.stopped}")
+    screen.show(settings_table(records))
+    tuned = any(record.ranked() for record in records)
+    return 0 if tuned and not any(trials.left for trials in searches) else 1
 
 
 def _best_runs(
@@ -345,7 +323,7 @@ def _best_runs(
     settings = [
         (entrant, words(best.parameters))
         for entrant, trials in zip(entrants, searches, strict=True)
-        if (best := best_of(trials.record())) is not None
+        for best in trials.record().ranked()[:1]
     ]
     return [
         runner.run([*entrant.fixed, *setting, "evaluate.test=last", *shlex.split(condition), seed])

@@ -78,7 +78,8 @@ class Trials:
         self.sweep = sweep
         self.folder = folder
         self.screen = screen
-        self.label = f"{label}: " if label else ""
+        self.label = label
+        self._said = f"{label}: trial" if label else "trial"
         self.stopped: str | None = None
         self.to_come = 0  # runs that are still to be launched
         self._prunes = not isinstance(journal.pruner, optuna.pruners.NopPruner)
@@ -141,7 +142,7 @@ class Trials:
     def record(self) -> SearchRecord:
         log = [key for key, one in self.space.distributions.items() if getattr(one, "log", False)]
         trials = [_stored(frozen) for frozen in self.study.get_trials(deepcopy=False)]
-        return SearchRecord(self.sweep.id, self.space.written, log, trials)
+        return SearchRecord(self.sweep.id, self.space.written, log, trials, self.label)
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -219,7 +220,7 @@ class Trials:
         record.write(self.folder)
         ranked = record.ranked()
         best = f" (best: trial {ranked[0].number}, {ranked[0].value:.2f}%)" if ranked else ""
-        self.screen.say(f"{self.label}trial {one.number}: {text}{best}")
+        self.screen.say(f"{self._said} {one.number}: {text}{best}")
 
     def _fail(self, trial: optuna.Trial, error: str) -> None:
         """Nothing is to be learned from it."""
@@ -228,9 +229,7 @@ class Trials:
         trial.set_user_attr("reason", reason)
         self.study.tell(trial, state=TrialState.FAIL)
         self.record().write(self.folder)
-        self.screen.fail(
-            f"{self.label}trial {trial.number}: failed, {reason}; another takes its place"
-        )
+        self.screen.fail(f"{self._said} {trial.number}: failed, {reason}; another takes its place")
         self._failures += 1
         if self._failures == _FAILURES:
             self.stopped = (

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from opt_runner.files import write_whole
-from opt_runner.records.search import SearchRecord
+from opt_runner.records.search import SearchRecord, tunings
 from opt_runner.report import figures
 from opt_runner.report.comparison import Comparison
-from opt_runner.report.figures import search
+from opt_runner.report.figures import search, tuning
 from opt_runner.report.figures.style import save
 from opt_runner.report.writers import csv, html, json, latex, markdown
 from opt_runner.report.writers.report import Report
@@ -37,8 +37,10 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     pictures_of = [figures.draw(table) for table in tables]
-    searched = [(one, search.draw(one)) for one in searches]
-    report = Report(tables, pictures_of, title, command, date, searched)
+    searched = [(one, search.draw(one)) for one in searches if not one.label]
+    stated = {row.method: row.colour for table in tables for row in table.rows}
+    tuned = [(ones, tuning.draw(ones, stated)) for ones in tunings(searches)]
+    report = Report(tables, pictures_of, title, command, date, searched, tuned)
     written = []
     for name, text in WRITERS.items():
         write_whole(folder / name, text(report))
@@ -48,16 +50,18 @@ def write(
         suffix = f"-{number}" if len(tables) > 1 else ""
         for name, figure in pictures.items():
             written += save(figure, folder / f"{name}{suffix}")
-    for number, (_, picture) in enumerate(searched, 1):
-        if picture is not None:
-            suffix = f"-{number}" if len(searched) > 1 else ""
-            written += save(picture, folder / f"search{suffix}")
+    of_searches = {"search": [one for _, one in searched], "tuning": [one for _, one in tuned]}
+    for name, drawn in of_searches.items():
+        for number, picture in enumerate(drawn, 1):
+            if picture is not None:
+                suffix = f"-{number}" if len(drawn) > 1 else ""
+                written += save(picture, folder / f"{name}{suffix}")
     return written
 
 
 def _remove_former_pictures(folder: Path) -> None:
     """Those of a former report with more tables would stay, and look like this one's."""
-    ours = re.compile(rf"({'|'.join([*figures.PICTURES, 'search'])})(-\d+)?\.(png|svg)")
+    ours = re.compile(rf"({'|'.join([*figures.PICTURES, 'search', 'tuning'])})(-\d+)?\.(png|svg)")
     for path in folder.iterdir():
         if ours.fullmatch(path.name):
             path.unlink()

@@ -12,7 +12,8 @@ from opt_runner.report.comparison import Comparison
 @dataclass(frozen=True)
 class Report:
     """pictures: of each table, by name. command: what made the report; date: when. searches: each
-    with its picture, where there is one."""
+    with its picture, where there is one. tunings: the same of the searches of each fair comparison.
+    """
 
     tables: Sequence[Comparison]
     pictures: Sequence[Mapping[str, Figure]]
@@ -20,3 +21,4 @@ class Report:
     command: str
     date: str
     searches: Sequence[tuple[SearchRecord, Figure | None]] = ()
+    tunings: Sequence[tuple[Sequence[SearchRecord], Figure | None]] = ()
