@@ -21,9 +21,9 @@ SHOWS = "Test or validation error and train loss against steps"
 
 
 def draw(table: Comparison) -> Figure | None:
-    validation = lines(table, partial(_column, "validation_error"))
-    errors = validation or lines(table, partial(_column, "test_error"))
-    losses = lines(table, partial(_column, "train_loss"))
+    validation = lines(table, partial(column, "validation_error"))
+    errors = validation or lines(table, partial(column, "test_error"))
+    losses = lines(table, partial(column, "train_loss"))
     if not errors and not losses:
         return None
     with drawing():
@@ -34,17 +34,18 @@ def draw(table: Comparison) -> Figure | None:
             (right, losses, "train loss"),
         ):
             draw_lines(axes, of_rows)
-            logarithmic = _make_logarithmic(axes, of_rows)
+            logarithmic = make_logarithmic_if_wide(axes, of_rows)
             axes.set_title(name + (", log scale" if logarithmic else ""), loc="left")
         legend(figure, [left, right])
     return figure
 
 
-def _column(name: str, metrics: Metrics) -> dict[int, float]:
+def column(name: str, metrics: Metrics) -> dict[int, float]:
+    """A number of the rows that have it, by step."""
     return {row["step"]: row[name] for row in metrics if is_number(row.get(name))}
 
 
-def _make_logarithmic(axes: Axes, lines: Sequence[Line]) -> bool:
+def make_logarithmic_if_wide(axes: Axes, lines: Sequence[Line]) -> bool:
     """Make the vertical axis logarithmic where the values, all at least 0, differ by a factor of 4.
 
     A first error of 90%, or a first loss, would flatten all else. A zero lies below such an axis.

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from opt_runner.files import write_whole
 from opt_runner.records.search import SearchRecord, tunings
 from opt_runner.report import figures
 from opt_runner.report.comparison import Comparison
-from opt_runner.report.figures import search, tuning
+from opt_runner.report.figures import conditions, search, tuning
 from opt_runner.report.figures.style import save
 from opt_runner.report.writers import csv, html, json, latex, markdown
 from opt_runner.report.writers.report import Report
@@ -40,7 +42,8 @@ def write(
     searched = [(one, search.draw(one)) for one in searches if not one.label]
     stated = {row.method: row.colour for table in tables for row in table.rows}
     tuned = [(ones, tuning.draw(ones, stated)) for ones in tunings(searches)]
-    report = Report(tables, pictures_of, title, command, date, searched, tuned)
+    under = [conditions.draw(family) for family in conditions.families(tables)]
+    report = Report(tables, pictures_of, title, command, date, searched, tuned, under)
     written = []
     for name, text in WRITERS.items():
         write_whole(folder / name, text(report))
@@ -50,8 +53,12 @@ def write(
         suffix = f"-{number}" if len(tables) > 1 else ""
         for name, figure in pictures.items():
             written += save(figure, folder / f"{name}{suffix}")
-    of_searches = {"search": [one for _, one in searched], "tuning": [one for _, one in tuned]}
-    for name, drawn in of_searches.items():
+    others: dict[str, list[Figure | None]] = {
+        "search": [one for _, one in searched],
+        "tuning": [one for _, one in tuned],
+        "conditions": list(report.conditions),
+    }
+    for name, drawn in others.items():
         for number, picture in enumerate(drawn, 1):
             if picture is not None:
                 suffix = f"-{number}" if len(drawn) > 1 else ""
@@ -61,7 +68,9 @@ def write(
 
 def _remove_former_pictures(folder: Path) -> None:
     """Those of a former report with more tables would stay, and look like this one's."""
-    ours = re.compile(rf"({'|'.join([*figures.PICTURES, 'search', 'tuning'])})(-\d+)?\.(png|svg)")
+    ours = re.compile(
+        rf"({'|'.join([*figures.PICTURES, 'search', 'tuning', 'conditions'])})(-\d+)?\.(png|svg)"
+    )
     for path in folder.iterdir():
         if ours.fullmatch(path.name):
             path.unlink()

@@ -13,7 +13,7 @@ from opt_runner.report.comparison import Comparison
 class Report:
     """pictures: of each table, by name. command: what made the report; date: when. searches: each
     with its picture, where there is one. tunings: the same of the searches of each fair comparison.
-    """
+    conditions: pictures of tables that differ in the conditions of training."""
 
     tables: Sequence[Comparison]
     pictures: Sequence[Mapping[str, Figure]]
@@ -22,3 +22,4 @@ class Report:
     date: str
     searches: Sequence[tuple[SearchRecord, Figure | None]] = ()
     tunings: Sequence[tuple[Sequence[SearchRecord], Figure | None]] = ()
+    conditions: Sequence[Figure] = ()
