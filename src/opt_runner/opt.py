@@ -236,9 +236,13 @@ class OPT(nn.Module):
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         nesterov: bool = False,
+        rotation_lr: float | None = None,
     ) -> torch.optim.Optimizer:
         """One optimizer for all that trains, right for the methods; the defaults are the paper's.
 
+        `rotation_lr` is the learning rate of what the methods train beside the network, as R;
+        None: `lr`. Raises UserError where there is no such tensor, or a method has an option of
+        its own for that.
         `weight_decay` is the L2 coefficient of everything that trains, as the method scales it: of
         several the first, for what no method has tensors for.
         Parameter groups may hold `milestone_factor`: see `Method.optimizer_options`.
@@ -251,9 +255,14 @@ class OPT(nn.Module):
                 for name, parameter in stack.trained.items():
                     trained.setdefault(name, []).append(parameter)
             groups += [
-                {"params": parameters, **method.optimizer_options(name, lr, weight_decay)}
+                {"params": parameters, **_options(method, name, lr, rotation_lr, weight_decay)}
                 for name, parameters in trained.items()
             ]
+        if rotation_lr is not None and len(groups) == 1:
+            raise UserError(
+                f"optimizer.rotation_lr: {type(self.method).__name__} trains nothing beside the "
+                "network"
+            )
         optimizer = self._optimizer_class()(
             [group for group in groups if group["params"]],
             lr=lr,
@@ -348,3 +357,18 @@ def _make(method: Method, stacks: Sequence[Stack]) -> list[tuple[Tensor, Tensor]
 def _no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
     kind = tensor.device.type
     return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+
+
+def _options(
+    method: Method, name: str, lr: float, rotation_lr: float | None, weight_decay: float
+) -> dict[str, Any]:
+    """Of the optimizer's group for the tensors of this name."""
+    if rotation_lr is None:
+        return method.optimizer_options(name, lr, weight_decay)
+    options = method.optimizer_options(name, rotation_lr, weight_decay)
+    if options["lr"] != rotation_lr:
+        raise UserError(
+            f"optimizer.rotation_lr: {type(method).__name__} has an option of its own for "
+            f"the learning rate of {name}, as method.rotation_lr"
+        )
+    return options

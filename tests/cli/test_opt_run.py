@@ -280,7 +280,7 @@ def test_a_network_that_does_not_fit_the_images(opt_run: Run, tmp_path: Path) ->
 def test_no_progress_bar_but_plain_lines_where_there_is_no_terminal(finished: Finished) -> None:
     stdout = finished("-m", "method=gs,gs,hr", *QUIET)
     assert "\x1b" not in stdout
-    assert "sweep: 1 of 2 runs done" in stdout
+    assert "sweep: 2 of 2 runs done" in stdout
     assert "hr mlp digits seed 0: finished, test error" in stdout
 
 

@@ -1,12 +1,13 @@
 """OPT (OGD): R itself is the rotation, kept on the orthogonal group by its own optimizer."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import Tensors, method_options
+from opt_runner.methods.base import Method, Tensors, method_options
 from opt_runner.methods.kernels.retraction_sgd import RetractionSGD
 from opt_runner.methods.rotation import SquareRotation, Start
 
@@ -31,6 +32,10 @@ class OrthogonalGradientDescent(SquareRotation):
     plain_weight_decay_scale: Annotated[float, Field(ge=0)] = 0.1
 
     colour: ClassVar[str] = "#E69F00"
+    search: ClassVar[Mapping[str, str]] = {
+        **Method.search,
+        "method.rotation_lr": "tag(log,interval(0.003,3))",
+    }
     optimizer_class: ClassVar[type[torch.optim.SGD]] = RetractionSGD
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """The methods that rotate: V = Q(R) W with an orthogonal Q."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,11 @@ Start = Literal["normal", "identity", "orthogonal"]
 @method_options
 class Rotation(Method):
     """V = Q(R) W with an R of any shape: subclass it and give `rotate`, and `init` with that R."""
+
+    search: ClassVar[Mapping[str, str]] = {
+        **Method.search,
+        "optimizer.rotation_lr": "tag(log,interval(0.003,3))",
+    }
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         """Q(R) W for R (k, ...) and W (k, d, n), differentiable in R."""
@@ -51,6 +56,8 @@ class SquareRotation(Rotation):
     """
 
     start: Start = "normal"
+
+    search: ClassVar[Mapping[str, str]] = {**Rotation.search, "method.start": "normal,identity"}
 
     def init(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
