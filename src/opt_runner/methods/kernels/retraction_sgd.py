@@ -45,7 +45,7 @@ class RetractionSGD(torch.optim.SGD):
                     if X.grad is not None:
                         move(X, X.grad, group["lr"], group["momentum"])
                         X.grad = None  # so that SGD's own step passes over it
-        super().step()
+        _sgd_step(self)
         return loss
 
     def _reference(self, R: Tensor, G: Tensor, lr: float, momentum: float) -> None:
@@ -68,6 +68,13 @@ class RetractionSGD(torch.optim.SGD):
         left, right = torch.cat([G, X], dim=-1), torch.cat([X, -G], dim=-1)
         K = state["skew"].baddbmm_(left, right.mT, beta=momentum, alpha=-0.5)
         X.copy_(_restore(_turn(X, K, lr), state["gram"], state["inverse"]))
+
+
+def _sgd_step(optimizer: torch.optim.SGD) -> None:
+    """SGD's own step without its hooks. PyTorch puts them around the step of a class once it has an
+    instance: from within the step of a derived class they would be called twice."""
+    step = torch.optim.SGD.step
+    (step.__wrapped__ if hasattr(step, "hooked") else step)(optimizer)
 
 
 def _turn(X: Tensor, K: Tensor, lr: float) -> Tensor:
