@@ -74,7 +74,7 @@ def _sgd_step(optimizer: torch.optim.SGD) -> None:
     """SGD's own step without its hooks. PyTorch puts them around the step of a class once it has an
     instance: from within the step of a derived class they would be called twice."""
     step = torch.optim.SGD.step
-    (step.__wrapped__ if hasattr(step, "hooked") else step)(optimizer)
+    (step.__wrapped__ if hasattr(step, "hooked") else step)(optimizer)  # type: ignore[attr-defined]
 
 
 def _turn(X: Tensor, K: Tensor, lr: float) -> Tensor:
