@@ -69,6 +69,14 @@ def test_defaults_are_the_references() -> None:
         (["model._target_=math.pi"], "no class or function"),
         (["experiment_name=../up"], "experiment_name"),
         (["+colour=red"], "unknown key 'colour'"),
+        (["layers.max_d=0"], "layers.max_d: must be greater than 0, got 0"),
+        (["layers.include=fc"], "layers.include: must be a valid tuple, got 'fc'"),
+        (["layers.rest=[{method: sop}]"], "layers.rest.0.method: no method 'sop'; did you mean"),
+        (
+            ["layers.rest=[{method: sopt, options: {shar: 1}}]"],
+            "did you mean 'layers.rest.0.share'",
+        ),
+        (["layers.weights=old"], "'given', 'gaussian' or 'pretrained', got 'old'"),
         (["dataset=image_folder"], "dataset.root"),
         (["dataset.validation=-0.1"], "dataset.validation: must be greater than or equal to 0"),
         (["dataset.validation=0.6"], "dataset.validation: must be less than or equal to 0.5"),
@@ -134,6 +142,9 @@ def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> Non
         "dataset.label_noise=0.2",
         "optimizer.rotation_lr=0.1",
         "evaluate.test=last",
+        "layers.max_d=64",
+        "layers.rest=[{method: sopt}]",
+        "layers.weights=gaussian",
     ],
 )
 def test_what_changes_the_result_changes_the_signature(override: str) -> None:
@@ -171,6 +182,27 @@ def test_records_of_before_there_were_these_keys_are_this_release_s_without_them
         "dataset.label_noise=0.1", "optimizer.rotation_lr=1", "evaluate.test=never",
     )  # fmt: skip
     assert Config.model_validate(changed.content) == changed
+
+
+def test_records_of_before_layers_were_chosen_are_this_releases() -> None:
+    plain = composed()
+    assert "layers" not in plain.content
+    assert plain.content["model"].keys() & {"weights", "weights_except"} == set()
+    chosen = composed("layers.max_d=64")
+    assert chosen.content["layers"] == {"max_d": 64}
+    assert Config.model_validate(chosen.content) == chosen
+    several = composed("layers.rest=[{method: sopt, options: {share: 0.1}, max_d: 9}]")
+    assert Config.model_validate(several.content) == several
+
+
+def test_of_a_file_of_weights_the_content_is_in_the_signature(tmp_path: Path) -> None:
+    names = set()
+    for name, content in {"a.pt": b"1", "b.pt": b"1", "c.safetensors": b"2"}.items():
+        (tmp_path / name).write_bytes(content)
+        names.add(signature(composed(f"model.weights={tmp_path / name}"), "d", "cpu"))
+    assert len(names) == 2
+    with pytest.raises(UserError, match=r"gone.pt cannot be read: No such file"):
+        signature(composed("model.weights=gone.pt"), "d", "cpu")
 
 
 def test_a_moved_class_of_ours_keeps_the_signature_and_a_users_does_not() -> None:

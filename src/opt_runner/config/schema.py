@@ -172,23 +172,19 @@ class DatasetChoice(Component):
 class ModelChoice(Component):
     """Any network, and a file of weights that it starts from.
 
-    weights: a file of safetensors or of a state_dict, as safetensors' or torch.save's suffixes say;
-    None: the network's own start. Another word is an option of the network's, as torchvision's.
+    weights: of safetensors or of a state_dict, as the suffix says; None: the network's own start.
     weights_except: patterns of names that keep the network's own start.
     """
 
-    weights: str | None = None
+    weights: Path | None = None
     weights_except: tuple[str, ...] = ()
 
-    @property
-    def weights_file(self) -> Path | None:
-        path = Path(self.weights) if self.weights else None
-        return path if path and path.suffix in WEIGHT_SUFFIXES else None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        of_network = self.weights is not None and self.weights_file is None
-        return {**super().options, **({"weights": self.weights} if of_network else {})}
+    @model_validator(mode="after")
+    def _is_a_known_form(self) -> Self:
+        if self.weights and self.weights.suffix not in WEIGHT_SUFFIXES:
+            allowed = ", ".join(WEIGHT_SUFFIXES)
+            raise ValueError(f"model.weights={self.weights} must be a file that ends in {allowed}")
+        return self
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

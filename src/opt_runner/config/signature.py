@@ -27,8 +27,8 @@ def signature(config: Config, data: str, device: str) -> str:
     content = of_roles(config.content, Role.TASK, Role.METHOD, Role.SEED)
     for room in ("method", "model"):
         content[room] = _component(content[room])
-    if config.model.weights_file:
-        content["model"]["weights"] = weights_fingerprint(config.model.weights_file)
+    if config.model.weights:
+        content["model"]["weights"] = weights_fingerprint(config.model.weights)
     content["dataset"] = data
     content |= config.dataset.trained_on
     content["hardware"]["device"] = device

@@ -94,9 +94,9 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         num_classes=data.num_classes,
         bn_momentum=min(_BN_MOST, _BN_MOMENTUM * _BN_STEPS / steps),
     )
-    if config.model.weights_file:
-        load_weights(network, config.model.weights_file, config.model.weights_except)
-    kept: Weights = "pretrained" if config.model.weights_file else "given"
+    if config.model.weights:
+        load_weights(network, config.model.weights, config.model.weights_except)
+    kept: Weights = "pretrained" if config.model.weights else "given"
     opt = OPT(
         device.place(network),
         _rules(config, steps),
