@@ -39,7 +39,7 @@ class Stack(nn.Module):
         self.fixed = nn.Module()
         self.seed = 0
         if method.has_tensors:
-            self.seed = int(torch.randint(2**62, (), generator=generator))
+            self.seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
             for name, tensor in self._draw(0).items():
                 self.fixed.register_buffer(name, tensor)
             for name, tensor in self._init(generator).items():

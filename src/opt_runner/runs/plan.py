@@ -24,10 +24,11 @@ from opt_runner.errors import UserError
 from opt_runner.runs.run import Run
 from opt_runner.runs.sweep import Sweep
 from opt_runner.training.setup import set_up
+from opt_runner.training.size import Size, size_of
 from opt_runner.training.step import TrainingStep
 
 _WARM_UP, _MEASURED = 2, 5
-_FIGURES = ("runs", "steps", "ms a step", "time")
+_FIGURES = ("runs", "steps", "GFLOP a step", "memory", "ms a step", "time")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Kind:
     runs: Sequence[Run]
     steps: int
     seconds_a_step: float
+    size: Size | None  # of a step; None where the shapes alone do not tell
     disk: int  # bytes
     data: str
     device: str
@@ -75,8 +77,10 @@ def _kinds(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _measured(runs: Sequence[Run]) -> Kind:
     run = runs[0]
+    images = run.dataset.load()
     try:
-        setup = set_up(run.config, run.dataset.load())
+        size = size_of(run.config, images)
+        setup = set_up(run.config, images)
     except UserError as error:
         raise UserError(f"{error} [in the run {run.title}]") from error
     setup.opt.train()
@@ -96,6 +100,7 @@ def _measured(runs: Sequence[Run]) -> Kind:
         runs=runs,
         steps=setup.steps,
         seconds_a_step=statistics.median(samples[_WARM_UP:] or samples or [0.0]),
+        size=size,
         disk=2 * setup.checkpoint_bytes(),  # two checkpoints of each run are kept
         data=f"{' + '.join(f'{count:,}' for count in counts)} images",
         device=setup.device.name,
@@ -104,13 +109,15 @@ def _measured(runs: Sequence[Run]) -> Kind:
 
 def _show_cost(kinds: Sequence[Kind], screen: Screen) -> None:
     table = Table(box=SIMPLE_HEAD, header_style="bold")
-    for heading in ("dataset", "model", "method", "runs", "steps", "ms a step", "time"):
+    for heading in ("dataset", "model", "method", *_FIGURES):
         table.add_column(heading, justify="right" if heading in _FIGURES else "left")
     for kind in kinds:
         config = kind.runs[0].config
         table.add_row(
             config.dataset.name, config.model.name, config.method.name, str(len(kind.runs)),
-            f"{kind.steps:,}", f"{1000 * kind.seconds_a_step:,.1f}", duration(kind.seconds),
+            f"{kind.steps:,}", f"{kind.size.flops / 1e9:,.1f}" if kind.size else "?",
+            _mebibytes(kind.size.memory) if kind.size else "?",
+            f"{1000 * kind.seconds_a_step:,.1f}", duration(kind.seconds),
         )  # fmt: skip
     screen.show(table)
     disk = sum(

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from opt_runner.choice import Rule
-from opt_runner.config import components
-from opt_runner.config.schema import Config, Covered
+from opt_runner.config.schema import Config
 from opt_runner.datasets import (
     Augment,
     Batches,
@@ -18,15 +16,13 @@ from opt_runner.datasets import (
     with_label_noise,
 )
 from opt_runner.errors import UserError
-from opt_runner.methods import Method
 from opt_runner.networks.pretrained import load_weights
-from opt_runner.opt import OPT, Weights
+from opt_runner.opt import OPT
 from opt_runner.training.batchnorm import make_global
+from opt_runner.training.build import network_of, opt_of
 from opt_runner.training.device import Device
 from opt_runner.training.processes import ALONE, Processes
-
-# The reference's moving average of BatchNorm, and the budget it was chosen for.
-_BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
+from opt_runner.training.size import check_fits
 
 
 @dataclass(frozen=True)
@@ -85,24 +81,12 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         part=(processes.rank, processes.count),
     )
     steps = config.budget.in_steps(batches.steps_per_epoch)
+    check_fits(config, data, device.torch_device)
     torch.manual_seed(config.seed)
-    network = components.build(
-        config.model,
-        "model",
-        in_channels=data.channels,
-        image_size=data.size,
-        num_classes=data.num_classes,
-        bn_momentum=min(_BN_MOST, _BN_MOMENTUM * _BN_STEPS / steps),
-    )
+    network = network_of(config, data, steps)
     if config.model.weights:
         load_weights(network, config.model.weights, config.model.weights_except)
-    kept: Weights = "pretrained" if config.model.weights else "given"
-    opt = OPT(
-        device.place(network),
-        _rules(config, steps),
-        per_group=config.layers.per_group,
-        weights=config.layers.weights or kept,
-    )
+    opt = opt_of(config, device.place(network), steps)
     if device.compile:
         # Runs share OPT's code: without this, dynamo goes eager after eight of a sweep.
         torch.compiler.reset()
@@ -112,28 +96,6 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         make_global(opt.network, processes)
     optimizer = opt.optimizer(**config.optimizer.model_dump())
     return Setup(config, processes, device, data, batches, opt, optimizer, steps, validation)
-
-
-def _rules(config: Config, steps: int) -> list[Rule]:
-    """The config's method and, for the layers that it leaves, the others."""
-    first: Method = components.build(config.method, "method")
-    rules = [_rule(first.scaled_to(steps), config.layers)]
-    for position, other in enumerate(config.layers.rest):
-        where = f"layers.rest.{position}"
-        component = components.named_method(other.method, other.options, where)
-        method: Method = components.build(component, where)
-        rules.append(_rule(method.scaled_to(steps), other))
-    return rules
-
-
-def _rule(method: Method, covered: Covered) -> Rule:
-    return Rule(
-        method,
-        include=covered.include,
-        exclude=covered.exclude,
-        types=covered.types,
-        max_d=covered.max_d,
-    )
 
 
 @torch.no_grad()

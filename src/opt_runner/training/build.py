@@ -1,0 +1,59 @@
+"""The network of a run, and the methods around it."""
+
+from torch import nn
+
+from opt_runner.choice import Rule
+from opt_runner.config import components
+from opt_runner.config.schema import Config, Covered
+from opt_runner.datasets import Images
+from opt_runner.methods import Method
+from opt_runner.opt import OPT, Weights
+
+# The reference's moving average of BatchNorm, and the budget it was chosen for.
+_BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
+
+
+def network_of(config: Config, images: Images, steps: int) -> nn.Module:
+    """The network for these images and a budget of so many steps, as it starts."""
+    network: nn.Module = components.build(
+        config.model,
+        "model",
+        in_channels=images.channels,
+        image_size=images.size,
+        num_classes=images.num_classes,
+        bn_momentum=min(_BN_MOST, _BN_MOMENTUM * _BN_STEPS / steps),
+    )
+    return network
+
+
+def opt_of(config: Config, network: nn.Module, steps: int) -> OPT:
+    """OPT as the config says, for a budget of so many steps."""
+    kept: Weights = "pretrained" if config.model.weights else "given"
+    return OPT(
+        network,
+        _rules(config, steps),
+        per_group=config.layers.per_group,
+        weights=config.layers.weights or kept,
+    )
+
+
+def _rules(config: Config, steps: int) -> list[Rule]:
+    """The config's method and, for the layers that it leaves, the others."""
+    first: Method = components.build(config.method, "method")
+    rules = [_rule(first.scaled_to(steps), config.layers)]
+    for position, other in enumerate(config.layers.rest):
+        where = f"layers.rest.{position}"
+        component = components.named_method(other.method, other.options, where)
+        method: Method = components.build(component, where)
+        rules.append(_rule(method.scaled_to(steps), other))
+    return rules
+
+
+def _rule(method: Method, covered: Covered) -> Rule:
+    return Rule(
+        method,
+        include=covered.include,
+        exclude=covered.exclude,
+        types=covered.types,
+        max_d=covered.max_d,
+    )
