@@ -175,7 +175,7 @@ def test_effective_weights_keep_the_memory_layout(channels_last: bool) -> None:
             "sopt.share: must be less than or equal to 1",
         ),
         (lambda: OPT(small_cnn(), "gs", shear=1), "unknown key 'gs.shear'"),
-        (lambda: OPT(small_cnn(), "ogd", start="normal"), "ogd keeps R orthogonal"),
+        (lambda: OPT(small_cnn(), "ogd", start="normal"), "R is kept orthogonal"),
         (lambda: OPT(small_cnn(), layers=["fd"]), "'fd' is no linear or convolution layer"),
         (lambda: OPT(nn.Sequential(nn.ReLU())), "needs two"),
         (lambda: OPT(nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2))), "is lazy"),
