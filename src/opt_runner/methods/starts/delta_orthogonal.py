@@ -6,7 +6,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.errors import UserError
 from opt_runner.methods.base import Method, method_options
 from opt_runner.methods.starts.orthogonal_init import orthogonal
 
@@ -19,11 +18,12 @@ class DeltaOrthogonal(Method):
     """W starts at 0 but at the kernel's centre, an orthogonal (c, n) matrix times `gain`.
 
     The centre of a side of k is position k // 2. A linear layer starts as in `orthogonal_init`.
-    Raises UserError for a convolution with fewer outputs n than channels c.
 
     gain: sqrt(2) for ReLU networks.
 
     Source: Xiao et al., "Dynamical isometry and a mean field theory of CNNs" (ICML 2018).
+    Departs: it has no such start for n < c, where no convolution keeps the length of its input;
+    here the n neurons are orthogonal then, too.
     """
 
     gain: Annotated[float, Field(gt=0)] = 2**0.5
@@ -36,11 +36,6 @@ class DeltaOrthogonal(Method):
     ) -> Tensor:
         weight = torch.zeros_like(layer.weight(W))
         n, c, *kernel = weight.shape
-        if c > n and kernel:
-            raise UserError(
-                f"delta_orthogonal needs as many outputs as input channels: {layer.name} has {c} "
-                f"channels and {n} outputs; method=orthogonal_init starts such layers too"
-            )
         centre = weight
         for side in kernel:
             centre = centre[:, :, side // 2]
