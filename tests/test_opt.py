@@ -65,7 +65,11 @@ def test_state_dict_copies_and_pickles(method: str) -> None:
     other.load_state_dict(opt.state_dict())
     for twin in (other, copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
         torch.testing.assert_close(twin.eval()(x), opt.eval()(x), rtol=0, atol=0)
-        torch.testing.assert_close(twin.penalty(), opt.penalty(), rtol=0, atol=0)
+        penalties = []
+        for of in (twin, opt):
+            torch.manual_seed(2)  # some penalties draw
+            penalties.append(of.penalty())
+        torch.testing.assert_close(*penalties, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("method", METHODS)
