@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run reproduce-table bench test chaos lint clean
+.PHONY: help run reproduce-table evidence bench test chaos lint clean
 
 help:            ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,13 @@ reproduce-table: $(READY)  ## the paper's table: methods x networks x seeds, wit
 	@$(BIN)/opt-run experiment=$(EXPERIMENT) $(GRID); status=$$?; \
 	test $$status -gt 1 || $(BIN)/opt-report outputs/$(EXPERIMENT) \
 	  --title "OPT: methods compared, $(SCALE) scale" \
+	  || status=$$?; exit $$status
+
+# TRIALS of the search for each method, BUDGET in epochs; DATASET, MODELS, METHODS, SEEDS, ARGS as above.
+EVIDENCE = $(GRID) $(if $(TRIALS),hydra.sweeper.trials=$(TRIALS)) $(if $(BUDGET),budget.epochs=$(BUDGET))
+evidence: $(READY)  ## tune every method alike on validation images, then compare them, with a report
+	@$(BIN)/opt-run experiment=evidence $(EVIDENCE); status=$$?; \
+	test $$status -gt 1 || $(BIN)/opt-report outputs/evidence --title "OPT: methods tuned alike" \
 	  || status=$$?; exit $$status
 
 bench: $(READY)  ## measure every method and the alternatives, write outputs/bench/

@@ -189,3 +189,27 @@ def test_mistakes_are_explained(make, says: str) -> None:
     with pytest.raises(UserError, match=r"(?s).*") as caught:
         make()
     assert says in str(caught.value)
+
+
+def test_rotations_may_have_a_learning_rate_of_their_own() -> None:
+    opt = OPT(small_cnn(), "gs")
+    rates = {
+        id(p): group["lr"]
+        for group in opt.optimizer(lr=0.1, rotation_lr=0.5).param_groups
+        for p in group["params"]
+    }
+    rotations = {id(R) for R in opt.stacks.parameters()}
+    assert {rates[one] for one in rotations} == {0.5}
+    assert {rates[one] for one in rates.keys() - rotations} == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("standard", "Standard trains nothing beside the network"),
+        ("ogd", "OrthogonalGradientDescent has an option of its own for the learning rate of R"),
+    ],
+)
+def test_a_learning_rate_of_rotations_that_has_no_effect_is_refused(method: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        OPT(small_cnn(), method).optimizer(lr=0.1, rotation_lr=0.5)

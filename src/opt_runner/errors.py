@@ -53,3 +53,8 @@ def _beside(key: str, known: list[str]) -> str:
         return "(opt-run --cfg job shows all keys)"
     keys = [one for one in known if one.rpartition(".")[0] == node]
     return f"({node} takes {', '.join(keys)})" if keys else f"({node} takes no keys)"
+
+
+def in_words(error: Exception) -> str:
+    """A user's error as it is, any other with its name."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

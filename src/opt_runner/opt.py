@@ -163,9 +163,13 @@ class OPT(nn.Module):
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         nesterov: bool = False,
+        rotation_lr: float | None = None,
     ) -> torch.optim.Optimizer:
         """One optimizer for all that trains, right for the method; the defaults are the paper's.
 
+        `rotation_lr` is the learning rate of what the method trains beside the network, as R;
+        None: `lr`. Raises UserError where there is no such tensor, or the method has an option of
+        its own for that.
         `weight_decay` is the L2 coefficient of everything that trains, as the method scales it.
         Parameter groups may hold `milestone_factor`: see `Method.optimizer_options`.
         """
@@ -175,14 +179,33 @@ class OPT(nn.Module):
         for stack in self._stacks():
             for name, parameter in stack.trained.items():
                 trained.setdefault(name, []).append(parameter)
+        if rotation_lr is not None and trained.keys() == {None}:
+            raise UserError(
+                f"optimizer.rotation_lr: {type(self.method).__name__} trains nothing beside the "
+                "network"
+            )
         groups = [
-            {"params": parameters, **self.method.optimizer_options(name, lr, weight_decay)}
+            {"params": parameters, **self._options(name, lr, rotation_lr, weight_decay)}
             for name, parameters in trained.items()
             if parameters
         ]
         optimizer = self.method.optimizer_class(groups, lr=lr, momentum=momentum, nesterov=nesterov)
         optimizer.register_step_post_hook(lambda optimizer, *_: self._after_step(optimizer))
         return optimizer
+
+    def _options(
+        self, name: str | None, lr: float, rotation_lr: float | None, weight_decay: float
+    ) -> dict[str, Any]:
+        """Of the optimizer's group for the tensors of this name."""
+        if name is None or rotation_lr is None:
+            return self.method.optimizer_options(name, lr, weight_decay)
+        options = self.method.optimizer_options(name, rotation_lr, weight_decay)
+        if options["lr"] != rotation_lr:
+            raise UserError(
+                f"optimizer.rotation_lr: {type(self.method).__name__} has an option of its own for "
+                f"the learning rate of {name}, as method.rotation_lr"
+            )
+        return options
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -72,6 +72,9 @@ def test_defaults_are_the_references() -> None:
         (["dataset=image_folder"], "dataset.root"),
         (["dataset.validation=-0.1"], "dataset.validation: must be greater than or equal to 0"),
         (["dataset.validation=0.6"], "dataset.validation: must be less than or equal to 0.5"),
+        (["dataset.share=0"], "dataset.share: must be greater than 0"),
+        (["dataset.label_noise=1"], "dataset.label_noise: must be less than 1"),
+        (["evaluate.test=first"], "'every', 'last' or 'never', got 'first'"),
         (["dataset.validation_seed=-1"], "dataset.validation_seed: must be greater than or equal"),
         (["+dataset.validatoin=0.1"], "did you mean 'dataset.validation'?"),
     ],
@@ -127,6 +130,10 @@ def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> Non
         "hardware.precision=float64",
         "evaluate.every=5",
         "dataset.validation=0.1",
+        "dataset.share=0.1",
+        "dataset.label_noise=0.2",
+        "optimizer.rotation_lr=0.1",
+        "evaluate.test=last",
     ],
 )
 def test_what_changes_the_result_changes_the_signature(override: str) -> None:
@@ -147,9 +154,11 @@ def test_how_much_is_held_back_and_which_images_are_in_the_signature() -> None:
     assert len(names) == 4
 
 
-def test_records_of_before_there_was_validation_are_this_release_s_without_it() -> None:
-    """Neither the signature nor config.yaml, by which tables compare runs, has its keys."""
+def test_records_of_before_there_were_these_keys_are_this_release_s_without_them() -> None:
+    """Neither the signature nor config.yaml, by which tables compare runs, has them."""
     plain = composed()
+    assert plain.content["optimizer"].keys() == {"lr", "momentum", "weight_decay", "nesterov"}
+    assert plain.content["evaluate"].keys() == {"every"}
     assert plain.content["dataset"] == {
         "name": "digits",
         "_target_": "opt_runner.datasets.Digits",
@@ -157,8 +166,11 @@ def test_records_of_before_there_was_validation_are_this_release_s_without_it() 
     seeded = composed("dataset.validation_seed=3")
     assert signature(seeded, "d", "cpu") == signature(plain, "d", "cpu")
     assert seeded.content == plain.content
-    split = composed("dataset.validation=0.1", "dataset.validation_seed=3")
-    assert Config.model_validate(split.content) == split
+    changed = composed(
+        "dataset.validation=0.1", "dataset.validation_seed=3", "dataset.share=0.5",
+        "dataset.label_noise=0.1", "optimizer.rotation_lr=1", "evaluate.test=never",
+    )  # fmt: skip
+    assert Config.model_validate(changed.content) == changed
 
 
 def test_a_moved_class_of_ours_keeps_the_signature_and_a_users_does_not() -> None:

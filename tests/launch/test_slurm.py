@@ -169,8 +169,8 @@ def test_an_array_with_a_killed_job_gives_what_this_machine_gives(
     assert process.returncode == 0, output
     first = folder.job(folder.records()[0])
     assert f"to cancel: scancel {first.partition('_')[0]} " in output  # two arrays
-    assert "slow mlp digits seed 1: job" in output
-    assert "ended without a result (FAILED): it is submitted once more" in output
+    assert "slow mlp digits seed 1: its worker (job " in output
+    assert ") ended as FAILED: it is tried again\n" in output
     assert "goes on from step" in (victim / "run.log").read_text()
     group = "group default-"
     assert all(group in (record / "job.log").read_text() for record in folder.records())
@@ -240,18 +240,46 @@ def test_the_same_command_finds_its_jobs_and_cancels_those_that_left_the_grid(
     assert list(folder.slurm.jobs("held")) == [kept]
 
 
-def test_a_job_that_ends_without_a_word_is_given_up_after_one_more(folder: Folder) -> None:
-    process = folder.start(HELD, "budget.steps=5", "experiment_name=lost")
-    (first,) = until(lambda: folder.slurm.jobs("lost"))
-    folder.slurm("scancel", first)
-    (second,) = until(lambda: folder.slurm.jobs("lost"))
-    assert second != first
-    folder.slurm("scancel", second)
-    output, _ = process.communicate(timeout=60)
+def test_a_search_takes_the_next_trial_when_one_ends_and_finds_its_jobs_again(
+    folder: Folder,
+) -> None:
+    search = ["hydra/sweeper=optuna", "optimizer.lr=interval(0.01,0.1)", "seed=0,1",
+              "dataset.validation=0.1", "hydra.sweeper.trials=3"]  # fmt: skip
+    needed = folder.run(*search, "budget.steps=20", code=2)
+    assert "hydra.sweeper.parallel=N must be given" in needed
+    search += ["budget.steps=150", "hydra.sweeper.parallel=2"]
+    assert f"opt-run: {LEAVE} leaves before the runs have results" in folder.run(
+        *search, LEAVE, code=2
+    )
+    process = folder.start(*search)
+    until(lambda: list(folder.slurm.jobs("search").values()) == ["RUNNING"] * 2)
+    process.kill()
+    process.communicate()
+    output = folder.run(*search)
+    assert "2 to go on with, 1 to draw; up to 2 at once" in output
+    assert "slurm: 2 jobs submitted before" in output
+    (path,) = folder.path.glob("outputs/default/search-*/search.json")
+    trials = json.loads(path.read_text())["trials"]
+    assert [trial["status"] for trial in trials] == ["finished"] * 3
+    assert len(list(folder.path.glob("outputs/**/result.json"))) == 6
+
+
+def test_a_job_that_ends_without_a_word_is_tried_once_more_and_a_cancelled_one_is_not(
+    folder: Folder,
+) -> None:
+    (folder.path / "setup.sh").write_text('[ "$SLURM_ARRAY_TASK_ID" = 1 ] || exit 3\nsleep 100\n')
+    process = folder.start("hydra.launcher.setup=[. ./setup.sh]", "seed=0,1",
+                           "experiment_name=lost", "budget.steps=5")  # fmt: skip
+    running = until(lambda: [i for i in folder.slurm.jobs("lost") if i.endswith("_1")])
+    folder.slurm("scancel", *running)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert f"job {first} ended without a result (CANCELLED): it is submitted once more" in output
-    assert f"job {second} ended without a result (CANCELLED), as did the one before" in output
-    assert "1 of 1 runs have not begun" in output
+    array = running[0].partition("_")[0]
+    assert f"seed 1: job {array}_1 was cancelled\n" in output
+    assert f"seed 0: its worker (job {array}_0) ended as FAILED: it is tried again\n" in output
+    assert "seed 0: failed, its worker (job " in output
+    assert ") ended as FAILED, in each of 2 tries\n" in output
+    assert "1 of 2 runs have not begun" in output
 
 
 def test_what_slurm_does_not_take_is_one_line(folder: Folder) -> None:

@@ -11,7 +11,15 @@ from matplotlib.lines import Line2D
 
 from opt_runner.report import figures
 from opt_runner.report.comparison import Comparison
-from opt_runner.report.figures import angles, curves, dots, energy
+from opt_runner.report.figures import (
+    angles,
+    conditions,
+    curves,
+    dots,
+    energy,
+    generalisation,
+    speed,
+)
 from opt_runner.report.figures.style import as_bytes, save
 from opt_runner.report.statistics import Difference
 from tests.report.conftest import ERRORS, SEEDS, STEPS, Tables, Write, metrics
@@ -66,7 +74,9 @@ def test_a_band_reaches_from_the_lowest_to_the_highest_seed(table: Comparison) -
 def test_the_energy_excess_moves_for_standard_alone(table: Comparison) -> None:
     figure = energy.draw(table)
     assert figure
-    (axes,) = figure.axes
+    axes, cosines = figure.axes
+    assert points(lines(cosines)["gs"])[STEPS] == 0
+    assert points(lines(cosines)["standard"])[STEPS] > 0.01
     assert "energy excess" in axes.get_title(loc="left")
     found = {label.split()[0]: points(line) for label, line in lines(axes).items()}
     assert set(found) == {*ERRORS, "ls"}
@@ -90,7 +100,7 @@ def test_records_without_an_excess_show_the_energy_in_percent(write: Write, tabl
         write(method, 0, rows=rows)
     figure = energy.draw(tables()[0])
     assert figure
-    (axes,) = figure.axes
+    axes = figure.axes[0]
     assert axes.get_title(loc="left") == "change of the hyperspherical energy, %"
     found = {label.split()[0]: points(line) for label, line in lines(axes).items()}
     assert set(found["gs"].values()) == {0.0}
@@ -223,3 +233,67 @@ def test_the_same_files_every_time(table: Comparison, tmp_path: Path) -> None:
         files = [path.read_bytes() for path in paths]
         assert files == [as_bytes(second[name], "png"), as_bytes(second[name], "svg")]
         assert b"<dc:date>" not in files[1]
+
+
+def test_speed_is_the_curves_against_the_seconds_of_their_steps(table: Comparison) -> None:
+    figure = speed.draw(table)
+    assert figure
+    loss, error = figure.axes
+    for axes, name in ((loss, "train_loss"), (error, "test_error")):
+        found = {round(50 * s): value for s, value in points(lines(axes)["gs"]).items()}
+        seeds = [
+            {row["step"]: row[name] for row in metrics("gs", seed) if name in row} for seed in SEEDS
+        ]
+        # The rows' seconds are a fiftieth of their steps.
+        expected = {step: fmean(of[step] for of in seeds) for step in seeds[0]}
+        assert found == pytest.approx(expected)
+
+
+def test_an_error_that_is_known_at_the_end_alone_is_no_curve(write: Write, tables: Tables) -> None:
+    rows = [
+        {key: value for key, value in row.items() if key != "test_error" or row["step"] == STEPS}
+        for row in metrics("gs", 0)
+    ]
+    write("gs", 0, rows=rows)
+    figure = speed.draw(tables()[0])
+    assert figure
+    assert [axes.get_title("left") for axes in figure.axes] == ["train loss, log scale"]
+
+
+def test_generalisation_shows_both_errors_and_the_calibration(write: Write, tables: Tables) -> None:
+    for method, gap in (("standard", 2.0), ("gs", 1.0)):
+        for seed in SEEDS:
+            write(method, seed, train_error=1.0 + seed, test_error=1.0 + seed + gap, test_nll=0.5,
+                  calibration_error=gap)  # fmt: skip
+    figure = generalisation.draw(tables()[0])
+    assert figure
+    errors, calibration = figure.axes
+    assert points(lines(errors)["gs"]) == {2.0: 3.0}
+    assert points(lines(errors)["standard"]) == {2.0: 4.0}
+    assert points(lines(calibration)["gs"]) == {0.5: 1.0}
+
+
+def test_of_records_without_a_train_error_there_is_no_such_picture(
+    write: Write, tables: Tables
+) -> None:
+    write("gs", 0, train_error=None)
+    assert generalisation.draw(tables()[0]) is None
+
+
+def test_conditions_stand_side_by_side(write: Write, tables: Tables) -> None:
+    for seed in SEEDS:
+        write("gs", seed, test_error=3.0)
+        write("gs", seed, "dataset.share=0.1", test_error=9.0 + seed)
+        write("gs", seed, "dataset.label_noise=0.2", test_error=7.0)
+    (family,) = conditions.families(tables())
+    figure = conditions.draw(family)
+    assert [axes.get_title("left") for axes in figure.axes] == [
+        "all images", "10% of the images", "20% wrong labels",
+    ]  # fmt: skip
+    assert [points(lines(axes)["gs"]) for axes in figure.axes] == [{3.0: 0}, {10.0: 0}, {7.0: 0}]
+
+
+def test_tables_that_differ_otherwise_are_no_conditions(write: Write, tables: Tables) -> None:
+    write("gs", 0)
+    write("gs", 0, "batch_size=64")
+    assert conditions.families(tables()) == []

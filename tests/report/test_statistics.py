@@ -3,12 +3,13 @@
 import statistics
 import warnings
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import t
+from scipy.stats import t, ttest_1samp
 
-from opt_runner.report.statistics import Difference, Mean
+from opt_runner.report.statistics import Difference, Mean, detectable_difference, holm
 
 PERCENT = st.floats(0, 100).map(lambda value: round(value, 3))
 
@@ -70,3 +71,43 @@ def test_one_pair_has_no_interval() -> None:
 )
 def test_clears_zero(low: float | None, high: float | None, clears: bool) -> None:
     assert Difference(3, 0.0, low, high).clears_zero is clears
+
+
+@pytest.mark.parametrize(
+    ("p_values", "corrected"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
+        ([0.5, 0.001, 0.9], [1.0, 0.003, 1.0]),
+    ],
+)
+def test_holm_s_correction(p_values: list[float], corrected: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(corrected)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_a_corrected_p_is_never_smaller_and_keeps_the_order(p_values: list[float]) -> None:
+    corrected = holm(p_values)
+    assert all(p <= one <= 1 for p, one in zip(p_values, corrected, strict=True))
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    assert [corrected[i] for i in order] == sorted(corrected)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+@pytest.mark.parametrize("level", [0.05, 0.01])
+def test_four_of_five_experiments_find_the_detectable_difference(n: int, level: float) -> None:
+    difference = detectable_difference(n, 2.0, level)
+    samples = np.random.default_rng(0).normal(difference, 2.0, (20_000, n))
+    found = (ttest_1samp(samples, 0, axis=1).pvalue < level).mean()
+    assert found == pytest.approx(0.8, abs=0.02)
+
+
+def test_equal_differences_have_a_p_of_zero_and_none_of_one() -> None:
+    def p(difference: float) -> float | None:
+        found = Difference.paired({0: 1 + difference, 1: 2 + difference}, {0: 1.0, 1: 2.0})
+        assert found is not None
+        return found.p
+
+    assert p(0.5) == 0
+    assert p(0.0) == 1

@@ -9,7 +9,8 @@ from optuna.distributions import (
 )
 
 from opt_runner.errors import UserError
-from opt_runner.runs.space import parse, words
+from opt_runner.records.search import words
+from opt_runner.runs.space import parse
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,14 @@ from opt_runner.config.compose import conf_dir, read
 from opt_runner.config.schema import Config
 from opt_runner.datasets.digits import Digits
 from opt_runner.errors import Elsewhere, UserError
-from opt_runner.methods import METHODS
+from opt_runner.training import loop
 from opt_runner.training.batchnorm import GlobalBatchNorm, make_global
 from opt_runner.training.interrupt import Interrupted, StopRequest
 from opt_runner.training.loop import Diverged, Progress, evaluate, train
 from opt_runner.training.processes import ALONE, Poll, Processes, joined
 from opt_runner.training.setup import Setup, set_up
 from opt_runner.training.step import TrainingStep
+from tests.small import SOME_METHODS
 
 STEPS = 30
 SMALL = [
@@ -39,7 +40,7 @@ Found = dict[str, Any]
 
 
 def config(method: str, *more: str) -> Config:
-    rounds = ["method.round_steps=12"] if method == "sopt" else []
+    rounds = ["method.round_steps=12"] if method in ("sopt", "poet") else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return read(compose("config", [f"method={method}", *rounds, *SMALL, *more]))
 
@@ -50,7 +51,7 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def of_methods(processes: Processes) -> Found:
     found: Found = {}
-    for method in METHODS:
+    for method in SOME_METHODS:
         setup = set_up(config(method), Digits().load(), processes)
         setup.opt.train()
         step = TrainingStep(setup)
@@ -119,8 +120,8 @@ def library_network() -> nn.Module:
 def of_the_library(processes: Processes) -> Found:
     """PyTorch's own DistributedDataParallel around OPT."""
     found: Found = {}
-    for method in METHODS:
-        options = {"round_steps": 4} if method == "sopt" else {}
+    for method in SOME_METHODS:
+        options = {"round_steps": 4} if method in ("sopt", "poet") else {}
         opt = OPT(library_network(), method, **options)
         optimizer = opt.optimizer(lr=0.02)
         model = DistributedDataParallel(opt) if processes.several else opt
@@ -171,6 +172,14 @@ class StopAfter(StopRequest):
         self.told = value
 
 
+class LatePoll(Poll):
+    """On CPUs as on GPUs: answers are those of the step before."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._late = True
+
+
 def small(processes: Processes, *more: str) -> Setup:
     return set_up(config("cayley", *more), Digits().load(), processes)
 
@@ -193,6 +202,27 @@ def of_ends(processes: Processes) -> Found:
         small(processes, f"checkpoint.every_seconds={seconds}"), progress, reporter, StopRequest()
     )
     found["saved"] = reporter.saved
+
+    reporter, progress, stop = Silent(), Progress(), StopRequest()
+    stop.save = last
+    train(small(processes, "checkpoint.every_seconds=1000"), progress, reporter, stop)
+    found["saved once"] = (reporter.saved, stop.save)
+
+    reporter, progress, stop = Silent(), Progress(), StopRequest()
+    stop.save = last
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Poll", LatePoll)
+        train(small(processes, "checkpoint.every_seconds=1000"), progress, reporter, stop)
+    found["saved once late"] = (reporter.saved, stop.save)
+
+    reporter, progress = Silent(), Progress()
+    stop = StopAfter(3) if last else StopRequest()  # in the step after which all save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "Poll", LatePoll)
+        try:
+            train(small(processes, "checkpoint.every_steps=4"), progress, reporter, stop)
+        except Interrupted as error:
+            found["stopped late"] = (progress.step, error.signum, reporter.saved)
 
     setup, progress = small(processes, "log.every=1"), Progress()
     batch = setup.batches.batch
@@ -224,6 +254,13 @@ def of_errors(processes: Processes) -> Found:
         except Exception as caught:
             notes = "".join(getattr(caught, "__notes__", []))
             found[type(error).__name__] = (type(caught), str(caught), "of_errors" in notes)
+    stop = StopRequest()
+    try:
+        with processes.together(), stop.at_once():
+            if last:
+                stop.ask(signal.SIGTERM)
+    except Interrupted as caught:
+        found["Interrupted"] = caught.signum
     try:
         small(processes, "batch_size=61")
     except UserError as error:
@@ -323,7 +360,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert distance(tensor, expected[name]) < 1e-12, name
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SOME_METHODS)
 def test_several_processes_train_as_one(group: list[Found], alone: Found, method: str) -> None:
     found, expected = group[0]["methods"][method], alone["methods"][method]
     assert_same(found["state"], expected["state"])
@@ -339,7 +376,7 @@ def test_batchnorm_is_that_of_the_whole_batch(group: list[Found], alone: Found, 
     assert_same(group[0]["norms"][norm], alone["norms"][norm])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SOME_METHODS)
 def test_distributed_data_parallel_around_opt_trains_as_one_process(
     two: list[Found], alone: Found, method: str
 ) -> None:
@@ -359,6 +396,18 @@ def test_where_one_wants_to_save_all_do(two: list[Found]) -> None:
     assert all(member["ends"]["saved"] == list(range(1, STEPS + 1)) for member in two)
 
 
+def test_a_request_to_save_to_one_process_is_one_to_all(two: list[Found]) -> None:
+    assert [member["ends"]["saved once"] for member in two] == [([1], False)] * 2
+
+
+def test_an_answer_that_comes_late_does_not_save_twice(two: list[Found]) -> None:
+    assert [member["ends"]["saved once late"] for member in two] == [([2], False)] * 2
+
+
+def test_a_signal_stops_all_also_where_answers_come_late(two: list[Found]) -> None:
+    assert [member["ends"]["stopped late"] for member in two] == [(6, signal.SIGTERM, [4, 6])] * 2
+
+
 def test_nan_in_one_process_is_divergence_in_all(two: list[Found]) -> None:
     assert [member["ends"]["diverged"] for member in two] == [7, 7]
 
@@ -374,6 +423,10 @@ def test_an_error_of_one_process_is_told_by_the_first(group: list[Found]) -> Non
     assert first["KeyError"] == (Elsewhere, f"process {failed}: KeyError: 'a bug'", True)
     assert all(other["UserError"][0] is Elsewhere for other in others)
     assert all(other["KeyError"][0] is Elsewhere for other in others)
+
+
+def test_a_signal_to_one_process_before_the_first_step_stops_all(group: list[Found]) -> None:
+    assert [member["errors"]["Interrupted"] for member in group] == [signal.SIGTERM] * len(group)
 
 
 def test_who_is_left_learns_why(group: list[Found]) -> None:

@@ -1,13 +1,15 @@
 """A run with validation: what it trains on, evaluates, records and shows, and when it tests."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
 
 from opt_runner.datasets import Images
+from opt_runner.opt import OPT
 from opt_runner.training import loop
-from opt_runner.training.evaluate import error_percent
+from opt_runner.training.evaluate import Quality, quality
 from opt_runner.training.interrupt import StopRequest
 from opt_runner.training.loop import Progress, train
 from opt_runner.training.processes import ALONE
@@ -66,9 +68,9 @@ class Recorder(Silent):
     def report(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
         data = self.setup.data
-        self.test_errors[row["step"]] = error_percent(
+        self.test_errors[row["step"]] = quality(
             self.setup.opt, data.test_images, data.test_labels, self.setup.device, ALONE
-        )
+        ).error
 
 
 def prepared(*overrides: str) -> Setup:
@@ -109,17 +111,61 @@ def test_the_test_images_are_looked_at_when_there_is_a_new_best_and_at_the_end(
     assert setup.validation is not None
     validation, tested = iter([60.0, 50.0, 55.0, 50.0, 40.0, 45.0, 41.0]), []
 
-    def told(opt: Any, images: Any, *rest: Any) -> float:
+    def told(opt: Any, images: Any, *rest: Any) -> Quality:
         if images is setup.data.test_images:
             tested.append(progress.step)
-            return 70.0 + progress.step
-        return next(validation)
+            return Quality(70.0 + progress.step, 0.0, 0.0)
+        held_back = setup.validation is not None and images is setup.validation.images
+        return Quality(next(validation) if held_back else 0.0, 0.0, 0.0)
 
-    monkeypatch.setattr(loop, "error_percent", told)
+    monkeypatch.setattr(loop, "quality", told)
     progress = Progress()
     train(setup, progress, Silent(), StopRequest())
     assert tested == [0, 2, 8, 12]
     assert (progress.best_step, progress.test_error_at_best, progress.test_error) == (8, 78.0, 82.0)
+
+
+@pytest.mark.parametrize("validation", [0, 0.2])
+@pytest.mark.parametrize(("when", "looks"), [("last", [12]), ("never", [])])
+def test_how_often_the_test_images_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, validation: float, when: str, looks: list[int]
+) -> None:
+    setup, looked = prepared(f"dataset.validation={validation}", f"evaluate.test={when}"), []
+
+    def told(opt: Any, images: Any, *rest: Any) -> Quality:
+        if images is setup.data.test_images:
+            looked.append(progress.step)
+        return Quality(50.0 - progress.step, 0.5, 5.0)
+
+    monkeypatch.setattr(loop, "quality", told)
+    progress = Progress()
+    train(setup, progress, Silent(), StopRequest())
+    assert looked == looks
+    assert progress.test_error == (38.0 if looks else None)
+    assert progress.test_nll == (0.5 if looks else None)
+    assert progress.train_error == 38.0
+
+
+def test_quality_by_hand() -> None:
+    setup = prepared()
+    p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
+    labels = torch.tensor([0, 1, 1, 1])
+
+    images = torch.zeros(4, 1, 1, 1, dtype=torch.uint8)
+
+    class Told(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.fc = torch.nn.Linear(1, 1), torch.nn.Linear(1, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return p.log()
+
+    found = quality(OPT(Told(), "gs", layers=["hidden"]), images, labels, setup.device, ALONE)
+    assert found.error == 50
+    assert found.nll == pytest.approx(-math.log(0.9 * 0.1 * 0.4 * 0.7) / 4)
+    # Bins: 0.9 twice, one right; 0.6, wrong; 0.7, right.
+    assert found.calibration_error == pytest.approx(100 * (2 * 0.4 + 0.6 + 0.3) / 4)
 
 
 def test_no_step_trains_on_what_is_held_back() -> None:

@@ -38,21 +38,22 @@ class RunLauncher(Launcher):
         """What there is to do for a sweep even where none of its runs is left."""
 
     @abstractmethod
-    def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
-        """Execute the runs of a sweep that are left; each leaves its result on disk.
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
+        """Execute the runs that a source gives, at most so many at once, each taken when there is
+        room for it; each leaves its result on disk.
 
         Raises Interrupted, where a signal asks to stop, once what runs has been saved.
         """
 
+    @abstractmethod
     def at_once(self, run: "Run") -> int | None:
-        """How many runs like this one it executes at once; None: it has no such number."""
-        return None
+        """How many runs like this one there is room for; None: as many as are given."""
 
-    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
-        """Execute what a source gives, so many runs at once. Raises as `execute` does."""
-        from opt_runner.launch.source import in_batches
+    def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
+        """Execute the runs of a sweep that are left. Raises as `serve` does."""
+        from opt_runner.launch.source import Listed
 
-        in_batches(source, at_once, lambda runs: self.execute(sweep, runs, screen))
+        self.serve(sweep, Listed(left), len(left), screen)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

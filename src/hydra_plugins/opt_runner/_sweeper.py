@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.opt_runner._launcher import RunLauncher
 from opt_runner.cli import mistakes
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, in_words
 
 if TYPE_CHECKING:
     from opt_runner.console.screen import Screen
@@ -83,8 +83,8 @@ class RunSweeper(Sweeper):
                 if config.hardware.processes == "slurm":
                     raise UserError(
                         "hardware.processes=slurm: this launcher starts one process a run; "
-                        "hydra/launcher=submitit_slurm starts several "
-                        "(hydra.launcher.tasks_per_node)"
+                        "several train one run as srun --ntasks=N opt-run "
+                        "hardware.processes=slurm ..., without -m"
                     )
             run = self._identify(config, command_line(self._folders, list(overrides)))
         except UserError as error:
@@ -113,7 +113,7 @@ class RunSweeper(Sweeper):
         else:
             jobs = [self._overrides[run.signature] for run in runs]
             for run, done in zip(runs, self.launcher.launch(jobs, 0), strict=True):
-                _record_failure(run, done, screen)
+                record_failure(run, done, screen)
 
     def serve(self, sweep: "Sweep", screen: "Screen", source: "Source", at_once: int) -> None:
         """Returns once all runs of the source have ended."""
@@ -125,7 +125,7 @@ class RunSweeper(Sweeper):
             in_batches(source, at_once, partial(self.launch, sweep, screen))
 
 
-def _record_failure(run: "Run", done: JobReturn, screen: "Screen") -> None:
+def record_failure(run: "Run", done: JobReturn, screen: "Screen") -> None:
     """Of a job that failed outside of its run, which records its own failures."""
     from opt_runner.runs.execute import give_up
 
@@ -133,4 +133,4 @@ def _record_failure(run: "Run", done: JobReturn, screen: "Screen") -> None:
         try:
             done.return_value  # noqa: B018  (raises what the job did)
         except Exception as error:
-            give_up(run, f"{type(error).__name__}: {error}", screen)
+            give_up(run, in_words(error), screen)

@@ -1,7 +1,5 @@
 """hydra/launcher=ray: the runs of a sweep as Ray tasks, on this machine or on a cluster."""
 
-from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from hydra.types import HydraContext, TaskFunction
@@ -13,6 +11,7 @@ from opt_runner.errors import UserError
 if TYPE_CHECKING:
     from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
+    from opt_runner.launch.source import Source
     from opt_runner.runs.run import Run
     from opt_runner.runs.sweep import Sweep
 
@@ -28,12 +27,12 @@ class RayLauncher(RunLauncher):
     ) -> None:
         """Raises UserError without Ray, without a cluster at the address, or for a wrong option."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        if find_spec("ray") is None:
+        try:
+            from opt_runner.launch.ray import Options, connect
+        except ImportError as error:
             raise UserError(
-                "hydra/launcher=ray needs Ray, which is not there: pip install 'opt-runner[ray]'"
-            )
-        from opt_runner.launch.ray import Options, connect
-
+                f"hydra/launcher=ray needs Ray ({error}): pip install 'opt-runner[ray]'"
+            ) from error
         self.options = Options.read(self.content)
         self.here = self.options.address is None
         if not self.here:  # what the runs get depends on what the cluster has
@@ -44,7 +43,12 @@ class RayLauncher(RunLauncher):
 
         return placed(config, self.options)
 
-    def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
         from opt_runner.launch.ray import Tasks
 
-        Tasks(self.options, sweep, screen).execute(left)
+        Tasks(self.options, sweep, screen).execute(source, at_once)
+
+    def at_once(self, run: "Run") -> int | None:
+        from opt_runner.launch.ray import room
+
+        return room(run.config.hardware, self.options) or None

@@ -13,6 +13,7 @@ from opt_runner.errors import UserError
 if TYPE_CHECKING:
     from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
+    from opt_runner.launch.source import Source
     from opt_runner.runs.run import Run
     from opt_runner.runs.sweep import Sweep
 
@@ -28,26 +29,25 @@ class SlurmLauncher(RunLauncher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from opt_runner.launch import slurm, slurm_queue
+        from opt_runner.launch.slurm import queue
+        from opt_runner.launch.slurm.options import Options
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        self.options = slurm.Options.read(self.content)
-        slurm_queue.require_slurm()
+        self.options = Options.read(self.content)
+        queue.require_slurm()
 
     def placed(self, config: "Config") -> "Config":
-        from opt_runner.launch import slurm
-
-        return slurm.placed(config, self.options)
+        return self.options.placed(config)
 
     def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
-        from opt_runner.launch.slurm import Slurm
+        from opt_runner.launch.slurm.others import mind_others
 
-        Slurm(self.options, sweep, screen).mind_others()
+        mind_others(self.options, sweep, screen)
 
-    def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
-        from opt_runner.launch.slurm import Slurm
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
+        from opt_runner.launch.slurm.jobs import Jobs
 
-        Slurm(self.options, sweep, screen).execute(left)
+        Jobs(self.options, sweep, screen).execute(source, at_once)
 
     def at_once(self, run: "Run") -> int | None:
         self._require_results()

@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from opt_runner.config.compose import conf_dir
 from opt_runner.errors import Elsewhere, UserError, nearest
 
 _TRACEBACKS = "OPT_RUN_FULL_ERROR"
+_WAIT_SECONDS = 30
 
 
 def take_over_from_hydra() -> None:
@@ -37,7 +39,8 @@ def told(all_are_mistakes: bool = False, quiet: bool = False) -> Iterator[None]:
     """Within the block an exception ends the program as this module says.
 
     all_are_mistakes: of what Hydra does with a command line any exception is about that line.
-    quiet: say nothing of mistakes.
+    quiet: say nothing of mistakes, and leave the other process time to say it: torchrun kills all
+    others as soon as one has ended.
     """
     try:
         yield
@@ -50,8 +53,11 @@ def told(all_are_mistakes: bool = False, quiet: bool = False) -> Iterator[None]:
             traceback.print_exc()
         if not mistake:
             sys.exit(1)
-        for line in [] if quiet else _lines(error):
-            print(f"opt-run: {line}", file=sys.stderr)
+        if quiet:
+            time.sleep(_WAIT_SECONDS)
+        else:
+            for line in _lines(error):
+                print(f"opt-run: {line}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -43,23 +43,35 @@ def _report(given: argparse.Namespace, command: str) -> None:
     # Slow to import: help must answer at once.
     from opt_runner.console.screen import Screen
     from opt_runner.files import CannotWrite
-    from opt_runner.records import stored
-    from opt_runner.report import terminal, writers
+    from opt_runner.records import search, stored
+    from opt_runner.report import terminal, trials, writers
     from opt_runner.report.columns import notes
     from opt_runner.report.comparison import compare
 
     screen = Screen()
     folders = given.folders or [Path("outputs")]
-    tables = compare(stored.find(folders))
+    runs, searches = stored.find(folders), search.find(folders)
+    beaten = search.beaten(searches)
+    tables = compare(run for run in runs if run.signature not in beaten)
     for table in tables:
+        if table.power:
+            screen.say(table.power)
         screen.show(terminal.table(table, screen.console.width))
         for line in terminal.faults(table):
             screen.say(line)
     for note in notes(tables, brief=True):
         screen.say(f"- {note}")
+    for ones in search.tunings(searches):
+        screen.show(trials.settings_table(ones))
+    alone = [one for one in searches if not one.label]
+    for one in alone:
+        screen.say(trials.counts(one))
+        screen.show(trials.table(one))
+    if alone:
+        screen.say("of a search the tables of runs hold the best trial alone")
     out = given.out or folders[0] / "report"
     try:
-        written = writers.write(tables, out, given.title, command)
+        written = writers.write(tables, out, given.title, command, searches)
     except (CannotWrite, OSError) as error:
         raise UserError(f"{error}; set --out DIR") from error
     screen.say(f"written: {out / 'report.html'} and {len(written) - 1} more files beside it")

@@ -47,36 +47,37 @@ def build(component: Component, where: str, **supplied: Any) -> Any:
     A supplied value fills a parameter that the config leaves out or sets to null.
     """
     options = _validated_options(component, where, frozenset(supplied))
-    target = _target(component, where)
-    accepted = inspect.signature(target).parameters
+    called = target(component, where)
+    accepted = inspect.signature(called).parameters
     for key, value in supplied.items():
         if key in accepted and options.get(key) is None:
             options[key] = value
     try:
-        return target(**options)
+        return called(**options)
     except ValidationError as error:
         raise UserError(explain(error, where, accepted)) from error
 
 
-def _target(component: Component, where: str) -> Any:
+def target(component: Component, where: str) -> Any:
+    """The class or function. Raises UserError where it cannot be imported or called."""
     try:
-        target = get_object(component.target)
+        found = get_object(component.target)
     except Exception as error:
         reason = str(error).splitlines()[-1]
         raise UserError(
             f"{where}._target_: cannot import {component.target!r}: {reason}"
         ) from error
-    if not callable(target):
+    if not callable(found):
         raise UserError(f"{where}._target_: {component.target!r} is no class or function")
-    return target
+    return found
 
 
 def _validated_options(
     component: Component, where: str, supplied: frozenset[str]
 ) -> dict[str, Any]:
-    target = _target(component, where)
+    called = target(component, where)
     try:
-        parameters = inspect.signature(target, eval_str=True).parameters
+        parameters = inspect.signature(called, eval_str=True).parameters
     except (NameError, ValueError, TypeError) as error:
         raise UserError(
             f"{where}: {component.target} has no readable signature: {error}"

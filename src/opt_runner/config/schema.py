@@ -57,7 +57,10 @@ class Budget(Node):
 
 
 class Optimizer(Node):
+    """rotation_lr: the learning rate of what a method trains beside the network, as R; null: lr."""
+
     lr: float = Field(gt=0)
+    rotation_lr: float | None = Field(default=None, gt=0)
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
     nesterov: bool
@@ -67,6 +70,14 @@ class Optimizer(Node):
         if self.nesterov and self.momentum == 0:
             raise ValueError("optimizer.nesterov needs optimizer.momentum above 0")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs keep the signature that they had before there was the key `rotation_lr`."""
+        content: dict[str, Any] = serialize(self)
+        if self.rotation_lr is None:
+            del content["rotation_lr"]
+        return content
 
 
 class Schedule(Node):
@@ -99,26 +110,59 @@ class Interval(Node):
     every: int | None = Field(gt=0)
 
 
+class Evaluate(Node):
+    """test: when to look at the test images: at every evaluation, at the last one, or never."""
+
+    every: int | None = Field(gt=0)
+    test: Literal["every", "last", "never"] = "every"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs keep the signature that they had before there was the key `test`."""
+        content: dict[str, Any] = serialize(self)
+        if self.test == "every":
+            del content["test"]
+        return content
+
+
 class Checkpoint(Node):
     every_seconds: float = Field(ge=0)
     every_steps: int | None = Field(gt=0)
 
 
 class DatasetChoice(Component):
-    """Any dataset, and how much of its training images is held back for validation.
+    """Any dataset, and what of its training images is trained on.
 
-    validation: a share; 0: none, and the content is as if there were no such keys.
-    validation_seed: draws the images, whatever the seed of a run.
+    validation: a share that is held back; 0: none. validation_seed: draws the images, whatever the
+    seed of a run.
+    share: of the images that are left, of each class alike. label_noise: the share of their labels
+    that are replaced by other classes. Both are drawn by the seed of the run.
     """
 
     validation: float = Field(default=0.0, ge=0, le=0.5)
     validation_seed: int = Field(default=0, ge=0, lt=2**31)
+    share: float = Field(default=1.0, gt=0, le=1)
+    label_noise: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def trained_on(self) -> dict[str, Any]:
+        """What the fingerprint of the data does not tell; empty for all images as they are."""
+        told: dict[str, Any] = {}
+        if self.validation:
+            told["validation"] = [self.validation, self.validation_seed]
+        if self.share < 1:
+            told["share"] = self.share
+        if self.label_noise:
+            told["label_noise"] = self.label_noise
+        return told
 
     @model_serializer(mode="wrap")
-    def _without_validation(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = serialize(self)
+        for key in {"validation", "share", "label_noise"} - self.trained_on.keys():
+            del content[key]
         if not self.validation:
-            del content["validation"], content["validation_seed"]
+            del content["validation_seed"]
         return content
 
 
@@ -168,7 +212,7 @@ class Config(Node):
     loss: Annotated[Loss, Role.TASK]
     augment: Annotated[Augment, Role.TASK]
     log: Annotated[Interval, Role.TASK]
-    evaluate: Annotated[Interval, Role.TASK]
+    evaluate: Annotated[Evaluate, Role.TASK]
     checkpoint: Annotated[Checkpoint, Role.NONE]
     method: Annotated[Component, Role.METHOD]
     model: Annotated[Component, Role.TASK]

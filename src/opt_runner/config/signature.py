@@ -20,9 +20,8 @@ _SINCE = {"train_w": False, "neurons": "drawn"}
 def signature(config: Config, data: str, device: str) -> str:
     """Twelve hexadecimal digits.
 
-    data: the dataset's fingerprint, which stands for its options (paths among them) but for how
-    much is held back for validation. A run without validation has the signature that it had before
-    there were such keys.
+    data: the dataset's fingerprint, which stands for its options (paths among them) but for what
+    of its training images is trained on.
     device: the kind of device, once `auto` is resolved.
     """
     content = of_roles(config.content, Role.TASK, Role.METHOD, Role.SEED)
@@ -30,8 +29,7 @@ def signature(config: Config, data: str, device: str) -> str:
         content[room] = _component(content[room])
     content["method"] = without_later_options(content["method"])
     content["dataset"] = data
-    if config.dataset.validation:
-        content["validation"] = [config.dataset.validation, config.dataset.validation_seed]
+    content |= config.dataset.trained_on
     content["hardware"]["device"] = device
     content["results_version"] = RESULTS_VERSION
     text = json.dumps(content, sort_keys=True)

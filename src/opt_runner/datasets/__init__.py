@@ -7,7 +7,12 @@ from opt_runner.datasets.digits import Digits
 from opt_runner.datasets.folder import ImageFolder
 from opt_runner.datasets.images import Images
 from opt_runner.datasets.torchvision_sets import TorchvisionSet
-from opt_runner.datasets.validation import Validation, hold_back
+from opt_runner.datasets.training_images import (
+    Validation,
+    hold_back,
+    part,
+    with_label_noise,
+)
 
 __all__ = [
     "Augment",
@@ -20,4 +25,6 @@ __all__ = [
     "Validation",
     "hold_back",
     "normalise",
+    "part",
+    "with_label_noise",
 ]

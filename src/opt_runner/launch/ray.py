@@ -4,6 +4,7 @@ Tasks are tried again here, not by Ray: it would go on for ever with one that ru
 """
 
 import logging
+import math
 import os
 import platform
 import re
@@ -18,7 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Self
 
+import ray
 from pydantic import Field, ValidationError
+from ray import exceptions
 
 from opt_runner.config.schema import Config, Hardware, Node
 from opt_runner.console.screen import Screen
@@ -26,6 +29,7 @@ from opt_runner.console.wandb import SWEEP_VARIABLE
 from opt_runner.errors import UserError, explain
 from opt_runner.launch import worker
 from opt_runner.launch.slots import available_cores, thread_variables, visible_gpus
+from opt_runner.launch.source import Source
 from opt_runner.launch.tries import Tries
 from opt_runner.runs.execute import give_up
 from opt_runner.runs.run import Run
@@ -67,8 +71,6 @@ class Resources:
 def connect(options: Options) -> None:
     """To the cluster that runs at the address, or to one of this machine alone, which starts here
     and ends with this process. Raises UserError where there is none."""
-    import ray
-
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -128,6 +130,15 @@ def resources(hardware: Hardware, options: Options) -> Resources:
     return Resources(cpus, gpus)
 
 
+def room(hardware: Hardware, options: Options) -> int:
+    """How many such runs the machines have room for now."""
+    need = resources(hardware, options)
+    return sum(
+        int(min(node.cpus / need.cpus, node.gpus / need.gpus if need.gpus else math.inf))
+        for node in _nodes(options)
+    )
+
+
 def placed(config: Config, options: Options) -> Config:
     """The config with the kind of device that its run gets."""
     gpus = resources(config.hardware, options).gpus
@@ -141,8 +152,6 @@ def _nodes(options: Options) -> list[Resources]:
         own = options.init or {}
         gpus = own.get("num_gpus", len(visible_gpus()))
         return [Resources(own.get("num_cpus", available_cores()), gpus)]
-    import ray
-
     nodes: list[dict[str, Any]] = ray.nodes()
     found = [node["Resources"] for node in nodes if node["Alive"]]
     return [Resources(one.get("CPU", 0), one.get("GPU", 0)) for one in found]
@@ -159,19 +168,16 @@ class Tasks:
         self._signals = 0
         self._stop: Interrupted | None = None
 
-    def execute(self, runs: Sequence[Run]) -> None:
-        """Returns when all runs have ended, each with its result on disk.
+    def execute(self, source: Source, at_once: int) -> None:
+        """Returns when all runs of the source have ended, each with its result on disk.
 
         Raises Interrupted where a signal asks to stop, after the tasks have ended.
         """
         connect(self.options)
-        import ray
-
         self.sweep.folder.mkdir(parents=True, exist_ok=True)
-        self._check_room(runs)
+        self._check_room(self.sweep.runs)
         with self._stopped_by_signals():
-            for run in runs:
-                self._submit(Tries(run, run.record, self.options.retries))
+            self._take(source, at_once)
             told = 0
             while self._open:
                 if told < self._signals:
@@ -179,9 +185,19 @@ class Tasks:
                     self._cancel(force=told > 1)
                 ended, _ = ray.wait(list(self._open), timeout=_LOOK_SECONDS)
                 for task in ended:
-                    self._end(task, self._open.pop(task))
+                    tries = self._open.pop(task)
+                    if self._end(task, tries) and self._stop is None:
+                        source.ended(tries.run)
+                self._take(source, at_once)
         if self._stop is not None:
             raise self._stop
+
+    def _take(self, source: Source, at_once: int) -> None:
+        while self._stop is None and len(self._open) < at_once:
+            run = source.take()
+            if run is None:
+                return
+            self._submit(Tries(run, run.record, self.options.retries))
 
     def _check_room(self, runs: Sequence[Run]) -> None:
         """Ray lets tasks wait for ever that no machine has room for, without a word."""
@@ -214,14 +230,10 @@ class Tasks:
 
     def _cancel(self, force: bool) -> None:
         """Tasks that wait end, those that run save before; `force` kills their workers."""
-        import ray
-
         for task in self._open:
             ray.cancel(task, force=force)
 
     def _submit(self, tries: Tries) -> None:
-        import ray
-
         run = tries.run
         needs = resources(run.config.hardware, self.options)
         place = Place(
@@ -242,31 +254,29 @@ class Tasks:
     def _status(self, run: Run) -> Path:
         return self.sweep.folder / f"slot-{run.signature}.json"
 
-    def _end(self, task: Any, tries: Tries) -> None:
-        import ray
-
+    def _end(self, task: Any, tries: Tries) -> bool:
+        """Whether the run is not tried again."""
         try:
             failure: str | None = ray.get(task)
-        except ray.exceptions.LocalRayletDiedError:
+        except exceptions.LocalRayletDiedError:
             raise
-        except ray.exceptions.RayError as error:
+        except exceptions.RayError as error:
             self._status(tries.run).unlink(missing_ok=True)
             if self._stop is not None:
-                return
+                return True
             how = _how_it_ended(error)
             failure = tries.end(how) if how else textwrap.shorten(str(error), 300)
             if how and tries.left:
                 self.screen.fail(f"{tries.run.title}: {failure}")
                 self._submit(tries)
-                return
+                return False
         if failure is not None:
             give_up(tries.run, failure, self.screen)
+        return True
 
 
 def _how_it_ended(error: Exception) -> str | None:
     """What became of the worker; None where it is not that which died."""
-    from ray import exceptions
-
     if isinstance(error, exceptions.OutOfMemoryError):
         return "was killed as memory ran out"
     if isinstance(error, exceptions.NodeDiedError):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from opt_runner.config.schema import Config
+from opt_runner.errors import in_words
 from opt_runner.files import write_text_quickly
 from opt_runner.training.interrupt import Interrupted, StopRequest
 
@@ -75,7 +76,7 @@ def answer(job: Job, stop: StopRequest) -> Interrupted | str | None:
     except Interrupted as error:
         return error
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return in_words(error)
     return None
 
 

@@ -39,6 +39,7 @@ class Method:
     colour: its colour in pictures, as #rrggbb; None: one is chosen.
     family: what it is akin to; methods of one family stand together and have similar colours.
     optimizer_class: what steps; torch.optim.SGD or one derived from it.
+    search: what a fair comparison tunes: keys of the config and their ranges, in Hydra's grammar.
 
     Where options do not suit a layer, as blocks that do not divide its d, `init` and the others
     raise `opt_runner.errors.UserError`.
@@ -48,6 +49,10 @@ class Method:
     colour: ClassVar[str | None] = None
     family: ClassVar[str | None] = None
     optimizer_class: ClassVar[type[torch.optim.SGD]] = torch.optim.SGD
+    search: ClassVar[Mapping[str, str]] = {
+        "optimizer.lr": "tag(log,interval(0.003,0.3))",
+        "optimizer.weight_decay": "tag(log,interval(1e-5,1e-2))",
+    }
 
     @property
     def trains_weight(self) -> bool:

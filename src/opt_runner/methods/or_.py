@@ -1,5 +1,6 @@
 """OPT (OR): R itself is the rotation, held near orthogonality by a penalty."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
@@ -9,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.linalg import gram
-from opt_runner.methods.rotation import SquareRotation, Start
+from opt_runner.methods.rotation import Rotation, SquareRotation, Start
 
 if TYPE_CHECKING:
     from opt_runner.layers import Layer
@@ -28,6 +29,10 @@ class OrthogonalRegularization(SquareRotation):
     scale: Annotated[float, Field(ge=0)] = 0.1
 
     colour: ClassVar[str] = "#000000"
+    search: ClassVar[Mapping[str, str]] = {
+        **Rotation.search,
+        "method.scale": "tag(log,interval(0.01,10))",
+    }
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return R @ W

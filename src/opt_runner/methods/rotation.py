@@ -1,7 +1,7 @@
 """The methods that rotate: V = Q(R) W with an orthogonal Q."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class Rotation(Method):
     ) -> Tensor:
         return prepared(W, self.neurons)
 
+    search: ClassVar[Mapping[str, str]] = {
+        **Method.search,
+        "optimizer.rotation_lr": "tag(log,interval(0.003,3))",
+    }
+
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         """Q(R) W for R (k, ...) and W (k, d, n), differentiable in R."""
         raise NotImplementedError(f"{type(self).__name__} must define rotate(R, W)")
@@ -69,6 +74,8 @@ class SquareRotation(Rotation):
     """
 
     start: Start = "normal"
+
+    search: ClassVar[Mapping[str, str]] = {**Rotation.search, "method.start": "normal,identity"}
 
     def init(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor

@@ -1,6 +1,6 @@
 """S-OPT: only a random subset of the rows of W is rotated, a new subset every round."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -12,7 +12,7 @@ from opt_runner.methods.cayley import Cayley
 from opt_runner.methods.gs import GramSchmidt
 from opt_runner.methods.hr import Householder
 from opt_runner.methods.ls import Lowdin
-from opt_runner.methods.rotation import SquareRotation, Start, initial_square
+from opt_runner.methods.rotation import Rotation, SquareRotation, Start, initial_square
 
 if TYPE_CHECKING:
     from opt_runner.layers import Layer
@@ -42,6 +42,10 @@ class StochasticOPT(SquareRotation):
     round_steps: Annotated[int, Field(gt=0)] | None = None
 
     colour: ClassVar[str] = "#56B4E9"
+    search: ClassVar[Mapping[str, str]] = {
+        **Rotation.search,
+        "method.share": "tag(log,interval(0.1,1.0))",
+    }
 
     def kind(self, layer: "Layer") -> int:
         """|S|, of d rows."""

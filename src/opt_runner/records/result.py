@@ -41,6 +41,11 @@ class Result:
     best_step: int | None = None  # that of the best validation error
     test_error_at_best: float | None = None  # after that step
     train_loss: float | None = None
+    # After the last step, see training/evaluate.py. The first: of as many training images as there
+    # are test images, not augmented, with the labels that they were trained on.
+    train_error: float | None = None
+    test_nll: float | None = None
+    calibration_error: float | None = None
     # By layer, see geometry.py. `energy` is E_1; `energy_excess` is by s as well, "0", "1", "2".
     energy_start: dict[str, float] | None = None
     energy_end: dict[str, float] | None = None

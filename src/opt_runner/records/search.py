@@ -5,7 +5,7 @@ The search itself goes on from the journal that stands beside it.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,13 +14,13 @@ from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 
 NAME = "search.json"
+STATUSES = ("finished", "pruned", "diverged", "failed", "not finished")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """status: finished, diverged, pruned, failed, or not finished. errors: validation errors in
-    percent, one a seed; value: their mean, which is minimised, 100 for a diverged trial. runs: the
-    signatures, one a seed."""
+    """status: one of STATUSES. errors: validation errors in percent, one a seed; value: their mean,
+    which is minimised, 100 for a diverged trial. runs: the signatures, one a seed."""
 
     number: int
     status: str
@@ -33,12 +33,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """space: the parameters as on the command line. log: those on a logarithmic scale."""
+    """space: the parameters as on the command line. log: those on a logarithmic scale. label: tells
+    the searches of one fair comparison, which share a name, from each other."""
 
     name: str
     space: dict[str, str]
     log: list[str]
     trials: list[Trial]
+    label: str = ""
 
     def ranked(self) -> list[Trial]:
         """Those that finished, the best first; of equal ones the first."""
@@ -63,6 +65,31 @@ class SearchRecord:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged: {error}; the search writes it anew") from error
+
+
+def words(parameters: Mapping[str, Any]) -> list[str]:
+    """As overrides. A float is rounded to six digits: it can be read, and typed again."""
+    return [
+        f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in parameters.items()
+    ]
+
+
+def beaten(searches: Sequence[SearchRecord]) -> set[str]:
+    """The signatures of the runs of all trials but the best of each search. Those of a fair
+    comparison are all beaten: its table is of other runs."""
+    trials = [trial for search in searches for trial in search.trials]
+    best = [trial for search in searches if not search.label for trial in search.ranked()[:1]]
+    return {run for one in trials for run in one.runs} - {run for one in best for run in one.runs}
+
+
+def tunings(searches: Iterable[SearchRecord]) -> list[list[SearchRecord]]:
+    """The searches of each fair comparison, plain training's first."""
+    found: dict[str, list[SearchRecord]] = {}
+    for search in sorted(searches, key=lambda search: not search.label.startswith("standard")):
+        if search.label:
+            found.setdefault(search.name, []).append(search)
+    return list(found.values())
 
 
 def find(folders: Iterable[Path]) -> list[SearchRecord]:

@@ -38,6 +38,10 @@ class StoredRun:
         return self.result.status if self.result else "not finished"
 
     @property
+    def signature(self) -> str:
+        return self.record.directory.name.rpartition("-")[2]
+
+    @property
     def seed(self) -> int:
         return int(self.config["seed"])
 

@@ -67,6 +67,10 @@ def _change(values: tuple[Mean | None, Mean | None], form: str) -> str:
     return f"{before.mean:{form}} → {after.mean:{form}}"
 
 
+def _p(value: float | None) -> str:
+    return NOTHING if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def _difference(value: Difference | None) -> str:
     if value is None:
         return NOTHING
@@ -101,8 +105,13 @@ _COMPARED = (
         "minus standard [95%]",
         lambda table, row: _difference(table.difference(row)),
         "minus standard: mean difference of the test error over the seeds that finished in both "
-        "rows, with its 95% confidence interval (paired t-test, not corrected for the number of "
-        "methods); the best row is bold if its interval lies below zero and all its runs finished",
+        "rows, with its 95% confidence interval (paired t-test, of each method alone)",
+    ),
+    Column(
+        "p",
+        lambda table, row: _p(table.corrected_p(row)),
+        "p: of that difference, corrected by Holm for the number of methods; the row furthest "
+        "below standard is bold if its p is below 0.05 and all its runs finished",
     ),
 )
 _AT_BEST = Column(
@@ -154,11 +163,6 @@ _COSTS = (
 )  # fmt: skip
 _FULL = (
     *_COMPARED,
-    Column(
-        "best %",
-        lambda _, row: mean(row.mean("best_test_error"), ".2f"),
-        "best: lowest test error of all evaluations, which is chosen by the test images themselves",
-    ),
     _AT_BEST,
     Column(
         "validation error %",
@@ -166,6 +170,27 @@ _FULL = (
         "validation error: after the last step, on the training images that are held back",
     ),
     Column("train loss", lambda _, row: mean(row.mean("train_loss"), ".4f")),
+    Column(
+        "train error %",
+        lambda _, row: mean(row.mean("train_error"), ".2f"),
+        "train error: after the last step, of as many training images as there are test images, "
+        "not augmented",
+    ),
+    Column(
+        "gap",
+        lambda _, row: mean(row.mean_difference("test_error", "train_error"), ".2f"),
+        "gap: test error minus train error",
+    ),
+    Column(
+        "test NLL",
+        lambda _, row: mean(row.mean("test_nll"), ".3f"),
+        "test NLL: mean negative log-likelihood of the test labels",
+    ),
+    Column(
+        "calibration error %",
+        lambda _, row: mean(row.mean("calibration_error"), ".2f"),
+        "calibration error: expected calibration error of the test images, 15 bins of confidence",
+    ),
     *_ENERGY,
     _COSINE,
     _ORTHOGONALITY,

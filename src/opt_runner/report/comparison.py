@@ -10,12 +10,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any, Literal
 
 from opt_runner.methods import METHODS
 from opt_runner.records.result import Result
 from opt_runner.records.stored import StoredRun
-from opt_runner.report.statistics import Difference, Mean
+from opt_runner.report.statistics import (
+    CONFIDENCE,
+    Difference,
+    Mean,
+    detectable_difference,
+    holm,
+)
 
 BASELINE = "standard"
 
@@ -49,6 +56,11 @@ class Row:
 
     def mean(self, name: str) -> Mean | None:
         return Mean.of(list(self.values(name).values()))
+
+    def mean_difference(self, name: str, other: str) -> Mean | None:
+        """Of one field minus another."""
+        values, others = self.values(name), self.values(other)
+        return Mean.of([values[seed] - others[seed] for seed in values.keys() & others])
 
     def largest(self, name: str) -> float | None:
         return max(self.values(name).values(), default=None)
@@ -134,19 +146,50 @@ class Comparison:
             return None
         return Difference.paired(row.values("test_error"), self.baseline.values("test_error"))
 
+    def corrected_p(self, row: Row) -> float | None:
+        """p of the difference, by Holm's correction for all rows that are compared."""
+        return self._corrected.get(row.label)
+
+    @cached_property
+    def _corrected(self) -> dict[str, float]:
+        """By label."""
+        found = {row.label: self.difference(row) for row in self.rows}
+        tested = {name: one.p for name, one in found.items() if one and one.p is not None}
+        return dict(zip(tested, holm(list(tested.values())), strict=True))
+
     @cached_property
     def best(self) -> Row | None:
-        """The row furthest below `standard`, among those whose interval lies below zero and whose
+        """The row furthest below `standard`, among those whose corrected p is below 0.05 and whose
         runs have all finished: a method that fails with one seed is not the best."""
         below = [
             (difference.mean, row)
             for row in self.rows
             if (difference := self.difference(row)) is not None
-            and difference.clears_zero
+            and (p := self.corrected_p(row)) is not None
+            and p < 1 - CONFIDENCE
             and difference.mean < 0
             and not self.unfinished(row)
         ]
         return min(below, key=lambda pair: pair[0])[1] if below else None
+
+    @cached_property
+    def power(self) -> str | None:
+        """What difference to `standard` these runs could have shown, in words."""
+        found = [self.difference(row) for row in self.rows]
+        stds = [one.std for one in found if one and one.std]
+        counts = [one.n for one in found if one and one.std]
+        if not stds:
+            return None
+        std, n = math.sqrt(fmean(std**2 for std in stds)), min(counts)
+        alone = detectable_difference(n, std, 1 - CONFIDENCE)
+        text = (
+            f"With {n} seeds a true difference of {alone:.3g} points would be found in 4 of 5 such "
+            f"comparisons with standard (the differences of single seeds spread by {std:.2g})"
+        )
+        if len(stds) > 1:
+            together = detectable_difference(n, std, (1 - CONFIDENCE) / len(stds))
+            text += f", one of {together:.3g} if it must stand out among {len(stds)} methods"
+        return text + "."
 
     def unfinished(self, row: Row) -> dict[str, list[int]]:
         """Seeds without a finished run, by status; `missing` if only other rows have it."""

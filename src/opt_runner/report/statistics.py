@@ -1,11 +1,13 @@
-"""Means over seeds, and paired differences with their confidence intervals."""
+"""Means over seeds, paired differences, their correction for many methods, and their power."""
 
+import math
 import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
+POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,17 @@ class Mean:
 @dataclass(frozen=True)
 class Difference:
     """The mean of n paired differences, and the interval of the paired t-test:
-    mean -+ t(n - 1) std / sqrt(n).
+    mean -+ t(n - 1) std / sqrt(n), with its p, two-sided.
 
-    For one pair there is no interval: low and high are None.
+    For one pair there is no interval: low, high, std and p are None.
     """
 
     n: int
     mean: float
     low: float | None
     high: float | None
+    std: float | None = None
+    p: float | None = None
 
     @classmethod
     def paired(
@@ -47,7 +51,8 @@ class Difference:
         if not seeds:
             return None
         ours, theirs = [values[seed] for seed in seeds], [baseline[seed] for seed in seeds]
-        mean = statistics.fmean(a - b for a, b in zip(ours, theirs, strict=True))
+        differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+        mean = statistics.fmean(differences)
         if len(seeds) == 1:
             return cls(1, mean, None, None)
         from scipy.stats import ttest_rel  # slow to import: only where it is needed
@@ -56,10 +61,56 @@ class Difference:
             # Equal differences, as of errors counted on few test images, make SciPy warn of the
             # precision of the statistic. The interval is right: it has no width.
             warnings.simplefilter("ignore", RuntimeWarning)
-            interval = ttest_rel(ours, theirs).confidence_interval(CONFIDENCE)
-        return cls(len(seeds), mean, float(interval.low), float(interval.high))
+            test = ttest_rel(ours, theirs)
+            interval = test.confidence_interval(CONFIDENCE)
+        std = statistics.stdev(differences)
+        p = float(test.pvalue) if std else float(mean == 0)
+        return cls(len(seeds), mean, float(interval.low), float(interval.high), std, p)
 
     @property
     def clears_zero(self) -> bool:
         """Whether zero lies outside of the interval."""
         return self.low is not None and self.high is not None and self.low * self.high > 0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's correction: of m tests the i-th smallest p becomes the largest of (m - j + 1) p_(j)
+    over j <= i, at most 1. All below 0.05 together are wrong in at most one of 20 comparisons.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure" (1979).
+    """
+    m, largest = len(p_values), 0.0
+    corrected = [0.0] * m
+    for place, index in enumerate(sorted(range(m), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (m - place) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def detectable_difference(n: int, std: float, level: float) -> float:
+    """The difference that a two-sided paired t-test at this level finds with a chance of 80%.
+
+    n: pairs, at least two. std: of the differences. The t statistic of a true difference D is
+    (z + c) / s with z normal, c = sqrt(n) D / std, and s the root of a mean of n - 1 squared
+    normal numbers; its chance to pass the limit is taken over z in closed form, then over s.
+    """
+    from scipy.integrate import quad
+    from scipy.optimize import brentq
+    from scipy.stats import chi, norm, t
+
+    df = n - 1
+    limit = t.ppf(1 - level / 2, df)
+
+    def missing(c: float) -> float:
+        def found(root: float) -> float:
+            at = limit * root / math.sqrt(df)
+            return float(chi.pdf(root, df) * (norm.sf(at - c) + norm.cdf(-at - c)))
+
+        # Beyond the median on either side apart: the density is narrow for a large n.
+        middle = chi.median(df)
+        return float(quad(found, 0, middle)[0] + quad(found, middle, math.inf)[0]) - POWER
+
+    highest = 1.0
+    while missing(highest) < 0:
+        highest *= 2
+    return float(brentq(missing, 0, highest)) * std / math.sqrt(n)

@@ -17,7 +17,7 @@ from opt_runner import __version__
 from opt_runner.console import wandb
 from opt_runner.console.run_log import run_log
 from opt_runner.console.screen import RunDisplay, Screen, outcome
-from opt_runner.errors import Elsewhere, UserError
+from opt_runner.errors import Elsewhere, UserError, in_words
 from opt_runner.files import CannotWrite, set_aside, write_whole
 from opt_runner.records import checkpoint
 from opt_runner.records.result import DamagedResult, Result, Status
@@ -179,8 +179,8 @@ def _write_result(run: Run, result: Result, screen: Screen) -> None:
 
 
 def _reason(error: Exception) -> str:
-    known = isinstance(error, UserError | CannotWrite | Elsewhere | WorkerFailed)
-    return str(error) if known else f"{type(error).__name__}: {error}"
+    known = isinstance(error, CannotWrite | Elsewhere | WorkerFailed)
+    return str(error) if known else in_words(error)
 
 
 def _write_config(run: Run) -> None:
@@ -328,6 +328,9 @@ def _result(
         # Nobody sees it before the run is over.
         test_error_at_best=progress.test_error_at_best if status == "finished" else None,
         train_loss=progress.train_loss,
+        train_error=progress.train_error,
+        test_nll=progress.test_nll,
+        calibration_error=progress.calibration_error,
         energy_start=progress.energy_start,
         energy_end=progress.energy_end,
         energy_excess_start=progress.energy_excess_start,

@@ -14,9 +14,6 @@ from typing import Protocol
 
 from optuna.distributions import distribution_to_json
 from pydantic import Field
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
 from opt_runner.config.schema import Config, Node
 from opt_runner.console import wandb
@@ -24,20 +21,17 @@ from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
 from opt_runner.files import locked
 from opt_runner.launch.source import Source
-from opt_runner.records.search import SearchRecord, Trial
-from opt_runner.report.columns import mean
-from opt_runner.report.statistics import Mean
+from opt_runner.records.search import Trial, words
+from opt_runner.report import trials as report
 from opt_runner.report.wandb import log_tables
 from opt_runner.runs import plan
 from opt_runner.runs.conduct import say_where, show_tables, worked
 from opt_runner.runs.run import Run
-from opt_runner.runs.space import Space, words
+from opt_runner.runs.space import Space
 from opt_runner.runs.study import Pruning, open_study
 from opt_runner.runs.sweep import Sweep
 from opt_runner.runs.trials import Trials
 from opt_runner.runs.watch import watched
-
-_SHOWN = 10  # trials in the table at the end
 
 
 class Options(Node):
@@ -65,7 +59,7 @@ class Runner(Protocol):
         ...
 
     def at_once(self, run: Run) -> int | None:
-        """How many runs like this one are executed at once; None: the launcher does not say."""
+        """How many runs like this one the launcher has room for; None: it does not say."""
         ...
 
     def serve(self, sweep: Sweep, screen: Screen, source: Source, at_once: int) -> None:
@@ -82,18 +76,13 @@ def conduct(space: Space, options: Options, runner: Runner) -> int:
     _check(example.config)
     for parameters in space.ends():  # a mistake in them shows now
         runner.run(space.overrides(parameters, space.seeds[0]))
-    parallel = _parallel(options.parallel, runner.at_once(example))
+    parallel = at_once(options.parallel, runner.at_once(example))
     name = _name(space, options, example)
     folder = Path(options.storage) / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; set hydra.sweeper.storage=DIR"
-        ) from error
+    make(folder)
     sweep = Sweep([example], asked=1, here=runner.here, name=name)
     screen = runner.screen(example)
-    with locked(folder / "lock", partial(_busy, name)):
+    with locked(folder / "lock", partial(busy, name)):
         study = open_study(folder, name, options.pruning)
         trials = Trials(
             study, space, runner.run, options.trials, options.seed, sweep, folder, screen
@@ -113,29 +102,44 @@ def _check(config: Config) -> None:
         )
 
 
-def _parallel(asked: int | None, most: int | None) -> int:
-    if asked is None and most is None:
+def at_once(asked: int | None, room: int | None) -> int:
+    """How many runs at once: as many as asked for, or as the launcher has room for."""
+    parallel = asked or room
+    if parallel is None:
         raise UserError(
-            "hydra.sweeper.parallel must be given: this launcher does not say how many runs it "
-            "executes at once"
+            "hydra.sweeper.parallel=N must be given: this launcher does not say how many runs it "
+            "has room for"
         )
-    return min(number for number in (asked, most) if number is not None)
+    return parallel
 
 
-def _name(space: Space, options: Options, example: Run) -> str:
-    """The same for the same search: what it draws from and how, and all else that changes runs."""
+def make(folder: Path) -> None:
+    """Raises UserError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; set hydra.sweeper.storage=DIR"
+        ) from error
+
+
+def digest(space: Space, example: Run, *more: object) -> str:
+    """Eight digits, the same for the same search: what it draws from, all else that changes its
+    runs, and `more`."""
     content = [
         {key: distribution_to_json(one) for key, one in space.distributions.items()},
         space.seeds,
-        options.seed,
-        options.pruning,
+        *more,
         example.signature,
     ]
-    text = json.dumps(content, sort_keys=True)
-    return f"{options.study}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _busy(name: str, holder: str) -> None:
+def _name(space: Space, options: Options, example: Run) -> str:
+    return f"{options.study}-{digest(space, example, options.seed, options.pruning)}"
+
+
+def busy(name: str, holder: str) -> None:
     raise UserError(f"search {name} is under way: {holder} has it; wait for it to end")
 
 
@@ -148,7 +152,7 @@ def _conduct(trials: Trials, runner: Runner, parallel: int) -> int:
     parallel = min(parallel, left)
     screen.say(
         f"plan: search {sweep.id}: {trials.count} trials: {trials.settled} settled, "
-        f"{trials.begun} to go on with, {left - trials.begun} to draw; {parallel} at once"
+        f"{trials.begun} to go on with, {left - trials.begun} to draw; up to {parallel} at once"
     )
     if left and sweep.here and example.config.plan.measure:
         plan.show_cost(example, left * len(trials.space.seeds), screen)
@@ -162,18 +166,14 @@ def _conduct(trials: Trials, runner: Runner, parallel: int) -> int:
 
 
 def _tell(trials: Trials, runner: Runner, done: bool) -> int:
-    """Show the best trials, and of the very best what a grid shows; returns the exit code."""
+    """Show the best trials and, once all are there, of the very best what a grid shows: its test
+    error is not for who may still search. Returns the exit code."""
     screen, record = trials.screen, trials.record()
     record.write(trials.folder)
-    counts = [
-        f"{count} {status}"
-        for status in ("finished", "pruned", "diverged", "failed", "not finished")
-        if (count := record.count(status))
-    ]
-    screen.say(f"search {record.name}: {', '.join(counts) or 'no trial yet'}")
+    screen.say(report.counts(record))
     ranked = record.ranked()
     if ranked:
-        screen.show(_table(record, ranked[:_SHOWN]))
+        screen.show(report.table(record))
         _tell_best(ranked[0], trials, runner, done)
     if trials.stopped is not None:
         screen.fail(trials.stopped)
@@ -185,21 +185,8 @@ def _tell_best(best: Trial, trials: Trials, runner: Runner, done: bool) -> None:
     sweep, screen, space = trials.sweep, trials.screen, trials.space
     runs = [runner.run(space.overrides(best.parameters, seed)) for seed in space.seeds]
     screen.say(f"best: trial {best.number}: {' '.join(words(best.parameters))}")
-    comparisons = show_tables([run for one in runs if (run := sweep.stored(one))], screen)
     screen.say(f"its first run: {runs[0].command}")
-    if done:
-        log_tables(runs[0].config, sweep.id, comparisons, screen)
-
-
-def _table(record: SearchRecord, trials: Sequence[Trial]) -> Table:
-    table = Table(
-        title=Text(f"{record.name}: the best trials"), title_justify="left",
-        header_style="bold", box=SIMPLE_HEAD,
-    )  # fmt: skip
-    for heading in ("trial", *record.space, "validation error %"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for place, trial in enumerate(trials):
-        values = [word.partition("=")[2] for word in words(trial.parameters)]
-        cells = [str(trial.number), *values, mean(Mean.of(trial.errors), ".2f")]
-        table.add_row(*(Text(cell) for cell in cells), style="" if place else "bold")
-    return table
+    if not trials.left:
+        tables = show_tables([run for one in runs if (run := sweep.stored(one))], screen)
+        if done:
+            log_tables(runs[0].config, sweep.id, tables, screen)

@@ -9,15 +9,20 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from opt_runner.errors import UserError
+from opt_runner.records.search import words
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 # A search for these would compare errors on other images.
-_NOT_SEARCHED = ("dataset", "dataset.validation", "dataset.validation_seed")
+_NOT_SEARCHED = (
+    "dataset",
+    "dataset.validation",
+    "dataset.validation_seed",
+    "dataset.share",
+    "dataset.label_noise",
+)
 _FORMS = "KEY=a,b,c or KEY=range(1,5) or KEY=interval(0,1) or KEY=tag(log,interval(0.01,1))"
-
-Parameters = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,35 @@ class Space:
     fixed: list[str]
     seeds: list[list[str]]
 
-    def overrides(self, parameters: Parameters, seed: Sequence[str]) -> list[str]:
+    def overrides(self, parameters: Mapping[str, Any], seed: Sequence[str]) -> list[str]:
         """What makes a run."""
         return [*self.fixed, *words(parameters), *seed]
 
     def first(self) -> dict[str, Any]:
         """The first choice and the lowest value of every parameter."""
         return {key: _values(one)[0] for key, one in self.distributions.items()}
+
+    def contains(self, key: str, value: Any) -> bool:
+        """Whether a value of the config is one that the search may try."""
+        from optuna.distributions import CategoricalDistribution
+
+        one = self.distributions[key]
+        if isinstance(one, CategoricalDistribution):
+            return str(value) in one.choices
+        return isinstance(value, int | float) and one.low <= value <= one.high  # type: ignore[attr-defined]
+
+    def spread(self, count: int, seed: int) -> list[dict[str, Any]]:
+        """The first points of a scrambled Halton sequence."""
+        from scipy.stats.qmc import Halton
+
+        points = Halton(len(self.distributions), rng=seed).random(count)
+        return [
+            {
+                key: _at(one, float(u))
+                for (key, one), u in zip(self.distributions.items(), point, strict=True)
+            }
+            for point in points
+        ]
 
     def ends(self) -> list[dict[str, Any]]:
         """Every choice, and the highest value, of one parameter with the first of all others."""
@@ -47,14 +74,6 @@ class Space:
             for key, one in self.distributions.items()
             for value in _values(one)[1:]
         ]
-
-
-def words(parameters: Parameters) -> list[str]:
-    """As overrides. A float is rounded to six digits: it can be read, and typed again."""
-    return [
-        f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
-        for key, value in parameters.items()
-    ]
 
 
 def parse(overrides: Sequence[str]) -> Space:
@@ -82,6 +101,27 @@ def parse(overrides: Sequence[str]) -> Space:
     if not distributions:
         raise UserError(f"nothing to search: give at least one key as {_FORMS}")
     return Space(distributions, written, fixed, seeds)
+
+
+def values_of(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The words of each key's values, as `a=1` and `a=2` of a=1,2; and the overrides that have no
+    values but an interval. Of a key given twice the last counts.
+
+    Raises HydraException for bad grammar.
+    """
+    last = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides([*overrides])}
+    values: dict[str, list[str]] = {}
+    intervals = []
+    for key, override in last.items():
+        if not override.is_sweep_override():
+            values[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            words = (f"{key}={value}" for value in override.sweep_string_iterator())
+            values[key] = list(dict.fromkeys(words))
+        else:
+            assert override.input_line is not None
+            intervals.append(override.input_line)
+    return values, intervals
 
 
 def _seeds(override: Override) -> list[str]:
@@ -131,6 +171,20 @@ def _is_log(override: Override, tags: set[str]) -> bool:
     if unknown := tags - {"log"}:
         raise UserError(f"{override.input_line}: no tag {min(unknown)!r}, the only one is log")
     return "log" in tags
+
+
+def _at(distribution: "BaseDistribution", u: float) -> Any:
+    """The value at the share 0 <= u < 1 of the range."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(u * len(distribution.choices))]
+    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
+    whole = isinstance(distribution, IntDistribution)
+    if whole:
+        high += 1
+    value = low * (high / low) ** u if distribution.log else low + u * (high - low)  # type: ignore[attr-defined]
+    return low + int(value - low) // distribution.step * distribution.step if whole else value  # type: ignore[attr-defined]
 
 
 def _values(distribution: "BaseDistribution") -> list[Any]:

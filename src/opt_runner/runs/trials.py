@@ -28,7 +28,7 @@ from opt_runner.runs.sweep import Sweep
 # The value, in percent, of a trial that diverged: the sampler learns to stay away from it.
 _WORST = 100.0
 _FAILURES = 5  # in a row, that end a search
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 1.0
 
 
 @dataclass
@@ -54,6 +54,7 @@ class Trials:
     """Draws a trial when a slot is free, and tells the study how it ended.
 
     make: composes a run; raises UserError, and Hydra's and OmegaConf's exceptions, for a mistake.
+    label: of the search, where there are several.
     stopped: why no more trials are drawn, where that is so before there are `count` of them.
     """
 
@@ -67,6 +68,7 @@ class Trials:
         sweep: Sweep,
         folder: Path,
         screen: Screen,
+        label: str = "",
     ) -> None:
         self.study = journal
         self.space = space
@@ -76,6 +78,8 @@ class Trials:
         self.sweep = sweep
         self.folder = folder
         self.screen = screen
+        self.label = label
+        self._said = f"{label}: trial" if label else "trial"
         self.stopped: str | None = None
         self.to_come = 0  # runs that are still to be launched
         self._prunes = not isinstance(journal.pruner, optuna.pruners.NopPruner)
@@ -138,7 +142,7 @@ class Trials:
     def record(self) -> SearchRecord:
         log = [key for key, one in self.space.distributions.items() if getattr(one, "log", False)]
         trials = [_stored(frozen) for frozen in self.study.get_trials(deepcopy=False)]
-        return SearchRecord(self.sweep.id, self.space.written, log, trials)
+        return SearchRecord(self.sweep.id, self.space.written, log, trials, self.label)
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -216,7 +220,7 @@ class Trials:
         record.write(self.folder)
         ranked = record.ranked()
         best = f" (best: trial {ranked[0].number}, {ranked[0].value:.2f}%)" if ranked else ""
-        self.screen.say(f"trial {one.number}: {text}{best}")
+        self.screen.say(f"{self._said} {one.number}: {text}{best}")
 
     def _fail(self, trial: optuna.Trial, error: str) -> None:
         """Nothing is to be learned from it."""
@@ -225,7 +229,7 @@ class Trials:
         trial.set_user_attr("reason", reason)
         self.study.tell(trial, state=TrialState.FAIL)
         self.record().write(self.folder)
-        self.screen.fail(f"trial {trial.number}: failed, {reason}; another takes its place")
+        self.screen.fail(f"{self._said} {trial.number}: failed, {reason}; another takes its place")
         self._failures += 1
         if self._failures == _FAILURES:
             self.stopped = (
@@ -253,10 +257,8 @@ class Trials:
                 with self._whole():
                     for run, trial in self._running:
                         found = None if trial.errors else self.sweep.stored(run)
-                        if found is not None:
-                            self._report(trial, found.record)
-                            if trial.told and trial.trial.should_prune():
-                                found.record.prune.touch()
+                        if found is not None and self._report(trial, found.record):
+                            found.record.prune.touch()
 
         thread = threading.Thread(target=watch, name="pruning", daemon=True)
         thread.start()
@@ -266,12 +268,16 @@ class Trials:
             over.set()
             thread.join()
 
-    def _report(self, trial: _Trial, record: Record) -> None:
-        """Tell the pruner of the validation errors that it has not heard of."""
+    def _report(self, trial: _Trial, record: Record) -> bool:
+        """Tell the pruner of the validation errors that it has not heard of; whether one of them
+        is too far behind. It is asked after each, however many there are at a look and whether or
+        not the run has ended: successive halving compares runs that it has seen at the same place.
+        """
         try:
             rows = record.read_metrics()
         except (OSError, ValueError):  # not there yet, or damaged
-            return
+            return False
+        behind = False
         budget = trial.run.config.budget
         for row in rows:
             done = row["step"] / budget.steps if budget.steps else row["epoch"] / budget.epochs
@@ -279,6 +285,8 @@ class Trials:
             if "validation_error" in row and percent not in trial.told:
                 trial.trial.report(row["validation_error"], percent)
                 trial.told.add(percent)
+                behind |= trial.trial.should_prune()
+        return behind
 
 
 def _stored(frozen: FrozenTrial) -> TrialRecord:

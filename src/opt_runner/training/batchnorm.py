@@ -78,45 +78,45 @@ class _Normalise(torch.autograd.Function):
         eps: float,
         processes: Processes,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
         dims, shape = _around_channels(x)
-        variance, mean = torch.var_mean(x, dims, correction=0)
-        of_parts = processes.each(torch.stack([mean, variance]))
-        means, variances = of_parts.unbind(1)
+        given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
+        own_mean = x.mean(dims)
+        centred = x - own_mean.view(shape)
+        # Sums of products: torch.var_mean takes ten times as long on a CPU.
+        own_variance = (centred * centred).mean(dims)
+        means, variances = processes.each(torch.stack([own_mean, own_variance])).unbind(1)
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
         s = torch.rsqrt(variance + eps)
         scale = s if weight is None else weight * s
-        shift = -mean * scale if bias is None else bias - mean * scale
-        ctx.save_for_backward(x, weight, mean, s)
-        ctx.processes, ctx.has_bias, ctx.given = processes, bias is not None, given
+        offset = own_mean - mean
+        shift = offset * scale if bias is None else bias + offset * scale
+        ctx.save_for_backward(centred, offset, s, scale)
+        ctx.processes, ctx.given = processes, given
+        ctx.has_weight, ctx.has_bias = weight is not None, bias is not None
         ctx.mark_non_differentiable(mean, variance)
-        y = torch.addcmul(shift.view(shape), x, scale.view(shape))
+        y = torch.addcmul(shift.view(shape), centred, scale.view(shape))
         return y.to(given), mean, variance
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, G: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, s = ctx.saved_tensors
-        G = G.to(x.dtype)
-        dims, shape = _around_channels(x)
-        of_bias = G.sum(dims)
-        of_weight = (G * (x - mean.view(shape))).sum(dims) * s  # sum(G x^)
-        count = x.numel() // x.shape[1] * ctx.processes.count
-        sums = torch.stack([of_bias, of_weight])
+        centred, offset, s, scale = ctx.saved_tensors
+        dims, shape = _around_channels(G)
+        G = G.to(centred.dtype)
+        sum_G = G.sum(dims)
+        sum_Gx = ((G * centred).sum(dims) + offset * sum_G) * s
+        sums = torch.stack([sum_G, sum_Gx])
         ctx.processes.sum_(sums)
-        mean_G, mean_Gx = sums / count
-        scale = s if weight is None else weight * s
+        mean_G, mean_Gx = sums / (G.numel() // G.shape[1] * ctx.processes.count)
+        # dx = scale G + slope centred + level
         slope = -scale * s * mean_Gx
-        dx = torch.addcmul((-scale * mean_G - slope * mean).view(shape), x, slope.view(shape))
+        level = slope * offset - scale * mean_G
+        dx = torch.addcmul(level.view(shape), centred, slope.view(shape))
         dx.addcmul_(G, scale.view(shape))
-        return (
-            dx.to(ctx.given),
-            of_weight if weight is not None else None,
-            of_bias if ctx.has_bias else None,
-            None,
-            None,
-        )
+        of_weight = sum_Gx if ctx.has_weight else None
+        of_bias = sum_G if ctx.has_bias else None
+        return dx.to(ctx.given), of_weight, of_bias, None, None
 
 
 def _around_channels(x: Tensor) -> tuple[list[int], list[int]]:

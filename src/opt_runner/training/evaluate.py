@@ -1,4 +1,4 @@
-"""Test error and geometry: what a report says beside the loss."""
+"""Errors, calibration and geometry: what a report says beside the loss."""
 
 from dataclasses import dataclass
 
@@ -15,24 +15,58 @@ from opt_runner.training.processes import Processes
 _BATCH = 1000
 
 
+_BINS = 15
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a network classifies labelled images.
+
+    error: percent that it gets wrong. nll: the mean negative log-likelihood of the labels.
+    calibration_error: the expected calibration error, in percent: images fall by confidence (the
+    largest probability) into 15 bins of equal width, and the mean over images of |share that is
+    right - mean confidence| of their bins is taken. Source: Guo et al., "On Calibration of Modern
+    Neural Networks" (ICML 2017).
+    """
+
+    error: float
+    nll: float
+    calibration_error: float
+
+
 @torch.no_grad()
-def error_percent(
+def quality(
     opt: OPT, images: Tensor, labels: Tensor, device: Device, processes: Processes
-) -> float:
-    """Percent of `images` (N, C, H, W) uint8 that the merged, plain network gets wrong.
+) -> Quality:
+    """Of the merged, plain network, on images (N, C, H, W) uint8.
 
     Each process tries its part of them.
     """
     network = merge(opt).eval()
-    wrong = torch.zeros((), dtype=torch.int64, device=labels.device)
+    # Of each bin: images, those that are right, the sum of confidences; last the sum of the nll.
+    bins = torch.zeros(3, _BINS, dtype=torch.float64, device=labels.device)
+    nll = torch.zeros((), dtype=torch.float64, device=labels.device)
     part = processes.part(len(labels))
     batches = torch.split(images[part], _BATCH), torch.split(labels[part], _BATCH)
     for batch, truth in zip(*batches, strict=True):
         x = normalise(batch, device.dtype).contiguous(memory_format=device.memory_format)
         with device.autocast():
-            wrong += (network(x).argmax(-1) != truth).sum()
-    processes.sum_(wrong)
-    return 100 * int(wrong) / len(labels)
+            logits = network(x)
+        log_p = logits.double().log_softmax(-1)
+        nll -= log_p.gather(-1, truth[:, None]).sum()
+        confidence = log_p.amax(-1).exp()
+        right = (logits.argmax(-1) == truth).double()
+        of_bin = (confidence * _BINS).long().clamp(max=_BINS - 1)
+        for row, values in zip(bins, (torch.ones_like(right), right, confidence), strict=True):
+            row.index_add_(0, of_bin, values)
+    processes.sum_(bins)
+    processes.sum_(nll)
+    count, right, confidence = bins
+    return Quality(
+        error=float(100 * (count - right).sum() / len(labels)),
+        nll=float(nll) / len(labels),
+        calibration_error=float(100 * (right - confidence).abs().sum() / len(labels)),
+    )
 
 
 @dataclass

@@ -4,7 +4,9 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from opt_runner.training.evaluate import error_percent, geometry
+import torch
+
+from opt_runner.training.evaluate import Quality, geometry, quality
 from opt_runner.training.interrupt import Interrupted, StopRequest
 from opt_runner.training.processes import Poll
 from opt_runner.training.setup import Setup
@@ -34,7 +36,10 @@ class Progress:
     loss_sum: float = 0.0  # since the last loss record
     loss_count: int = 0
     train_loss: float | None = None
+    train_error: float | None = None
     test_error: float | None = None
+    test_nll: float | None = None
+    calibration_error: float | None = None
     best_test_error: float | None = None
     validation_error: float | None = None
     best_validation_error: float | None = None
@@ -128,6 +133,7 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
         save_due |= save_every is not None and step.done % save_every == 0
         if save_due or asked_to_stop or pruned:
             stop.save = False
+            poll.forget()
             progress.seconds += time.perf_counter() - started
             progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
             reporter.save(asdict(progress))
@@ -144,8 +150,12 @@ def evaluate(setup: Setup, progress: Progress, last: bool) -> dict[str, Any]:
     """Evaluate the network as it is: `progress` takes it in, the row of metrics is returned."""
     setup.opt.eval()
     errors = (
-        _test(setup, progress) if setup.validation is None else _validate(setup, progress, last)
+        _test(setup, progress, last)
+        if setup.validation is None
+        else _validate(setup, progress, last)
     )
+    if last:
+        errors |= _train_error(setup, progress)
     found = geometry(setup.opt)
     measured = setup.opt.measure()
     setup.opt.train()
@@ -172,12 +182,14 @@ def evaluate(setup: Setup, progress: Progress, last: bool) -> dict[str, Any]:
     }
 
 
-def _test(setup: Setup, progress: Progress) -> dict[str, float]:
-    error = _test_error(setup)
+def _test(setup: Setup, progress: Progress, last: bool) -> dict[str, float]:
+    when = setup.config.evaluate.test
+    if when == "never" or (when == "last" and not last):
+        return {}
+    found = _on_test_images(setup)
     best = progress.best_test_error
-    progress.test_error = error
-    progress.best_test_error = error if best is None else min(error, best)
-    return {"test_error": error}
+    progress.best_test_error = found.error if best is None else min(found.error, best)
+    return _take_in(found, progress)
 
 
 def _validate(setup: Setup, progress: Progress, last: bool) -> dict[str, float]:
@@ -185,22 +197,42 @@ def _validate(setup: Setup, progress: Progress, last: bool) -> dict[str, float]:
     to `progress` alone: a number is cheaper to keep than the best step's weights."""
     assert setup.validation is not None
     images, labels = setup.validation.images, setup.validation.labels
-    error = error_percent(setup.opt, images, labels, setup.device, setup.processes)
+    error = quality(setup.opt, images, labels, setup.device, setup.processes).error
     best = progress.best_validation_error
     improved = best is None or error < best
-    tested = _test_error(setup) if improved or last else None
     progress.validation_error = error
     if improved:
         progress.best_validation_error = error
         progress.best_step = progress.step
-        progress.test_error_at_best = tested
-    if not last:
+        progress.test_error_at_best = None
+    when = setup.config.evaluate.test
+    if when == "never" or not (last or (improved and when == "every")):
         return {"validation_error": error}
-    assert tested is not None
-    progress.test_error = tested
-    return {"validation_error": error, "test_error": tested}
+    tested = _on_test_images(setup)
+    if improved:
+        progress.test_error_at_best = tested.error
+    return {"validation_error": error} | (_take_in(tested, progress) if last else {})
 
 
-def _test_error(setup: Setup) -> float:
+def _on_test_images(setup: Setup) -> Quality:
     images, labels = setup.data.test_images, setup.data.test_labels
-    return error_percent(setup.opt, images, labels, setup.device, setup.processes)
+    return quality(setup.opt, images, labels, setup.device, setup.processes)
+
+
+def _take_in(tested: Quality, progress: Progress) -> dict[str, float]:
+    progress.test_error = tested.error
+    progress.test_nll = tested.nll
+    progress.calibration_error = tested.calibration_error
+    return {"test_error": tested.error}
+
+
+def _train_error(setup: Setup, progress: Progress) -> dict[str, float]:
+    """Of at most as many training images as there are test images, with the labels that they are
+    trained on, and not augmented."""
+    images, labels = setup.data.train_images, setup.data.train_labels
+    count = min(len(labels), len(setup.data.test_labels))
+    # Folders are sorted by class: the chosen ones are evenly spaced.
+    chosen = torch.arange(count, device=labels.device) * len(labels) // count
+    found = quality(setup.opt, images[chosen], labels[chosen], setup.device, setup.processes)
+    progress.train_error = found.error
+    return {"train_error": found.error}

@@ -204,6 +204,23 @@ class _Fault:
         return error
 
 
+class _Copy:
+    """A tensor's copy on the CPU, made once the GPU comes to it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        on_gpu = tensor.device.type == "cuda"
+        self._tensor = torch.empty_like(tensor, device="cpu", pin_memory=on_gpu)
+        self._tensor.copy_(tensor, non_blocking=True)
+        self._made = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+        if self._made is not None:
+            self._made.record()
+
+    def wait(self) -> Tensor:
+        if self._made is not None:
+            self._made.synchronize()
+        return self._tensor
+
+
 class Poll:
     """Questions put to all processes in every step: the answer is yes where one of them says yes.
 
@@ -217,8 +234,9 @@ class Poll:
         self.questions = questions
         self._several = processes.several
         self._device = device
+        self._late = device.type == "cuda"
+        self._latest: _Copy | None = None
         self._answers = [False] * len(questions)
-        self._late: tuple[Tensor, torch.cuda.Event] | None = None
 
     def yeses(self) -> Tensor:
         """This process's answers now, 1 or 0, on the device."""
@@ -229,18 +247,16 @@ class Poll:
 
     def take(self, yeses: Tensor) -> None:
         """The sums, or means, of all processes' yeses."""
-        if self._device.type != "cuda":
-            self._answers = (yeses > 0).tolist()
-            return
-        copy = torch.empty(yeses.shape, dtype=yeses.dtype, pin_memory=True)
-        copy.copy_(yeses, non_blocking=True)
-        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record()
-        if self._late is not None:
-            before, there = self._late
-            there.synchronize()
-            self._answers = (before > 0).tolist()
-        self._late = copy, copied
+        before, self._latest = self._latest, _Copy(yeses)
+        arrived = before if self._late else self._latest
+        if arrived is not None:
+            self._answers = (arrived.wait() > 0).tolist()
+
+    def forget(self) -> None:
+        """No yes that was said before this is heard any more. For all processes at the same step,
+        once they have done what was asked for: late answers would have it done twice."""
+        self._latest = None
+        self._answers = [False] * len(self.questions)
 
     def answers(self) -> list[bool]:
         if self._several:

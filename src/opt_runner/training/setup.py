@@ -7,7 +7,15 @@ from torch import Tensor
 
 from opt_runner.config import components
 from opt_runner.config.schema import Config
-from opt_runner.datasets import Augment, Batches, Images, Validation, hold_back
+from opt_runner.datasets import (
+    Augment,
+    Batches,
+    Images,
+    Validation,
+    hold_back,
+    part,
+    with_label_noise,
+)
 from opt_runner.errors import UserError
 from opt_runner.methods import Method
 from opt_runner.opt import OPT
@@ -59,6 +67,10 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
             images, config.dataset.validation, config.dataset.validation_seed
         )
         validation = validation.to(device.torch_device)
+    if config.dataset.share < 1:
+        images = part(images, config.dataset.share, config.seed)
+    if config.dataset.label_noise:
+        images = with_label_noise(images, config.dataset.label_noise, config.seed)
     data = images.to(device.torch_device)
     batches = Batches(
         data.train_images,

@@ -1,6 +1,6 @@
 """POET: W is turned on both sides, by blocks of coordinates drawn anew every round."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
@@ -11,6 +11,7 @@ from opt_runner.geometry import orthogonality_error
 from opt_runner.methods.base import Method, Tensors, method_options
 from opt_runner.methods.maps.blocks import act, cayley_blocks, divisor_near, neumann_blocks
 from opt_runner.methods.neurons import Neurons, prepared
+from opt_runner.methods.rotation import Rotation
 
 if TYPE_CHECKING:
     from opt_runner.layers import Layer
@@ -47,6 +48,7 @@ class ReparameterizedTraining(Method):
 
     family: ClassVar[str] = "map"
     colour: ClassVar[str] = "#D24BA0"
+    search: ClassVar[Mapping[str, str]] = Rotation.search
 
     def initial_weight(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None

@@ -1,13 +1,14 @@
 """What the methods share in which R itself is the rotation."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from opt_runner.geometry import orthogonality_error
-from opt_runner.methods.base import Tensors, method_options
+from opt_runner.methods.base import Method, Tensors, method_options
 from opt_runner.methods.rotation import SquareRotation, Start
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ class OrthogonalR(SquareRotation):
     rotation_lr: Annotated[float, Field(gt=0)] = 0.02
     rotation_factor: Annotated[float, Field(gt=0, le=1)] = 0.2
     plain_weight_decay_scale: Annotated[float, Field(ge=0)] = 0.1
+
+    search: ClassVar[Mapping[str, str]] = {
+        **Method.search,
+        "method.rotation_lr": "tag(log,interval(0.003,3))",
+    }
 
     def __post_init__(self) -> None:
         if self.start == "normal":

@@ -1,4 +1,4 @@
-"""The pictures of a table, one file each: training curves, test errors, energy, angles."""
+"""The pictures of a table, one file each: training curves, errors, energy, angles."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from opt_runner.report.comparison import Comparison
-from opt_runner.report.figures import angles, curves, dots, energy
+from opt_runner.report.figures import angles, curves, dots, energy, generalisation, speed
 
 
 class Picture(NamedTuple):
@@ -19,7 +19,9 @@ class Picture(NamedTuple):
 # By name, which its files have, in the order of a page.
 PICTURES = {
     "curves": Picture(curves.draw, curves.SHOWS),
+    "speed": Picture(speed.draw, speed.SHOWS),
     "dots": Picture(dots.draw, dots.SHOWS),
+    "generalisation": Picture(generalisation.draw, generalisation.SHOWS),
     "energy": Picture(energy.draw, energy.SHOWS),
     "angles": Picture(angles.draw, angles.SHOWS),
 }

@@ -1,12 +1,10 @@
 """Test error, or the validation error where there is one, and train loss against steps."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
 from opt_runner.report.comparison import Comparison, is_number
 from opt_runner.report.figures.lines import (
@@ -17,15 +15,15 @@ from opt_runner.report.figures.lines import (
     over_seeds,
     shown,
 )
-from opt_runner.report.figures.style import drawing, legend, new_figure
+from opt_runner.report.figures.style import drawing, legend, make_logarithmic, new_figure
 
 SHOWS = "Test or validation error and train loss against steps"
 
 
 def draw(table: Comparison) -> Figure | None:
-    validation = lines(table, partial(_column, "validation_error"))
-    errors = validation or lines(table, partial(_column, "test_error"))
-    losses = lines(table, partial(_column, "train_loss"))
+    validation = lines(table, partial(column, "validation_error"))
+    errors = validation or lines(table, partial(column, "test_error"))
+    losses = lines(table, partial(column, "train_loss"))
     if not errors and not losses:
         return None
     with drawing():
@@ -36,17 +34,18 @@ def draw(table: Comparison) -> Figure | None:
             (right, losses, "train loss"),
         ):
             draw_lines(axes, of_rows)
-            logarithmic = _make_logarithmic(axes, of_rows)
+            logarithmic = make_logarithmic_if_wide(axes, of_rows)
             axes.set_title(name + (", log scale" if logarithmic else ""), loc="left")
         legend(figure, [left, right])
     return figure
 
 
-def _column(name: str, metrics: Metrics) -> dict[int, float]:
+def column(name: str, metrics: Metrics) -> dict[int, float]:
+    """A number of the rows that have it, by step."""
     return {row["step"]: row[name] for row in metrics if is_number(row.get(name))}
 
 
-def _make_logarithmic(axes: Axes, lines: Sequence[Line]) -> bool:
+def make_logarithmic_if_wide(axes: Axes, lines: Sequence[Line]) -> bool:
     """Make the vertical axis logarithmic where the values, all at least 0, differ by a factor of 4.
 
     A first error of 90%, or a first loss, would flatten all else. A zero lies below such an axis.
@@ -54,12 +53,5 @@ def _make_logarithmic(axes: Axes, lines: Sequence[Line]) -> bool:
     values = [value for line in shown(lines) for value in (*line.low, *line.high) if value > 0]
     if not values or max(values) < 4 * min(values):
         return False
-    low, high = min(values) / 1.2, max(values) * 1.2
-    axes.set_yscale("log")
-    axes.set_ylim(low, high)
-    decades = math.log10(high / low)
-    ticks = (1, 2, 3, 5, 7) if decades < 1 else (1, 2, 5) if decades < 3.3 else (1,)
-    axes.yaxis.set_major_locator(LogLocator(subs=ticks))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    make_logarithmic(axes, "y", values)
     return True

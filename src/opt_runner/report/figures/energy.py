@@ -10,10 +10,11 @@ from opt_runner.report.comparison import Comparison, Reduce, known_layers, reduc
 from opt_runner.report.figures.lines import Line, Metrics, draw_lines, lines, over_seeds, shown
 from opt_runner.report.figures.style import drawing, legend, new_figure
 
-SHOWS = "Change of the hyperspherical energy against steps"
+SHOWS = "Change of the hyperspherical energy and of the largest cosine against steps"
 # Smaller changes are the rounding of float32, which an axis of its own would make look large.
 _LEAST_EXCESS = 0.05  # standard deviations
 _LEAST_PERCENT = 0.01
+_LEAST_COSINE = 0.02
 
 
 def draw(table: Comparison) -> Figure | None:
@@ -36,14 +37,22 @@ def draw(table: Comparison) -> Figure | None:
 def _draw(
     table: Comparison, of_rows: Sequence[Line], title: str, least: float, unit: str
 ) -> Figure:
+    cosines = lines(table, _cosine_change)
     with drawing():
-        figure = new_figure(table, over_seeds(of_rows), 2.9)
-        axes = figure.subplots()
-        draw_lines(axes, of_rows, ends=f"{{:+z.3f}}{unit}")
-        _set_limits(axes, shown(of_rows), least)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.4g}" if value else "0")
-        axes.set_title(title, loc="left")
-        legend(figure, [axes])
+        figure = new_figure(table, over_seeds(of_rows), 4.8 if cosines else 2.9)
+        panels = figure.subplots(2 if cosines else 1, squeeze=False)[:, 0]
+        draw_lines(panels[0], of_rows, ends=f"{{:+z.3f}}{unit}")
+        _set_limits(panels[0], shown(of_rows), least)
+        panels[0].set_title(title, loc="left")
+        if cosines:
+            draw_lines(panels[1], cosines)
+            _set_limits(panels[1], shown(cosines), _LEAST_COSINE)
+            panels[1].set_title(
+                "change of the largest |cos| of two neurons of a layer, over layers", loc="left"
+            )
+        for axes in panels:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.4g}" if value else "0")
+        legend(figure, [panels[0]])
     return figure
 
 
@@ -57,6 +66,11 @@ def _set_limits(axes: Axes, lines: Sequence[Line], least: float) -> None:
 def _excess_change(metrics: Metrics) -> dict[int, float]:
     excess = _by_step(metrics, "half_space_excess", fmean)
     return {step: value - excess[0] for step, value in excess.items()}
+
+
+def _cosine_change(metrics: Metrics) -> dict[int, float]:
+    cosine = _by_step(metrics, "largest_cosine", max)
+    return {step: value - cosine[0] for step, value in cosine.items()}
 
 
 def _percent_change(metrics: Metrics) -> dict[int, float]:

@@ -25,7 +25,7 @@ class Line:
     style: Style
     finished: bool
     n: int
-    steps: list[int]
+    steps: Sequence[float]
     mean: list[float]
     low: list[float]
     high: list[float]

@@ -22,12 +22,13 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from opt_runner.files import write_whole
 from opt_runner.report.comparison import BASELINE, Comparison
 
 QUIET = "#666666"  # the colour of what is not data
-_WIDTH = 7.5  # inches: a page's text
+WIDTH = 7.5  # inches: a page's text
 _DPI = 200
 _HEX = "#[0-9a-fA-F]{6}"
 
@@ -119,7 +120,7 @@ def drawing() -> Iterator[None]:
 def new_figure(table: Comparison, note: str, height: float) -> Figure:
     """An empty figure under the table's title and a note. height: in inches, of all below them."""
     title = f"{words(table.title, 100)}\n{words(note, 100)}"
-    figure = Figure((_WIDTH, height + 0.15 * title.count("\n")), layout="constrained")
+    figure = Figure((WIDTH, height + 0.15 * title.count("\n")), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left")
     return figure
 
@@ -137,6 +138,18 @@ def prepare(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#999999")
     axes.tick_params(length=0, colors=QUIET, labelsize=9)
+
+
+def make_logarithmic(axes: Axes, name: Literal["x", "y"], values: Sequence[float]) -> None:
+    """The axis of this name, for these values, all above 0; few ticks, in plain numbers."""
+    low, high = min(values) / 1.2, max(values) * 1.2
+    axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    decades = math.log10(high / low)
+    ticks = (1, 2, 3, 5, 7) if decades < 1 else (1, 2, 5) if decades < 3.3 else (1,)
+    axis.set_major_locator(LogLocator(subs=ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def legend(figure: Figure, panels: Sequence[Axes]) -> None:

@@ -11,10 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from opt_runner.records.search import words
 from opt_runner.records.stored import StoredRun
 from opt_runner.report.columns import columns, finished, notes
-from opt_runner.report.figures import PICTURES
+from opt_runner.report.figures import PICTURES, conditions, search, tuning
 from opt_runner.report.figures.style import as_bytes
+from opt_runner.report.trials import SETTINGS, counts, settings
 from opt_runner.report.writers.report import Report
 
 
@@ -29,8 +31,11 @@ def text(report: Report) -> str:
     )
     environment.filters |= {"data_uri": _data_uri, "yaml": _yaml, "error": _error}
     return environment.get_template("page.html.j2").render(
-        report=report, columns=columns, notes=notes, finished=finished, pictures=PICTURES
-    )
+        report=report, columns=columns, notes=notes, finished=finished, pictures=PICTURES,
+        search_shows=search.SHOWS, counts=counts, words=words, tuning_shows=tuning.SHOWS,
+        conditions_shows=conditions.SHOWS,
+        settings=settings, settings_headings=SETTINGS,
+    )  # fmt: skip
 
 
 def _data_uri(figure: Figure) -> str:

@@ -16,6 +16,8 @@ def text(report: Report) -> str:
         "title": report.title,
         "command": report.command,
         "date": report.date,
+        "searches": [asdict(search) for search, _ in report.searches],
+        "tunings": [[asdict(search) for search in searches] for searches, _ in report.tunings],
         "notes": notes(report.tables),
         "tables": [_table(table) for table in report.tables],
     }
@@ -28,6 +30,7 @@ def _table(table: Comparison) -> dict[str, Any]:
         "dataset": table.dataset,
         "model": table.model,
         "seeds": table.seeds,
+        "power": table.power,
         "differs": table.differs,
         "rows": [_row(table, row) for row in table.rows],
     }
@@ -42,6 +45,7 @@ def _row(table: Comparison, row: Row) -> dict[str, Any]:
         "unfinished": table.unfinished(row),
         **{name: _numbers(row.mean(name)) for name in QUANTITIES},
         "minus_standard": _numbers(table.difference(row)),
+        "corrected_p": table.corrected_p(row),
         **{
             f"{name}_{when}": _numbers(mean)
             for name, reduce in OF_LAYERS.items()

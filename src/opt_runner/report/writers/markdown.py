@@ -1,6 +1,7 @@
 """report.md: the tables as Markdown."""
 
 from opt_runner.report.columns import columns, notes
+from opt_runner.report.trials import SETTINGS, settings
 from opt_runner.report.writers.report import Report
 
 
@@ -9,6 +10,8 @@ def text(report: Report) -> str:
     for table in report.tables:
         shown = columns(table)
         lines += [f"## {table.title}", ""]
+        if table.power:
+            lines += [table.power, ""]
         lines.append(_line([column.heading for column in shown]))
         lines.append("|---" * len(shown) + "|")
         for row in table.rows:
@@ -17,6 +20,10 @@ def text(report: Report) -> str:
                 cells = [f"**{cell}**" for cell in cells]
             lines.append(_line(cells))
         lines.append("")
+    for searches, _ in report.tunings:
+        lines += [f"## {searches[0].name}: where the settings came from", ""]
+        lines += [_line(list(SETTINGS)), "|---" * len(SETTINGS) + "|"]
+        lines += [*map(_line, settings(searches)), ""]
     lines += [f"- {note}" for note in notes(report.tables)]
     return "\n".join(lines) + "\n"
 

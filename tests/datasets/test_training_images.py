@@ -1,11 +1,11 @@
-"""The validation set: stratified, apart from what is trained on, and the same in every call."""
+"""What of the training images is trained on: held back, cut to a share, given wrong labels."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opt_runner.datasets import Digits, Images, hold_back
+from opt_runner.datasets import Digits, Images, hold_back, part, with_label_noise
 from opt_runner.errors import UserError
 
 shares = st.floats(0.001, 0.5)
@@ -76,3 +76,41 @@ def test_digits() -> None:
     kept, held = hold_back(Digits().load(), 0.1, 0)
     assert (len(kept.train_images), len(held.images)) == (1442 - 144, 144)
     assert set(held.labels.bincount().tolist()) == {14, 15}
+
+
+@given(st.lists(st.integers(0, 11), min_size=1, max_size=400), st.floats(0.001, 1), seeds)
+def test_a_part_has_its_share_of_every_class(labels: list[int], share: float, seed: int) -> None:
+    kept = part(images(labels), share, seed)
+    stayed = numbers(kept.train_images)
+    assert stayed == sorted(set(stayed))
+    assert kept.train_labels.tolist() == [labels[i] for i in stayed]
+    for label in set(labels):
+        want = share * labels.count(label)
+        assert want - 1e-3 <= kept.train_labels.tolist().count(label) < want + 1
+
+
+def test_parts_differ_by_seed_alone() -> None:
+    data = images([i % 7 for i in range(300)])
+    first = numbers(part(data, 0.1, 0).train_images)
+    assert first == numbers(part(data, 0.1, 0).train_images)
+    assert first != numbers(part(data, 0.1, 1).train_images)
+
+
+@given(st.floats(0, 0.99), seeds)
+def test_label_noise_gives_that_share_of_images_another_class(share: float, seed: int) -> None:
+    data = images([i % 12 for i in range(300)])
+    noisy = with_label_noise(data, share, seed)
+    assert int((noisy.train_labels != data.train_labels).sum()) == round(share * 300)
+    assert noisy.train_labels.min() >= 0
+    assert noisy.train_labels.max() < 12
+    assert noisy.test_labels is data.test_labels
+    assert torch.equal(noisy.train_labels, with_label_noise(data, share, seed).train_labels)
+
+
+def test_label_noise_takes_all_other_classes_alike() -> None:
+    data = images([3] * 12_000)
+    counts = with_label_noise(data, 0.5, 0).train_labels.bincount(minlength=12)
+    assert counts[3] == 6000
+    others = counts[[c for c in range(12) if c != 3]]
+    assert others.min() > 450
+    assert others.max() < 650

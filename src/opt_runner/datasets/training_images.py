@@ -1,4 +1,4 @@
-"""The validation set: a share of the training images that is held back from training."""
+"""What of the training images is trained on: held back, cut to a share, given wrong labels."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -41,13 +41,47 @@ def hold_back(data: Images, share: float, seed: int) -> tuple[Images, Validation
     return kept, Validation(data.train_images[taken], data.train_labels[taken])
 
 
+def part(data: Images, share: float, seed: int) -> Images:
+    """The data with a share of its training images, which keep their order.
+
+    Of a class of n images n share stay, rounded up.
+    """
+    by_class = _shuffled_by_class(data.train_labels, seed)
+    counts = data.train_labels.bincount()
+    first = (counts.cumsum(0) - counts)[data.train_labels[by_class]]
+    rank = torch.arange(len(by_class)) - first
+    stays = rank < (counts * share).ceil()[data.train_labels[by_class]]
+    kept = by_class[stays].sort().values
+    return replace(data, train_images=data.train_images[kept], train_labels=data.train_labels[kept])
+
+
+def with_label_noise(data: Images, share: float, seed: int) -> Images:
+    """The data with `share` of the training labels replaced, each by another class, all others
+    alike (symmetric noise)."""
+    labels, classes = data.train_labels, data.num_classes
+    generator = torch.Generator().manual_seed(seed)
+    count = round(share * len(labels))
+    if count and classes < 2:
+        raise UserError("dataset.label_noise needs two classes: there is one")
+    wrong = torch.randperm(len(labels), generator=generator)[:count]
+    shift = torch.randint(1, max(2, classes), (count,), generator=generator)
+    noisy = labels.clone()
+    noisy[wrong] = (labels[wrong] + shift) % classes
+    return replace(data, train_labels=noisy)
+
+
 def _taken(labels: Tensor, share: float, seed: int) -> Tensor:
     """Which images, bool (N,)."""
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    by_class = _shuffled_by_class(labels, seed)
     # Systematic sampling: an image is taken wherever the running total of the share passes a whole
     # number. Any n images in a row, and so a class, hold n share of these, rounded up or down.
     total = (torch.arange(len(labels) + 1, dtype=torch.float64) * share + 0.5).floor()
     taken = torch.empty(len(labels), dtype=torch.bool)
     taken[by_class] = total[1:] > total[:-1]
     return taken & (labels.bincount()[labels] > 1)
+
+
+def _shuffled_by_class(labels: Tensor, seed: int) -> Tensor:
+    """The indices (N,), class by class, those of a class in random order."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    return shuffled[labels[shuffled].argsort(stable=True)]

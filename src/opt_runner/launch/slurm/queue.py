@@ -4,12 +4,13 @@ Slurm forgets a job some minutes after its end (MinJobAge): one that the queue d
 ended.
 """
 
+import contextlib
 import functools
 import re
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from opt_runner.errors import UserError
@@ -25,6 +26,15 @@ _ENDED = frozenset(
 
 class NoAnswer(Exception):
     """Slurm's controller did not answer: what became of the jobs is not known."""
+
+
+@contextlib.contextmanager
+def answered() -> Iterator[None]:
+    """Within the block a Slurm that does not answer is told in one line."""
+    try:
+        yield
+    except NoAnswer as error:
+        raise UserError(f"Slurm does not answer: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from submitit.helpers import DelayedSubmission
 
 from opt_runner.errors import UserError
 from opt_runner.files import write_text_quickly
+from opt_runner.launch.slots import thread_variables
 from opt_runner.training.interrupt import Interrupted, StopRequest, stop_requests
 
 _DRAW_SECONDS = 5.0
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class RunOfJob:
         with stop_requests() as stop:
             _write_to(self.log)
             print(f"job {job_id()} on {os.uname().nodename}", flush=True)
-            cores = os.environ.get("SLURM_CPUS_ON_NODE", "1")
-            for name in _THREADS:
-                os.environ.setdefault(name, cores)
+            cores = int(os.environ.get("SLURM_CPUS_ON_NODE", "1"))
+            for name, value in thread_variables(cores).items():
+                os.environ.setdefault(name, value)
             try:
                 self._execute(stop)
             except UserError as error:
@@ -75,8 +75,8 @@ class RunOfJob:
             execute(run, Screen("plain", draw=draw), in_sweep=True, stop=stop)
         except Interrupted:
             result = run.record.read_result()
-            if result is not None and result.settled:  # the signal came after the last step
-                stop.signum = None
+            if result is not None and (result.settled or result.status == "pruned"):
+                stop.signum = None  # it came after the last step: nothing is left to requeue for
 
 
 def job_id() -> str:
@@ -86,6 +86,7 @@ def job_id() -> str:
 
 
 def _write_to(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(descriptor, stream)

@@ -1,0 +1,84 @@
+"""The searches of a fair comparison: validation error against each learning rate, by entrant."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from opt_runner.records.search import SearchRecord
+from opt_runner.report.figures.style import (
+    QUIET,
+    WIDTH,
+    drawing,
+    legend,
+    make_logarithmic,
+    method_colours,
+    prepare,
+    words,
+)
+
+SHOWS = "Validation errors of the trials against the learning rates, a panel an entrant"
+_ACROSS = 4
+_REST, _ROTATED = "optimizer.lr", ("optimizer.rotation_lr", "method.rotation_lr")
+
+
+def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> Figure | None:
+    """None where no trial has finished. stated: the colours that methods state, by name."""
+    shown = [search for search in searches if search.ranked()]
+    if not shown:
+        return None
+    errors = [trial.value or 0.0 for search in shown for trial in search.ranked()]
+    rates = [
+        trial.parameters[key]
+        for search in shown
+        for trial in search.ranked()
+        for key in (_REST, *_ROTATED)
+        if key in trial.parameters
+    ]
+    colours = method_colours({search.label: stated.get(search.label) for search in shown})
+    across = min(_ACROSS, len(shown))
+    down = math.ceil(len(shown) / across)
+    with drawing():
+        figure = Figure((WIDTH, 0.8 + 1.9 * down), layout="constrained")
+        figure.suptitle(
+            "validation error, %, of each trial against its learning rates; ringed: the best trial",
+            x=0.01, ha="left",
+        )  # fmt: skip
+        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        panels = list(grid.flat)
+        for axes, search in zip(panels, shown, strict=False):
+            prepare(axes)
+            best = search.ranked()[0]
+            for keys, marker, name in (
+                (_ROTATED, "o", "learning rate of R"),
+                ((_REST,), "+", "learning rate of all else"),
+            ):
+                points = [
+                    (trial.parameters[key], trial.value)
+                    for trial in search.ranked()
+                    for key in keys
+                    if key in trial.parameters
+                ]
+                axes.plot(
+                    [rate for rate, _ in points], [error for _, error in points], marker,
+                    color=colours[search.label] if marker == "o" else QUIET, markersize=5,
+                    markeredgewidth=1.3, label=name,
+                )  # fmt: skip
+            ringed = next((k for k in (*_ROTATED, _REST) if k in best.parameters), None)
+            if ringed is not None:
+                axes.plot(
+                    best.parameters[ringed], best.value, "o", markersize=11,
+                    markerfacecolor="none", markeredgecolor="#d55e00", markeredgewidth=1.4,
+                )  # fmt: skip
+            lost = search.count("diverged")
+            axes.set_title(
+                words(search.label, 30) + (f" ({lost} diverged)" if lost else ""), loc="left"
+            )
+        for axes in panels[len(shown) :]:
+            axes.set_axis_off()
+        if rates:
+            make_logarithmic(panels[0], "x", rates)
+        if min(errors) > 0 and max(errors) > 4 * min(errors):
+            make_logarithmic(panels[0], "y", errors)
+        legend(figure, panels[: len(shown)])
+    return figure
