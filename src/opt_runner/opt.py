@@ -25,7 +25,7 @@ class OPT(nn.Module):
 
     network: a module whose linear and convolution layers (1, 2 or 3 dimensions) are to train so.
         It is used, not copied.
-    method: a name (`standard gs hr ls cayley ogd or sopt`) with its options as keywords, or a
+    method: a name, one of `opt_runner.methods.METHODS`, with its options as keywords, or a
         `Method`.
     layers: names of the layers that the method covers. Default: as the method says, for most every
         linear and convolution layer but the last one in module order, the classifier.

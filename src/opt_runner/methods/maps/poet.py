@@ -30,10 +30,12 @@ class ReparameterizedTraining(Method):
 
     block: b, or on each side the divisor nearest to it.
     terms: None for exact Cayley transforms, or the terms of their series (I + A)(I + A + ... +
-        A^terms), as published with 3. The series is not orthogonal, and every round adds to that:
-        |Q^T Q - I| is measured of the round that is on.
+        A^terms), as published with 3. The series is not orthogonal, and every round adds to that.
     round_steps: steps a round, or None for the budget divided by `rounds`, at least 20.
     neurons: how W starts; see `Rotation`.
+
+    Measured: |Q^T Q - I| of the round that is on, and `spectrum_change`, the largest change of a
+    singular value of W since the start, as a share of the largest of them: what the series costs.
 
     Source: Qiu et al., "Reparameterized LLM training via orthogonal equivalence transformation"
     (arXiv 2506.08001), block-stochastic form; code github.com/Sphere-AI-Lab/poet. Departs: exact
@@ -56,10 +58,12 @@ class ReparameterizedTraining(Method):
         return prepared(W, self.neurons)
 
     def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
-        """The order of the rows and that of the columns."""
-        rows = torch.randperm(layer.d, generator=generator)
-        columns = torch.randperm(layer.n, generator=generator)
-        return {"rows": rows, "columns": columns}
+        """The order of the rows and that of the columns; the singular values of W at the start."""
+        return {
+            "rows": torch.randperm(layer.d, generator=generator),
+            "columns": torch.randperm(layer.n, generator=generator),
+            "spectrum": torch.linalg.svdvals(W),
+        }
 
     def init(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
@@ -70,7 +74,9 @@ class ReparameterizedTraining(Method):
             "P": torch.zeros(layer.n // of_columns, of_columns, of_columns),
         }
 
-    def weight(self, W: Tensor, R: Tensor, P: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def weight(
+        self, W: Tensor, R: Tensor, P: Tensor, rows: Tensor, columns: Tensor, spectrum: Tensor
+    ) -> Tensor:
         turned = _among(rows, self.rotation(R), W)
         return _among(columns, self.rotation(P), turned.mT).mT
 
@@ -78,9 +84,12 @@ class ReparameterizedTraining(Method):
         """Q of each block."""
         return cayley_blocks(R) if self.terms is None else neumann_blocks(R, self.terms)
 
-    def measure(self, W: Tensor, V: Tensor, R: Tensor, P: Tensor, **fixed: Any) -> Tensors:
+    def measure(
+        self, W: Tensor, V: Tensor, R: Tensor, P: Tensor, spectrum: Tensor, **orders: Any
+    ) -> Tensors:
         errors = [orthogonality_error(self.rotation(side)).amax(-1) for side in (R, P)]
-        return {"orthogonality_error": torch.maximum(*errors)}
+        change = (torch.linalg.svdvals(V) - spectrum).abs().amax(-1) / spectrum.amax(-1)
+        return {"orthogonality_error": torch.maximum(*errors), "spectrum_change": change}
 
     def after_step(
         self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
@@ -90,7 +99,9 @@ class ReparameterizedTraining(Method):
             return
         for stack in stacks:
             stack.merge()
+            spectrum = stack.tensors["spectrum"].clone()
             stack.restart(round_)
+            stack.tensors["spectrum"].copy_(spectrum)
             for tensor in stack.trained.values():
                 optimizer.state.pop(tensor, None)
 
