@@ -29,7 +29,7 @@ ROTATING = [name for name in METHODS if issubclass(METHODS[name], Rotation)]
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in ("oft", "boft", "hra", "givens", "parametrization")},
     "coft": ("oft", {"constrained": True, "block": 4}),
-    "torch cayley": ("parametrization", {"arguments": {"orthogonal_map": "cayley"}}),
+    "torch matrix_exp": ("parametrization", {"arguments": {"orthogonal_map": "matrix_exp"}}),
     "torch householder": ("parametrization", {"arguments": {"orthogonal_map": "householder"}}),
     "geotorch": ("parametrization", {"constraint": "geotorch.orthogonal", "arguments": {}}),
 }
