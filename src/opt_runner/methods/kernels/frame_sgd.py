@@ -1,0 +1,108 @@
+"""SGD that rotates a frame V (d, n) exactly, with nothing of size d x d.
+
+Note [The frame's algebra]. `ogd` keeps a skew K (d, d) as momentum and turns V by its Cayley
+transform Q = (I - h K)^-1 (I + h K). K is always N V^T - V N^T for some N (d, n):
+
+- A gradient adds -1/2 (G V^T - V G^T) to it, which is N <- N - G / 2.
+- Q commutes with K, so K = Q K Q^T = (Q N) (Q V)^T - (Q V) (Q N)^T: Q N is the N of K and Q V.
+
+With C = V^T V, T = V^T N and D = N^T N, K [N V] = [N V] J where J = [[T, C], [-D, -T^T]]. So Q V
+is in the span of N and V, and the second block column of (I - h J)^-1 (I + h J) gives it:
+
+    Q V = N 2 h L F + V (2 F - I),  L = (I - h T)^-1 C,  F = (I + h T^T + h^2 D L)^-1
+
+J is Hamiltonian, so its Cayley transform is symplectic. N is not unique, N - V S is as good for
+symmetric S, and Q N is N (2 F - I)^-T but for such an S.
+
+Before, the S nearest to making V^T N skew is taken off. It is what pulls at the lengths of the
+neurons and the angles between them, which no rotation changes: it would pile up in N, and N
+would lose the digits of K.
+
+All of it is exact: nothing is iterated, nothing leaves the group, momentum is carried along as it
+is. Products d x n x n of a step: T, D, two of Q V, two of N; C now and then.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD, raised_inverse
+from opt_runner.methods.kernels.threads import each
+
+# Rounding moves V^T V by some 1e-7 a step.
+_RESTORED_EVERY = 8
+
+
+class FrameSGD(StiefelSGD):
+    """SGD, but a parameter group with `retract` rotates its stacks V (k, d, n), G = dL/dV:
+
+        N <- m N - G / 2;  K = N V^T - V N^T
+        a = min(lr, 1 / (||K||_F + 1e-8))
+        V <- Q V,  K <- Q K Q^T = K,  Q = (I - a/2 K)^-1 (I + a/2 K)
+
+    computed as in Note [The frame's algebra].
+
+    Every 8 steps rounding is turned back, V <- V (I + C0^-1 (C0 - V^T V) / 2) where C0 is V^T V at
+    the start.
+
+    State of a matrix: N (d, n), C0 and its inverse (n, n).
+    """
+
+    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
+        V, state = X, self.state[X]
+        if not state:
+            state["steps"] = 0
+            state["momentum_buffer"] = torch.zeros_like(V)
+            state["gram"] = V.mT @ V
+            state["inverse"] = raised_inverse(state["gram"])
+        state["steps"] += 1
+        N = state["momentum_buffer"].mul_(group["momentum"]).sub_(G, alpha=0.5)
+        restored = state["steps"] % _RESTORED_EVERY == 0
+        C = V.mT @ V if restored else state["gram"]
+        T = V.mT @ N
+        S = state["inverse"] @ T
+        S = (S + S.mT) / 2
+        skewer = T - C @ S
+        A, B, Y = cayley_of_frame(C, skewer, N.mT @ N - S @ T - skewer.mT @ S, group["lr"])
+        of_N, of_V = A, B - S @ A
+        if restored:
+            E = state["inverse"] @ (state["gram"] - C) / 2
+            of_N, of_V = of_N + of_N @ E, of_V + of_V @ E
+        turned = torch.baddbmm(V @ of_V, N, of_N)
+        state["momentum_buffer"] = torch.baddbmm(N @ Y, V, S @ Y, alpha=-1)
+        V.copy_(turned)
+
+
+def cayley_of_frame(C: Tensor, T: Tensor, D: Tensor, lr: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A, B, Y (k, n, n) with Q V = N A + V B, and N Y the N of the same K, see `FrameSGD`.
+
+    Of C = V^T V, T = V^T N and D = N^T N: ||K||_F^2 = 2 tr(D C) - 2 tr(T T).
+    """
+    squared = 2 * ((D * C).sum((-2, -1), True) - (T * T.mT).sum((-2, -1), True))
+    h = (1 / (squared.clamp(min=0).sqrt() + 1e-8)).clamp(max=lr) / 2
+    L = _solve(_plus_identity(-h * T), C)
+    F = _inverse(_plus_identity(h * T.mT + h * h * (D @ L)))
+    B = 2 * F
+    B.diagonal(dim1=-2, dim2=-1).sub_(1)
+    return 2 * h * (L @ F), B, _inverse(B).mT
+
+
+def _plus_identity(A: Tensor) -> Tensor:
+    A.diagonal(dim1=-2, dim2=-1).add_(1)
+    return A
+
+
+def _solve(A: Tensor, B: Tensor) -> Tensor:
+    """A^-1 B for stacks. One at a time on the CPU: see Note [LU one at a time on the CPU]."""
+    if A.device.type == "cpu":
+        return torch.stack(each(lambda a, b: torch.linalg.solve_ex(a, b)[0], list(A), list(B)))
+    X: Tensor = torch.linalg.solve_ex(A, B)[0]
+    return X
+
+
+def _inverse(A: Tensor) -> Tensor:
+    if A.device.type == "cpu":
+        return torch.stack(each(lambda a: torch.linalg.inv_ex(a)[0], list(A)))
+    X: Tensor = torch.linalg.inv_ex(A)[0]
+    return X
