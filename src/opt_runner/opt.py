@@ -118,7 +118,12 @@ class OPT(nn.Module):
             if weights == "gaussian":
                 drawn = torch.randn(layer.d, layer.n, generator=generator) * (2 / layer.d) ** 0.5
                 start = drawn.to(W)
-            start = method.initial_weight(layer, start, generator)
+            given, start = start, method.initial_weight(layer, start, generator)
+            if start is not given and weights == "pretrained":
+                raise UserError(
+                    f"{type(method).__name__} sets W itself at the start, so it cannot keep "
+                    "pretrained weights"
+                )
             if start is not W:
                 layer.part(parameter).copy_(layer.weight(start))
             if not method.trains_weight and parameter.requires_grad:
