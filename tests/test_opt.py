@@ -130,7 +130,7 @@ def test_a_torchvision_network() -> None:
     opt = OPT(resnet18(num_classes=5), "cayley", start="identity")
     assert "fc" not in opt.layers
     assert len(opt.layers) == 20
-    small = OPT(resnet18(num_classes=5), "gs", layers=["conv1", "layer1.0.conv1"])
+    small = OPT(resnet18(num_classes=5), "gs", include=["conv1", "layer1.0.conv1"])
     small(torch.randn(2, 3, 32, 32)).sum().backward()
     assert all(stack.trained["R"].grad is not None for stack in small.stacks)
 
@@ -180,8 +180,9 @@ def test_effective_weights_keep_the_memory_layout(channels_last: bool) -> None:
         ),
         (lambda: OPT(small_cnn(), "gs", shear=1), "unknown key 'gs.shear'"),
         (lambda: OPT(small_cnn(), "ogd", start="normal"), "R is kept orthogonal"),
-        (lambda: OPT(small_cnn(), layers=["fd"]), "'fd' is no linear or convolution layer"),
-        (lambda: OPT(nn.Sequential(nn.ReLU())), "needs two"),
+        (lambda: OPT(small_cnn(), include=["fcc"]), "'fcc' is no layer that can be covered; did"),
+        (lambda: OPT(nn.Sequential(nn.ReLU())), "covers no layer of Sequential: of 0 layers 0 are"),
+        (lambda: OPT(nn.Sequential(nn.Linear(2, 2))), "of 1 layers 0 are frozen"),
         (lambda: OPT(nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2))), "is lazy"),
     ],
 )

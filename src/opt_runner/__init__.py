@@ -10,11 +10,12 @@ plain = merge(opt)
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from opt_runner.choice import Rule
     from opt_runner.geometry import hyperspherical_energy
     from opt_runner.opt import OPT, merge
 
 __version__ = "0.1.0"
-__all__ = ["OPT", "hyperspherical_energy", "merge"]
+__all__ = ["OPT", "Rule", "hyperspherical_energy", "merge"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,10 @@ def __getattr__(name: str) -> Any:
         from opt_runner import opt
 
         return getattr(opt, name)
+    if name == "Rule":
+        from opt_runner.choice import Rule
+
+        return Rule
     if name == "hyperspherical_energy":
         from opt_runner.geometry import hyperspherical_energy
 

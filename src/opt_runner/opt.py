@@ -1,19 +1,26 @@
 """OPT for any network: a method makes effective weights, the network runs on them."""
 
 import copy
-import inspect
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, cast
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from opt_runner.errors import UserError, explain, nearest
-from opt_runner.layers import Layer, names, views
-from opt_runner.methods import METHODS, Method
+from opt_runner.choice import Rule, choose
+from opt_runner.errors import UserError
+from opt_runner.layers import Layer, assembled, candidates
+from opt_runner.methods import Method
 from opt_runner.methods.stack import Stack
+from opt_runner.recompute import Recompute, places
+from opt_runner.summary import Summary, summarise
+
+# Of a state_dict's form; a later one is refused.
+_STATE_VERSION = 1
+
+Weights = Literal["given", "gaussian", "pretrained"]
 
 
 class OPT(nn.Module):
@@ -23,138 +30,209 @@ class OPT(nn.Module):
     method trains W; `stacks` own what the method trains beside, as R. W should be Gaussian,
     N(0, 2/d), for the paper's guarantee on the energy; any W may be used.
 
-    network: a module whose linear and convolution layers (1, 2 or 3 dimensions) are to train so.
-        It is used, not copied.
+    network: any module. Its linear layers, convolutions, transposed convolutions and projections of
+        attention can train so, embeddings and recurrent weights where they are named. It is used,
+        not copied.
     method: a name, one of `opt_runner.methods.METHODS`, with its options as keywords, or a
-        `Method`.
-    layers: names of the layers that the method covers. Default: as the method says, for most every
-        linear and convolution layer but the last one in module order, the classifier.
+        `Method`; or a list of `Rule`, several methods in one network.
+    include, exclude, types, max_d: the layers that the method covers, see `Rule`. Default: as the
+        method says, for most all but the last one in module order, the classifier. What no method
+        covers trains as it is; `summary` names it.
+    per_group: an R for each group of a grouped convolution, where a group has several neurons.
+        Default: one R for the layer, which keeps the angles between all of its neurons.
+    weights: W at the start. `given`: what the network has. `gaussian`: drawn anew from N(0, 2/d),
+        for what is covered. `pretrained`: what the network has, and R starts where V = W, whatever
+        the method's `start`: the network computes at first what it did before, to rounding.
     generator: draws what the method draws, as R; default: torch's global generator.
 
-    Raises UserError for an unknown method, option or layer and where there is nothing to cover.
+    R and Q(R) W are float32 for a network in a half precision; the network gets V in its own.
+
+    Raises UserError for an unknown method, option or layer, for a weight that cannot be covered and
+    where there is nothing to cover.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        method: str | Method = "cayley",
+        method: str | Method | Sequence[Rule] = "cayley",
         *,
-        layers: Sequence[str] | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        types: Sequence[str | type[nn.Module]] | None = None,
+        max_d: int | None = None,
+        per_group: bool = False,
+        weights: Weights = "given",
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         self.network = network
-        self.method = _build_method(method, options)
-        covered = self._choose(layers)
+        self.per_group = per_group
+        if isinstance(method, str | Method):
+            rules = [
+                Rule(method, include=include, exclude=exclude, types=types, max_d=max_d, **options)
+            ]
+        elif include is not None or exclude or types is not None or max_d is not None or options:
+            raise UserError("include, exclude, types, max_d and options go to the Rules of a list")
+        else:
+            rules = list(method)
+        if weights == "pretrained":
+            rules = [rule.at_identity() for rule in rules]
+        self.method = rules[0].method
+        choice = choose(type(network).__name__, candidates(network, per_group), rules)
+        self.hidden = choice.hidden
         self.steps = 0
         self.stacks = nn.ModuleList()
-        self._last: list[tuple[Tensor, Tensor]] | None = None
-        self._start_weights(covered, generator)
-        self._add_stacks(covered, generator)
+        # Each method that covers something, and its stacks.
+        self._parts: list[tuple[Method, slice]] = []
+        self._frozen: set[str] = set()  # parameters that trained before
+        self._last: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        for rule, covered in zip(rules, choice.covered, strict=True):
+            self._start_weights(rule.method, covered, weights, generator)
+        for rule, covered in zip(rules, choice.covered, strict=True):
+            if covered:
+                self._add_stacks(rule.method, covered, generator)
+        if weights == "pretrained":
+            for stack in self._stacks():
+                stack.keep_given()
+        self._recompute = self._new_recompute()
 
     @property
     def layers(self) -> list[str]:
-        """Names of the layers whose neurons are looked at: `layers`, or all but the classifier."""
+        """Names of the layers whose neurons are looked at: all that the methods are asked about,
+        without a classifier that is not named."""
         return [layer.name for layer in self.hidden]
 
-    def _choose(self, named: Sequence[str] | None) -> list[Layer]:
-        """The layers that the method covers."""
-        network = type(self.network).__name__
-        if named is not None:
-            covered = self.hidden = views(self.network, named)
-        else:
-            every = views(self.network, names(self.network))
-            if len(every) < 2:
-                raise UserError(
-                    f"{network} has {len(every)} linear or convolution layers; OPT needs two: one "
-                    "to rotate and the classifier after it (or name the layers: layers=[...])"
-                )
-            self.hidden = every[:-1]
-            covered = [layer for layer in every if self.method.covers(layer)]
-        if not covered:
-            raise UserError(f"{type(self.method).__name__} covers no layer of {network}")
-        return covered
-
     @torch.no_grad()
-    def _start_weights(self, layers: Sequence[Layer], generator: torch.Generator | None) -> None:
+    def _start_weights(
+        self,
+        method: Method,
+        layers: Sequence[Layer],
+        weights: Weights,
+        generator: torch.Generator | None,
+    ) -> None:
         for layer in layers:
-            weight = self.network.get_parameter(layer.parameter)
-            W = layer.matrix(weight)
-            started = self.method.initial_weight(layer, W, generator)
-            if started is not W:
-                weight.copy_(layer.weight(started))
-            if not self.method.trains_weight:
-                weight.requires_grad_(False)
+            parameter = self.network.get_parameter(layer.parameter)
+            W = layer.matrix(parameter)
+            start = W
+            if weights == "gaussian":
+                drawn = torch.randn(layer.d, layer.n, generator=generator) * (2 / layer.d) ** 0.5
+                start = drawn.to(W)
+            given, start = start, method.initial_weight(layer, start, generator)
+            if start is not given and weights == "pretrained":
+                raise UserError(
+                    f"{type(method).__name__} sets W itself at the start, so it cannot keep "
+                    "pretrained weights"
+                )
+            if start is not W:
+                layer.part(parameter).copy_(layer.weight(start))
+            if not method.trains_weight and parameter.requires_grad:
+                self._frozen.add(layer.parameter)
+                parameter.requires_grad_(False)
 
-    def _add_stacks(self, layers: Sequence[Layer], generator: torch.Generator | None) -> None:
-        method = type(self.method)
-        used = self.method.changes_weight or self.method.has_penalty
-        if method.init is not Method.init and not used:
-            raise TypeError(f"{method.__name__} defines init, but neither weight nor penalty")
+    def _add_stacks(
+        self, method: Method, layers: Sequence[Layer], generator: torch.Generator | None
+    ) -> None:
+        kind = type(method)
+        used = method.changes_weight or method.has_penalty
+        if kind.init is not Method.init and not used:
+            raise TypeError(f"{kind.__name__} defines init, but neither weight nor penalty")
         alike: dict[Any, list[Layer]] = {}
         for layer in layers:
-            key = (layer.d, layer.n, self.method.kind(layer))
+            key = (layer.d, layer.n, method.kind(layer))
             alike.setdefault(key, []).append(layer)
+        start = len(self.stacks)
         for of_stack in alike.values():
-            self.stacks.append(Stack(self.network, of_stack, self.method, generator))
+            self.stacks.append(Stack(self.network, of_stack, method, generator))
+        self._parts.append((method, slice(start, len(self.stacks))))
 
     def _stacks(self) -> Iterator[Stack]:
         return cast(Iterator[Stack], iter(self.stacks))
 
+    def _of_methods(self) -> Iterator[tuple[int, Method, list[Stack]]]:
+        """Each method with its stacks, numbered."""
+        stacks = list(self._stacks())
+        for number, (method, part) in enumerate(self._parts):
+            yield number, method, stacks[part]
+
     def get_extra_state(self) -> dict[str, int]:
-        return {"steps": self.steps}
+        return {"steps": self.steps, "version": _STATE_VERSION}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
+        version = state.get("version", 1)
+        if version > _STATE_VERSION:
+            raise UserError(
+                f"the state is of a newer opt-runner (form {version}, here {_STATE_VERSION}): "
+                "update the package"
+            )
         self.steps = state["steps"]
 
     def __getstate__(self) -> dict[str, Any]:
         # Of a forward pass that was: such tensors can be neither copied nor pickled.
-        return {**self.__dict__, "_last": None}
+        state = {**self.__dict__, "_last": {}}
+        del state["_recompute"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._recompute = self._new_recompute()
+
+    def _new_recompute(self) -> Recompute:
+        changed = {
+            layer.parameter
+            for _, method, stacks in self._of_methods()
+            if method.changes_weight
+            for stack in stacks
+            for layer in stack.layers
+        }
+        return Recompute(places(self.network, changed), self.effective_weights)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The network's output on the effective weights."""
-        return functional_call(self.network, self.effective_weights(), args, kwargs)
+        effective = self.effective_weights()
+        output = functional_call(self.network, effective, args, kwargs)
+        if effective and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._recompute.in_backward_of(output, effective)
+        return output
 
     def effective_weights(self) -> dict[str, Tensor]:
-        """{parameter name: V} of the layers whose V is not W, in W's precision also under autocast.
+        """{parameter name: V} of the layers whose V is not W, made in float32 also under autocast
+        and for a network in a half precision, and given in the network's.
 
-        Under bfloat16 autocast Q^T Q - I would be 4e-3 and more, and decompositions have no such
-        kernels.
+        In bfloat16 Q^T Q - I would be 4e-3 and more, and decompositions have no such kernels.
         """
-        if not self.method.changes_weight:
-            return {}
-        effective: dict[str, Tensor] = {}
-        made = self._make()
-        for stack, (_, V) in zip(self._stacks(), made, strict=True):
-            effective |= stack.as_weights(V)
-        if self.method.has_penalty and torch.is_grad_enabled():
-            self._last = made
-        return effective
-
-    def _make(self) -> list[tuple[Tensor, Tensor]]:
-        """W and V, each (k, d, n), of each stack."""
-        stacks = list(self._stacks())
-        Ws = [stack.W() for stack in stacks]
-        with torch.autocast(Ws[0].device.type, enabled=False):
-            Vs = self.method.weights(Ws, [stack.tensors for stack in stacks])
-        return list(zip(Ws, Vs, strict=True))
+        parts: dict[str, list[tuple[Layer, Tensor]]] = {}
+        for number, method, stacks in self._of_methods():
+            if not method.changes_weight:
+                continue
+            made = _make(method, stacks)
+            for stack, (_, V) in zip(stacks, made, strict=True):
+                for layer, weight in stack.as_weights(V):
+                    parts.setdefault(layer.parameter, []).append((layer, weight))
+            if method.has_penalty and torch.is_grad_enabled():
+                self._last[number] = made
+        return {
+            name: assembled(self.network.get_parameter(name), of_parameter)
+            for name, of_parameter in parts.items()
+        }
 
     def penalty(self) -> Tensor:
-        """What the method adds to the loss of the step that is being made: a scalar, 0 for most.
+        """What the methods add to the loss of the step that is being made: a scalar, 0 for most.
 
         It uses the V of the forward pass before it, once: call it after `opt(x)`, as a step does.
         """
         zero = torch.zeros((), device=next(self.parameters()).device)
-        if not self.method.has_penalty:
-            return zero
-        made, self._last = self._last or self._make(), None
-        with torch.autocast(zero.device.type, enabled=False):
-            terms = [
-                self.method.penalty(stack.layers[0], W, V, self.steps + 1, **stack.tensors)
-                for stack, (W, V) in zip(self._stacks(), made, strict=True)
-            ]
-        given = [term for term in terms if term is not None]
+        given: list[Tensor] = []
+        for number, method, stacks in self._of_methods():
+            if not method.has_penalty:
+                continue
+            made = self._last.pop(number, None) or _make(method, stacks)
+            with _no_autocast(zero):
+                terms = [
+                    method.penalty(stack.layers[0], W, V, self.steps + 1, **stack.tensors)
+                    for stack, (W, V) in zip(stacks, made, strict=True)
+                ]
+            given += [term for term in terms if term is not None]
         return torch.stack(given).sum() if given else zero
 
     def optimizer(
@@ -165,52 +243,69 @@ class OPT(nn.Module):
         nesterov: bool = False,
         rotation_lr: float | None = None,
     ) -> torch.optim.Optimizer:
-        """One optimizer for all that trains, right for the method; the defaults are the paper's.
+        """One optimizer for all that trains, right for the methods; the defaults are the paper's.
 
-        `rotation_lr` is the learning rate of what the method trains beside the network, as R;
-        None: `lr`. Raises UserError where there is no such tensor, or the method has an option of
+        `rotation_lr` is the learning rate of what the methods train beside the network, as R;
+        None: `lr`. Raises UserError where there is no such tensor, or a method has an option of
         its own for that.
-        `weight_decay` is the L2 coefficient of everything that trains, as the method scales it.
+        `weight_decay` is the L2 coefficient of everything that trains, as the method scales it: of
+        several the first, for what no method has tensors for.
         Parameter groups may hold `milestone_factor`: see `Method.optimizer_options`.
         """
-        trained: dict[str | None, list[nn.Parameter]] = {
-            None: [p for p in self.network.parameters() if p.requires_grad]
-        }
-        for stack in self._stacks():
-            for name, parameter in stack.trained.items():
-                trained.setdefault(name, []).append(parameter)
-        if rotation_lr is not None and trained.keys() == {None}:
+        others = [p for p in self.network.parameters() if p.requires_grad]
+        groups = [{"params": others, **self.method.optimizer_options(None, lr, weight_decay)}]
+        for _, method, stacks in self._of_methods():
+            trained: dict[str, list[nn.Parameter]] = {}
+            for stack in stacks:
+                for name, parameter in stack.trained.items():
+                    trained.setdefault(name, []).append(parameter)
+            groups += [
+                {"params": parameters, **_options(method, name, lr, rotation_lr, weight_decay)}
+                for name, parameters in trained.items()
+            ]
+        if rotation_lr is not None and len(groups) == 1:
             raise UserError(
                 f"optimizer.rotation_lr: {type(self.method).__name__} trains nothing beside the "
                 "network"
             )
-        groups = [
-            {"params": parameters, **self._options(name, lr, rotation_lr, weight_decay)}
-            for name, parameters in trained.items()
-            if parameters
-        ]
-        optimizer = self.method.optimizer_class(groups, lr=lr, momentum=momentum, nesterov=nesterov)
-        optimizer.register_step_post_hook(lambda optimizer, *_: self._after_step(optimizer))
+        optimizer = self._optimizer_class()(
+            [group for group in groups if group["params"]],
+            lr=lr,
+            momentum=momentum,
+            nesterov=nesterov,
+        )
+        self.attach(optimizer)
         return optimizer
 
-    def _options(
-        self, name: str | None, lr: float, rotation_lr: float | None, weight_decay: float
-    ) -> dict[str, Any]:
-        """Of the optimizer's group for the tensors of this name."""
-        if name is None or rotation_lr is None:
-            return self.method.optimizer_options(name, lr, weight_decay)
-        options = self.method.optimizer_options(name, rotation_lr, weight_decay)
-        if options["lr"] != rotation_lr:
-            raise UserError(
-                f"optimizer.rotation_lr: {type(self.method).__name__} has an option of its own for "
-                f"the learning rate of {name}, as method.rotation_lr"
-            )
-        return options
+    def _optimizer_class(self) -> type[torch.optim.SGD]:
+        """The one that all methods can take: others leave its special groups to it."""
+        classes = {method.optimizer_class for _, method, _ in self._of_methods()}
+        for cls in classes:
+            if all(issubclass(cls, other) for other in classes):
+                return cls
+        names = " and ".join(sorted(cls.__name__ for cls in classes))
+        raise UserError(f"no optimizer does what {names} do, which the methods ask for")
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let an optimizer of your own over `opt.parameters()` turn rounds and count steps.
+
+        `sopt` needs it, and methods whose penalty depends on the step; `optimizer` does it.
+        Raises UserError where a method needs an optimizer of its own, as `ogd`.
+        """
+        for _, method, _ in self._of_methods():
+            needed = method.optimizer_class
+            if needed is not torch.optim.SGD and not isinstance(optimizer, needed):
+                raise UserError(
+                    f"{type(method).__name__} needs {needed.__name__}, which opt.optimizer(...) "
+                    f"makes, not {type(optimizer).__name__}"
+                )
+        optimizer.register_step_post_hook(lambda optimizer, *_: self._after_step(optimizer))
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.steps += 1
-        self.method.after_step(list(self._stacks()), self.steps, optimizer)
+        for _, method, stacks in self._of_methods():
+            method.after_step(stacks, self.steps, optimizer)
 
     @torch.no_grad()
     def neurons(self) -> dict[str, Tensor]:
@@ -225,37 +320,60 @@ class OPT(nn.Module):
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """What the method measures, the largest over layers: see `Method.measure`."""
+        """What the methods measure, the largest over layers: see `Method.measure`."""
         found: dict[str, list[Tensor]] = {}
-        for stack, (W, V) in zip(self._stacks(), self._make(), strict=True):
-            for name, of_layers in self.method.measure(W, V, **stack.tensors).items():
-                found.setdefault(name, []).append(of_layers.max())
+        for _, method, stacks in self._of_methods():
+            for stack, (W, V) in zip(stacks, _make(method, stacks), strict=True):
+                for name, of_layers in method.measure(W, V, **stack.tensors).items():
+                    found.setdefault(name, []).append(of_layers.max())
         return {name: float(torch.stack(values).max()) for name, values in found.items()}
 
     def orthogonality_error(self) -> float | None:
         """Largest entry of |Q^T Q - I| over layers; None where there is no Q."""
         return self.measure().get("orthogonality_error")
 
+    def summary(self) -> Summary:
+        """Every layer with its d, n, method and the parameters that train; it prints as a table."""
+        return summarise(self.network, list(self._stacks()), self.per_group)
+
 
 @torch.no_grad()
 def merge(opt: OPT) -> nn.Module:
-    """A plain copy of the network that holds the effective weights: no trace of OPT is left."""
+    """A plain copy of the network that holds the effective weights: no trace of OPT is left.
+
+    What trained before OPT got the network trains again.
+    """
     plain = copy.deepcopy(opt.network)
     for name, V in opt.effective_weights().items():
-        plain.get_parameter(name).copy_(V).requires_grad_(True)
+        plain.get_parameter(name).copy_(V)
+    for name in opt._frozen:
+        plain.get_parameter(name).requires_grad_(True)
     return plain
 
 
-def _build_method(method: str | Method, options: dict[str, Any]) -> Method:
-    if isinstance(method, Method):
-        if options:
-            raise UserError(f"options {sorted(options)} go to a method's name, not to an object")
-        return method
-    if method not in METHODS:
-        hint = nearest(method, METHODS)
-        raise UserError(f"unknown method {method!r}{hint}; the methods are {', '.join(METHODS)}")
-    cls = METHODS[method]
-    try:
-        return cls(**options)
-    except ValidationError as error:
-        raise UserError(explain(error, method, inspect.signature(cls).parameters)) from error
+def _make(method: Method, stacks: Sequence[Stack]) -> list[tuple[Tensor, Tensor]]:
+    """W and V, each (k, d, n), of each stack of a method."""
+    Ws = [stack.W() for stack in stacks]
+    with _no_autocast(Ws[0]):
+        Vs = method.weights(Ws, [stack.tensors for stack in stacks])
+    return list(zip(Ws, Vs, strict=True))
+
+
+def _no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
+    kind = tensor.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+
+
+def _options(
+    method: Method, name: str, lr: float, rotation_lr: float | None, weight_decay: float
+) -> dict[str, Any]:
+    """Of the optimizer's group for the tensors of this name."""
+    if rotation_lr is None:
+        return method.optimizer_options(name, lr, weight_decay)
+    options = method.optimizer_options(name, rotation_lr, weight_decay)
+    if options["lr"] != rotation_lr:
+        raise UserError(
+            f"optimizer.rotation_lr: {type(method).__name__} has an option of its own for "
+            f"the learning rate of {name}, as method.rotation_lr"
+        )
+    return options

@@ -162,7 +162,7 @@ def test_what_a_penalty_is_told() -> None:
 
 
 def test_layers_named_by_the_user_are_covered_whatever_the_method_says() -> None:
-    opt = OPT(mlp(), "cayley", layers=["classifier"])
+    opt = OPT(mlp(), "cayley", include=["classifier"])
     (stack,) = opt.stacks
     assert [(layer.name, layer.first, layer.output) for layer in stack.layers] == [
         ("classifier", True, True)
@@ -173,7 +173,7 @@ def test_a_layers_weight_is_the_inverse_of_its_matrix() -> None:
     network = nn.Sequential(
         nn.Conv1d(3, 4, 5), nn.Conv2d(4, 6, (2, 3)), nn.Conv3d(2, 5, (1, 2, 3)), nn.Linear(7, 2)
     )
-    stacks = OPT(network, ProjectedEnergy(), layers=["0", "1", "2", "3"]).stacks
+    stacks = OPT(network, ProjectedEnergy(), include=["*"]).stacks
     for stack in stacks:
         (layer,) = stack.layers
         weight = network.get_parameter(layer.parameter)
@@ -358,4 +358,4 @@ def test_a_method_that_covers_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="Convolutions covers no layer of MLP"):
         OPT(mlp(), Convolutions())
     with pytest.raises(UserError, match="Cayley covers no layer of MLP"):
-        OPT(mlp(), "cayley", layers=[])
+        OPT(mlp(), "cayley", include=[])

@@ -161,7 +161,7 @@ def test_quality_by_hand() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return p.log()
 
-    found = quality(OPT(Told(), "gs", layers=["hidden"]), images, labels, setup.device, ALONE)
+    found = quality(OPT(Told(), "gs", include=["hidden"]), images, labels, setup.device, ALONE)
     assert found.error == 50
     assert found.nll == pytest.approx(-math.log(0.9 * 0.1 * 0.4 * 0.7) / 4)
     # Bins: 0.9 twice, one right; 0.6, wrong; 0.7, right.

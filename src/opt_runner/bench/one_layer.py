@@ -59,10 +59,11 @@ def _ours(method: Method, layer: Layer) -> Task:
     view = layers.Layer(name="", parameter="weight", d=d, n=n)
     stack = Stack(_linear(layer.W.T), [view], method, torch.Generator().manual_seed(0))
     R, G = stack.trained["R"], layer.G.T.contiguous()
+    weight = stack.parameter(view)
 
     def rotate() -> None:
         V = stack.V()
-        outputs, gradients = [stack.as_weights(V)["weight"]], [G]
+        outputs, gradients = [layers.assembled(weight, stack.as_weights(V))], [G]
         if method.has_penalty:
             penalty = method.penalty(view, stack.W(), V, step=1, **stack.tensors)
             assert penalty is not None

@@ -130,6 +130,10 @@ class Method:
         """This method for a budget of `steps`, where its options depend on it."""
         return self
 
+    def at_identity(self) -> Self:
+        """This method with options that let its tensors start where V = W, for given weights."""
+        return self
+
     @property
     def has_tensors(self) -> bool:
         """Whether layers have tensors of the method's own."""

@@ -1,7 +1,7 @@
 """The methods that rotate: V = Q(R) W with an orthogonal Q."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -81,6 +81,9 @@ class SquareRotation(Rotation):
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
     ) -> Tensors:
         return {"R": initial_square(self.start, len(W), generator)}
+
+    def at_identity(self) -> Self:
+        return type(self)(**{**vars(self), "start": "identity"})
 
 
 def initial_square(start: Start, d: int, generator: torch.Generator | None) -> Tensor:

@@ -1,12 +1,18 @@
 """A stack: the k layers of one size and kind, and what a method trains for them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from opt_runner.layers import Layer, laid_out_as
+from opt_runner.errors import UserError
+from opt_runner.layers import Layer
 from opt_runner.methods.base import Method, Tensors
+from opt_runner.methods.rotation import Rotation
+
+# Of the largest entry of W, in float32.
+_ROUNDING = 1e-5
 
 
 class Stack(nn.Module):
@@ -39,11 +45,27 @@ class Stack(nn.Module):
             for name, tensor in self._init(generator).items():
                 self.trained[name] = nn.Parameter(tensor)
 
-    def get_extra_state(self) -> dict[str, int]:
-        return {"seed": self.seed}
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"seed": self.seed, "method": type(self.method).__name__}
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        here = type(self.method).__name__
+        if state.get("method", here) != here:
+            raise UserError(f"the state is of {state['method']}, this is {here}")
         self.seed = state["seed"]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As all of a module's tensors; but `half` and `bfloat16` leave these in float32."""
+
+        def at_least_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if not moved.is_floating_point():
+                return moved
+            wide = torch.promote_types(moved.dtype, torch.float32)
+            return moved if moved.dtype == wide else tensor.to(moved.device, wide)
+
+        super()._apply(at_least_float32, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def extra_repr(self) -> str:
         return f"{len(self.layers)} x W {self.layers[0].d} x {self.layers[0].n}"
@@ -58,22 +80,20 @@ class Stack(nn.Module):
         return self._network[0].get_parameter(layer.parameter)
 
     def W(self) -> Tensor:
-        """(k, d, n); it has a gradient where W trains."""
+        """(k, d, n), at least float32; it has a gradient where W trains."""
         trains = self.method.trains_weight
         weights = [self.parameter(layer) for layer in self.layers]
-        return torch.stack(
+        Ws = torch.stack(
             [
                 layer.matrix(weight if trains else weight.detach())
                 for layer, weight in zip(self.layers, weights, strict=True)
             ]
         )
+        return Ws.to(torch.promote_types(Ws.dtype, torch.float32))
 
-    def as_weights(self, V: Tensor) -> dict[str, Tensor]:
-        """{parameter's name: the layer's V of V (k, d, n), as a weight of the network}."""
-        return {
-            layer.parameter: laid_out_as(self.parameter(layer), layer.weight(v))
-            for layer, v in zip(self.layers, V, strict=True)
-        }
+    def as_weights(self, V: Tensor) -> list[tuple[Layer, Tensor]]:
+        """Each layer with its part of a parameter, of V (k, d, n)."""
+        return [(layer, layer.weight(v)) for layer, v in zip(self.layers, V, strict=True)]
 
     def V(self) -> Tensor:
         """The effective weights (k, d, n) of this stack alone."""
@@ -87,8 +107,34 @@ class Stack(nn.Module):
     @torch.no_grad()
     def merge(self) -> None:
         """Write V into W for good: the network computes the same once the tensors start again."""
-        for name, weight in self.as_weights(self.V()).items():
-            self._network[0].get_parameter(name).copy_(weight)
+        self._write(self.V())
+
+    @torch.no_grad()
+    def keep_given(self) -> None:
+        """Change W so that V is what W was, where the method's tensors do not start at V = W.
+
+        With a rotation W <- Q^T W: `hr`, whose det Q is (-1)^(d-1), has no Q = I for an even d.
+        Raises UserError where that is no way.
+        """
+        W = self.W()
+        if W.is_meta or _equal(self.V(), W):
+            return
+        if isinstance(self.method, Rotation):
+            eye = torch.eye(W.shape[-2]).to(W).expand(*W.shape[:-1], -1).contiguous()
+            Q = self.method.weights([eye], [self.tensors])[0]
+            self._write(Q.mT @ W)
+            if _equal(self.V(), W):
+                return
+            self._write(W)
+        name = type(self.method).__name__
+        raise UserError(
+            f"{name} cannot start from pretrained weights: V differs from W at its start "
+            f"({self.layers[0].name}); give it a start where V = W, or take another method"
+        )
+
+    def _write(self, W: Tensor) -> None:
+        for layer, weight in self.as_weights(W):
+            layer.part(self.parameter(layer)).copy_(weight)
 
     @torch.no_grad()
     def restart(self, number: int) -> None:
@@ -121,6 +167,10 @@ class Stack(nn.Module):
             ],
             like=Ws,
         )
+
+
+def _equal(V: Tensor, W: Tensor) -> bool:
+    return bool((V - W).abs().max() <= _ROUNDING * W.abs().max())
 
 
 def _stacked(of_layers: Sequence[Tensors], like: Tensor) -> dict[str, Tensor]:

@@ -25,6 +25,8 @@ from opt_runner.methods.rotation import SquareRotation
 
 # What a gradient needs of its forward pass.
 Saved = tuple[Tensor, ...]
+# V and that. An alias: torch.compile stops where a function inside another spells it out.
+Applied = tuple[Tensor, Saved]
 
 
 @method_options
@@ -80,7 +82,7 @@ class _Rotate(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         Rs, Ws = stacks[: len(stacks) // 2], stacks[len(stacks) // 2 :]
 
-        def run(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
+        def run(R: Tensor, W: Tensor) -> Applied:
             extra = _extra_rows(W)
             if not extra:
                 return apply(R, W)

@@ -23,10 +23,12 @@ def each(function: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:
 
     The last list holds tensors (..., d, m). See Note [A thread a matrix].
     """
+    if torch.compiler.is_compiling():
+        return [function(*items) for items in zip(*lists, strict=True)]
     tensors = lists[-1]
     threads = torch.get_num_threads()
     workers = min(threads, sum(tensor.shape[-2] >= _THREADED_FROM for tensor in tensors))
-    if workers < 2 or tensors[0].device.type != "cpu" or torch.compiler.is_compiling():
+    if workers < 2 or tensors[0].device.type != "cpu":
         return [function(*items) for items in zip(*lists, strict=True)]
     # The largest first: what is left at the end is small, and no thread waits long.
     order = sorted(range(len(tensors)), key=lambda i: -tensors[i].shape[-2])

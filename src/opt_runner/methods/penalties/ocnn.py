@@ -55,7 +55,7 @@ class OrthogonalConvolution(Penalty):
     def penalty(self, layer: "Layer", W: Tensor, V: Tensor, step: int) -> Tensor:
         if not layer.kernel:
             return self.scale * off_identity(W).square().sum()
-        return self.scale * convolution_distance(layer.weight(W), layer.stride).sum()
+        return self.scale * convolution_distance(layer.kernels(W), layer.stride).sum()
 
 
 def convolution_distance(K: Tensor, stride: tuple[int, ...]) -> Tensor:

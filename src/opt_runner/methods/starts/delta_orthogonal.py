@@ -34,10 +34,10 @@ class DeltaOrthogonal(Method):
     def initial_weight(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        weight = torch.zeros_like(layer.weight(W))
+        weight = torch.zeros_like(layer.kernels(W))
         n, c, *kernel = weight.shape
         centre = weight
         for side in kernel:
             centre = centre[:, :, side // 2]
         centre.copy_(orthogonal(c, n, self.gain, generator).T)
-        return layer.matrix(weight)
+        return layer.columns(weight)
