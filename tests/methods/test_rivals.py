@@ -18,7 +18,7 @@ from opt_runner.errors import UserError
 from opt_runner.geometry import orthogonality_error
 from opt_runner.layers import Layer
 from opt_runner.methods import METHODS, PAPER, Method, Rotation
-from opt_runner.methods.maps.blocks import divisor_near, neumann_blocks
+from opt_runner.methods.maps.blocks import cayley_blocks, divisor_near, neumann_blocks
 from opt_runner.methods.neurons import prepared
 from opt_runner.networks import MLP
 from tests.small import small_cnn, train
@@ -209,6 +209,16 @@ def test_hra_is_a_product_of_reflections() -> None:
         Q = (torch.eye(6, dtype=torch.float64) - 2 * torch.outer(u, u) / (u @ u)) @ Q
     W = torch.randn(1, 6, 3, dtype=torch.float64)
     torch.testing.assert_close(METHODS["hra"]().rotate(R, W)[0], Q @ W[0])
+
+
+@pytest.mark.parametrize("b", [32, 127, 128])
+def test_many_blocks_are_their_blocks_one_by_one(b: int, two_threads: None) -> None:
+    """Batched LU on the CPU returns garbage for larger matrices and several threads."""
+    R = torch.randn(6, b, b, generator=torch.Generator().manual_seed(0))
+    together = cayley_blocks(R)
+    assert orthogonality_error(together).max() < 1e-5
+    for i in range(6):
+        torch.testing.assert_close(together[i], cayley_blocks(R[i : i + 1])[0], rtol=0, atol=1e-4)
 
 
 def test_coft_stays_near_the_identity() -> None:
@@ -413,6 +423,6 @@ def test_what_cannot_register_is_explained() -> None:
 
 
 def test_every_method_has_a_family() -> None:
-    families = {"ablation", "manifold", "map", "penalty", "start"}
+    families = {"ablation", "manifold", "maps", "penalties", "starts"}
     assert {METHODS[name].family for name in RIVALS} == families
     assert all(isinstance(METHODS[name](), Method) for name in METHODS)

@@ -37,6 +37,7 @@ class Rotation(Method):
     ) -> Tensor:
         return prepared(W, self.neurons)
 
+    family: ClassVar[str | None] = "OPT"
     search: ClassVar[Mapping[str, str]] = {
         **Method.search,
         "optimizer.rotation_lr": "tag(log,interval(0.003,3))",

@@ -23,7 +23,7 @@ class UnconstrainedTraining(SquareRotation):
 
     start: Start = "identity"
 
-    family: ClassVar[str] = "ablation"
+    family: ClassVar[str | None] = "ablation"
     colour: ClassVar[str] = "#6B4423"
     search: ClassVar[Mapping[str, str]] = Rotation.search
 

@@ -33,7 +33,7 @@ class ButterflyFinetuning(Rotation):
     block: Annotated[int, Field(gt=1)] = 8
     factors: Annotated[int, Field(gt=0)] = 3
 
-    family: ClassVar[str] = "map"
+    family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#A35BC4"
 
     def sizes(self, d: int) -> tuple[int, int]:

@@ -26,7 +26,7 @@ class GivensRotations(Rotation):
     scale a coordinate and its free 2 x 2 matrices (qGOFT) are left out.
     """
 
-    family: ClassVar[str] = "map"
+    family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#9C6B98"
 
     def init(

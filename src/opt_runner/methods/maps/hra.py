@@ -32,7 +32,7 @@ class HouseholderReflections(Rotation):
     reflections: Annotated[int, Field(gt=0, multiple_of=2)] = 8
     scale: Annotated[float, Field(ge=0)] = 1e-4
 
-    family: ClassVar[str] = "map"
+    family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#C988E0"
 
     def init(

@@ -36,7 +36,7 @@ class OrthogonalFinetuning(Rotation):
     eps: Annotated[float, Field(gt=0)] = 1e-3
     rescaled: bool = False
 
-    family: ClassVar[str] = "map"
+    family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#7B2D9E"
 
     def init(

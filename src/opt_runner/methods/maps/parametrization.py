@@ -34,7 +34,7 @@ class Parametrization(Rotation):
     constraint: str = "torch.nn.utils.parametrizations.orthogonal"
     arguments: dict[str, Any] = Field(default_factory=lambda: {"orthogonal_map": "cayley"})
 
-    family: ClassVar[str] = "map"
+    family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#55307A"
 
     def init(

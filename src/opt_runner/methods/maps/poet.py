@@ -48,7 +48,7 @@ class ReparameterizedTraining(Method):
     round_steps: Annotated[int, Field(gt=0)] | None = None
     neurons: Neurons = "drawn"
 
-    family: ClassVar[str] = "map"
+    family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#D24BA0"
     search: ClassVar[Mapping[str, str]] = Rotation.search
 

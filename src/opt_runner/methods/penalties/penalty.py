@@ -25,7 +25,7 @@ class Penalty(Method):
 
     classifier: bool = True
 
-    family: ClassVar[str] = "penalty"
+    family: ClassVar[str | None] = "penalties"
 
     def covers(self, layer: "Layer") -> bool:
         return self.classifier or not layer.output

@@ -28,7 +28,7 @@ class DeltaOrthogonal(Method):
 
     gain: Annotated[float, Field(gt=0)] = 2**0.5
 
-    family: ClassVar[str] = "start"
+    family: ClassVar[str | None] = "starts"
     colour: ClassVar[str] = "#6F6757"
 
     def initial_weight(

@@ -23,7 +23,7 @@ class OrthogonalInit(Method):
 
     gain: Annotated[float, Field(gt=0)] = 2**0.5
 
-    family: ClassVar[str] = "start"
+    family: ClassVar[str | None] = "starts"
     colour: ClassVar[str] = "#A89F91"
 
     def initial_weight(

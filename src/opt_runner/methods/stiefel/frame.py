@@ -23,6 +23,6 @@ class Frame(OrthogonalR):
     orthogonality constraints" (2013).
     """
 
-    family: ClassVar[str] = "manifold"
+    family: ClassVar[str | None] = "manifold"
     colour: ClassVar[str] = "#B8321A"
     optimizer_class: ClassVar[type[torch.optim.SGD]] = FrameSGD

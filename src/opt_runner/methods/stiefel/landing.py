@@ -52,7 +52,7 @@ class Landing(OrthonormalU):
 
     attraction: Annotated[float, Field(ge=0)] = 1.0
 
-    family: ClassVar[str] = "manifold"
+    family: ClassVar[str | None] = "manifold"
     colour: ClassVar[str] = "#E86F4D"
     optimizer_class: ClassVar[type[torch.optim.SGD]] = LandingSGD
 

@@ -38,6 +38,6 @@ class Pogo(OrthonormalU):
     are orthonormal, published rows.
     """
 
-    family: ClassVar[str] = "manifold"
+    family: ClassVar[str | None] = "manifold"
     colour: ClassVar[str] = "#8F1E46"
     optimizer_class: ClassVar[type[torch.optim.SGD]] = PogoSGD
