@@ -39,8 +39,9 @@ class ButterflyFinetuning(Rotation):
     def sizes(self, d: int) -> tuple[int, int]:
         """b and m for a layer."""
         b = divisor_near(d, self.block)
-        fitting = [m for m in range(2, self.factors + 1) if b % 2 == d % (b * 2 ** (m - 1)) == 0]
-        return b, max(fitting, default=1)
+        if b % 2:
+            return b, 1
+        return b, max(m for m in range(1, self.factors + 1) if d % (b * 2 ** (m - 1)) == 0)
 
     def init(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
