@@ -4,7 +4,11 @@ import torch
 from torch import nn
 
 from opt_runner import OPT
+from opt_runner.methods import PAPER
 from opt_runner.networks import PlainCNN
+
+# The paper's, and of its rivals one of each kind: what holds for these, run by run, holds for all.
+SOME_METHODS = [*PAPER, "frame", "poet", "comhe", "delta_orthogonal"]
 
 
 def small_cnn() -> PlainCNN:

@@ -35,7 +35,7 @@ class OPT(nn.Module):
     network: any module. Its linear layers, convolutions, transposed convolutions and projections of
         attention can train so, embeddings and recurrent weights where they are named. It is used,
         not copied.
-    method: a name (`standard gs hr ls cayley ogd or sopt`) with its options as keywords, or a
+    method: a name, one of `opt_runner.methods.METHODS`, with its options as keywords, or a
         `Method`; or a list of `Rule`, several methods in one network.
     include, exclude, types, max_d: the layers that the method covers, see `Rule`. Default: as the
         method says, for most all but the last one in module order, the classifier. What no method

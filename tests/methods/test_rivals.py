@@ -29,7 +29,7 @@ ROTATING = [name for name in METHODS if issubclass(METHODS[name], Rotation)]
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in ("oft", "boft", "hra", "givens", "parametrization")},
     "coft": ("oft", {"constrained": True, "block": 4}),
-    "torch cayley": ("parametrization", {"arguments": {"orthogonal_map": "cayley"}}),
+    "torch matrix_exp": ("parametrization", {"arguments": {"orthogonal_map": "matrix_exp"}}),
     "torch householder": ("parametrization", {"arguments": {"orthogonal_map": "householder"}}),
     "geotorch": ("parametrization", {"constraint": "geotorch.orthogonal", "arguments": {}}),
 }
@@ -229,6 +229,7 @@ def test_poet_keeps_the_spectrum_and_mixes_neurons() -> None:
     orders = [stack.tensors["rows"].clone() for stack in opt.stacks]
     train(opt, steps=7, lr=0.5)
     assert opt.orthogonality_error() < 1e-5
+    assert opt.measure()["spectrum_change"] < 1e-5
     for name, V in opt.neurons().items():
         torch.testing.assert_close(torch.linalg.svdvals(V), spectra[name], rtol=1e-4, atol=1e-4)
         assert not torch.allclose(V.norm(dim=0), lengths[name], rtol=1e-2)
@@ -253,8 +254,19 @@ def test_the_series_of_poet_is_orthogonal_for_small_r_alone(spread: float, error
     A = torch.tensor([[[0.0, spread], [0, 0]]], dtype=torch.float64)
     found = float(orthogonality_error(neumann_blocks(A, 3)))
     assert found == pytest.approx(error, rel=0.1)
-    opt = scrambled(OPT(small_cnn(), "poet", block=2, terms=3), spread)
-    assert opt.orthogonality_error() > 1e-4
+
+
+def test_the_series_of_poet_moves_the_spectrum_round_by_round() -> None:
+    opt = OPT(small_cnn(), "poet", block=4, terms=3, round_steps=2)
+    changes = []
+    for _ in range(3):
+        scrambled(opt, 0.3)
+        assert opt.orthogonality_error() > 1e-4
+        for stack in opt.stacks:
+            opt.method.after_step([stack], 2, opt.optimizer(lr=0.1))
+        assert opt.orthogonality_error() == 0
+        changes.append(opt.measure()["spectrum_change"])
+    assert 1e-3 < changes[0] < changes[-1]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from opt_runner.config.compose import conf_dir, read
 from opt_runner.config.schema import Config
 from opt_runner.datasets.digits import Digits
 from opt_runner.errors import Elsewhere, UserError
-from opt_runner.methods import PAPER
 from opt_runner.training import loop
 from opt_runner.training.batchnorm import GlobalBatchNorm, make_global
 from opt_runner.training.interrupt import Interrupted, StopRequest
@@ -29,6 +28,7 @@ from opt_runner.training.loop import Diverged, Progress, evaluate, train
 from opt_runner.training.processes import ALONE, Poll, Processes, joined
 from opt_runner.training.setup import Setup, set_up
 from opt_runner.training.step import TrainingStep
+from tests.small import SOME_METHODS
 
 STEPS = 30
 NETWORKS = {
@@ -44,7 +44,7 @@ Found = dict[str, Any]
 
 
 def config(method: str, *more: str, network: str = "cnn") -> Config:
-    rounds = ["method.round_steps=12"] if method == "sopt" else []
+    rounds = ["method.round_steps=12"] if method in ("sopt", "poet") else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return read(
             compose("config", [f"method={method}", *rounds, *NETWORKS[network], *SMALL, *more])
@@ -56,7 +56,7 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 # Rotations shared out, also where there are fewer than processes, and all of them in each process.
-VARIANTS = {method: ("cnn", method) for method in PAPER}
+VARIANTS = {method: ("cnn", method) for method in SOME_METHODS}
 VARIANTS |= {f"{method} of an mlp": ("mlp", method) for method in ("gs", "cayley")}
 VARIANTS |= {
     f"{method}, not shared": ("cnn", method, "hardware.share_rotations=false")
@@ -145,8 +145,8 @@ def library_network() -> nn.Module:
 def of_the_library(processes: Processes) -> Found:
     """PyTorch's own DistributedDataParallel around OPT."""
     found: Found = {}
-    for method in PAPER:
-        options = {"round_steps": 4} if method == "sopt" else {}
+    for method in SOME_METHODS:
+        options = {"round_steps": 4} if method in ("sopt", "poet") else {}
         opt = OPT(library_network(), method, **options)
         optimizer = opt.optimizer(lr=0.02)
         model = DistributedDataParallel(opt) if processes.several else opt
@@ -413,7 +413,7 @@ def test_batchnorm_is_that_of_the_whole_batch(group: list[Found], alone: Found, 
     assert_same(group[0]["norms"][norm], alone["norms"][norm])
 
 
-@pytest.mark.parametrize("method", PAPER)
+@pytest.mark.parametrize("method", SOME_METHODS)
 def test_distributed_data_parallel_around_opt_trains_as_one_process(
     two: list[Found], alone: Found, method: str
 ) -> None:

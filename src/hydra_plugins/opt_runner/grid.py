@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 class GridSweeper(RunSweeper):
-    """params: overrides of an experiment. grids: several sets of them, each a grid of its own beside
-    `params`, as for methods that have options of their own; the sweep is all of them."""
+    """params: overrides of an experiment. grids: several sets of them, as for methods that have
+    options of their own: each is a grid, beside `params`, and the sweep is all of them."""
 
     def __init__(
         self,

@@ -1,11 +1,12 @@
 """UPT: over-parametrised training without orthogonality, OPT's own ablation."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
-from opt_runner.methods.rotation import SquareRotation, Start
+from opt_runner.methods.rotation import Rotation, SquareRotation, Start
 
 
 @method_options
@@ -24,6 +25,7 @@ class UnconstrainedTraining(SquareRotation):
 
     family: ClassVar[str] = "ablation"
     colour: ClassVar[str] = "#6B4423"
+    search: ClassVar[Mapping[str, str]] = Rotation.search
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return R @ W

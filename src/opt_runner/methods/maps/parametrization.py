@@ -32,7 +32,7 @@ class Parametrization(Rotation):
     """
 
     constraint: str = "torch.nn.utils.parametrizations.orthogonal"
-    arguments: dict[str, Any] = Field(default_factory=lambda: {"orthogonal_map": "matrix_exp"})
+    arguments: dict[str, Any] = Field(default_factory=lambda: {"orthogonal_map": "cayley"})
 
     family: ClassVar[str] = "map"
     colour: ClassVar[str] = "#55307A"

@@ -1,6 +1,6 @@
 """POET: W is turned on both sides, by blocks of coordinates drawn anew every round."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
@@ -11,6 +11,7 @@ from opt_runner.geometry import orthogonality_error
 from opt_runner.methods.base import Method, Tensors, method_options
 from opt_runner.methods.maps.blocks import act, cayley_blocks, divisor_near, neumann_blocks
 from opt_runner.methods.neurons import Neurons, prepared
+from opt_runner.methods.rotation import Rotation
 
 if TYPE_CHECKING:
     from opt_runner.layers import Layer
@@ -29,10 +30,12 @@ class ReparameterizedTraining(Method):
 
     block: b, or on each side the divisor nearest to it.
     terms: None for exact Cayley transforms, or the terms of their series (I + A)(I + A + ... +
-        A^terms), as published with 3. The series is not orthogonal, and every round adds to that:
-        |Q^T Q - I| is measured of the round that is on.
+        A^terms), as published with 3. The series is not orthogonal, and every round adds to that.
     round_steps: steps a round, or None for the budget divided by `rounds`, at least 20.
     neurons: how W starts; see `Rotation`.
+
+    Measured: |Q^T Q - I| of the round that is on, and `spectrum_change`, the largest change of a
+    singular value of W since the start, as a share of the largest of them: what the series costs.
 
     Source: Qiu et al., "Reparameterized LLM training via orthogonal equivalence transformation"
     (arXiv 2506.08001), block-stochastic form; code github.com/Sphere-AI-Lab/poet. Departs: exact
@@ -47,6 +50,7 @@ class ReparameterizedTraining(Method):
 
     family: ClassVar[str] = "map"
     colour: ClassVar[str] = "#D24BA0"
+    search: ClassVar[Mapping[str, str]] = Rotation.search
 
     def initial_weight(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None
@@ -54,10 +58,12 @@ class ReparameterizedTraining(Method):
         return prepared(W, self.neurons)
 
     def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
-        """The order of the rows and that of the columns."""
-        rows = torch.randperm(layer.d, generator=generator)
-        columns = torch.randperm(layer.n, generator=generator)
-        return {"rows": rows, "columns": columns}
+        """The order of the rows and that of the columns; the singular values of W at the start."""
+        return {
+            "rows": torch.randperm(layer.d, generator=generator),
+            "columns": torch.randperm(layer.n, generator=generator),
+            "spectrum": torch.linalg.svdvals(W),
+        }
 
     def init(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
@@ -68,7 +74,9 @@ class ReparameterizedTraining(Method):
             "P": torch.zeros(layer.n // of_columns, of_columns, of_columns),
         }
 
-    def weight(self, W: Tensor, R: Tensor, P: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def weight(
+        self, W: Tensor, R: Tensor, P: Tensor, rows: Tensor, columns: Tensor, spectrum: Tensor
+    ) -> Tensor:
         turned = _among(rows, self.rotation(R), W)
         return _among(columns, self.rotation(P), turned.mT).mT
 
@@ -76,9 +84,12 @@ class ReparameterizedTraining(Method):
         """Q of each block."""
         return cayley_blocks(R) if self.terms is None else neumann_blocks(R, self.terms)
 
-    def measure(self, W: Tensor, V: Tensor, R: Tensor, P: Tensor, **fixed: Any) -> Tensors:
+    def measure(
+        self, W: Tensor, V: Tensor, R: Tensor, P: Tensor, spectrum: Tensor, **orders: Any
+    ) -> Tensors:
         errors = [orthogonality_error(self.rotation(side)).amax(-1) for side in (R, P)]
-        return {"orthogonality_error": torch.maximum(*errors)}
+        change = (torch.linalg.svdvals(V) - spectrum).abs().amax(-1) / spectrum.amax(-1)
+        return {"orthogonality_error": torch.maximum(*errors), "spectrum_change": change}
 
     def after_step(
         self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
@@ -88,7 +99,9 @@ class ReparameterizedTraining(Method):
             return
         for stack in stacks:
             stack.merge()
+            spectrum = stack.tensors["spectrum"].clone()
             stack.restart(round_)
+            stack.tensors["spectrum"].copy_(spectrum)
             for tensor in stack.trained.values():
                 optimizer.state.pop(tensor, None)
 

@@ -1,5 +1,6 @@
 """CoMHE: the energy of neurons that are projected at random."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
@@ -36,6 +37,10 @@ class CompressiveMinimumEnergy(Penalty):
     output_weight: Annotated[float, Field(ge=0)] = 10.0
 
     colour: ClassVar[str] = "#5B8DEF"
+    search: ClassVar[Mapping[str, str]] = {
+        **Penalty.search,
+        "method.hidden_weight": "tag(log,interval(0.01,10))",
+    }
 
     def kind(self, layer: "Layer") -> tuple[bool, bool]:
         return layer.first, layer.output

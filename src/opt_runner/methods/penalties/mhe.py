@@ -1,6 +1,7 @@
 """MHE: minimum hyperspherical energy."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
@@ -44,6 +45,11 @@ class MinimumEnergy(Penalty):
     output_weight: Weight | None = None
 
     colour: ClassVar[str] = "#1F3F8F"
+    search: ClassVar[Mapping[str, str]] = {
+        **Penalty.search,
+        "method.hidden_weight": "tag(log,interval(0.01,10))",
+        "method.power": "0,1,2",
+    }
 
     def kind(self, layer: "Layer") -> bool:
         return layer.output

@@ -1,5 +1,6 @@
 """MMA: the least angle of each neuron to another grows."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
@@ -31,6 +32,10 @@ class MaximalMinimalAngles(Penalty):
     scale: Annotated[float, Field(ge=0)] = 0.07
 
     colour: ClassVar[str] = "#2F6DB5"
+    search: ClassVar[Mapping[str, str]] = {
+        **Penalty.search,
+        "method.scale": "tag(log,interval(0.01,1))",
+    }
 
     def penalty(self, layer: "Layer", W: Tensor, V: Tensor, step: int) -> Tensor | None:
         if layer.n < 2:

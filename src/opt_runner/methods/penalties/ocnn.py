@@ -1,6 +1,7 @@
 """OCNN: convolutions, not only their kernels' matrices, are made orthogonal."""
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
@@ -40,6 +41,10 @@ class OrthogonalConvolution(Penalty):
     first: bool = False
 
     colour: ClassVar[str] = "#7A9E1F"
+    search: ClassVar[Mapping[str, str]] = {
+        **Penalty.search,
+        "method.scale": "tag(log,interval(1e-4,0.1))",
+    }
 
     def covers(self, layer: "Layer") -> bool:
         return super().covers(layer) and (self.first or not layer.first)

@@ -1,5 +1,6 @@
 """What the penalties on W share."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 import torch
@@ -49,6 +50,11 @@ class FadingPenalty(Penalty):
     scale: Annotated[float, Field(ge=0)] = 1e-2
     fades: bool = True
     steps: Annotated[int, Field(gt=0)] | None = None
+
+    search: ClassVar[Mapping[str, str]] = {
+        **Method.search,
+        "method.scale": "tag(log,interval(1e-4,0.1))",
+    }
 
     def scaled_to(self, steps: int) -> Self:
         return self if self.steps is not None else type(self)(**{**vars(self), "steps": steps})
