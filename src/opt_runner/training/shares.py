@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from opt_runner.methods import Method
 from opt_runner.methods.base import Tensors
 from opt_runner.methods.kernels.fused import FusedRotation
 from opt_runner.methods.stack import Stack
@@ -83,10 +82,13 @@ class Shares:
                 tensor.copy_(owned)
 
 
-def shareable(method: Method) -> bool:
-    """Whether R of one matrix is of no concern to anything but V of that matrix."""
+def shareable(opt: OPT) -> bool:
+    """Whether there is one method, for which R of one matrix is of no concern to anything but V of
+    that matrix."""
+    method = opt.method
+    one = all(cast(Stack, stack).method is method for stack in opt.stacks)
     alone = not method.has_penalty and not method.trains_weight
-    return isinstance(method, FusedRotation) and alone
+    return one and alone and isinstance(method, FusedRotation)
 
 
 class _Exchange(torch.autograd.Function):
