@@ -132,6 +132,13 @@ def test_methods_whose_optimizers_exclude_each_other() -> None:
         opt.optimizer(lr=0.1)
 
 
+def test_a_step_counts_once_whatever_other_optimizers_there_are() -> None:
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)  # which hooks the class SGD
+    opt = OPT(small_cnn(), "ogd")
+    train(opt, steps=3)
+    assert opt.steps == 3
+
+
 def test_copies_of_a_mixed_network_train_alike() -> None:
     opt = OPT(small_cnn(), MIXED)
     twin = copy.deepcopy(opt)

@@ -14,6 +14,9 @@ from opt_runner.errors import UserError, explain, nearest
 from opt_runner.layers import Candidate, Layer
 from opt_runner.methods import METHODS, Method
 
+# Of names, in a message.
+_MOST = 20
+
 
 class Rule:
     """A method, and the layers that it takes of those that the rules before it have left.
@@ -81,13 +84,14 @@ class Rule:
 
     def check(self, every: Sequence[Candidate]) -> None:
         """Raise UserError for a pattern or a type that nothing is of: a typing error."""
-        names = [name for one in every for name in one.names]
+        names = [one.layer.name for one in every]
+        some = ", ".join(names[:_MOST]) + (", ..." if len(names) > _MOST else "")
         for key, patterns in {"include": self.include, "exclude": self.exclude}.items():
             for pattern in patterns or ():
                 if not any(_matches(one, [pattern]) for one in every):
                     raise UserError(
                         f"{key}: {pattern!r} is no layer that can be covered"
-                        f"{nearest(pattern, names)} (OPT(network).summary() shows all)"
+                        f"{nearest(pattern, names)} ({some})"
                     )
         for wanted in self.types or ():
             if not any(_is_of(one.type, [wanted]) for one in every):

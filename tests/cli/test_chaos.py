@@ -73,13 +73,18 @@ def communicate(process: Any, patience: float | None) -> str | None:
 def kill_a_worker(process: Any, chance: random.Random) -> bool:
     """As the kernel does where memory runs out; False where the sweep ends before it has one."""
     while process.poll() is None:
-        threads = Path(f"/proc/{process.pid}/task").glob("*/children")
-        if workers := [int(pid) for thread in threads for pid in thread.read_text().split()]:
-            with suppress(ProcessLookupError):
+        with suppress(OSError):  # a process that has just ended
+            if workers := workers_of(process.pid):
                 os.kill(chance.choice(workers), signal.SIGKILL)
                 return True
         time.sleep(0.01)
     return False
+
+
+def workers_of(launcher: int) -> list[int]:
+    children = Path(f"/proc/{launcher}/task").glob("*/children")  # by the thread that started them
+    pids = [pid for thread in children for pid in thread.read_text().split()]
+    return [int(p) for p in pids if b"launch.worker" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
 def outcomes(tmp_path: Path, name: str) -> dict[str, Any]:

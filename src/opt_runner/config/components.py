@@ -11,7 +11,7 @@ from typing import Any
 from hydra.utils import get_object
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from opt_runner.errors import UserError, explain
+from opt_runner.errors import UserError, explain, nearest
 
 
 class Component(BaseModel):
@@ -56,6 +56,21 @@ def build(component: Component, where: str, **supplied: Any) -> Any:
         return called(**options)
     except ValidationError as error:
         raise UserError(explain(error, where, accepted)) from error
+
+
+def named_method(name: str, options: dict[str, Any], where: str) -> Component:
+    """A method by its name, or by its class as `_target_` has it. Raises UserError for neither."""
+    from opt_runner.methods import METHODS  # imports torch, which help must not wait for
+
+    path = name
+    if name in METHODS:
+        path = f"{METHODS[name].__module__}.{METHODS[name].__name__}"
+    elif "." not in name:
+        raise UserError(
+            f"{where}.method: no method {name!r}{nearest(name, METHODS)} "
+            f"({', '.join(METHODS)}, or module.Class)"
+        )
+    return Component.model_validate({"name": name, "_target_": path, **options})
 
 
 def target(component: Component, where: str) -> Any:

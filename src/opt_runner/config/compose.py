@@ -133,6 +133,9 @@ def check(plain: dict[str, Any]) -> Config:
     components.check(config.method, "method")
     components.check(config.model, "model", NETWORK_SUPPLIED)
     components.check(config.dataset, "dataset")
+    for position, other in enumerate(config.layers.rest):
+        where = f"layers.rest.{position}"
+        components.check(components.named_method(other.method, other.options, where), where)
     return config
 
 

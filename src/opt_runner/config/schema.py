@@ -3,6 +3,7 @@
 This module does not import torch: help and completion must answer at once.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeGuard
@@ -19,6 +20,8 @@ from pydantic import (
 from opt_runner.config.components import Component
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 class Role(Enum):
@@ -166,11 +169,80 @@ class DatasetChoice(Component):
         return content
 
 
+class ModelChoice(Component):
+    """Any network, and a file of weights that it starts from.
+
+    weights: a file of safetensors or of a state_dict, as safetensors' or torch.save's suffixes say;
+    None: the network's own start. Another word is an option of the network's, as torchvision's.
+    weights_except: patterns of names that keep the network's own start.
+    """
+
+    weights: str | None = None
+    weights_except: tuple[str, ...] = ()
+
+    @property
+    def weights_file(self) -> Path | None:
+        path = Path(self.weights) if self.weights else None
+        return path if path and path.suffix in WEIGHT_SUFFIXES else None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        of_network = self.weights is not None and self.weights_file is None
+        return {**super().options, **({"weights": self.weights} if of_network else {})}
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _changed(self, serialize(self), keys=("weights", "weights_except"))
+
+
+class Covered(Node):
+    """Which layers a method covers: see `opt_runner.Rule`."""
+
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    types: tuple[str, ...] | None = None
+    max_d: int | None = Field(default=None, gt=0)
+
+
+class OtherMethod(Covered):
+    """A method for layers that the methods before it have left.
+
+    method: a name, or a class as `_target_` has it. options: of the method.
+    """
+
+    method: str = Field(pattern=r"^[A-Za-z_][\w.]*$")
+    options: dict[str, Any] = {}
+
+
+class Layers(Covered):
+    """What `method` covers, what other methods cover of the rest, and how W starts; see `OPT`.
+
+    weights: None: `pretrained` for a network whose weights are of a file, else `given`.
+    """
+
+    rest: tuple[OtherMethod, ...] = ()
+    per_group: bool = False
+    weights: Literal["given", "gaussian", "pretrained"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _changed(self, serialize(self), keys=tuple(type(self).model_fields))
+
+
+def _changed(node: BaseModel, content: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """The content without those of the keys that have their default values: it is then what it was
+    before there were such keys, and so is the signature."""
+    fields = type(node).model_fields
+    unchanged = {key for key in keys if getattr(node, key) == fields[key].default}
+    return {key: value for key, value in content.items() if key not in unchanged}
+
+
 class Hardware(Node):
     """`device` may be `auto`: a signature and a report take the kind of device that it came to.
 
     processes: who started the processes that train a run together; auto: torchrun, where its
-    variables are set, else there is one.
+    variables are set, else there is one. share_rotations: whether each of them computes its share
+    of the rotations, or all; auto: on CPUs.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.NONE]
@@ -180,6 +252,7 @@ class Hardware(Node):
     compile: Annotated[bool, Role.TASK]
     reuse_memory: Annotated[bool, Role.NONE]
     processes: Annotated[Literal["auto", "slurm"], Role.NONE]
+    share_rotations: Annotated[Literal["auto", True, False], Role.NONE]
 
 
 class Plan(Node):
@@ -215,10 +288,15 @@ class Config(Node):
     evaluate: Annotated[Evaluate, Role.TASK]
     checkpoint: Annotated[Checkpoint, Role.NONE]
     method: Annotated[Component, Role.METHOD]
-    model: Annotated[Component, Role.TASK]
+    layers: Annotated[Layers, Role.METHOD] = Layers()
+    model: Annotated[ModelChoice, Role.TASK]
     dataset: Annotated[DatasetChoice, Role.TASK]
     hardware: Annotated[Hardware, Role.TASK]
     tracking: Annotated[Tracking, Role.NONE]
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _changed(self, serialize(self), keys=("layers",))
 
     @property
     def title(self) -> str:

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from opt_runner.config.schema import Config, Role, of_roles
+from opt_runner.errors import UserError
 
 # Part of every signature. Raise it when a release changes what a config computes, so that the
 # records of the older release are not taken for the newer one's.
@@ -23,17 +26,35 @@ def signature(config: Config, data: str, device: str) -> str:
     data: the dataset's fingerprint, which stands for its options (paths among them) but for what
     of its training images is trained on.
     device: the kind of device, once `auto` is resolved.
+    Of a file of weights its content counts. Raises UserError where it cannot be read.
     """
     content = of_roles(config.content, Role.TASK, Role.METHOD, Role.SEED)
     for room in ("method", "model"):
         content[room] = _component(content[room])
     content["method"] = without_later_options(content["method"])
+    if config.model.weights_file:
+        content["model"]["weights"] = weights_fingerprint(config.model.weights_file)
     content["dataset"] = data
     content |= config.dataset.trained_on
     content["hardware"]["device"] = device
     content["results_version"] = RESULTS_VERSION
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def weights_fingerprint(path: Path) -> str:
+    """Of a file's content. Raises UserError."""
+    try:
+        changed = path.stat()
+    except OSError as error:
+        raise UserError(f"model.weights={path} cannot be read: {error.strerror}") from error
+    return _digest(path, changed.st_mtime_ns, changed.st_size)
+
+
+@cache
+def _digest(path: Path, *changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
 def _component(content: dict[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,8 @@ def execute(
                 begun: Result | Progress = Progress()
                 if processes.first:
                     begun = _begin(run, setup, screen, held)
+                    if not in_sweep and isinstance(begun, Progress):
+                        screen.show(setup.opt.summary())
             begun = processes.share(begun)
             if isinstance(begun, Result):
                 return begun

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from opt_runner.choice import Rule
 from opt_runner.config import components
-from opt_runner.config.schema import Config
+from opt_runner.config.schema import Config, Covered
 from opt_runner.datasets import (
     Augment,
     Batches,
@@ -18,10 +19,12 @@ from opt_runner.datasets import (
 )
 from opt_runner.errors import UserError
 from opt_runner.methods import Method
-from opt_runner.opt import OPT
+from opt_runner.networks.pretrained import load_weights
+from opt_runner.opt import OPT, Weights
 from opt_runner.training.batchnorm import make_global
 from opt_runner.training.device import Device
 from opt_runner.training.processes import ALONE, Processes
+from opt_runner.training.shares import Shares, shareable
 
 # The reference's moving average of BatchNorm, and the budget it was chosen for.
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
@@ -41,6 +44,12 @@ class Setup:
     optimizer: torch.optim.Optimizer
     steps: int
     validation: Validation | None
+    shares: Shares | None = None
+
+    def collect(self) -> None:
+        """Bring everything that trains up to date in every process, to be saved or measured."""
+        if self.shares is not None:
+            self.shares.gather(self.optimizer)
 
     @property
     def hardware(self) -> str:
@@ -92,17 +101,53 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         num_classes=data.num_classes,
         bn_momentum=min(_BN_MOST, _BN_MOMENTUM * _BN_STEPS / steps),
     )
-    method: Method = components.build(config.method, "method")
-    opt = OPT(device.place(network), method.scaled_to(steps))
+    if config.model.weights_file:
+        load_weights(network, config.model.weights_file, config.model.weights_except)
+    kept: Weights = "pretrained" if config.model.weights_file else "given"
+    opt = OPT(
+        device.place(network),
+        _rules(config, steps),
+        per_group=config.layers.per_group,
+        weights=config.layers.weights or kept,
+    )
     if device.compile:
         # Runs share OPT's code: without this, dynamo goes eager after eight of a sweep.
         torch.compiler.reset()
         opt.compile()
     _try_shapes(opt, data, device)
+    shares = None
     if processes.several:
         make_global(opt.network, processes)
+        wanted = config.hardware.share_rotations
+        on_cpu = device.torch_device.type == "cpu"
+        if (on_cpu if wanted == "auto" else wanted) and shareable(opt):
+            shares = Shares(opt, processes)
     optimizer = opt.optimizer(**config.optimizer.model_dump())
-    return Setup(config, processes, device, data, batches, opt, optimizer, steps, validation)
+    return Setup(
+        config, processes, device, data, batches, opt, optimizer, steps, validation, shares
+    )
+
+
+def _rules(config: Config, steps: int) -> list[Rule]:
+    """The config's method and, for the layers that it leaves, the others."""
+    first: Method = components.build(config.method, "method")
+    rules = [_rule(first.scaled_to(steps), config.layers)]
+    for position, other in enumerate(config.layers.rest):
+        where = f"layers.rest.{position}"
+        component = components.named_method(other.method, other.options, where)
+        method: Method = components.build(component, where)
+        rules.append(_rule(method.scaled_to(steps), other))
+    return rules
+
+
+def _rule(method: Method, covered: Covered) -> Rule:
+    return Rule(
+        method,
+        include=covered.include,
+        exclude=covered.exclude,
+        types=covered.types,
+        max_d=covered.max_d,
+    )
 
 
 @torch.no_grad()

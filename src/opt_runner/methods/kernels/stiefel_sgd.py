@@ -24,7 +24,7 @@ class StiefelSGD(torch.optim.SGD):
                     if X.grad is not None:
                         self.move(X, X.grad, group)
                         X.grad = None  # so that SGD's own step passes over it
-        super().step()
+        _sgd_step(self)
         return loss
 
     def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
@@ -33,6 +33,13 @@ class StiefelSGD(torch.optim.SGD):
         G may be overwritten.
         """
         raise NotImplementedError
+
+
+def _sgd_step(optimizer: torch.optim.SGD) -> None:
+    """SGD's own step without its hooks. PyTorch puts them around the step of a class once it has an
+    instance: from within the step of a derived class they would be called twice."""
+    step = torch.optim.SGD.step
+    (step.__wrapped__ if hasattr(step, "hooked") else step)(optimizer)  # type: ignore[attr-defined]
 
 
 def raised_inverse(gram: Tensor) -> Tensor:
