@@ -4,7 +4,11 @@ import torch
 from torch import nn
 
 from opt_runner import OPT
+from opt_runner.methods import PAPER
 from opt_runner.networks import PlainCNN
+
+# The paper's, and of its rivals one of each kind: what holds for these, run by run, holds for all.
+SOME_METHODS = [*PAPER, "frame", "poet", "comhe", "delta_orthogonal"]
 
 
 def small_cnn() -> PlainCNN:
@@ -14,7 +18,8 @@ def small_cnn() -> PlainCNN:
 
 
 def train(opt: OPT, steps: int = 4, **options: float) -> list[float]:
-    """The loss of each step, the penalty in it: the same images each time."""
+    """The loss of each step, the penalty in it: the same images and draws each time."""
+    torch.manual_seed(1)
     optimizer = opt.optimizer(**{"lr": 0.05, **options})
     generator = torch.Generator().manual_seed(1)
     losses = []

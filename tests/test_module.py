@@ -51,9 +51,11 @@ def test_a_network_in_half_precision(method: str, dtype: torch.dtype, when: str)
         (loss + opt.penalty()).backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0]
-    # `or` is not exact, and `ogd` started from a W that had not been rounded.
-    if method != "or" and (method, when) != ("ogd", "after"):
+    if not opt.method.has_penalty:  # a penalty may be most of what these steps lower
+        assert losses[-1] < losses[0]
+    # `or` and `upt` are not exact; `ogd` and `frame` started from a W that had not been rounded.
+    loose = ("or", "upt") if when == "before" else ("or", "upt", "ogd", "frame", "landing", "pogo")
+    if method not in loose:
         assert (opt.orthogonality_error() or 0) < 1e-5
     torch.testing.assert_close(merge(opt)(x), opt(x))
 
@@ -84,8 +86,10 @@ def test_gradients_accumulate(method: str) -> None:
     whole, parts = OPT(mlp(), method), OPT(mlp(), method)
     parts.load_state_dict(whole.state_dict())
     x = torch.randn(8, 6)
+    torch.manual_seed(2)
     (whole(x).square().sum() + whole.penalty()).backward()
     for part in x.chunk(4):
+        torch.manual_seed(2)  # some penalties draw
         (parts(part).square().sum() + parts.penalty() / 4).backward()
     for name, gradient in gradients(whole).items():
         torch.testing.assert_close(gradients(parts)[name], gradient, rtol=1e-3, atol=1e-5)
@@ -140,10 +144,12 @@ def test_checkpointing_of_activations_changes_no_gradient(method: str, wrapped: 
     opt = OPT(Checkpointed(wrapped=wrapped), method)
     opt.load_state_dict(plain.state_dict())
     x = torch.randn(5, 6)
+    torch.manual_seed(2)  # some penalties draw
     (plain(x).square().sum() + plain.penalty()).backward()
     W = {name: id(p) for name, p in opt.network.named_parameters()}
     for _ in range(2):  # the second time through the same graph
         opt.zero_grad()
+        torch.manual_seed(2)
         y = opt(x)
         loss = (y.logits if wrapped else y).square().sum() + opt.penalty()
         loss.backward(retain_graph=True)

@@ -65,7 +65,11 @@ def test_state_dict_copies_and_pickles(method: str) -> None:
     other.load_state_dict(opt.state_dict())
     for twin in (other, copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
         torch.testing.assert_close(twin.eval()(x), opt.eval()(x), rtol=0, atol=0)
-        torch.testing.assert_close(twin.penalty(), opt.penalty(), rtol=0, atol=0)
+        penalties = []
+        for of in (twin, opt):
+            torch.manual_seed(2)  # some penalties draw
+            penalties.append(of.penalty())
+        torch.testing.assert_close(*penalties, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -175,7 +179,7 @@ def test_effective_weights_keep_the_memory_layout(channels_last: bool) -> None:
             "sopt.share: must be less than or equal to 1",
         ),
         (lambda: OPT(small_cnn(), "gs", shear=1), "unknown key 'gs.shear'"),
-        (lambda: OPT(small_cnn(), "ogd", start="normal"), "ogd keeps R orthogonal"),
+        (lambda: OPT(small_cnn(), "ogd", start="normal"), "R is kept orthogonal"),
         (lambda: OPT(small_cnn(), include=["fcc"]), "'fcc' is no layer that can be covered; did"),
         (lambda: OPT(nn.Sequential(nn.ReLU())), "covers no layer of Sequential: of 0 layers 0 are"),
         (lambda: OPT(nn.Sequential(nn.Linear(2, 2))), "of 1 layers 0 are frozen"),

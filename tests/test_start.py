@@ -12,8 +12,16 @@ from tests.methods.own.two_sided import TwoSided
 from tests.networks_of_users import NETWORKS
 from tests.small import small_cnn
 
+SETS_W = ["orthogonal_init", "delta_orthogonal"]
 
-@pytest.mark.parametrize("method", METHODS)
+
+@pytest.mark.parametrize("method", SETS_W)
+def test_a_method_that_sets_w_keeps_no_given_one(method: str) -> None:
+    with pytest.raises(UserError, match="sets W itself at the start, so it cannot keep pretrained"):
+        OPT(small_cnn(), method, weights="pretrained")
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in SETS_W])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_pretrained_network_computes_what_it_did(name: str, method: str) -> None:
     make, x, options = NETWORKS[name]

@@ -61,18 +61,27 @@ class Layer:
         if self.transposed:
             groups = torch.unflatten(weight, 0, (self.transposed, -1))
             weight = groups.transpose(1, 2).flatten(0, 1)
-        return weight.permute(*range(2, weight.ndim), 1, 0).reshape(-1, weight.shape[0])
+        return self.columns(weight)
 
     def weight(self, V: Tensor) -> Tensor:
         """The inverse of `matrix`: the part of the parameter, (..., *shape), of V (..., d, n)."""
         sides = len(self.kernel)
-        by_position = V.reshape(*V.shape[:-2], *self.kernel, -1, V.shape[-1])
-        weight = by_position.movedim((-1, -2), (-2 - sides, -1 - sides))
+        weight = self.kernels(V)
         if self.transposed:
             groups = torch.unflatten(weight, -2 - sides, (self.transposed, -1))
             swapped = groups.transpose(-2 - sides, -1 - sides)
             weight = swapped.flatten(-3 - sides, -2 - sides)
         return weight
+
+    def kernels(self, V: Tensor) -> Tensor:
+        """V (..., d, n) as (..., n, c, *kernel), whatever form the parameter has."""
+        sides = len(self.kernel)
+        by_position = V.reshape(*V.shape[:-2], *self.kernel, -1, V.shape[-1])
+        return by_position.movedim((-1, -2), (-2 - sides, -1 - sides))
+
+    def columns(self, kernels: Tensor) -> Tensor:
+        """The inverse of `kernels`, for one layer: (d, n) of (n, c, *kernel)."""
+        return kernels.permute(*range(2, kernels.ndim), 1, 0).reshape(-1, kernels.shape[0])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """OPT for any network: a method makes effective weights, the network runs on them."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
@@ -13,6 +13,7 @@ from opt_runner.choice import Rule, choose
 from opt_runner.errors import UserError
 from opt_runner.layers import Layer, assembled, candidates
 from opt_runner.methods import Method
+from opt_runner.methods.base import Tensors
 from opt_runner.methods.stack import Stack
 from opt_runner.recompute import Recompute, places
 from opt_runner.summary import Summary, summarise
@@ -21,6 +22,7 @@ from opt_runner.summary import Summary, summarise
 _STATE_VERSION = 1
 
 Weights = Literal["given", "gaussian", "pretrained"]
+MakeWeights = Callable[[Sequence[Tensor], Sequence[Tensors]], list[Tensor]]
 
 
 class OPT(nn.Module):
@@ -33,7 +35,7 @@ class OPT(nn.Module):
     network: any module. Its linear layers, convolutions, transposed convolutions and projections of
         attention can train so, embeddings and recurrent weights where they are named. It is used,
         not copied.
-    method: a name (`standard gs hr ls cayley ogd or sopt`) with its options as keywords, or a
+    method: a name, one of `opt_runner.methods.METHODS`, with its options as keywords, or a
         `Method`; or a list of `Rule`, several methods in one network.
     include, exclude, types, max_d: the layers that the method covers, see `Rule`. Default: as the
         method says, for most all but the last one in module order, the classifier. What no method
@@ -82,6 +84,8 @@ class OPT(nn.Module):
         choice = choose(type(network).__name__, candidates(network, per_group), rules)
         self.hidden = choice.hidden
         self.steps = 0
+        # Where several processes share the work of `method.weights`, what they do instead.
+        self.shared: MakeWeights | None = None
         self.stacks = nn.ModuleList()
         # Each method that covers something, and its stacks.
         self._parts: list[tuple[Method, slice]] = []
@@ -118,7 +122,12 @@ class OPT(nn.Module):
             if weights == "gaussian":
                 drawn = torch.randn(layer.d, layer.n, generator=generator) * (2 / layer.d) ** 0.5
                 start = drawn.to(W)
-            start = method.initial_weight(layer, start, generator)
+            given, start = start, method.initial_weight(layer, start, generator)
+            if start is not given and weights == "pretrained":
+                raise UserError(
+                    f"{type(method).__name__} sets W itself at the start, so it cannot keep "
+                    "pretrained weights"
+                )
             if start is not W:
                 layer.part(parameter).copy_(layer.weight(start))
             if not method.trains_weight and parameter.requires_grad:
@@ -200,7 +209,7 @@ class OPT(nn.Module):
         for number, method, stacks in self._of_methods():
             if not method.changes_weight:
                 continue
-            made = _make(method, stacks)
+            made = _make(method, stacks, self.shared)
             for stack, (_, V) in zip(stacks, made, strict=True):
                 for layer, weight in stack.as_weights(V):
                     parts.setdefault(layer.parameter, []).append((layer, weight))
@@ -346,11 +355,13 @@ def merge(opt: OPT) -> nn.Module:
     return plain
 
 
-def _make(method: Method, stacks: Sequence[Stack]) -> list[tuple[Tensor, Tensor]]:
+def _make(
+    method: Method, stacks: Sequence[Stack], weights: MakeWeights | None = None
+) -> list[tuple[Tensor, Tensor]]:
     """W and V, each (k, d, n), of each stack of a method."""
     Ws = [stack.W() for stack in stacks]
     with _no_autocast(Ws[0]):
-        Vs = method.weights(Ws, [stack.tensors for stack in stacks])
+        Vs = (weights or method.weights)(Ws, [stack.tensors for stack in stacks])
     return list(zip(Ws, Vs, strict=True))
 
 

@@ -226,3 +226,16 @@ def test_data_and_device_are_in_the_signature() -> None:
 def test_directory_holds_no_equals_sign_or_comma() -> None:
     directory = composed("method=or", "seed=3").directory("abc")
     assert directory == Path("outputs/default/digits/cnn6/or/seed3-abc")
+
+
+@pytest.mark.parametrize("method", ["cayley", "or", "sopt"])
+def test_options_that_are_younger_than_records_change_no_signature(method: str) -> None:
+    now = composed(f"method={method}")
+    content = now.content
+    former = {k: v for k, v in content["method"].items() if k not in ("train_w", "neurons")}
+    assert former.keys() < content["method"].keys()
+    then = Config.model_validate({**content, "method": former})
+    assert signature(then, "d", "cpu") == signature(now, "d", "cpu")
+    for option in ("train_w=true", "neurons=refined"):
+        other = composed(f"method={method}", f"method.{option}")
+        assert signature(other, "d", "cpu") != signature(now, "d", "cpu")

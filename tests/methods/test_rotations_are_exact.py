@@ -183,3 +183,22 @@ def test_nearly_singular(name: str, smallest: float) -> None:
     assert gradient_error < 1e-5 / smallest
     Q = METHODS[name]().rotate(R.float().unsqueeze(0), torch.eye(40).unsqueeze(0))
     assert orthogonality_error(Q) < 5e-6
+
+
+def test_lowdin_where_single_precision_does_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MKL's for some matrices that are well conditioned: float64 takes its place."""
+    exact = torch.linalg.svd
+
+    def fails(R: Tensor) -> tuple[Tensor, ...]:
+        if R.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("did not converge")
+        return exact(R)
+
+    R, W = torch.eye(8) + 0.1 * torch.randn(2, 8, 8), torch.randn(2, 8, 3)
+    expected = METHODS["ls"]().rotate(R, W)
+    monkeypatch.setattr(torch.linalg, "svd", fails)
+    V = METHODS["ls"]().rotate(R, W)
+    assert V.dtype == torch.float32
+    torch.testing.assert_close(V, expected)
+    with pytest.raises(torch.linalg.LinAlgError):
+        METHODS["ls"]().rotate(torch.full_like(R, torch.nan), W)

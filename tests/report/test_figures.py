@@ -71,6 +71,33 @@ def test_a_band_reaches_from_the_lowest_to_the_highest_seed(table: Comparison) -
     assert (min(at_the_end), max(at_the_end)) == pytest.approx((min(ends), max(ends)))
 
 
+def test_many_methods_have_panels_by_family(write: Write, tables: Tables) -> None:
+    families = {
+        "OPT": ["gs", "hr", "ls", "cayley", "ogd"], "maps": ["oft", "boft"],
+        "penalties": ["mhe", "so", "srip"], "starts": ["orthogonal_init"], "other": ["mine"],
+    }  # fmt: skip
+    write("standard", 0)
+    for methods in families.values():
+        for method in methods:
+            write("gs" if method == "mine" else method, 0, name=method)
+    (table,) = tables()
+    figure = curves.draw(table)
+    assert figure
+    for family, (left, right) in zip(
+        families, zip(figure.axes[::2], figure.axes[1::2], strict=True), strict=True
+    ):
+        for axes in (left, right):
+            assert set(lines(axes)) == {"standard", *families[family]}
+            assert axes.get_title(loc="left").startswith(f"{family}: ")
+            assert axes.get_xlim() == pytest.approx((0, 1.02 * STEPS))
+        legend = right.get_legend()
+        assert legend is not None
+        assert [entry.get_text() for entry in legend.get_texts()] == [
+            "standard", *families[family]
+        ]  # fmt: skip
+    assert as_bytes(figure, "svg")
+
+
 def test_the_energy_excess_moves_for_standard_alone(table: Comparison) -> None:
     figure = energy.draw(table)
     assert figure

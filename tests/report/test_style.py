@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from matplotlib.colors import is_color_like, rgb_to_hsv, to_hex, to_rgb
 
-from opt_runner.methods import METHODS
+from opt_runner.methods import METHODS, PAPER
 from opt_runner.report import figures
 from opt_runner.report.figures.style import Style, as_bytes, method_colours, styles
 from tests.report.conftest import Tables, Write
@@ -21,10 +21,10 @@ def colours(found: Sequence[Style]) -> list[str]:
 
 
 def many(write: Write, count: int) -> None:
-    """Our methods and a user's own, `count` in all."""
-    for method in METHODS:
+    """The paper's methods and a user's own, `count` in all."""
+    for method in PAPER:
         write(method, 0)
-    for k in range(count - len(METHODS)):
+    for k in range(count - len(PAPER)):
         write("gs", 0, name=f"own{k}")
 
 
@@ -33,6 +33,21 @@ def test_our_methods_have_colours_of_their_own() -> None:
     assert colours == {name: (method.colour or "").lower() for name, method in METHODS.items()}
     assert len(set(colours.values())) == len(METHODS)
     assert colours["standard"] == "#777777"
+
+
+def test_methods_of_one_family_have_similar_colours() -> None:
+    """Hues lie within a third of the circle; `penalties` have blue to green.
+
+    Those of the paper's methods, `OPT`, are as different as can be: they stand alone the most.
+    """
+    hues: dict[str, list[float]] = {}
+    for method in METHODS.values():
+        if method.family not in (None, "OPT") and method.colour:
+            hues.setdefault(method.family, []).append(rgb_to_hsv(to_rgb(method.colour))[0])
+    for family, of_family in hues.items():
+        found = sorted(of_family)
+        widest_gap = max(b - a for a, b in zip(found, [*found[1:], found[0] + 1], strict=True))
+        assert 1 - widest_gap < (0.5 if family == "penalties" else 1 / 3), family
 
 
 @pytest.mark.parametrize("count", [9, 25])

@@ -21,7 +21,6 @@ from opt_runner.config.compose import conf_dir, read
 from opt_runner.config.schema import Config
 from opt_runner.datasets.digits import Digits
 from opt_runner.errors import Elsewhere, UserError
-from opt_runner.methods import METHODS
 from opt_runner.training import loop
 from opt_runner.training.batchnorm import GlobalBatchNorm, make_global
 from opt_runner.training.interrupt import Interrupted, StopRequest
@@ -29,30 +28,47 @@ from opt_runner.training.loop import Diverged, Progress, evaluate, train
 from opt_runner.training.processes import ALONE, Poll, Processes, joined
 from opt_runner.training.setup import Setup, set_up
 from opt_runner.training.step import TrainingStep
+from tests.small import SOME_METHODS
 
 STEPS = 30
+NETWORKS = {
+    "cnn": ["model=cnn6", "model.widths=[4,4]", "model.fc_width=6"],
+    "mlp": ["model=mlp", "model.widths=[12,8]"],
+}
 SMALL = [
-    "model=cnn6", "model.widths=[4,4]", "model.fc_width=6", "batch_size=60",
-    f"budget.steps={STEPS}", "optimizer.lr=0.02", "hardware=cpu", "hardware.threads=1",
-    "hardware.precision=float64", "hardware.reuse_memory=false", "tracking=none",
+    "batch_size=60", f"budget.steps={STEPS}", "optimizer.lr=0.02", "hardware=cpu",
+    "hardware.threads=1", "hardware.precision=float64", "hardware.reuse_memory=false",
+    "tracking=none",
 ]  # fmt: skip
 Found = dict[str, Any]
 
 
-def config(method: str, *more: str) -> Config:
-    rounds = ["method.round_steps=12"] if method == "sopt" else []
+def config(method: str, *more: str, network: str = "cnn") -> Config:
+    rounds = ["method.round_steps=12"] if method in ("sopt", "poet") else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return read(compose("config", [f"method={method}", *rounds, *SMALL, *more]))
+        return read(
+            compose("config", [f"method={method}", *rounds, *NETWORKS[network], *SMALL, *more])
+        )
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in module.state_dict().items() if isinstance(v, Tensor)}
 
 
+# Rotations shared out, also where there are fewer than processes, and all of them in each process.
+VARIANTS = {method: ("cnn", method) for method in SOME_METHODS}
+VARIANTS |= {f"{method} of an mlp": ("mlp", method) for method in ("gs", "cayley")}
+VARIANTS |= {
+    f"{method}, not shared": ("cnn", method, "hardware.share_rotations=false")
+    for method in ("gs", "hr", "ls", "cayley")
+}
+
+
 def of_methods(processes: Processes) -> Found:
     found: Found = {}
-    for method in METHODS:
-        setup = set_up(config(method), Digits().load(), processes)
+    for variant, (network, method, *options) in VARIANTS.items():
+        chosen = config(method, *options, network=network)
+        setup = set_up(chosen, Digits().load(), processes)
         setup.opt.train()
         step = TrainingStep(setup)
         losses = []
@@ -61,10 +77,19 @@ def of_methods(processes: Processes) -> Found:
             losses.append(float(step.loss))
         progress = Progress()
         evaluate(setup, progress, last=True)
-        found[method] = {
+        setup.collect()
+        found[variant] = {
             "losses": torch.tensor(losses, dtype=torch.float64),
             "state": tensors(setup.opt),
             "test_error": progress.test_error,
+            "energy": progress.energy_end,
+            "orthogonality_error": (progress.measured or {}).get("orthogonality_error", 0.0),
+            "momentum": {
+                f"{number}.{name}": tensor.clone()
+                for number, state in setup.optimizer.state_dict()["state"].items()
+                for name, tensor in state.items()
+                if isinstance(tensor, Tensor)
+            },
         }
     return found
 
@@ -120,8 +145,8 @@ def library_network() -> nn.Module:
 def of_the_library(processes: Processes) -> Found:
     """PyTorch's own DistributedDataParallel around OPT."""
     found: Found = {}
-    for method in METHODS:
-        options = {"round_steps": 4} if method == "sopt" else {}
+    for method in SOME_METHODS:
+        options = {"round_steps": 4} if method in ("sopt", "poet") else {}
         opt = OPT(library_network(), method, **options)
         optimizer = opt.optimizer(lr=0.02)
         model = DistributedDataParallel(opt) if processes.several else opt
@@ -240,6 +265,14 @@ def of_ends(processes: Processes) -> Found:
         train(setup, progress, Silent(), StopRequest())
     except Diverged as error:
         found["diverged"] = error.step
+
+    # Only its owner has a decomposition to fail, in LAPACK's SVD.
+    setup = set_up(config("ls"), Digits().load(), processes)
+    step = TrainingStep(setup)
+    for R in setup.opt.stacks[0].trained.values():
+        R.data[0] = float("nan")
+    step()
+    found["no decomposition"] = step.diverged_at()
     return found
 
 
@@ -360,15 +393,19 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert distance(tensor, expected[name]) < 1e-12, name
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_several_processes_train_as_one(group: list[Found], alone: Found, method: str) -> None:
-    found, expected = group[0]["methods"][method], alone["methods"][method]
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_several_processes_train_as_one(group: list[Found], alone: Found, variant: str) -> None:
+    found, expected = group[0]["methods"][variant], alone["methods"][variant]
     assert_same(found["state"], expected["state"])
+    assert_same(found["momentum"], expected["momentum"])
     assert distance(found["losses"], expected["losses"]) < 1e-12
     assert found["test_error"] == expected["test_error"]
-    for other in group[1:]:
-        state = other["methods"][method]["state"]
-        assert all(torch.equal(state[key], value) for key, value in found["state"].items())
+    assert found["energy"] == pytest.approx(expected["energy"], rel=1e-12)
+    assert found["orthogonality_error"] == pytest.approx(expected["orthogonality_error"], abs=1e-12)
+    for member in group[1:]:
+        other = member["methods"][variant]
+        for key in ("state", "momentum"):
+            assert all(torch.equal(other[key][name], value) for name, value in found[key].items())
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -376,7 +413,7 @@ def test_batchnorm_is_that_of_the_whole_batch(group: list[Found], alone: Found, 
     assert_same(group[0]["norms"][norm], alone["norms"][norm])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SOME_METHODS)
 def test_distributed_data_parallel_around_opt_trains_as_one_process(
     two: list[Found], alone: Found, method: str
 ) -> None:
@@ -410,6 +447,10 @@ def test_a_signal_stops_all_also_where_answers_come_late(two: list[Found]) -> No
 
 def test_nan_in_one_process_is_divergence_in_all(two: list[Found]) -> None:
     assert [member["ends"]["diverged"] for member in two] == [7, 7]
+
+
+def test_a_decomposition_that_fails_in_its_owner_is_divergence_in_all(two: list[Found]) -> None:
+    assert [member["ends"]["no decomposition"] for member in two] == [1, 1]
 
 
 def test_the_first_shares_a_value(group: list[Found]) -> None:

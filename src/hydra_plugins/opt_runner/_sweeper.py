@@ -64,13 +64,19 @@ class RunSweeper(Sweeper):
                     "torchrun starts the processes of one run, and this is a sweep: leave out one "
                     "or the other"
                 )
-            code = self.conduct([*(f"{k}={v}" for k, v in self.params.items()), *arguments])
+            code = self.conduct(arguments)
         if code:
             sys.exit(code)
 
     @abstractmethod
-    def conduct(self, overrides: Sequence[str]) -> int:
-        """The sweep that these overrides ask for. Returns the exit code."""
+    def conduct(self, arguments: Sequence[str]) -> int:
+        """The sweep that the command line asks for. Returns the exit code."""
+
+    def after_params(
+        self, arguments: Sequence[str], more: Mapping[str, object] | None = None
+    ) -> list[str]:
+        """The experiment's overrides, `more` of them, and then the command line's."""
+        return [*(f"{k}={v}" for k, v in {**self.params, **(more or {})}.items()), *arguments]
 
     def run(self, overrides: Sequence[str]) -> "Run":
         """Raises UserError, which names the run, and Hydra's exceptions for a mistake."""

@@ -17,7 +17,7 @@ class FairSweeper(RunSweeper):
         super().__init__(params)
         self.options = options
 
-    def conduct(self, overrides: Sequence[str]) -> int:
+    def conduct(self, arguments: Sequence[str]) -> int:
         if find_spec("optuna") is None:
             raise UserError("hydra/sweeper=fair needs Optuna: pip install 'opt-runner[search]'")
         from opt_runner.runs import fair
@@ -26,4 +26,4 @@ class FairSweeper(RunSweeper):
             options = fair.Options(**self.options)
         except ValidationError as error:
             raise UserError(explain(error, "hydra.sweeper", fair.Options.model_fields)) from error
-        return fair.conduct(fair.parse(overrides), options, self, self.launch)
+        return fair.conduct(fair.parse(self.after_params(arguments)), options, self, self.launch)

@@ -1,7 +1,7 @@
 """hydra/sweeper=grid: every combination, composed and checked before the first run starts."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,11 +16,22 @@ if TYPE_CHECKING:
 
 
 class GridSweeper(RunSweeper):
-    def conduct(self, overrides: Sequence[str]) -> int:
+    """params: overrides of an experiment. grids: several sets of them, as for methods that have
+    options of their own: each is a grid, beside `params`, and the sweep is all of them."""
+
+    def __init__(
+        self,
+        params: Mapping[str, str] | None = None,
+        grids: Sequence[Mapping[str, str]] | None = None,
+    ) -> None:
+        super().__init__(params)
+        self.grids = grids or [{}]
+
+    def conduct(self, arguments: Sequence[str]) -> int:
         from opt_runner.runs.conduct import conduct
         from opt_runner.runs.sweep import Sweep
 
-        jobs = combinations(overrides)
+        jobs = self.jobs(arguments)
         runs: dict[str, Run] = {}
         for job in jobs:
             run = self.run(job)
@@ -30,6 +41,12 @@ class GridSweeper(RunSweeper):
         if isinstance(self.launcher, RunLauncher):
             self.launcher.prepare(sweep, screen)
         return conduct(sweep, partial(self.launch, sweep, screen), screen)
+
+    def jobs(self, arguments: Sequence[str]) -> list[list[str]]:
+        """The overrides of each run; what the command line says holds in every grid."""
+        return [
+            job for grid in self.grids for job in combinations(self.after_params(arguments, grid))
+        ]
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:

@@ -17,7 +17,7 @@ class OptunaSweeper(RunSweeper):
         super().__init__(params)
         self.options = options
 
-    def conduct(self, overrides: Sequence[str]) -> int:
+    def conduct(self, arguments: Sequence[str]) -> int:
         if find_spec("optuna") is None:
             raise UserError("hydra/sweeper=optuna needs Optuna: pip install 'opt-runner[search]'")
         from opt_runner.runs import search, space
@@ -26,4 +26,4 @@ class OptunaSweeper(RunSweeper):
             options = search.Options(**self.options)
         except ValidationError as error:
             raise UserError(explain(error, "hydra.sweeper", search.Options.model_fields)) from error
-        return search.conduct(space.parse(overrides), options, self)
+        return search.conduct(space.parse(self.after_params(arguments)), options, self)

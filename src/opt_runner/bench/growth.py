@@ -34,7 +34,7 @@ _FITTED = 3
 
 _QUIET = "#666666"
 _LABELS_AT = 1.06  # of the axes' width
-_LABEL_DISTANCE = 0.05  # of the axes' height, at least
+_LABEL_DISTANCE = 0.042  # of the axes' height, at least
 
 
 @dataclass

@@ -9,8 +9,7 @@ import torch
 from opt_runner.bench import limits
 from opt_runner.bench.part import LIMIT, Report, Row, Settings, spread, table, text
 from opt_runner.bench.samples import Summary, figure, first_line
-from opt_runner.bench.workloads import WORKLOADS
-from opt_runner.methods import METHODS
+from opt_runner.bench.workloads import TIMED, WORKLOADS
 from opt_runner.training.device import Device
 from opt_runner.training.setup import set_up
 from opt_runner.training.step import TrainingStep
@@ -36,7 +35,7 @@ def measure(network: str, report: Report, settings: Settings) -> None:
         return
     settings.screen.say(f"steps: peak memory of {network}")
     rows: list[Row] = []
-    for method in ["standard", "cayley"] if settings.quick else METHODS:
+    for method in ["standard", "cayley"] if settings.quick else TIMED:
         row: Row = {"measure": "memory", "network": network, "method": method, "error": None}
         rows.append(row)
         try:

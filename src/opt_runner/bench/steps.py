@@ -7,9 +7,8 @@ import torch
 from opt_runner.bench import limits, memory
 from opt_runner.bench.part import LIMIT, Column, Report, Row, Settings, spread, table, text
 from opt_runner.bench.samples import Summary, Task, attempted, first_line, paired, sampler
-from opt_runner.bench.workloads import FORMS, WORKLOADS
+from opt_runner.bench.workloads import FORMS, TIMED, WORKLOADS
 from opt_runner.datasets import Images
-from opt_runner.methods import METHODS
 from opt_runner.training.step import TrainingStep
 
 # A step of a small network is shorter than the scheduler's hiccups: a sample takes several.
@@ -59,7 +58,7 @@ def _times(network: str, form: str, images: Images, samples: int, settings: Sett
             method: partial(
                 build, WORKLOADS[network], images, f"method={method}", *settings.hardware
             )
-            for method in METHODS
+            for method in TIMED
         }
     )
     samplers, not_run = attempted(
@@ -70,7 +69,7 @@ def _times(network: str, form: str, images: Images, samples: int, settings: Sett
         raise RuntimeError(f"there is nothing to compare with: standard: {errors['standard']}")
     pairs = paired(samplers["standard"], samplers, samples)
     rows: list[Row] = []
-    for method in METHODS:
+    for method in TIMED:
         row: Row = {
             "measure": "time",
             "network": network,

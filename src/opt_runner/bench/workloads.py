@@ -8,8 +8,12 @@ from torch import Tensor
 from opt_runner.config import compose
 from opt_runner.config.schema import Config
 from opt_runner.datasets import Images
+from opt_runner.methods import PAPER
 from opt_runner.training.setup import Setup, set_up
 from opt_runner.training.step import TrainingStep
+
+# The methods of which whole steps are timed.
+TIMED = (*PAPER, "frame")
 
 # The paper's recipe and budget: the schedule does not end within a benchmark.
 _RECIPE = ("dataset=cifar10", "budget.steps=75000")

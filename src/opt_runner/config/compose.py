@@ -32,7 +32,7 @@ def compose(config_name: str, overrides: Sequence[str]) -> Config:
     """
     try:
         cfg = hydra.compose(config_name, list(overrides))
-    except ValueError as error:  # of a group that is given a number, say
+    except (ValueError, TypeError) as error:  # of a group that is given a number or a list, say
         raise UserError(str(error)) from error
     return read(cfg)
 

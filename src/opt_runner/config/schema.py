@@ -237,7 +237,8 @@ class Hardware(Node):
     """`device` may be `auto`: a signature and a report take the kind of device that it came to.
 
     processes: who started the processes that train a run together; auto: torchrun, where its
-    variables are set, else there is one.
+    variables are set, else there is one. share_rotations: whether each of them computes its share
+    of the rotations, or all; auto: on CPUs.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.NONE]
@@ -247,6 +248,7 @@ class Hardware(Node):
     compile: Annotated[bool, Role.TASK]
     reuse_memory: Annotated[bool, Role.NONE]
     processes: Annotated[Literal["auto", "slurm"], Role.NONE]
+    share_rotations: Annotated[Literal["auto", True, False], Role.NONE]
 
 
 class Plan(Node):

@@ -15,6 +15,10 @@ RESULTS_VERSION = 2
 
 _OURS = "opt_runner."
 
+# Options of methods that are younger than their records. At these values a run has the signature
+# that it had before there were such options.
+_SINCE = {"train_w": False, "neurons": "drawn"}
+
 
 def signature(config: Config, data: str, device: str) -> str:
     """Twelve hexadecimal digits.
@@ -27,6 +31,7 @@ def signature(config: Config, data: str, device: str) -> str:
     content = of_roles(config.content, Role.TASK, Role.METHOD, Role.SEED)
     for room in ("method", "model"):
         content[room] = _component(content[room])
+    content["method"] = without_later_options(content["method"])
     if config.model.weights:
         content["model"]["weights"] = weights_fingerprint(config.model.weights)
     content["dataset"] = data
@@ -60,3 +65,10 @@ def _component(content: dict[str, Any]) -> dict[str, Any]:
         return content
     room, name = target.removeprefix(_OURS).split(".")[0], target.rpartition(".")[2]
     return {**content, "_target_": f"{_OURS}{room}.{name}"}
+
+
+def without_later_options(method: dict[str, Any]) -> dict[str, Any]:
+    """A method's options but those that records of former releases lack, at their old meaning."""
+    return {
+        key: value for key, value in method.items() if key not in _SINCE or value != _SINCE[key]
+    }

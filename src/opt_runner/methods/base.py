@@ -37,6 +37,7 @@ class Method:
 
     label: the method's name in tables and pictures; None: the name that its config has.
     colour: its colour in pictures, as #rrggbb; None: one is chosen.
+    family: what it is akin to; methods of one family stand together and have similar colours.
     optimizer_class: what steps; torch.optim.SGD or one derived from it.
     search: what a fair comparison tunes: keys of the config and their ranges, in Hydra's grammar.
 
@@ -46,6 +47,7 @@ class Method:
 
     label: ClassVar[str | None] = None
     colour: ClassVar[str | None] = None
+    family: ClassVar[str | None] = None
     optimizer_class: ClassVar[type[torch.optim.SGD]] = torch.optim.SGD
     search: ClassVar[Mapping[str, str]] = {
         "optimizer.lr": "tag(log,interval(0.003,0.3))",

@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.fused import FusedRotation, Saved
-from opt_runner.methods.kernels.linalg import skew_product
+from opt_runner.methods.kernels.linalg import skew_product, svd
 
 
 @method_options
@@ -21,7 +20,7 @@ class Lowdin(FusedRotation):
 
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
-        X, S, Yt = torch.linalg.svd(R)
+        X, S, Yt = svd(R)
         N = Yt @ W
         return X @ N, (X, S, Yt, N)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from opt_runner.geometry import orthogonality_error
 from opt_runner.methods.base import Method, Tensors, method_options
+from opt_runner.methods.neurons import Neurons, prepared
 
 if TYPE_CHECKING:
     from opt_runner.layers import Layer
@@ -17,8 +18,26 @@ Start = Literal["normal", "identity", "orthogonal"]
 
 @method_options
 class Rotation(Method):
-    """V = Q(R) W with an R of any shape: subclass it and give `rotate`, and `init` with that R."""
+    """V = Q(R) W with an R of any shape: subclass it and give `rotate`, and `init` with that R.
 
+    train_w: whether W trains beside R; else it is fixed.
+    neurons: how W starts: as the network has `drawn` it, with neurons of equal length
+        (`normalised`), or with its neurons moved to where their energy is least (`refined`).
+    """
+
+    train_w: bool = False
+    neurons: Neurons = "drawn"
+
+    @property
+    def trains_weight(self) -> bool:
+        return self.train_w
+
+    def initial_weight(
+        self, layer: "Layer", W: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        return prepared(W, self.neurons)
+
+    family: ClassVar[str | None] = "OPT"
     search: ClassVar[Mapping[str, str]] = {
         **Method.search,
         "optimizer.rotation_lr": "tag(log,interval(0.003,3))",

@@ -5,6 +5,7 @@ they need no state. Two checkpoints are kept, as the newest may be damaged later
 """
 
 import contextlib
+import errno
 import io
 import os
 import zipfile
@@ -160,9 +161,9 @@ def _read(path: Path) -> dict[str, Any]:
     _check(path)
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # of a damaged file torch.load raises anything
+        if _is_of_the_disk(error):
+            raise
         raise Damaged(type(error).__name__) from error
     return state
 
@@ -172,12 +173,18 @@ def _check(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             altered = archive.testzip()
-    except OSError:  # what cannot be read now may be whole
-        raise
     except Exception as error:  # of a damaged file zipfile raises anything
+        if _is_of_the_disk(error):
+            raise
         raise Damaged(str(error) or type(error).__name__) from error
     if altered:
         raise Damaged(f"{altered} has been altered")
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Of a file that cannot be read now, and may be whole. EINVAL is of one that is damaged, and
+    names a place before its beginning."""
+    return isinstance(error, OSError) and error.errno != errno.EINVAL
 
 
 def _sync(metrics: Path) -> None:

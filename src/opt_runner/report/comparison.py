@@ -44,6 +44,12 @@ class Row:
     def method(self) -> str:
         return self.runs[0].method
 
+    @property
+    def family(self) -> str:
+        """What the method is akin to; `other` for plain training and a user's own."""
+        method = METHODS.get(self.method)
+        return (method.family if method else None) or "other"
+
     @cached_property
     def finished(self) -> dict[int, Result]:
         """The results of the finished runs by seed."""

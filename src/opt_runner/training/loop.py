@@ -136,6 +136,7 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
             poll.forget()
             progress.seconds += time.perf_counter() - started
             progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
+            setup.collect()
             reporter.save(asdict(progress))
             saved, started = time.monotonic(), time.perf_counter()
             if asked_to_stop:
@@ -144,11 +145,13 @@ def train(setup: Setup, progress: Progress, reporter: Reporter, stop: StopReques
             if pruned:
                 raise Pruned
     progress.loss_sum, progress.loss_count = float(step.loss_sum), step.loss_count
+    setup.collect()
 
 
 def evaluate(setup: Setup, progress: Progress, last: bool) -> dict[str, Any]:
     """Evaluate the network as it is: `progress` takes it in, the row of metrics is returned."""
     setup.opt.eval()
+    setup.collect()
     errors = (
         _test(setup, progress, last)
         if setup.validation is None

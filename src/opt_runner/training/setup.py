@@ -22,6 +22,7 @@ from opt_runner.training.batchnorm import make_global
 from opt_runner.training.build import network_of, opt_of
 from opt_runner.training.device import Device
 from opt_runner.training.processes import ALONE, Processes
+from opt_runner.training.shares import Shares, shareable
 from opt_runner.training.size import check_fits
 
 
@@ -39,6 +40,12 @@ class Setup:
     optimizer: torch.optim.Optimizer
     steps: int
     validation: Validation | None
+    shares: Shares | None = None
+
+    def collect(self) -> None:
+        """Bring everything that trains up to date in every process, to be saved or measured."""
+        if self.shares is not None:
+            self.shares.gather(self.optimizer)
 
     @property
     def hardware(self) -> str:
@@ -92,10 +99,17 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         torch.compiler.reset()
         opt.compile()
     _try_shapes(opt, data, device)
+    shares = None
     if processes.several:
         make_global(opt.network, processes)
+        wanted = config.hardware.share_rotations
+        on_cpu = device.torch_device.type == "cpu"
+        if (on_cpu if wanted == "auto" else wanted) and shareable(opt):
+            shares = Shares(opt, processes)
     optimizer = opt.optimizer(**config.optimizer.model_dump())
-    return Setup(config, processes, device, data, batches, opt, optimizer, steps, validation)
+    return Setup(
+        config, processes, device, data, batches, opt, optimizer, steps, validation, shares
+    )
 
 
 @torch.no_grad()

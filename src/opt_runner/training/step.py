@@ -75,7 +75,10 @@ class TrainingStep:
         processes = self.setup.processes
         if not processes.several:
             return loss, total
-        gradients = [p.grad for p in self.setup.opt.parameters() if p.grad is not None]
+        parameters = list(self.setup.opt.parameters())
+        if self.setup.shares is not None:
+            parameters = self.setup.shares.not_shared(parameters)
+        gradients = [p.grad for p in parameters if p.grad is not None]
         losses, yeses = torch.stack([loss, total]), self.poll.yeses()
         processes.mean_([*gradients, losses, yeses])
         self.poll.take(yeses)

@@ -61,3 +61,18 @@ def qr_gradient(factors: Tensor, tau: Tensor, signs: Tensor, A: Tensor, B: Tenso
     # Its transpose is made, as LAPACK wants columns: they are rows in memory.
     T = skew_product(B, A).tril_(-1).mT
     return torch.ormqr(factors, tau, solve_upper_(factors, T), left=False, transpose=True)
+
+
+def svd(R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """torch.linalg.svd of R (..., d, d). Raises LinAlgError.
+
+    In float32 MKL's divide and conquer does not converge for some matrices of many almost equal
+    singular values, well conditioned as they are: R after some steps from I. In float64 it does.
+    """
+    try:
+        X, S, Yt = torch.linalg.svd(R)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        if R.dtype == torch.float64 or not R.isfinite().all():
+            raise
+        X, S, Yt = (part.to(R.dtype) for part in torch.linalg.svd(R.double()))
+    return X, S, Yt

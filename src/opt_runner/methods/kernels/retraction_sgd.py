@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD, raised_inverse
 
-class RetractionSGD(torch.optim.SGD):
+
+class RetractionSGD(StiefelSGD):
     """SGD, but a parameter group with `retract` turns its stacks X (k, d, m) by rotations.
 
     `retract="reference"`, X = R square, G = dL/dR, momentum m, learning rate lr:
@@ -32,21 +34,9 @@ class RetractionSGD(torch.optim.SGD):
     see `_restore`. No weight decay acts: the norm of X is fixed.
     """
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            if form := group.get("retract"):
-                move = self._reference if form == "reference" else self._thin
-                for X in group["params"]:
-                    if X.grad is not None:
-                        move(X, X.grad, group["lr"], group["momentum"])
-                        X.grad = None  # so that SGD's own step passes over it
-        _sgd_step(self)
-        return loss
+    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
+        move = self._reference if group["retract"] == "reference" else self._thin
+        move(X, G, group["lr"], group["momentum"])
 
     def _reference(self, R: Tensor, G: Tensor, lr: float, momentum: float) -> None:
         state = self.state[R]
@@ -63,18 +53,11 @@ class RetractionSGD(torch.optim.SGD):
             d = X.shape[-2]
             state["skew"] = X.new_zeros(*X.shape[:-2], d, d)
             state["gram"] = X.mT @ X
-            state["inverse"] = _inverse(state["gram"])
+            state["inverse"] = raised_inverse(state["gram"])
         # One product of rank 2m: -1/2 (G X^T - X G^T).
         left, right = torch.cat([G, X], dim=-1), torch.cat([X, -G], dim=-1)
         K = state["skew"].baddbmm_(left, right.mT, beta=momentum, alpha=-0.5)
         X.copy_(_restore(_turn(X, K, lr), state["gram"], state["inverse"]))
-
-
-def _sgd_step(optimizer: torch.optim.SGD) -> None:
-    """SGD's own step without its hooks. PyTorch puts them around the step of a class once it has an
-    instance: from within the step of a derived class they would be called twice."""
-    step = torch.optim.SGD.step
-    (step.__wrapped__ if hasattr(step, "hooked") else step)(optimizer)  # type: ignore[attr-defined]
 
 
 def _turn(X: Tensor, K: Tensor, lr: float) -> Tensor:
@@ -85,15 +68,6 @@ def _turn(X: Tensor, K: Tensor, lr: float) -> Tensor:
     for _ in range(2):
         Y = X + a / 2 * (K @ (X + Y))
     return Y
-
-
-def _inverse(gram: Tensor) -> Tensor:
-    """(X^T X)^-1, the diagonal raised by 1e-4 of its mean: W may have dependent columns, along
-    which nothing drifts either."""
-    raise_by = 1e-4 * gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
-    raised = gram + torch.diag_embed(raise_by.expand(gram.shape[:-1]))
-    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky_ex(raised)[0])
-    return inverse
 
 
 def _restore(X: Tensor, gram: Tensor, inverse: Tensor) -> Tensor:

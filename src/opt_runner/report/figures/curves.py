@@ -15,9 +15,20 @@ from opt_runner.report.figures.lines import (
     over_seeds,
     shown,
 )
-from opt_runner.report.figures.style import drawing, legend, make_logarithmic, new_figure
+from opt_runner.report.figures.style import (
+    QUIET,
+    drawing,
+    legend,
+    make_logarithmic,
+    new_figure,
+    words,
+)
 
 SHOWS = "Test or validation error and train loss against steps"
+
+
+# More lines than this in a panel cannot be told apart: then each family has panels of its own.
+_MOST_LINES = 12
 
 
 def draw(table: Comparison) -> Figure | None:
@@ -26,17 +37,53 @@ def draw(table: Comparison) -> Figure | None:
     losses = lines(table, partial(column, "train_loss"))
     if not errors and not losses:
         return None
+    names = (f"{'validation' if validation else 'test'} error, %", "train loss")
+    if len(table.rows) > _MOST_LINES:
+        return _draw_families(table, errors, losses, names)
     with drawing():
         figure = new_figure(table, over_seeds(errors + losses), 3.1)
         left, right = figure.subplots(1, 2)
-        for axes, of_rows, name in (
-            (left, errors, f"{'validation' if validation else 'test'} error, %"),
-            (right, losses, "train loss"),
-        ):
+        for axes, of_rows, name in ((left, errors, names[0]), (right, losses, names[1])):
             draw_lines(axes, of_rows)
             logarithmic = make_logarithmic_if_wide(axes, of_rows)
             axes.set_title(name + (", log scale" if logarithmic else ""), loc="left")
         legend(figure, [left, right])
+    return figure
+
+
+def _draw_families(
+    table: Comparison, errors: list[Line], losses: list[Line], names: tuple[str, str]
+) -> Figure:
+    """Two panels a family, on the same axes; plain training is in all of them."""
+    baseline = table.baseline
+    families = dict.fromkeys(row.family for row in table.rows if row is not baseline)
+    with drawing():
+        figure = new_figure(table, over_seeds(errors + losses), 2.3 * len(families))
+        grid = figure.subplots(len(families), 2, sharex=True, squeeze=False)
+        for family, panels in zip(families, grid, strict=True):
+            for axes, every, name in zip(panels, (errors, losses), names, strict=True):
+                of_family = [
+                    line
+                    for line in every
+                    if line.family == family or (baseline and line.label == words(baseline.label))
+                ]
+                draw_lines(axes, of_family)
+                logarithmic = make_logarithmic_if_wide(axes, every)
+                title = f"{family}: {name}" + (", log scale" if logarithmic else "")
+                axes.set_title(title, loc="left")
+                axes.set_xlabel("")
+            entries = {
+                label: handle
+                for axes in panels
+                for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+            }
+            panels[1].legend(
+                list(entries.values()), list(entries), loc="upper left",
+                bbox_to_anchor=(1.0, 1.0), frameon=False, handlelength=3.2, fontsize=8,
+            )  # fmt: skip
+        for axes in grid[-1]:
+            axes.set_xlabel("step", color=QUIET)
+        grid[0, 0].set_xlim(0, 1.02 * max(line.steps[-1] for line in (*errors, *losses)))
     return figure
 
 

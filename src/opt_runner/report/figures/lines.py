@@ -18,10 +18,12 @@ Metrics = Sequence[dict[str, Any]]  # the rows of metrics.jsonl
 class Line:
     """The mean, lowest and highest over n seeds, by step.
 
-    finished: whether it is of finished runs; a row without any shows what there is.
+    family: of the row's method. finished: whether it is of finished runs; a row without any shows
+    what there is.
     """
 
     label: str
+    family: str
     style: Style
     finished: bool
     n: int
@@ -48,6 +50,7 @@ def lines(table: Comparison, read: Callable[[Metrics], dict[int, float]]) -> lis
         found.append(
             Line(
                 label=words(label),
+                family=row.family,
                 style=style,
                 finished=bool(finished),
                 n=len(seeds),

@@ -73,7 +73,7 @@ def _parameter(
     values = [trial.parameters[key] for trial in trials]
     places = _places(axes, values)
     if logarithmic:
-        make_logarithmic(axes, "x", places)
+        make_logarithmic(axes, "x", places, narrow=True)
     errors = [_value(trial) for trial in trials]
     axes.plot(places, errors, "o", color=_COLOUR, markersize=4, alpha=0.7)
     at = places[next(i for i, trial in enumerate(trials) if trial is best)]

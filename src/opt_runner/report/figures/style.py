@@ -140,13 +140,17 @@ def prepare(axes: Axes) -> None:
     axes.tick_params(length=0, colors=QUIET, labelsize=9)
 
 
-def make_logarithmic(axes: Axes, name: Literal["x", "y"], values: Sequence[float]) -> None:
-    """The axis of this name, for these values, all above 0; few ticks, in plain numbers."""
+def make_logarithmic(
+    axes: Axes, name: Literal["x", "y"], values: Sequence[float], narrow: bool = False
+) -> None:
+    """The axis of this name, for these values, all above 0; few ticks, in plain numbers: half as
+    many where the axis is narrow."""
     low, high = min(values) / 1.2, max(values) * 1.2
     axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
     axis = axes.xaxis if name == "x" else axes.yaxis
-    decades = math.log10(high / low)
-    ticks = (1, 2, 3, 5, 7) if decades < 1 else (1, 2, 5) if decades < 3.3 else (1,)
+    decades = math.log10(high / low) * (2 if narrow else 1)
+    choices = {1: (1, 2, 3, 5, 7), 3.3: (1, 2, 5), 5: (1, 3), math.inf: (1,)}
+    ticks = next(choice for below, choice in choices.items() if decades < below)
     axis.set_major_locator(LogLocator(subs=ticks))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -1,0 +1,51 @@
+"""SGD whose subclasses move some parameters in a way of their own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class StiefelSGD(torch.optim.SGD):
+    """SGD, but the parameters of groups with a `retract` are moved by `move`.
+
+    No weight decay acts on them: their norm is fixed, or as good as fixed.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group.get("retract"):
+                for X in group["params"]:
+                    if X.grad is not None:
+                        self.move(X, X.grad, group)
+                        X.grad = None  # so that SGD's own step passes over it
+        _sgd_step(self)
+        return loss
+
+    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
+        """Change X (k, d, m) in place, G = dL/dX; what lasts from step to step is in `state`.
+
+        G may be overwritten.
+        """
+        raise NotImplementedError
+
+
+def _sgd_step(optimizer: torch.optim.SGD) -> None:
+    """SGD's own step without its hooks. PyTorch puts them around the step of a class once it has an
+    instance: from within the step of a derived class they would be called twice."""
+    step = torch.optim.SGD.step
+    (step.__wrapped__ if hasattr(step, "hooked") else step)(optimizer)  # type: ignore[attr-defined]
+
+
+def raised_inverse(gram: Tensor) -> Tensor:
+    """(X^T X)^-1, the diagonal raised by 1e-4 of its mean: X may have dependent columns, along
+    which nothing drifts either."""
+    raise_by = 1e-4 * gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+    raised = gram + torch.diag_embed(raise_by.expand(gram.shape[:-1]))
+    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky_ex(raised)[0])
+    return inverse

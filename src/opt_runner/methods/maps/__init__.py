@@ -1,0 +1,1 @@
+"""OPT's descendants: rotations of few parameters, and those that other libraries make."""

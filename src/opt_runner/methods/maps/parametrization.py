@@ -1,0 +1,95 @@
+"""Q by a parametrization of torch's, geotorch's or of your own."""
+
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from opt_runner.errors import UserError
+from opt_runner.methods.base import Tensors, method_options
+from opt_runner.methods.rotation import Rotation
+
+if TYPE_CHECKING:
+    from opt_runner.layers import Layer
+
+
+@method_options
+class Parametrization(Rotation):
+    """V = Q(R) W with the Q (d, d) that a parametrization of another library makes; Q = I at first.
+
+    constraint: the dotted name of what registers it, a function of (module, name of its weight),
+        as torch.nn.utils.parametrizations.orthogonal or geotorch.orthogonal.
+    arguments: of that function, as {orthogonal_map: cayley} or {triv: expm}.
+
+    R has no weight decay: torch's Householder map reads signs off R's diagonal, which decay would
+    take to 0. A constraint that does not make Q orthogonal is allowed: |Q^T Q - I| is measured.
+    Raises UserError where the constraint cannot be imported or does not register.
+    """
+
+    constraint: str = "torch.nn.utils.parametrizations.orthogonal"
+    arguments: dict[str, Any] = Field(default_factory=lambda: {"orthogonal_map": "cayley"})
+
+    family: ClassVar[str | None] = "maps"
+    colour: ClassVar[str] = "#55307A"
+
+    def init(
+        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
+    ) -> Tensors:
+        module = self._module(layer.d, "cpu", torch.float32)
+        return {"R": module.get_parameter("original").detach().clone()}
+
+    def rotate(self, R: Tensor, W: Tensor) -> Tensor:
+        module = self._module(W.shape[1], str(W.device), W.dtype)
+        if W.device.type != "cpu":
+            return _Q(module, R) @ W
+        # See Note [LU one at a time on the CPU].
+        return torch.stack([_Q(module, one) for one in R]) @ W
+
+    def optimizer_options(
+        self, tensor: str | None, lr: float, weight_decay: float
+    ) -> dict[str, Any]:
+        return {"lr": lr, "weight_decay": 0.0 if tensor == "R" else weight_decay}
+
+    def _module(self, d: int, device: str, dtype: torch.dtype) -> nn.Module:
+        return _registered(self.constraint, tuple(self.arguments.items()), d, device, dtype)
+
+
+def _Q(module: nn.Module, R: Tensor) -> Tensor:
+    Q: Tensor = functional_call(module, {"original": R}, ())
+    return Q
+
+
+@cache
+def _registered(
+    constraint: str, arguments: tuple[tuple[str, Any], ...], d: int, device: str, dtype: torch.dtype
+) -> nn.Module:
+    """The parametrization of a d x d weight that is I; its `original` is the R of Q = I."""
+    linear = nn.Linear(d, d, bias=False, dtype=dtype)
+    nn.init.eye_(linear.weight)
+    try:
+        _imported(constraint)(linear, "weight", **dict(arguments))
+        module: nn.Module = linear.get_submodule("parametrizations.weight")
+        module.get_parameter("original")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"method.constraint={constraint} with arguments {dict(arguments)} does not register a "
+            f"parametrization of one tensor: {error}"
+        ) from error
+    return module.to(device)
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    module, _, function = name.rpartition(".")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"method.constraint={name} cannot be imported: {error}; geotorch comes with "
+            "pip install 'opt-runner[bench]'"
+        ) from error
+    return found

@@ -1,0 +1,73 @@
+"""How the fixed neurons W start: as drawn, of equal length, or where their energy is least."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Neurons = Literal["drawn", "normalised", "refined"]
+
+_STEPS = 500
+_LEAST = 1e-6  # a distance: two equal neurons would push each other with no limit and no direction
+_LONGEST_STEP = 0.1  # in radians, of the neuron that moves furthest; it falls to 0
+
+
+@torch.no_grad()
+def prepared(W: Tensor, neurons: Neurons) -> Tensor:
+    """W (d, n) itself, its neurons at their root mean square length, or `refined`."""
+    if neurons == "drawn":
+        return W
+    if neurons == "refined":
+        return refined(W)
+    lengths = _lengths(W)
+    return W * (lengths.square().mean().sqrt() / lengths)
+
+
+@torch.no_grad()
+def refined(W: Tensor) -> Tensor:
+    """W (d, n) with each neuron turned, its length kept, to a least hyperspherical energy.
+
+    For n <= d + 1 the least energy is known, for every s at once: the simplex, w_i . w_j =
+    -1 / (n - 1) between unit neurons (Cohn, Kumar, "Universally optimal distribution of points on
+    spheres", 2007). The simplex nearest to W is taken. For n > d + 1 a local minimum of E_1 is
+    looked for, by 500 steps down its gradient. On the CPU in float64: every device starts alike.
+    """
+    U = W.detach().cpu().double()
+    lengths = _lengths(U)
+    U = U / lengths
+    d, n = U.shape
+    U = _simplex(U) if 1 < n <= d + 1 else _descended(U)
+    refined: Tensor = (U * lengths).to(W)
+    return refined
+
+
+def _simplex(U: Tensor) -> Tensor:
+    """The regular simplex of n <= d + 1 unit columns that is nearest to U (d, n).
+
+    Its Gram matrix is n / (n - 1) (I - 1 1^T / n), so it is sqrt(n / (n - 1)) times a partial
+    isometry that maps 1 to 0: the polar factor of the centred U, without its zero singular value.
+    """
+    n = U.shape[-1]
+    X, _, Yt = torch.linalg.svd(U - U.mean(1, keepdim=True), full_matrices=False)
+    simplex: Tensor = (n / (n - 1)) ** 0.5 * (X[:, : n - 1] @ Yt[: n - 1])
+    return simplex
+
+
+def _descended(U: Tensor) -> Tensor:
+    if len(U) == 1:  # there is nowhere to turn to
+        return U
+    for step in range(_STEPS):
+        distance = torch.cdist(U.mT, U.mT, compute_mode="donot_use_mm_for_euclid_dist")
+        inverse = distance.clamp(min=_LEAST).fill_diagonal_(torch.inf).pow(-3)
+        force = U * inverse.sum(0) - U @ inverse  # minus the gradient of sum 1 / distance
+        force -= U * (U * force).sum(0)
+        longest = _lengths(force).max()
+        U = U + _LONGEST_STEP * (1 - step / _STEPS) / longest * force
+        U = U / _lengths(U)
+    return U
+
+
+def _lengths(U: Tensor) -> Tensor:
+    """Of the columns of U (d, n); of zero columns as good as zero, to divide by."""
+    lengths: Tensor = torch.linalg.vector_norm(U, dim=0).clamp(min=1e-30)
+    return lengths

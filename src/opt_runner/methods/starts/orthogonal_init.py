@@ -1,0 +1,38 @@
+"""W starts orthogonal and trains plainly."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from opt_runner.methods.base import Method, method_options
+
+if TYPE_CHECKING:
+    from opt_runner.layers import Layer
+
+
+@method_options
+class OrthogonalInit(Method):
+    """W^T W = gain^2 I at the start (W W^T where n > d), uniform over such W; then V = W trains.
+
+    gain: sqrt(2) for ReLU networks: neurons are then as long as N(0, 2/d) makes them.
+
+    Source: Saxe, McClelland, Ganguli (ICLR 2014), as `torch.nn.init.orthogonal_`.
+    """
+
+    gain: Annotated[float, Field(gt=0)] = 2**0.5
+
+    family: ClassVar[str | None] = "starts"
+    colour: ClassVar[str] = "#A89F91"
+
+    def initial_weight(
+        self, layer: "Layer", W: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        return orthogonal(layer.d, layer.n, self.gain, generator).to(W)
+
+
+def orthogonal(d: int, n: int, gain: float, generator: torch.Generator | None) -> Tensor:
+    """gain times a random (d, n) matrix with orthonormal columns, or rows where n > d."""
+    # Rows are torch's neurons.
+    return torch.nn.init.orthogonal_(torch.empty(n, d), gain, generator=generator).T

@@ -1,0 +1,1 @@
+"""Methods whose optimizer keeps R, or V = R W itself, a rotation."""

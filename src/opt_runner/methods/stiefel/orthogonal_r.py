@@ -1,0 +1,107 @@
+"""What the methods share in which R itself is the rotation."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from opt_runner.geometry import orthogonality_error
+from opt_runner.methods.base import Method, Tensors, method_options
+from opt_runner.methods.rotation import SquareRotation, Start
+
+if TYPE_CHECKING:
+    from opt_runner.layers import Layer
+
+
+@method_options
+class OrthogonalR(SquareRotation):
+    """V = R W, R orthogonal: it starts so and a `StiefelSGD` keeps it so.
+
+    Where n < d, V itself is what trains, under the name R as well: R is never built. Not so where
+    W trains too.
+
+    rotation_lr: learning rate of R; rotation_factor: its factor at every milestone.
+    plain_weight_decay_scale: L2 of all other weights is scaled by this, as in OPT's reference.
+    """
+
+    start: Start = "identity"
+    rotation_lr: Annotated[float, Field(gt=0)] = 0.02
+    rotation_factor: Annotated[float, Field(gt=0, le=1)] = 0.2
+    plain_weight_decay_scale: Annotated[float, Field(ge=0)] = 0.1
+
+    search: ClassVar[Mapping[str, str]] = {
+        **Method.search,
+        "method.rotation_lr": "tag(log,interval(0.003,3))",
+    }
+
+    def __post_init__(self) -> None:
+        if self.start == "normal":
+            raise ValueError("R is kept orthogonal, so start must be 'identity' or 'orthogonal'")
+
+    def trains_V(self, W: Tensor) -> bool:
+        """Whether it is V that trains."""
+        return W.shape[-1] < W.shape[-2] and not self.train_w
+
+    def init(
+        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
+    ) -> Tensors:
+        R = super().init(layer, W, generator)["R"]
+        # Under one name: a stack has the one or the other, of different shapes.
+        return {"R": R.to(W) @ W if self.trains_V(W) else R}
+
+    def rotate(self, R: Tensor, W: Tensor) -> Tensor:
+        return R if self.trains_V(W) else R @ W
+
+    def measure(self, W: Tensor, V: Tensor, R: Tensor, **others: Any) -> Tensors:
+        """Where V trains: the largest change of w_i . w_j between unit neurons, their own
+        lengths included, which is |w_i^T (Q^T Q - I) w_j|."""
+        if not self.trains_V(W):
+            return super().measure(W, V, R)
+        lengths = torch.linalg.vector_norm(W, dim=-2, keepdim=True)
+        V, W = V / lengths, W / lengths
+        change: Tensor = V.mT @ V - W.mT @ W
+        return {"orthogonality_error": change.abs().amax((-2, -1))}
+
+    def optimizer_options(
+        self, tensor: str | None, lr: float, weight_decay: float
+    ) -> dict[str, Any]:
+        if tensor is None:
+            return {"lr": lr, "weight_decay": weight_decay * self.plain_weight_decay_scale}
+        return {
+            "lr": self.rotation_lr,
+            "weight_decay": 0.0,
+            "retract": True,
+            "milestone_factor": self.rotation_factor,
+        }
+
+
+@method_options
+class OrthonormalU(OrthogonalR):
+    """V = U S where n < d, U (d, n) with orthonormal columns: S = (W^T W)^(1/2) stays.
+
+    U S is the polar decomposition of W, by its singular values: W may have dependent columns. U
+    trains under the name R, as R (d, d) does where n >= d.
+    """
+
+    def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
+        if not self.trains_V(W):
+            return {}
+        _, lengths, Yt = torch.linalg.svd(W, full_matrices=False)
+        return {"S": Yt.mT * lengths @ Yt}
+
+    def init(
+        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
+    ) -> Tensors:
+        if not self.trains_V(W):
+            return super().init(layer, W, generator)
+        X, _, Yt = torch.linalg.svd(W, full_matrices=False)
+        return super().init(layer, X @ Yt, generator)
+
+    def weight(self, W: Tensor, R: Tensor, S: Tensor | None = None) -> Tensor:
+        return R @ (W if S is None else S)
+
+    def measure(self, W: Tensor, V: Tensor, R: Tensor, **others: Any) -> Tensors:
+        """The largest entry of |U^T U - I|."""
+        return {"orthogonality_error": orthogonality_error(R)}
