@@ -300,10 +300,11 @@ def test_generalisation_shows_both_errors_and_the_calibration(write: Write, tabl
     assert points(lines(calibration)["gs"]) == {0.5: 1.0}
 
 
-def test_of_records_without_a_train_error_there_is_no_such_picture(
-    write: Write, tables: Tables
+@pytest.mark.parametrize("unknown", ["train_error", "test_error"])
+def test_of_records_without_both_errors_there_is_no_such_picture(
+    write: Write, tables: Tables, unknown: str
 ) -> None:
-    write("gs", 0, train_error=None)
+    write("gs", 0, **{unknown: None})
     assert generalisation.draw(tables()[0]) is None
 
 
@@ -323,4 +324,10 @@ def test_conditions_stand_side_by_side(write: Write, tables: Tables) -> None:
 def test_tables_that_differ_otherwise_are_no_conditions(write: Write, tables: Tables) -> None:
     write("gs", 0)
     write("gs", 0, "batch_size=64")
+    write("gs", 0, "batch_size=32", "dataset.share=0.1")
     assert conditions.families(tables()) == []
+    write("gs", 0, "batch_size=64", "dataset.share=0.5", test_error=None)
+    assert conditions.families(tables()) == []
+    write("gs", 0, "batch_size=64", "dataset.share=0.1")
+    (family,) = conditions.families(tables())
+    assert {table.differs["batch_size"] for table in family} == {64}
