@@ -287,6 +287,21 @@ def test_an_error_that_is_known_at_the_end_alone_is_no_curve(write: Write, table
     assert [axes.get_title("left") for axes in figure.axes] == ["train loss, log scale"]
 
 
+@pytest.mark.parametrize("methods", [["gs"], [f"mine{i}" for i in range(13)]])
+def test_with_one_test_at_the_end_the_curves_are_those_of_the_loss(
+    write: Write, tables: Tables, methods: list[str]
+) -> None:
+    rows = metrics("gs", 0)
+    for row in rows[:-1]:
+        row.pop("test_error", None)
+    for method in methods:
+        write("gs", 0, name=method, rows=rows)
+    figure = curves.draw(tables()[0])
+    assert figure
+    (axes,) = figure.axes
+    assert axes.get_title("left").endswith("train loss, log scale")
+
+
 def test_generalisation_shows_both_errors_and_the_calibration(write: Write, tables: Tables) -> None:
     for method, gap in (("standard", 2.0), ("gs", 1.0)):
         for seed in SEEDS:

@@ -26,7 +26,7 @@ from opt_runner.config.schema import Config, Node, Role, of_roles
 from opt_runner.console import wandb
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
-from opt_runner.files import locked
+from opt_runner.files import CannotWrite, locked
 from opt_runner.launch.source import Source
 from opt_runner.records import tuned
 from opt_runner.records.search import words
@@ -150,7 +150,11 @@ def conduct(command: Command, options: Options, runner: Runner, launch: Launch) 
         settings = _settings(searches)
         runs = _best_runs(entrants, settings, command, options, runner)
         signatures = {label: [run.signature for run in ones] for label, ones in runs.items()}
-        tuned.keep(folder, settings, signatures)
+        try:
+            tuned.keep(folder, settings, signatures)
+        except CannotWrite as error:
+            screen.fail(str(error))
+            return 1
     final = Sweep(_in_order(runs), asked=sum(map(len, runs.values())), here=runner.here)
     code = grid.conduct(final, partial(launch, final, screen), screen)
     return code or int(len(runs) < len(entrants))
