@@ -21,7 +21,7 @@ _MOST = 20
 class Rule:
     """A method, and the layers that it takes of those that the rules before it have left.
 
-    method: a name (`standard gs hr ls cayley ogd or sopt`) with its options as keywords, or a
+    method: a name, one of `opt_runner.methods.METHODS`, with its options as keywords, or a
         `Method`.
     include: patterns of names, as "encoder.*.linear?" (see `fnmatch`); the name of a module stands
         for all of its layers. What they match is covered whatever the method says, also the

@@ -287,6 +287,21 @@ def test_an_error_that_is_known_at_the_end_alone_is_no_curve(write: Write, table
     assert [axes.get_title("left") for axes in figure.axes] == ["train loss, log scale"]
 
 
+@pytest.mark.parametrize("methods", [["gs"], [f"mine{i}" for i in range(13)]])
+def test_with_one_test_at_the_end_the_curves_are_those_of_the_loss(
+    write: Write, tables: Tables, methods: list[str]
+) -> None:
+    rows = metrics("gs", 0)
+    for row in rows[:-1]:
+        row.pop("test_error", None)
+    for method in methods:
+        write("gs", 0, name=method, rows=rows)
+    figure = curves.draw(tables()[0])
+    assert figure
+    (axes,) = figure.axes
+    assert axes.get_title("left").endswith("train loss, log scale")
+
+
 def test_generalisation_shows_both_errors_and_the_calibration(write: Write, tables: Tables) -> None:
     for method, gap in (("standard", 2.0), ("gs", 1.0)):
         for seed in SEEDS:
@@ -300,10 +315,11 @@ def test_generalisation_shows_both_errors_and_the_calibration(write: Write, tabl
     assert points(lines(calibration)["gs"]) == {0.5: 1.0}
 
 
-def test_of_records_without_a_train_error_there_is_no_such_picture(
-    write: Write, tables: Tables
+@pytest.mark.parametrize("unknown", ["train_error", "test_error"])
+def test_of_records_without_both_errors_there_is_no_such_picture(
+    write: Write, tables: Tables, unknown: str
 ) -> None:
-    write("gs", 0, train_error=None)
+    write("gs", 0, **{unknown: None})
     assert generalisation.draw(tables()[0]) is None
 
 
@@ -323,4 +339,10 @@ def test_conditions_stand_side_by_side(write: Write, tables: Tables) -> None:
 def test_tables_that_differ_otherwise_are_no_conditions(write: Write, tables: Tables) -> None:
     write("gs", 0)
     write("gs", 0, "batch_size=64")
+    write("gs", 0, "batch_size=32", "dataset.share=0.1")
     assert conditions.families(tables()) == []
+    write("gs", 0, "batch_size=64", "dataset.share=0.5", test_error=None)
+    assert conditions.families(tables()) == []
+    write("gs", 0, "batch_size=64", "dataset.share=0.1")
+    (family,) = conditions.families(tables())
+    assert {table.differs["batch_size"] for table in family} == {64}

@@ -1,5 +1,6 @@
 """Searches in a report: their picture, and the best trial among the runs of the tables."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,9 @@ def test_their_picture_has_a_panel_an_entrant_with_the_best_trial_ringed() -> No
     assert list(rest.get_xdata()) == [0.02, 0.1]
     assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([1.5], [4.0])
     assert rotated.get_color() == "#009e73"
+    by_network = tuning.draw([replace(ENTRANTS[0], label="cnn6 gs")], {"gs": "#009E73"})
+    assert by_network is not None
+    assert by_network.axes[0].lines[0].get_color() == "#009e73"
     assert list(standard.lines[-1].get_xdata()) == [0.01]
     assert tuning.draw([entrant("gs", ENTRANTS[0].trials[2])], {}) is None
 

@@ -51,7 +51,6 @@ def test_equal_differences_have_an_interval_without_width(by: float) -> None:
         found = Difference.paired({0: 1.13 + by, 1: 0.57 + by}, {0: 1.13, 1: 0.57})
     assert found is not None
     assert (found.mean, found.low, found.high) == pytest.approx((by, by, by))
-    assert found.clears_zero == (by > 0)
 
 
 def test_only_seeds_that_both_have_are_paired() -> None:
@@ -63,14 +62,6 @@ def test_only_seeds_that_both_have_are_paired() -> None:
 
 def test_one_pair_has_no_interval() -> None:
     assert Difference.paired({0: 3.0}, {0: 1.0}) == Difference(1, 2.0, None, None)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "clears"),
-    [(-2, -1, True), (1, 2, True), (-1, 1, False), (None, None, False), (0, 1, False)],
-)
-def test_clears_zero(low: float | None, high: float | None, clears: bool) -> None:
-    assert Difference(3, 0.0, low, high).clears_zero is clears
 
 
 @pytest.mark.parametrize(

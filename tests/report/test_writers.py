@@ -59,10 +59,11 @@ def test_markdown_has_a_table_that_no_cell_breaks(table: Comparison) -> None:
 
 
 def test_latex_escapes_what_latex_reads(table: Comparison) -> None:
-    hostile = replace(table.rows[1], label=r"a_b & 50% #1 {x} ~^ \end{document} [95%]")
+    hostile = replace(table.rows[1], label=r"a_b & 50% #1 {x} ~^ \end{document} [95%] <|>")
     content = latex(report(replace(table, rows=[table.rows[0], hostile])))
     assert r"a\_b \& 50\% \#1 \{x\} \textasciitilde{}\textasciicircum{} " in content
-    assert r"\textbackslash{}end\{document\} {[}95\%]" in content
+    assert r"\textbackslash{}end\{document\} {[}95\%] $<$$|$$>$" in content
+    assert "largest $|$cos$|$" in content
     assert "$|Q^{\\top}Q-I|$" in content
     assert "0.25 $\\to$ +0.25" in content
     assert not {"±", "→", "ᵀ"} & set(content)

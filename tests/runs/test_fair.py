@@ -13,7 +13,9 @@ from opt_runner.config.schema import Config
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
 from opt_runner.records.search import find
-from opt_runner.runs.fair import Options, conduct, parse
+from opt_runner.records.tuned import superseded
+from opt_runner.runs import plan, study
+from opt_runner.runs.fair import Options, _own, conduct, parse
 from opt_runner.runs.run import Run
 from opt_runner.runs.sweep import Sweep
 from tests.runs.test_search import Cut, Ends, FakeRunner
@@ -166,8 +168,106 @@ def test_an_entrant_whose_trials_all_diverge_is_left_out_and_said(
         ([*COMMAND, "dataset.validation=0.1"], "leave out dataset.validation"),
         ([*COMMAND, "rerun=true"], "rerun=true does not go with a search"),
         (["method=gs", "seed=0,1000"], "seed=1000 is that of the trials"),
+        ([*COMMAND, "seed=0,x"], "seed"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(begin: Begin, command: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         begin(command)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["schedule.warmup=0.2", "method.start=identity", "dataset.validation=0.1", "rerun=true",
+     "dataset.share=2", "note='a"],
+)  # fmt: skip
+def test_a_condition_that_cannot_be_compared_is_refused_before_the_search(
+    begin: Begin, tmp_path: Path, condition: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        begin(["method=gs", "seed=0"], conditions=["", condition])
+    assert condition.partition("=")[0] in str(caught.value)
+    assert find([tmp_path]) == []
+
+
+def test_what_the_command_line_fixes_is_not_searched(begin: Begin) -> None:
+    _, runner = begin(["method=gs", "method.start=identity", "optimizer.lr=0.04,0.06", "seed=0"])
+    assert {run.config.method.options["start"] for run in runner.executed} == {"identity"}
+    assert [run.config.optimizer.lr for run in runner.executed] == [0.04] * 4 + [0.06] * 4 + [
+        0.04, 0.06,
+    ]  # fmt: skip
+
+
+def test_choices_that_are_numbers_and_a_recipe_outside_of_the_space(begin: Begin) -> None:
+    code, runner = begin(["method=mhe", "seed=0"])
+    assert code == 0
+    assert runner.executed[0].config.method.options["power"] == 0
+
+
+def test_a_point_that_failed_is_tried_again_by_the_same_command(begin: Begin) -> None:
+    def ends(config: Config) -> float | None:
+        return None if config.optimizer.weight_decay == 5e-4 else bowl(config)
+
+    code, first = begin(["method=gs", "seed=0"], ends=ends, cut_at=2)
+    assert code == -9
+    code, second = begin(["method=gs", "seed=0"])
+    assert code == 0
+    recipe = first.executed[0]
+    assert recipe.config.optimizer.weight_decay == 5e-4
+    assert recipe.signature in [run.signature for run in second.executed[:4]]
+
+
+def test_a_trial_that_a_kill_left_half_drawn_is_drawn_again(begin: Begin, tmp_path: Path) -> None:
+    begin(cut_at=0)
+    (folder,) = tmp_path.glob("default/fair-*/gs")
+    study.open_study(folder, folder.name, "none").ask()  # the recipe's trial, without parameters
+    code, runner = begin()
+    assert code == 0
+    tried = [run.config for run in runner.executed if run.config.seed == 1000]
+    decays = [config.optimizer.weight_decay for config in tried if config.method.name == "gs"]
+    assert len(decays) == 4
+    assert 5e-4 in decays
+
+
+def test_entrants_have_folders_of_their_own_inside_the_comparison_s(tmp_path: Path) -> None:
+    labels = ["gs", "gs cnn6", "gs-cnn6 a", "gs cnn6-a", "/gs", "..", "[8,8]", "[8 8]", "x" * 300]
+    names = [_own(label) for label in labels]
+    assert names[:2] == ["gs", "gs-cnn6"]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert (tmp_path / name).resolve().parent == tmp_path.resolve()
+        (tmp_path / name).mkdir()
+
+
+def test_runs_with_former_settings_are_left_out_of_reports(begin: Begin, tmp_path: Path) -> None:
+    def ends(config: Config) -> float:
+        return 90.0 if config.optimizer.weight_decay == 5e-4 else bowl(config)
+
+    _, first = begin(["method=standard,gs", "seed=0"], ends, trials=1)
+    assert superseded([tmp_path]) == set()
+    _, second = begin(["method=standard,gs", "seed=0"], ends, trials=4)
+    new = [run for run in second.executed if run.config.seed == 0]
+    assert [run.config.method.name for run in new] == ["standard", "gs"]
+    assert superseded([tmp_path]) == {run.signature for run in first.executed[2:]}
+    begin(["method=standard,gs", "seed=0,1"], ends, trials=4)
+    assert superseded([tmp_path]) == {run.signature for run in first.executed[2:]}
+
+
+def test_the_plan_times_a_trial_of_each_entrant(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+
+    def show_cost(run: Run, count: int, screen: Screen) -> None:
+        timed.append((run.config.method.name, count))
+
+    monkeypatch.setattr(plan, "show_cost", show_cost)
+    monkeypatch.setattr(plan, "show", lambda *_: None)
+    begin([*COMMAND, "plan.measure=true"])
+    assert timed == [("standard", 4), ("gs", 4)]
+
+
+def test_conditions_that_make_the_same_runs_run_once(begin: Begin) -> None:
+    code, runner = begin(["method=gs", "seed=0"], conditions=["", "dataset.share=1"])
+    assert code == 0
+    assert len(runner.executed) == 4 + 1

@@ -168,6 +168,25 @@ def test_quality_by_hand() -> None:
     assert found.calibration_error == pytest.approx(100 * (2 * 0.4 + 0.6 + 0.3) / 4)
 
 
+def test_a_network_that_says_nan_has_an_error_and_no_calibration() -> None:
+    setup = prepared()
+    labels = torch.tensor([0, 1, 1, 1])
+
+    class Lost(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.fc = torch.nn.Linear(1, 1), torch.nn.Linear(1, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(x), 2), math.nan)
+
+    images = torch.zeros(4, 1, 1, 1, dtype=torch.uint8)
+    found = quality(OPT(Lost(), "gs", include=["hidden"]), images, labels, setup.device, ALONE)
+    assert 0 <= found.error <= 100
+    assert math.isnan(found.nll)
+    assert math.isnan(found.calibration_error)
+
+
 def test_no_step_trains_on_what_is_held_back() -> None:
     setup = prepared("dataset.validation=0.2")
     assert setup.validation is not None

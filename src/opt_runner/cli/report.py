@@ -43,7 +43,7 @@ def _report(given: argparse.Namespace, command: str) -> None:
     # Slow to import: help must answer at once.
     from opt_runner.console.screen import Screen
     from opt_runner.files import CannotWrite
-    from opt_runner.records import search, stored
+    from opt_runner.records import search, stored, tuned
     from opt_runner.report import terminal, trials, writers
     from opt_runner.report.columns import notes
     from opt_runner.report.comparison import compare
@@ -51,8 +51,9 @@ def _report(given: argparse.Namespace, command: str) -> None:
     screen = Screen()
     folders = given.folders or [Path("outputs")]
     runs, searches = stored.find(folders), search.find(folders)
-    beaten = search.beaten(searches)
-    tables = compare(run for run in runs if run.signature not in beaten)
+    former = tuned.superseded(folders)
+    left_out = search.beaten(searches) | former
+    tables = compare(run for run in runs if run.signature not in left_out)
     for table in tables:
         if table.power:
             screen.say(table.power)
@@ -69,6 +70,10 @@ def _report(given: argparse.Namespace, command: str) -> None:
         screen.show(trials.table(one))
     if alone:
         screen.say("of a search the tables of runs hold the best trial alone")
+    if count := sum(run.signature in former for run in runs):
+        screen.say(
+            f"left out: {count} runs of fair comparisons with settings found before the best"
+        )
     out = given.out or folders[0] / "report"
     try:
         written = writers.write(tables, out, given.title, command, searches)

@@ -15,8 +15,7 @@ class OrthogonalGradientDescent(OrthogonalR):
     """V = R W, R orthogonal at every step: it starts so and `RetractionSGD` keeps it so.
 
     form: `thin` trains V = R W itself, (d, n), where n < d: R is never built, and a step costs
-        O(d^2 n). `reference` trains R (d, d) as the reference does, O(d^3). `frame` is the thin
-        form without its d x d matrix.
+        O(d^2 n). `reference` trains R (d, d) as the reference does, O(d^3).
     rotation_lr: learning rate of R; rotation_factor: its factor at every milestone.
     plain_weight_decay_scale: L2 of all other weights is scaled by this, as in the reference.
     """

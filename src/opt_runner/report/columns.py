@@ -110,8 +110,8 @@ _COMPARED = (
     Column(
         "p",
         lambda table, row: _p(table.corrected_p(row)),
-        "p: of that difference, corrected by Holm for the number of methods; the row furthest "
-        "below standard is bold if its p is below 0.05 and all its runs finished",
+        "p: of that difference, corrected by Holm for the number of methods; of the rows whose p "
+        "is below 0.05 and whose runs all finished, the one furthest below standard is bold",
     ),
 )
 _AT_BEST = Column(

@@ -192,9 +192,10 @@ class Comparison:
             f"With {n} seeds a true difference of {alone:.3g} points would be found in 4 of 5 such "
             f"comparisons with standard (the differences of single seeds spread by {std:.2g})"
         )
-        if len(stds) > 1:
-            together = detectable_difference(n, std, (1 - CONFIDENCE) / len(stds))
-            text += f", one of {together:.3g} if it must stand out among {len(stds)} methods"
+        tests = len(self._corrected)
+        if tests > 1:
+            together = detectable_difference(n, std, (1 - CONFIDENCE) / tests)
+            text += f", one of {together:.3g} if it must stand out among {tests} methods"
         return text + "."
 
     def unfinished(self, row: Row) -> dict[str, list[int]]:

@@ -67,11 +67,6 @@ class Difference:
         p = float(test.pvalue) if std else float(mean == 0)
         return cls(len(seeds), mean, float(interval.low), float(interval.high), std, p)
 
-    @property
-    def clears_zero(self) -> bool:
-        """Whether zero lies outside of the interval."""
-        return self.low is not None and self.high is not None and self.low * self.high > 0
-
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's correction: of m tests the i-th smallest p becomes the largest of (m - j + 1) p_(j)

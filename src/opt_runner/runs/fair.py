@@ -9,23 +9,26 @@ budget, with other seeds. The test images are looked at once, after that.
 import hashlib
 import itertools
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna.trial import TrialState
 from pydantic import Field
 
 from opt_runner.config.components import target
-from opt_runner.config.schema import Config, Node
+from opt_runner.config.schema import Config, Node, Role, of_roles
 from opt_runner.console import wandb
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
-from opt_runner.files import locked
+from opt_runner.files import CannotWrite, locked
 from opt_runner.launch.source import Source
+from opt_runner.records import tuned
 from opt_runner.records.search import words
 from opt_runner.report.trials import settings_table
 from opt_runner.runs import conduct as grid
@@ -71,7 +74,7 @@ class Entrant:
         """Of the setting that the config has by itself, what lies in the space."""
         found = {key: _value(self.example.config, key) for key in self.space.distributions}
         return {
-            key: value if isinstance(value, float | int) else str(value)
+            key: self.space.as_drawn(key, value)
             for key, value in found.items()
             if self.space.contains(key, value)
         }
@@ -120,6 +123,7 @@ def conduct(command: Command, options: Options, runner: Runner, launch: Launch) 
         _entrant(label, words, command, options, runner)
         for label, words in zip(command.labels, command.entrants, strict=True)
     ]
+    _check(entrants, command, options, runner)
     first = entrants[0].example
     parallel = search.at_once(options.parallel, runner.at_once(first))
     name = _name(entrants, options, runner)
@@ -127,15 +131,12 @@ def conduct(command: Command, options: Options, runner: Runner, launch: Launch) 
     search.make(folder)
     sweep = Sweep([trial_run(entrants[0], runner)], asked=1, here=runner.here, name=name)
     screen = runner.screen(first)
-    with ExitStack() as held:
-        held.enter_context(locked(folder / "lock", partial(search.busy, name)))
+    with locked(folder / "lock", partial(search.busy, name)):
         searches = [
-            _search(
-                entrant, options, runner, sweep, folder / entrant.label.replace(" ", "-"), screen
-            )
+            _search(entrant, options, runner, sweep, folder / _own(entrant.label), screen)
             for entrant in entrants
         ]
-        _show_plan(entrants, searches, command, options, sweep, parallel, screen)
+        _show_plan(entrants, searches, command, options, runner, sweep, parallel, screen)
         os.environ[wandb.SWEEP_VARIABLE] = sweep.id
         code = grid.worked(
             sweep,
@@ -146,11 +147,17 @@ def conduct(command: Command, options: Options, runner: Runner, launch: Launch) 
         )
         if code:
             return code
-    runs = _best_runs(entrants, searches, command, options, runner)
-    final = Sweep(runs, asked=len(runs), here=runner.here)
+        settings = _settings(searches)
+        runs = _best_runs(entrants, settings, command, options, runner)
+        signatures = {label: [run.signature for run in ones] for label, ones in runs.items()}
+        try:
+            tuned.keep(folder, settings, signatures)
+        except CannotWrite as error:
+            screen.fail(str(error))
+            return 1
+    final = Sweep(_in_order(runs), asked=sum(map(len, runs.values())), here=runner.here)
     code = grid.conduct(final, partial(launch, final, screen), screen)
-    every = len(entrants) * len(command.seeds) * len(options.conditions)
-    return code or int(len(runs) < every)
+    return code or int(len(runs) < len(entrants))
 
 
 def _entrant(
@@ -164,14 +171,12 @@ def _entrant(
             "search alone: leave out dataset.validation"
         )
     if config.rerun:
-        raise UserError("rerun=true does not go with a search: set hydra.sweeper.storage=DIR")
-    if f"seed={options.trial_seed}" in command.seeds:
         raise UserError(
-            f"seed={options.trial_seed} is that of the trials: the comparison takes other seeds, "
-            "or set hydra.sweeper.trial_seed"
+            "rerun=true does not go with a search: experiment_name=NAME starts another comparison"
         )
     own = getattr(target(config.method, "method"), "search", {})
-    given = {word.partition("=")[0] for word in command.searched}
+    # What the command line fixes is not searched.
+    given = {word.partition("=")[0] for word in (*fixed, *command.searched)}
     searched = [f"{key}={values}" for key, values in own.items() if key not in given]
     trial = [
         *fixed,
@@ -194,6 +199,41 @@ def _trial_budget(config: Config, share: float) -> list[str]:
     return [f"budget.epochs={share * config.budget.epochs:.6g}"]
 
 
+def _check(entrants: Sequence[Entrant], command: Command, options: Options, runner: Runner) -> None:
+    """Raises UserError where a run with one of the seeds or conditions could not be compared: not
+    after hours of searching."""
+    for condition in options.conditions:
+        for entrant in entrants:
+            config = _final_run(entrant, [], condition, command.seeds[0], runner).config
+            same = _of_method(config) == _of_method(entrant.example.config)
+            if not same or config.dataset.validation or config.rerun:
+                raise UserError(
+                    f"hydra.sweeper.conditions: {condition!r}: a condition changes the task, as "
+                    "dataset.share=0.1 does, and neither the method, its optimizer and schedule, "
+                    "nor dataset.validation and rerun"
+                )
+    for seed in command.seeds:
+        if runner.run([*entrants[0].fixed, seed]).config.seed == options.trial_seed:
+            raise UserError(
+                f"{seed} is that of the trials: the comparison takes other seeds, or set "
+                "hydra.sweeper.trial_seed"
+            )
+
+
+def _of_method(config: Config) -> dict[str, Any]:
+    return of_roles(config.content, Role.METHOD)
+
+
+def _final_run(
+    entrant: Entrant, setting: Sequence[str], condition: str, seed: str, runner: Runner
+) -> Run:
+    try:
+        task = shlex.split(condition)
+    except ValueError as error:
+        raise UserError(f"hydra.sweeper.conditions: {condition!r}: {error}") from error
+    return runner.run([*entrant.fixed, *setting, *task, "evaluate.test=last", seed])
+
+
 def trial_run(entrant: Entrant, runner: Runner) -> Run:
     space = entrant.space
     return runner.run(space.overrides(space.first(), space.seeds[0]))
@@ -213,17 +253,39 @@ def _name(entrants: Sequence[Entrant], options: Options, runner: Runner) -> str:
     return f"fair-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:8]}"
 
 
+def _own(label: str) -> str:
+    """The folder of an entrant: its label, where that names one folder and no other entrant's."""
+    if re.fullmatch(r"\w[\w.=]*( \w[\w.=]*)*|\w[\w.=-]*", label) and len(label) < 100:
+        return label.replace(" ", "-")
+    readable = re.sub(r"[^\w.=]", "-", label)[:60].lstrip(".")
+    return f"{readable}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+
 def _search(
     entrant: Entrant, options: Options, runner: Runner, sweep: Sweep, folder: Path, screen: Screen
 ) -> Trials:
     search.make(folder)
     study = open_study(folder, folder.name, "none")
-    for point in entrant.start(options.trials, options.seed):
-        study.enqueue_trial(point, skip_if_exists=True)
-    return Trials(
+    trials = Trials(
         study, entrant.space, runner.run, options.trials, options.seed, sweep, folder, screen,
         entrant.label,
     )  # fmt: skip
+    if trials.left:
+        _enqueue(entrant.start(options.trials, options.seed), study)
+    return trials
+
+
+def _enqueue(points: Sequence[dict[str, Any]], study: optuna.Study) -> None:
+    """Have these points tried next, but for those that trials have. One that failed says nothing
+    of its point, nor does one that a kill left half drawn."""
+    tried = [
+        trial.system_attrs.get("fixed_params")
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.FAIL
+    ]
+    for point in points:
+        if point not in tried:
+            study.enqueue_trial(point)
 
 
 def _show_plan(
@@ -231,6 +293,7 @@ def _show_plan(
     searches: Sequence[Trials],
     command: Command,
     options: Options,
+    runner: Runner,
     sweep: Sweep,
     parallel: int,
     screen: Screen,
@@ -244,11 +307,10 @@ def _show_plan(
         f"{len(entrants)} entrants x {len(command.seeds)} seeds"
         + (f" x {len(options.conditions)} conditions" if len(options.conditions) > 1 else "")
     )
-    example = entrants[0].example
-    if sweep.here and example.config.plan.measure:
-        for trials in searches:
+    if sweep.here and entrants[0].example.config.plan.measure:
+        for entrant, trials in zip(entrants, searches, strict=True):
             if trials.left:
-                plan.show_cost(trials.sweep.runs[0], trials.left, screen)
+                plan.show_cost(trial_run(entrant, runner), trials.left, screen)
     for entrant in entrants:
         searched = " ".join(f"{key}={text}" for key, text in entrant.space.written.items())
         screen.say(f"  {entrant.label}: {searched}")
@@ -308,26 +370,39 @@ def _tell(searches: Sequence[Trials], screen: Screen, done: bool) -> int:
         if trials.stopped is not None:
             screen.fail(f"{trials.label}: {trials.stopped}")
     screen.show(settings_table(records))
-    tuned = any(record.ranked() for record in records)
-    return 0 if tuned and not any(trials.left for trials in searches) else 1
+    found = any(record.ranked() for record in records)
+    return 0 if found and not any(trials.left for trials in searches) else 1
+
+
+def _settings(searches: Sequence[Trials]) -> dict[str, list[str]]:
+    """The best setting of each entrant, by label, where one of its trials has finished."""
+    return {
+        trials.label: words(best.parameters)
+        for trials in searches
+        for best in trials.record().ranked()[:1]
+    }
 
 
 def _best_runs(
     entrants: Sequence[Entrant],
-    searches: Sequence[Trials],
+    settings: Mapping[str, Sequence[str]],
     command: Command,
     options: Options,
     runner: Runner,
-) -> list[Run]:
-    """Condition by condition, seed by seed: a cut leaves whole comparisons."""
-    settings = [
-        (entrant, words(best.parameters))
-        for entrant, trials in zip(entrants, searches, strict=True)
-        for best in trials.record().ranked()[:1]
-    ]
-    return [
-        runner.run([*entrant.fixed, *setting, "evaluate.test=last", *shlex.split(condition), seed])
-        for condition in options.conditions
-        for seed in command.seeds
-        for entrant, setting in settings
-    ]
+) -> dict[str, list[Run]]:
+    """By label, the runs of an entrant condition by condition, seed by seed."""
+    return {
+        entrant.label: [
+            _final_run(entrant, settings[entrant.label], condition, seed, runner)
+            for condition in options.conditions
+            for seed in command.seeds
+        ]
+        for entrant in entrants
+        if entrant.label in settings
+    }
+
+
+def _in_order(runs: Mapping[str, Sequence[Run]]) -> list[Run]:
+    """Each once, those of one condition and seed together: a cut leaves whole comparisons."""
+    every = (run for together in zip(*runs.values(), strict=True) for run in together)
+    return list({run.signature: run for run in every}.values())

@@ -50,8 +50,16 @@ class Space:
 
         one = self.distributions[key]
         if isinstance(one, CategoricalDistribution):
-            return str(value) in one.choices
+            return _word(value) in one.choices
         return isinstance(value, int | float) and one.low <= value <= one.high  # type: ignore[attr-defined]
+
+    def as_drawn(self, key: str, value: Any) -> Any:
+        """A value of the config as the search draws it: choices are words."""
+        from optuna.distributions import CategoricalDistribution
+
+        return (
+            _word(value) if isinstance(self.distributions[key], CategoricalDistribution) else value
+        )
 
     def spread(self, count: int, seed: int) -> list[dict[str, Any]]:
         """The first points of a scrambled Halton sequence."""
@@ -122,6 +130,13 @@ def values_of(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]
             assert override.input_line is not None
             intervals.append(override.input_line)
     return values, intervals
+
+
+def _word(value: Any) -> str:
+    """A value of the config as it is written on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def _seeds(override: Override) -> list[str]:

@@ -13,8 +13,6 @@ from opt_runner.training.device import Device
 from opt_runner.training.processes import Processes
 
 _BATCH = 1000
-
-
 _BINS = 15
 
 
@@ -56,7 +54,7 @@ def quality(
         nll -= log_p.gather(-1, truth[:, None]).sum()
         confidence = log_p.amax(-1).exp()
         right = (logits.argmax(-1) == truth).double()
-        of_bin = (confidence * _BINS).long().clamp(max=_BINS - 1)
+        of_bin = (confidence * _BINS).long().clamp(0, _BINS - 1)  # NaN is a negative number
         for row, values in zip(bins, (torch.ones_like(right), right, confidence), strict=True):
             row.index_add_(0, of_bin, values)
     processes.sum_(bins)

@@ -13,10 +13,12 @@ _KEYS = {"dataset.share": 1.0, "dataset.label_noise": 0.0}  # with what a table 
 
 
 def families(tables: Sequence[Comparison]) -> list[list[Comparison]]:
-    """Tables that differ in these conditions, by dataset and network; the plain one first."""
-    found: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
+    """Tables that differ in these conditions and in nothing else; the plain one first."""
+    found: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
     for table in tables:
-        found[table.dataset, table.model].append(table)
+        if any(row.values("test_error") for row in table.rows):
+            others = {key: value for key, value in table.differs.items() if key not in _KEYS}
+            found[table.dataset, table.model, repr(sorted(others.items()))].append(table)
     return [
         sorted(of_task, key=_place)
         for of_task in found.values()

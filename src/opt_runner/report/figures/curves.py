@@ -26,42 +26,47 @@ from opt_runner.report.figures.style import (
 
 SHOWS = "Test or validation error and train loss against steps"
 
+Panel = tuple[str, list[Line]]  # with its name
 
 # More lines than this in a panel cannot be told apart: then each family has panels of its own.
 _MOST_LINES = 12
 
 
 def draw(table: Comparison) -> Figure | None:
+    """None where nothing is known along the way: a number at the end alone is no curve."""
     validation = lines(table, partial(column, "validation_error"))
     errors = validation or lines(table, partial(column, "test_error"))
     losses = lines(table, partial(column, "train_loss"))
-    if not errors and not losses:
+    both = (f"{'validation' if validation else 'test'} error, %", errors), ("train loss", losses)
+    panels = [(name, of) for name, of in both if any(len(line.steps) > 1 for line in of)]
+    if not panels:
         return None
-    names = (f"{'validation' if validation else 'test'} error, %", "train loss")
     if len(table.rows) > _MOST_LINES:
-        return _draw_families(table, errors, losses, names)
+        return _draw_families(table, panels)
     with drawing():
-        figure = new_figure(table, over_seeds(errors + losses), 3.1)
-        left, right = figure.subplots(1, 2)
-        for axes, of_rows, name in ((left, errors, names[0]), (right, losses, names[1])):
+        figure = new_figure(table, over_seeds(_lines(panels)), 3.1)
+        every_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (name, of_rows) in zip(every_axes, panels, strict=True):
             draw_lines(axes, of_rows)
             logarithmic = make_logarithmic_if_wide(axes, of_rows)
             axes.set_title(name + (", log scale" if logarithmic else ""), loc="left")
-        legend(figure, [left, right])
+        legend(figure, list(every_axes))
     return figure
 
 
-def _draw_families(
-    table: Comparison, errors: list[Line], losses: list[Line], names: tuple[str, str]
-) -> Figure:
-    """Two panels a family, on the same axes; plain training is in all of them."""
+def _lines(panels: Sequence[Panel]) -> list[Line]:
+    return [line for _, of_panel in panels for line in of_panel]
+
+
+def _draw_families(table: Comparison, panels: Sequence[Panel]) -> Figure:
+    """The panels for each family, on the same axes; plain training is in all of them."""
     baseline = table.baseline
     families = dict.fromkeys(row.family for row in table.rows if row is not baseline)
     with drawing():
-        figure = new_figure(table, over_seeds(errors + losses), 2.3 * len(families))
-        grid = figure.subplots(len(families), 2, sharex=True, squeeze=False)
-        for family, panels in zip(families, grid, strict=True):
-            for axes, every, name in zip(panels, (errors, losses), names, strict=True):
+        figure = new_figure(table, over_seeds(_lines(panels)), 2.3 * len(families))
+        grid = figure.subplots(len(families), len(panels), sharex=True, squeeze=False)
+        for family, in_row in zip(families, grid, strict=True):
+            for axes, (name, every) in zip(in_row, panels, strict=True):
                 of_family = [
                     line
                     for line in every
@@ -74,16 +79,16 @@ def _draw_families(
                 axes.set_xlabel("")
             entries = {
                 label: handle
-                for axes in panels
+                for axes in in_row
                 for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
             }
-            panels[1].legend(
+            in_row[-1].legend(
                 list(entries.values()), list(entries), loc="upper left",
                 bbox_to_anchor=(1.0, 1.0), frameon=False, handlelength=3.2, fontsize=8,
             )  # fmt: skip
         for axes in grid[-1]:
             axes.set_xlabel("step", color=QUIET)
-        grid[0, 0].set_xlim(0, 1.02 * max(line.steps[-1] for line in (*errors, *losses)))
+        grid[0, 0].set_xlim(0, 1.02 * max(line.steps[-1] for line in _lines(panels)))
     return figure
 
 

@@ -12,8 +12,8 @@ SHOWS = "Test error against train error, and calibration"
 
 
 def draw(table: Comparison) -> Figure | None:
-    """None where no record tells a train error."""
-    if not any(row.values("train_error") for row in table.rows):
+    """None where no record tells both errors."""
+    if not any(row.values("train_error").keys() & row.values("test_error") for row in table.rows):
         return None
     with drawing():
         note = "large: mean over seeds; faint: the seeds; along a grey line the gap is the same"

@@ -35,7 +35,7 @@ def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> 
         for key in (_REST, *_ROTATED)
         if key in trial.parameters
     ]
-    colours = method_colours({search.label: stated.get(search.label) for search in shown})
+    colours = method_colours({search.label: _stated(search.label, stated) for search in shown})
     across = min(_ACROSS, len(shown))
     down = math.ceil(len(shown) / across)
     with drawing():
@@ -82,3 +82,8 @@ def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> 
             make_logarithmic(panels[0], "y", errors)
         legend(figure, panels[: len(shown)])
     return figure
+
+
+def _stated(label: str, stated: Mapping[str, str | None]) -> str | None:
+    """The colour of the method that an entrant's label names."""
+    return next((stated[word] for word in label.split() if word in stated), None)
