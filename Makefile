@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run reproduce-table evidence bench test chaos lint clean
+.PHONY: help run reproduce-table evidence bench test test-all chaos lint clean
 
 help:            ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +42,10 @@ bench: $(READY)  ## measure every method and the alternatives, write outputs/ben
 
 # A worker a core, each with its share of the threads (tests/conftest.py). One test alone starts
 # faster without workers: .venv/bin/pytest tests/test_opt.py
-test: $(READY)   ## run the tests
+test: $(READY)   ## run the tests, but for the slow ones
+	@$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow"
+
+test-all: $(READY)   ## run all tests: also real clusters, several processes and kills by the dozen
 	@$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 chaos: $(READY)  ## hundreds of kills and damaged files in sweeps over all methods

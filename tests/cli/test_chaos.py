@@ -35,7 +35,7 @@ LAUNCHERS = {
 if KILLS > 9:
     LAUNCHERS["basic"] = ["hydra/launcher=basic"]
 
-pytestmark = pytest.mark.timeout(300 if KILLS < 10 else 0)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300 if KILLS < 10 else 0)]
 
 
 @dataclass

@@ -34,6 +34,7 @@ def cut_after_a_checkpoint(tmp_path: Path, environment: dict[str, str], name: st
     return checkpoint.parent
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_set_aside_and_the_run_ends_the_same(
     opt_run: Run, finished: Finished, tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -49,6 +50,7 @@ def test_a_truncated_checkpoint_is_set_aside_and_the_run_ends_the_same(
     assert rows == uncut_rows
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_another_run_is_a_mistake_and_stays(
     opt_run: Run, tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -144,6 +146,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_every_earlier_file_whole(
     opt_run: Run, tmp_path: Path, small_disk: Path
 ) -> None:
@@ -163,6 +166,7 @@ def test_a_full_disk_leaves_every_earlier_file_whole(
     assert opt_run("-m", *arguments, "seed=0").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_has_is_left_if_wished(
     opt_run: Run, tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -179,6 +183,7 @@ def test_a_run_that_another_process_has_is_left_if_wished(
     assert again.returncode == 0, "the lock of a dead process holds nobody up"
 
 
+@pytest.mark.slow
 def test_a_pre_empted_job_is_requeued_and_ends_the_same(
     finished: Finished, tmp_path: Path, environment: dict[str, str]
 ) -> None:
@@ -232,6 +237,7 @@ def test_a_signal_before_the_first_step(
     assert stderr.strip() == "opt-run: interrupted; the same command goes on from here"
 
 
+@pytest.mark.slow
 def test_no_secret_is_written_or_said(opt_run: Run, tmp_path: Path) -> None:
     key = "0123456789abcdef0123456789abcdef01234567"
     done = opt_run("-m", *TINY, "method=gs,cayley", WANDB_API_KEY=key, WANDB_MODE="offline")
@@ -259,6 +265,7 @@ def test_a_failing_set_up_leaves_the_finished_record_alone(opt_run: Run, tmp_pat
     assert old.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_a_network_that_changed_since_the_checkpoint_is_said(opt_run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("from opt_runner.networks import MLP as Mine\n")
     mine = [*TINY, "tracking=none", "model._target_=mine.Mine"]

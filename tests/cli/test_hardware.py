@@ -39,6 +39,7 @@ def test_float64_is_float64_throughout(opt_run: Run, tmp_path) -> None:
     assert {t.dtype for t in tensors if t.is_floating_point()} == {torch.float64}
 
 
+@pytest.mark.slow
 def test_compile(opt_run: Run, tmp_path) -> None:
     done = opt_run("method=cayley", *TINY, "tracking=none", "hardware.compile=true")
     assert done.returncode == 0, done.stderr

@@ -112,6 +112,7 @@ def test_each_trains(uncut: dict[str, Path]) -> None:
     assert min(penalties) > 0
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_each_it_ends_as_if_undisturbed(
     command: Command, folder: Path, uncut: dict[str, Path]
 ) -> None:

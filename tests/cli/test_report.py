@@ -55,6 +55,7 @@ def test_the_report_of_a_sweep(finished: Finished, report, tmp_path: Path) -> No
     assert again.returncode == 0, "a report is replaced"
 
 
+@pytest.mark.slow
 def test_budgets_are_separate_tables(opt_run: Run, finished: Finished, report) -> None:
     finished(*SWEEP)
     assert opt_run(*SWEEP, "budget.steps=9").returncode == 0
@@ -73,6 +74,7 @@ def test_a_run_repeats_by_its_command(opt_run: Run, finished: Finished, tmp_path
         assert "finished before, skipped" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_plan_measures_before_a_sweep(opt_run: Run, tmp_path: Path) -> None:
     assert opt_run("method=gs", "seed=1", *SWEEP[3:]).returncode == 0
     done = opt_run(*SWEEP, "plan.measure=true", "note=a note")

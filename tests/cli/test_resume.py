@@ -38,6 +38,7 @@ def test_a_cut_run_ends_as_an_uncut_one(
     assert all(torch.equal(weights[key], uncut_weights[key]) for key in weights)
 
 
+@pytest.mark.slow
 def test_two_processes_on_one_run_train_it_once(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:

@@ -14,6 +14,8 @@ from tests.cli.conftest import TINY, Run, results
 from tests.cli.test_resume import outcome, wait_for_checkpoint
 from tests.training.test_processes import distance, free_port
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 ONE = [
     "method=sopt", "method.round_steps=30", "model=mlp", "model.widths=[16,16]", "batch_size=60",

@@ -54,6 +54,7 @@ def test_a_sweep_leaves_one_complete_run_a_run(opt_run: Run, tmp_path: Path) -> 
     assert report.exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_marked_failed_and_does_not_leak_into_the_next(
     opt_run: Run, tmp_path: Path
 ) -> None:

@@ -11,6 +11,8 @@ from filelock import FileLock
 
 from tests.launch.conftest import SMALL, Start, outcomes, trainings
 
+pytestmark = pytest.mark.slow
+
 METHODS, SEEDS = ["standard", "cayley", "or", "gs"], range(4)
 SWEEP = [
     "-m", f"method={','.join(METHODS)}", *SMALL, "budget.steps=60", "evaluate.every=30",

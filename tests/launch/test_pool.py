@@ -103,6 +103,7 @@ def test_a_signal_while_workers_start(start: Start, tmp_path: Path) -> None:
     assert command.stderr == "opt-run: interrupted; the same command goes on from here\n"
 
 
+@pytest.mark.slow
 def test_workers_without_their_launcher_save_and_end(start: Start, tmp_path: Path) -> None:
     command = start(*LONG, *TWO)
     directories = [path.parent for path in command.until(CHECKPOINTS, 2)]
@@ -132,6 +133,7 @@ def troubled(start_in: Start, tmp_path_factory: pytest.TempPathFactory) -> Comma
     return command
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_dies_twice_has_a_result_that_says_so(troubled: Command) -> None:
     found = results(troubled.folder)
     statuses = {name: result["status"] for name, result in found.items()}

@@ -24,6 +24,8 @@ SLOW = """
 import os, time
 from opt_runner.methods import Cayley, method_options
 
+pytestmark = pytest.mark.slow
+
 print("group", os.environ.get("OPT_RUNNER_SWEEP"), flush=True)
 
 @method_options

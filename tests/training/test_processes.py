@@ -374,7 +374,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
     return found_by(3, tmp_path_factory.mktemp("three"))
 
 
-@pytest.fixture(params=["two", "three"])
+@pytest.fixture(params=["two", pytest.param("three", marks=pytest.mark.slow)])
 def group(request: pytest.FixtureRequest) -> list[Found]:
     found: list[Found] = request.getfixturevalue(request.param)
     return found
