@@ -19,12 +19,12 @@ import torch
 from tests.launch import slurm_cluster
 from tests.launch.slurm_cluster import CORES, CannotBeHad, Cluster
 
+pytestmark = pytest.mark.slow
+
 # A method whose steps take their time, whatever the machine, and none of its cores.
 SLOW = """
 import os, time
 from opt_runner.methods import Cayley, method_options
-
-pytestmark = pytest.mark.slow
 
 print("group", os.environ.get("OPT_RUNNER_SWEEP"), flush=True)
 
@@ -269,10 +269,14 @@ def test_a_search_takes_the_next_trial_when_one_ends_and_finds_its_jobs_again(
 def test_a_job_that_ends_without_a_word_is_tried_once_more_and_a_cancelled_one_is_not(
     folder: Folder,
 ) -> None:
-    (folder.path / "setup.sh").write_text('[ "$SLURM_ARRAY_TASK_ID" = 1 ] || exit 3\nsleep 100\n')
+    began = folder.path / "began"
+    (folder.path / "setup.sh").write_text(
+        f'[ "$SLURM_ARRAY_TASK_ID" = 1 ] || exit 3\ntouch {began}\nsleep 100\n'
+    )
     process = folder.start("hydra.launcher.setup=[. ./setup.sh]", "seed=0,1",
                            "experiment_name=lost", "budget.steps=5")  # fmt: skip
-    running = until(lambda: [i for i in folder.slurm.jobs("lost") if i.endswith("_1")])
+    until(began.exists)  # Slurm may lose what it is told of a job that is just being started
+    running = [i for i in folder.slurm.jobs("lost") if i.endswith("_1")]
     folder.slurm("scancel", *running)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
