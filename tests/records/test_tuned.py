@@ -1,0 +1,40 @@
+"""tuned.json: which runs have the settings that a comparison found, and which have former ones."""
+
+from pathlib import Path
+
+import pytest
+
+from opt_runner.errors import UserError
+from opt_runner.records.tuned import Tuned, keep, read, superseded
+
+
+def test_runs_with_the_same_setting_add_up_and_another_setting_makes_them_former(
+    tmp_path: Path,
+) -> None:
+    keep(tmp_path, {"gs": ["lr=1"], "hr": ["lr=2"]}, {"gs": ["a"], "hr": ["b"]})
+    keep(tmp_path, {"gs": ["lr=1"]}, {"gs": ["c"]})
+    assert read(tmp_path)["gs"] == Tuned(["lr=1"], ["a", "c"], [])
+    assert superseded([tmp_path]) == set()
+    keep(tmp_path, {"gs": ["lr=3"]}, {"gs": ["d"]})
+    assert read(tmp_path)["gs"] == Tuned(["lr=3"], ["d"], ["a", "c"])
+    assert superseded([tmp_path]) == {"a", "c"}
+    keep(tmp_path, {"gs": ["lr=1"]}, {"gs": ["a"]})
+    assert superseded([tmp_path]) == {"c", "d"}
+    assert read(tmp_path)["hr"].runs == ["b"]
+
+
+def test_what_is_the_best_of_one_comparison_is_not_former_for_another(tmp_path: Path) -> None:
+    for name, first in (("one", "a"), ("two", "b")):
+        (tmp_path / name).mkdir()
+        keep(tmp_path / name, {"gs": ["lr=1"]}, {"gs": [first]})
+    keep(tmp_path / "one", {"gs": ["lr=2"]}, {"gs": ["b"]})
+    keep(tmp_path / "two", {"gs": ["lr=2"]}, {"gs": ["c"]})
+    assert superseded([tmp_path]) == {"a"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"gs": 1}', '{"gs": {"setting": []}}', "\xff"])
+def test_a_damaged_one_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "tuned.json").write_bytes(content.encode("latin-1"))
+    for use in (lambda: superseded([tmp_path]), lambda: keep(tmp_path, {}, {})):
+        with pytest.raises(UserError, match=r"tuned\.json is damaged"):
+            use()
