@@ -20,8 +20,10 @@ class CannotWrite(Exception):
     """A file could not be written: what was there before is as it was."""
 
     def __init__(self, path: Path, error: OSError) -> None:
-        reason = error.strerror or str(error)
-        super().__init__(f"cannot write {path}: {reason}; make room, then run the command again")
+        self.reason = error.strerror or str(error)
+        super().__init__(
+            f"cannot write {path}: {self.reason}; make room, then run the command again"
+        )
 
 
 @contextlib.contextmanager

@@ -70,6 +70,7 @@ def test_the_record_of_a_run(finished: Finished, tmp_path: Path) -> None:
         "checkpoint.pt",
         "run.log",
         "command.txt",
+        "weights.safetensors",
         "lock",
     }
     assert str(directory.relative_to(tmp_path)) in stdout

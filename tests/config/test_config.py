@@ -27,8 +27,12 @@ CHOICES = {
     ("group", "choice"), [(group, choice) for group in CHOICES for choice in CHOICES[group]]
 )
 def test_every_choice_of_every_group_is_valid(group: str, choice: str) -> None:
-    extra = ["dataset.root=somewhere"] if choice == "image_folder" else []
-    checked = composed(f"{group}={choice}", *extra)
+    extra = {
+        "image_folder": ["dataset.root=somewhere"],
+        "torchvision": ["model.arch=torchvision"],
+        "timm": ["model.arch=timm"],
+    }
+    checked = composed(f"{group}={choice}", *extra.get(choice, []))
     if group in ("method", "model", "dataset"):
         assert getattr(checked, group).name == choice
 

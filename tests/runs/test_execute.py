@@ -81,3 +81,20 @@ def test_after_the_last_step_there_is_nothing_to_stop(
 
 def without_times(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+
+
+def test_only_a_finished_run_leaves_the_plain_network(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        ask_to_stop_at(6, patched)
+        assert start(run).status == "pruned"
+    assert not run.record.weights.exists()
+    assert start(run).status == "finished"
+    written = run.record.weights.read_bytes()
+    run.record.weights.unlink()
+    assert start(run).status == "finished"
+    assert not run.record.weights.exists(), "an old record is left as it is"
+    run.record.result.unlink()
+    assert start(run).status == "finished"
+    assert run.record.weights.read_bytes() == written, "of the checkpoint of the last step"

@@ -35,7 +35,9 @@ def another_tells() -> bool:
 
 
 @contextmanager
-def told(all_are_mistakes: bool = False, quiet: bool = False) -> Iterator[None]:
+def told(
+    all_are_mistakes: bool = False, quiet: bool = False, command: str = "opt-run"
+) -> Iterator[None]:
     """Within the block an exception ends the program as this module says.
 
     all_are_mistakes: of what Hydra does with a command line any exception is about that line.
@@ -57,7 +59,7 @@ def told(all_are_mistakes: bool = False, quiet: bool = False) -> Iterator[None]:
             time.sleep(_WAIT_SECONDS)
         else:
             for line in _lines(error):
-                print(f"opt-run: {line}", file=sys.stderr)
+                print(f"{command}: {line}", file=sys.stderr)
         sys.exit(2)
 
 

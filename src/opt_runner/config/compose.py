@@ -96,6 +96,34 @@ class Composer:
         return self._composed[overrides]
 
 
+def with_overrides(
+    plain: dict[str, Any], overrides: Sequence[str], rooms: Sequence[str], folder: Path | None
+) -> Config:
+    """A record's config with other choices and values in these of its nodes, as `dataset`.
+
+    overrides: as on opt-run's command line. folder: as its --config-dir.
+    Raises UserError, and Hydra's and OmegaConf's exceptions, for a mistake in the overrides.
+    """
+    words = {word: _parse(word) for word in overrides}
+    for word, override in words.items():
+        node = override.key_or_group.partition(".")[0]
+        if node not in rooms or override.is_sweep_override() or override.is_delete():
+            known = " and ".join(f"{room}=CHOICE, {room}.KEY=VALUE" for room in rooms)
+            raise UserError(f"{word}: only {known} can be changed")
+    search = [f"hydra.searchpath=['{folder.absolute()}']"] if folder else []
+    changed = dict(plain)
+    for room in rooms:
+        of_room = {w: o for w, o in words.items() if o.key_or_group.partition(".")[0] == room}
+        if any(override.key_or_group == room for override in of_room.values()):
+            with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                cfg = hydra.compose("config", [*search, *of_room])
+            changed[room] = _plain(cfg)[room]
+        else:
+            own = {o.key_or_group.partition(".")[2]: o.value() for o in of_room.values()}
+            changed[room] = {**changed[room], **own}
+    return check(changed)
+
+
 @cache
 def _parse(word: str) -> Override:
     return OverridesParser.create().parse_override(word)
@@ -111,6 +139,11 @@ def _has(node: Any, key: str) -> bool:
 
 def read(cfg: DictConfig) -> Config:
     """The composed config, checked: see `check`."""
+    return check(_plain(cfg))
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """As plain values. Raises UserError where one is missing."""
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -118,7 +151,7 @@ def read(cfg: DictConfig) -> Config:
             raise UserError(f"{error.full_key} must be given: {error.full_key}=VALUE") from error
         raise UserError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
-    return check({str(key): value for key, value in plain.items()})
+    return {str(key): value for key, value in plain.items()}
 
 
 def check(plain: dict[str, Any]) -> Config:

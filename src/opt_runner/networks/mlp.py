@@ -1,12 +1,11 @@
 """A multilayer perceptron on flattened images."""
 
 from itertools import pairwise
-from typing import Annotated
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from opt_runner.networks.initialise import gaussian_
+from opt_runner.networks.options import Epsilon, Momentum, Widths
 
 
 class MLP(nn.Module):
@@ -20,12 +19,9 @@ class MLP(nn.Module):
         in_channels: int,
         image_size: tuple[int, int],
         num_classes: int,
-        widths: Annotated[tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1)] = (
-            256,
-            256,
-        ),
-        bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.001,
-        bn_eps: Annotated[float, Field(gt=0)] = 1e-3,
+        widths: Widths = (256, 256),
+        bn_momentum: Momentum = 0.001,
+        bn_eps: Epsilon = 1e-3,
     ) -> None:
         super().__init__()
         height, width = image_size

@@ -1,14 +1,10 @@
 """The reference's plain convolutional networks, CNN-6 and CNN-9."""
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import Tensor, nn
 
 from opt_runner.errors import UserError
 from opt_runner.networks.initialise import gaussian_
-
-Positive = Annotated[int, Field(gt=0)]
+from opt_runner.networks.options import Epsilon, Momentum, Positive, Widths
 
 
 class PlainCNN(nn.Module):
@@ -27,11 +23,11 @@ class PlainCNN(nn.Module):
         in_channels: int,
         image_size: tuple[int, int],
         num_classes: int,
-        widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (64, 64, 64),
+        widths: Widths = (64, 64, 64),
         convs: Positive = 2,
         fc_width: Positive = 64,
-        bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.001,
-        bn_eps: Annotated[float, Field(gt=0)] = 1e-3,
+        bn_momentum: Momentum = 0.001,
+        bn_eps: Epsilon = 1e-3,
     ) -> None:
         super().__init__()
         left = tuple(side // 2 ** len(widths) for side in image_size)

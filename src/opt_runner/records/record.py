@@ -3,8 +3,9 @@
     config.yaml     the run's config             metrics.jsonl            a row a report
     result.json     how it ended                 checkpoint.pt            where to go on from
     run.log         what was said, tracebacks    checkpoint.previous.pt   the one before it
-    command.txt     what makes this run         prune                    a search stops the run
+    command.txt     what makes this run          weights.safetensors      the trained network
     job.json, job.log      of its job, under Slurm
+    prune           a search stops the run
 
 Everything that reports reads these files and nothing else.
 """
@@ -32,6 +33,7 @@ class Record:
         self.result = directory / "result.json"
         self.checkpoint = directory / "checkpoint.pt"
         self.previous_checkpoint = directory / "checkpoint.previous.pt"
+        self.weights = directory / "weights.safetensors"
         self.log = directory / "run.log"
         self.command = directory / "command.txt"
         self.prune = directory / "prune"
@@ -122,7 +124,7 @@ class Record:
 
     def _remove_unfinished(self) -> None:
         """What a killed process was writing; nobody else writes here while the run is held."""
-        for path in (self.config, self.command, self.result, self.checkpoint):
+        for path in (self.config, self.command, self.result, self.checkpoint, self.weights):
             for unfinished in self.directory.glob(f".{path.name}.*"):
                 with contextlib.suppress(OSError):
                     unfinished.unlink()

@@ -19,8 +19,10 @@ from opt_runner.console.run_log import run_log
 from opt_runner.console.screen import RunDisplay, Screen, outcome
 from opt_runner.errors import Elsewhere, UserError, in_words
 from opt_runner.files import CannotWrite, set_aside, write_whole
-from opt_runner.records import checkpoint
+from opt_runner.opt import merge
+from opt_runner.records import checkpoint, weights
 from opt_runner.records.result import DamagedResult, Result, Status
+from opt_runner.records.weights import Interface
 from opt_runner.runs.run import Run
 from opt_runner.training.interrupt import Interrupted, StopRequest
 from opt_runner.training.loop import Diverged, Progress, Pruned, Reporter, train
@@ -286,7 +288,10 @@ def _steps(
         if setup.processes.first:
             _write_config(run)
         train(setup, progress, reporter, stop)
+        plain = merge(setup.opt)  # in which all processes take part
         reporter.save(asdict(progress))
+        if setup.processes.first:
+            weights.write(run.record.weights, plain, Interface.of(setup.data))
         return _result(run, "finished", progress, setup)
     except Diverged as error:
         return _result(run, "diverged", progress, setup, str(error))

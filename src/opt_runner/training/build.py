@@ -1,11 +1,13 @@
 """The network of a run, and the methods around it."""
 
+from typing import Protocol
+
+import torch
 from torch import nn
 
 from opt_runner.choice import Rule
 from opt_runner.config import components
 from opt_runner.config.schema import Config, Covered
-from opt_runner.datasets import Images
 from opt_runner.methods import Method
 from opt_runner.opt import OPT, Weights
 
@@ -13,7 +15,20 @@ from opt_runner.opt import OPT, Weights
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
 
 
-def network_of(config: Config, images: Images, steps: int) -> nn.Module:
+class Sized(Protocol):
+    """What a network is made for: images of `channels` and `size`, (height, width), in classes."""
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+
+def network_of(config: Config, images: Sized, steps: int) -> nn.Module:
     """The network for these images and a budget of so many steps, as it starts."""
     network: nn.Module = components.build(
         config.model,
@@ -24,6 +39,11 @@ def network_of(config: Config, images: Images, steps: int) -> nn.Module:
         bn_momentum=min(_BN_MOST, _BN_MOMENTUM * _BN_STEPS / steps),
     )
     return network
+
+
+def dtype_of(config: Config) -> torch.dtype:
+    """Of a run's weights: float32 also where its network computes in bfloat16."""
+    return torch.float64 if config.hardware.precision == "float64" else torch.float32
 
 
 def opt_of(config: Config, network: nn.Module, steps: int) -> OPT:

@@ -1,9 +1,10 @@
 """Errors, calibration and geometry: what a report says beside the loss."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from opt_runner.datasets import normalise
 from opt_runner.geometry import LayerGeometry, layer_geometry
@@ -32,6 +33,32 @@ class Quality:
     calibration_error: float
 
 
+class Tally:
+    """What a Quality is counted from, batch by batch."""
+
+    def __init__(self, device: torch.device) -> None:
+        # Of each bin: images, those that are right, the sum of confidences.
+        self.bins = torch.zeros(3, _BINS, dtype=torch.float64, device=device)
+        self.nll = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        log_p = logits.double().log_softmax(-1)
+        self.nll -= log_p.gather(-1, labels[:, None]).sum()
+        confidence = log_p.amax(-1).exp()
+        right = (logits.argmax(-1) == labels).double()
+        of_bin = (confidence * _BINS).long().clamp(0, _BINS - 1)  # NaN is a negative number
+        for row, values in zip(self.bins, (torch.ones_like(right), right, confidence), strict=True):
+            row.index_add_(0, of_bin, values)
+
+    def quality(self, images: int) -> Quality:
+        count, right, confidence = self.bins
+        return Quality(
+            error=float(100 * (count - right).sum() / images),
+            nll=float(self.nll) / images,
+            calibration_error=float(100 * (right - confidence).abs().sum() / images),
+        )
+
+
 @torch.no_grad()
 def quality(
     opt: OPT, images: Tensor, labels: Tensor, device: Device, processes: Processes
@@ -41,30 +68,24 @@ def quality(
     Each process tries its part of them.
     """
     network = merge(opt).eval()
-    # Of each bin: images, those that are right, the sum of confidences; last the sum of the nll.
-    bins = torch.zeros(3, _BINS, dtype=torch.float64, device=labels.device)
-    nll = torch.zeros((), dtype=torch.float64, device=labels.device)
     part = processes.part(len(labels))
-    batches = torch.split(images[part], _BATCH), torch.split(labels[part], _BATCH)
-    for batch, truth in zip(*batches, strict=True):
+    tally = Tally(labels.device)
+    for logits, truth in outputs(network, images[part], labels[part], device):
+        tally.add(logits, truth)
+    processes.sum_(tally.bins)
+    processes.sum_(tally.nll)
+    return tally.quality(len(labels))
+
+
+def outputs(
+    network: nn.Module, images: Tensor, labels: Tensor, device: Device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (B, classes) and labels (B,) of images (N, C, H, W) uint8, batch by batch."""
+    for batch, truth in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True):
         x = normalise(batch, device.dtype).contiguous(memory_format=device.memory_format)
         with device.autocast():
             logits = network(x)
-        log_p = logits.double().log_softmax(-1)
-        nll -= log_p.gather(-1, truth[:, None]).sum()
-        confidence = log_p.amax(-1).exp()
-        right = (logits.argmax(-1) == truth).double()
-        of_bin = (confidence * _BINS).long().clamp(0, _BINS - 1)  # NaN is a negative number
-        for row, values in zip(bins, (torch.ones_like(right), right, confidence), strict=True):
-            row.index_add_(0, of_bin, values)
-    processes.sum_(bins)
-    processes.sum_(nll)
-    count, right, confidence = bins
-    return Quality(
-        error=float(100 * (count - right).sum() / len(labels)),
-        nll=float(nll) / len(labels),
-        calibration_error=float(100 * (right - confidence).abs().sum() / len(labels)),
-    )
+        yield logits, truth
 
 
 @dataclass

@@ -21,7 +21,7 @@ from opt_runner.errors import UserError
 from opt_runner.layers import Layer
 from opt_runner.methods.stack import Stack
 from opt_runner.opt import OPT
-from opt_runner.training.build import network_of, opt_of
+from opt_runner.training.build import dtype_of, network_of, opt_of
 from opt_runner.training.loss import smoothed_cross_entropy
 
 _aten = torch.ops.aten
@@ -51,7 +51,9 @@ def size_of(config: Config, images: Images) -> Size | None:
         try:
             opt = _opt(config, images)
             optimizer = opt.optimizer(**config.optimizer.model_dump())
-            x = torch.empty(config.batch_size, images.channels, *images.size, dtype=_dtype(config))
+            x = torch.empty(
+                config.batch_size, images.channels, *images.size, dtype=dtype_of(config)
+            )
             y = torch.empty(config.batch_size, dtype=torch.int64)
             kept = _Kept(opt)
             with FlopCounterMode(display=False, custom_mapping=_FLOPS) as counter:
@@ -140,12 +142,8 @@ def _covered(config: Config, images: Images) -> list[Layer]:
 
 
 def _opt(config: Config, images: Images) -> OPT:
-    network = network_of(config, images, steps=1).to(_dtype(config))
+    network = network_of(config, images, steps=1).to(dtype_of(config))
     return opt_of(config, network, steps=1)
-
-
-def _dtype(config: Config) -> torch.dtype:
-    return torch.float64 if config.hardware.precision == "float64" else torch.float32
 
 
 def _changed(config: Config, way: str) -> Config:

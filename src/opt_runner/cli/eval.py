@@ -1,0 +1,98 @@
+"""opt-eval: test a trained network, on its own test images or on others.
+
+Exit codes: 0 tested, 2 a mistake in the command. Help answers without importing torch.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opt_runner.cli import mistakes
+from opt_runner.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from opt_runner.trained import Evaluation
+
+# A matrix of more classes does not fit a terminal.
+_MOST_CLASSES = 20
+_MOST_MISTAKEN = 10
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    given = _parser().parse_intermixed_args(argv)
+    with mistakes.told(command="opt-eval"):
+        _evaluate(given)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="opt-eval",
+        description="Test the network of a finished run: test error, negative log-likelihood, "
+        "calibration error and the confusion matrix.",
+        epilog="Example: opt-eval RECORD dataset=image_folder dataset.root=DIR hardware=cpu. "
+        "Classes of another dataset are matched by name where the network knows all of them, else "
+        "by position.",
+    )
+    parser.add_argument("record", type=Path, help="the folder of a run")
+    parser.add_argument("overrides", nargs="*", default=[],
+                        help="dataset=CHOICE, dataset.KEY=VALUE; and of hardware")  # fmt: skip
+    parser.add_argument("--config-dir", type=Path, metavar="DIR",
+                        help="with a dataset of your own, as for opt-run")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it as JSON")
+    return parser
+
+
+def _evaluate(given: argparse.Namespace) -> None:
+    # Slow to import: help must answer at once.
+    from opt_runner.config.compose import with_overrides
+    from opt_runner.console.screen import Screen
+    from opt_runner.files import CannotWrite
+    from opt_runner.trained import evaluate, read
+
+    screen = Screen("plain")
+    trained = read(given.record)
+    config = with_overrides(
+        trained.config.content, given.overrides, ("dataset", "hardware"), given.config_dir
+    )
+    found = evaluate(trained, config)
+    quality = found.quality
+    screen.say(
+        f"{config.title.rpartition(' seed ')[0]}, {found.images:,} test images: test error "
+        f"{quality.error:.2f}%, negative log-likelihood {quality.nll:.4f}, calibration error "
+        f"{quality.calibration_error:.2f}%"
+    )
+    if found.by_position:
+        screen.say("its classes have other names than the network's: matched by their order")
+    screen.show(_table(found))
+    if given.out:
+        try:
+            found.write(given.out)
+        except CannotWrite as error:
+            raise UserError(f"cannot write {given.out}: {error.reason}; set --out FILE") from error
+        screen.say(f"written: {given.out}")
+
+
+def _table(found: "Evaluation") -> "Table":
+    """The confusion matrix; of many classes, what is most often taken for what."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, header_style="bold")
+    if len(found.classes) > _MOST_CLASSES:
+        for heading in ("true", "predicted"):
+            table.add_column(heading)
+        table.add_column("images", justify="right")
+        for count, true, predicted in found.mistaken[:_MOST_MISTAKEN]:
+            table.add_row(true, predicted, f"{count:,}")
+        return table
+    table.add_column("true \\ predicted")
+    for name in found.classes:
+        table.add_column(name, justify="right")
+    for number, (name, row) in enumerate(zip(found.classes, found.confusion, strict=True)):
+        # A mistake must catch the eye: no mistakes, no figure.
+        cells = [f"{n:,}" if n or i == number else "" for i, n in enumerate(row)]
+        table.add_row(name, *cells)
+    return table

@@ -1,0 +1,62 @@
+"""opt-export: a trained network as a file that runs without this package.
+
+Exit codes: 0 written, 2 a mistake in the command, or a network that cannot be written so. Help
+answers without importing torch.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from opt_runner.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    given = _parser().parse_args(argv)
+    try:
+        _export(given)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"opt-export: {line}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="opt-export",
+        description="Write the network of a finished run, without a trace of OPT, as a file that "
+        "runs without this package.",
+        epilog="safetensors: the weights alone; onnx: a graph for onnxruntime and others, needs "
+        "pip install 'opt-runner[export]'; torch-export: a graph for torch.export.load.",
+    )
+    parser.add_argument("record", type=Path, help="the folder of a run")
+    parser.add_argument("--format", choices=["safetensors", "onnx", "torch-export"],
+                        default="safetensors", help="default: safetensors")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FILE",
+                        help="default: a name of the run's own, in this folder")  # fmt: skip
+    return parser
+
+
+def _export(given: argparse.Namespace) -> None:
+    from opt_runner.console.screen import Screen
+    from opt_runner.files import CannotWrite
+    from opt_runner.trained import FORMATS, export, read
+
+    screen = Screen("plain")
+    trained = read(given.record)
+    path = given.out or Path(trained.name + FORMATS[given.format])
+    try:
+        difference = export(trained, given.format, path)
+    except CannotWrite as error:
+        raise UserError(f"cannot write {path}: {error.reason}; set --out FILE") from error
+    takes, (height, width) = trained.interface, trained.interface.size
+    screen.say(
+        f"written: {path}, {path.stat().st_size / 1e6:.1f} MB: takes images (N, {takes.channels}, "
+        f"{height}, {width}), pixels x of 0 to 255 as (x - 127.5) / 128; gives logits (N, "
+        f"{takes.num_classes})"
+    )
+    if difference is not None:
+        screen.say(f"read back and compared: the outputs differ by {difference:.0e} (relative)")
+    elif given.format == "onnx":
+        screen.say("not compared with the network: onnxruntime is not installed")

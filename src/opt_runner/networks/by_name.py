@@ -1,0 +1,108 @@
+"""Classifiers of torchvision and timm by their names. They start as those packages start them."""
+
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from opt_runner.errors import UserError, nearest
+
+_WITH_AUXILIARY = ("googlenet", "inception_v3")  # which give several outputs when they train
+_COLOURS = 3
+
+
+def from_torchvision(
+    arch: str,
+    in_channels: int,
+    image_size: tuple[int, int],
+    num_classes: int,
+    bn_momentum: float | None = None,
+    **options: Any,
+) -> nn.Module:
+    """torchvision.models.get_model(arch), without weights, for these images and classes.
+
+    bn_momentum: of every BatchNorm; None: torchvision's. options: of the model, as dropout.
+    Raises UserError for an unknown name or option, or images that do not suit it.
+    """
+    from torchvision import models  # slow to import, and not needed for other networks
+
+    known = models.list_models(module=models)
+    if arch not in known:
+        raise UserError(f"model.arch={arch}: no classifier of torchvision{nearest(arch, known)}")
+    if arch.startswith("vit_"):
+        options = {"image_size": _side(arch, image_size), **options}
+    elif arch.startswith("maxvit"):
+        options = {"input_size": image_size, **options}
+    elif arch in _WITH_AUXILIARY:
+        options = {"aux_logits": False, "init_weights": True, **options}
+    try:
+        network: nn.Module = models.get_model(arch, num_classes=num_classes, **options)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"model.arch={arch}: {error}") from error
+    set_in_channels(network, in_channels)
+    set_bn_momentum(network, bn_momentum)
+    return network
+
+
+def from_timm(
+    arch: str,
+    in_channels: int,
+    image_size: tuple[int, int],
+    num_classes: int,
+    bn_momentum: float | None = None,
+    **options: Any,
+) -> nn.Module:
+    """timm.create_model(arch), without weights, for these images and classes.
+
+    bn_momentum: of every BatchNorm; None: timm's. options: of the model, as drop_path_rate.
+    Raises UserError without timm, for an unknown name or option, or images that do not suit it.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError("model=timm needs timm: pip install 'opt-runner[timm]'") from error
+    if not timm.is_model(arch):
+        hint = nearest(arch, timm.list_models())
+        raise UserError(f"model.arch={arch}: no model of timm{hint}")
+    published = timm.get_pretrained_cfg(arch)
+    if published is not None and published.fixed_input_size:
+        options = {"img_size": image_size, **options}
+    try:
+        network: nn.Module = timm.create_model(
+            arch, num_classes=num_classes, in_chans=in_channels, **options
+        )
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"model.arch={arch}: {error}") from error
+    set_bn_momentum(network, bn_momentum)
+    return network
+
+
+def set_in_channels(network: nn.Module, in_channels: int) -> None:
+    """Draw the first convolution anew, for images that are not of three channels."""
+    if in_channels == _COLOURS:
+        return
+    name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
+    new = nn.Conv2d(
+        in_channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    network.set_submodule(name, new)
+
+
+def set_bn_momentum(network: nn.Module, bn_momentum: float | None) -> None:
+    if bn_momentum is None:
+        return
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = bn_momentum
+
+
+def _side(arch: str, image_size: tuple[int, int]) -> int:
+    height, width = image_size
+    if height != width:
+        raise UserError(f"model.arch={arch} needs square images, these are {height} x {width}")
+    return height

@@ -1,0 +1,88 @@
+"""Wide residual networks."""
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from opt_runner.errors import UserError
+from opt_runner.networks.initialise import gaussian_
+from opt_runner.networks.options import Epsilon, Momentum, Positive
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-factor: residual units that normalise first, in stages of 16, 32 and 64 times
+    `factor` channels; depth = 6n + 4 for n units a stage.
+
+    Input (batch, in_channels, height, width) of any size; output (batch, num_classes).
+    Source: Zagoruyko and Komodakis, "Wide Residual Networks" (BMVC 2016).
+    Raises UserError for another depth.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        depth: Positive = 16,
+        factor: Positive = 4,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        bn_momentum: Momentum = 0.1,
+        bn_eps: Epsilon = 1e-5,
+    ) -> None:
+        super().__init__()
+        units, rest = divmod(depth - 4, 6)
+        if rest or units < 1:
+            raise UserError(f"model.depth={depth} must be 6 n + 4: 10, 16, 22, 28, 34, 40, ...")
+        channels = 16
+        self.stem = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+        stages: list[nn.Module] = []
+        for number in range(3):
+            width = 16 * factor * 2**number
+            stage: list[nn.Module] = []
+            for unit in range(units):
+                stride = 2 if number and not unit else 1
+                stage.append(WideUnit(channels, width, stride, dropout, bn_momentum, bn_eps))
+                channels = width
+            stages.append(nn.Sequential(*stage))
+        self.stages = nn.Sequential(*stages)
+        self.bn = nn.BatchNorm2d(channels, eps=bn_eps, momentum=bn_momentum)
+        self.classifier = nn.Linear(channels, num_classes)
+        gaussian_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn(self.stages(self.stem(x))))
+        logits: Tensor = self.classifier(y.mean((2, 3)))
+        return logits
+
+
+class WideUnit(nn.Module):
+    """shortcut + conv2(dropout(relu(bn2(conv1(y))))) with y = relu(bn1(x)).
+
+    The shortcut is x, and a 1x1 convolution of y where the shape changes.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        stride: int,
+        dropout: float,
+        bn_momentum: float,
+        bn_eps: float,
+    ) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels, eps=bn_eps, momentum=bn_momentum)
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width, eps=bn_eps, momentum=bn_momentum)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.shortcut: nn.Module | None = None
+        if stride > 1 or width != channels:
+            self.shortcut = nn.Conv2d(channels, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(y)
+        added: Tensor = self.conv2(self.dropout(F.relu(self.bn2(self.conv1(y)))))
+        return shortcut + added

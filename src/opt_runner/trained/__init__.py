@@ -1,0 +1,7 @@
+"""The network of a finished run, out again: exported, and tested on other images."""
+
+from opt_runner.trained.evaluation import Evaluation, evaluate
+from opt_runner.trained.export import FORMATS, export
+from opt_runner.trained.network import Trained, read
+
+__all__ = ["FORMATS", "Evaluation", "Trained", "evaluate", "export", "read"]

@@ -1,0 +1,140 @@
+"""Write a trained network so that it runs without this package."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from opt_runner.errors import UserError
+from opt_runner.files import write_whole
+from opt_runner.records import weights
+from opt_runner.trained.network import Trained
+
+# Each format with the ending of its files.
+FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
+
+_KEY = "opt_runner"  # of what the network takes and gives, in a file
+_IMAGES, _LOGITS = "images", "logits"
+# The largest relative difference of outputs that is rounding; bfloat16 is no precision of weights.
+_ROUNDING = 1e-4
+
+
+def export(trained: Trained, kind: str, path: Path) -> float | None:
+    """Write the network to `path` whole, in one of `FORMATS`; an older file is replaced.
+
+    safetensors: its state_dict. onnx, torch-export: a graph from images (N, C, H, W), for any N, to
+    logits (N, classes), which `onnxruntime` and `torch.export.load` run. Every file holds what the
+    network takes and the names of its classes, as JSON under the key `opt_runner`.
+
+    Returns the largest difference of what the file computes, as read back, from what the network
+    does, relative to the largest output; None where that cannot be told, for safetensors and
+    without onnxruntime. A file that differs by more than rounding is not written.
+    Raises UserError where the network cannot be exported, and CannotWrite.
+    """
+    if kind == "safetensors":
+        weights.write(path, trained.network, trained.interface)
+        return None
+    program = _program(trained)
+    if kind == "onnx":
+        put, run = _onnx(trained, program)
+    else:
+        put, run = _torch_export(trained, program)
+    found: list[float] = []
+
+    def compare(new: Path) -> None:
+        if run is not None:
+            found.append(_difference(trained, lambda x: run(new, x)))
+
+    write_whole(path, put, compare)
+    return found[0] if found else None
+
+
+_Put = Callable[[IO[bytes]], None]
+_Run = Callable[[Path, Tensor], Tensor]  # what the graph of a file computes
+
+
+def _images(trained: Trained, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    shape = (count, trained.interface.channels, *trained.interface.size)
+    return 2 * torch.rand(shape, generator=generator, dtype=trained.dtype) - 1
+
+
+def _program(trained: Trained) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch")
+    try:
+        return torch.export.export(
+            trained.network, (_images(trained, 2),), dynamic_shapes=({0: batch},)
+        )
+    except Exception as error:  # of another's network torch.export raises anything
+        raise UserError(
+            f"{trained.config.model.name} cannot be exported by torch.export "
+            f"({_first_line(error)}); --format safetensors writes its weights alone"
+        ) from error
+
+
+def _torch_export(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put, _Run]:
+    def put(file: IO[bytes]) -> None:
+        torch.export.save(program, file, extra_files={_KEY: trained.interface.text})
+
+    def run(path: Path, x: Tensor) -> Tensor:
+        with path.open("rb") as file:
+            logits: Tensor = torch.export.load(file).module()(x)
+        return logits
+
+    return put, run
+
+
+def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put, _Run | None]:
+    """What runs it is None without onnxruntime."""
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "onnx needs the packages onnx and onnxscript: pip install 'opt-runner[export]'"
+        ) from error
+    try:
+        made = torch.onnx.export(
+            program, dynamo=True, input_names=[_IMAGES], output_names=[_LOGITS], verbose=False
+        )
+    except Exception as error:  # of another's network torch.onnx raises anything
+        raise UserError(
+            f"{trained.config.model.name} cannot be written as ONNX ({_first_line(error)}); "
+            "--format torch-export may"
+        ) from error
+    assert made is not None
+    made.model.metadata_props[_KEY] = trained.interface.text
+    content = made.model_proto.SerializeToString()
+
+    def put(file: IO[bytes]) -> None:
+        file.write(content)
+
+    try:
+        import onnxruntime
+    except ImportError:
+        return put, None
+
+    def run(path: Path, x: Tensor) -> Tensor:
+        session: Any = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return torch.from_numpy(session.run([_LOGITS], {_IMAGES: x.numpy()})[0])
+
+    return put, run
+
+
+@torch.no_grad()
+def _difference(trained: Trained, run: Callable[[Tensor], Tensor]) -> float:
+    x = _images(trained, 3)  # another number than it was traced with
+    expected = trained.network(x)
+    largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
+    difference = float((run(x) - expected).abs().max() / largest)
+    if not difference < _ROUNDING:
+        raise UserError(
+            f"what was written computes something else than the network (relative difference "
+            f"{difference:.1e}, {_ROUNDING:.0e} is allowed): no file was kept"
+        )
+    return difference
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,64 @@
+"""The trained, plain network that a finished run left in its record."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from opt_runner.config import compose
+from opt_runner.config.schema import Config
+from opt_runner.errors import UserError
+from opt_runner.records import stored, weights
+from opt_runner.records.record import Record
+from opt_runner.records.weights import Interface
+from opt_runner.training.build import dtype_of, network_of
+
+
+@dataclass(frozen=True)
+class Trained:
+    """network: on the CPU, in the precision of its weights, as for testing (`eval`)."""
+
+    record: Record
+    config: Config
+    interface: Interface
+    network: nn.Module
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return dtype_of(self.config)
+
+    @property
+    def name(self) -> str:
+        """Of files: the same for no two runs."""
+        config = self.config
+        return f"{config.model.name}-{config.method.name}-{self.record.directory.name}"
+
+
+def read(directory: Path) -> Trained:
+    """The network of the record at `directory`.
+
+    Raises UserError where that is no record, its run has not finished, or it is damaged.
+    """
+    directory = directory.absolute()
+    run = stored.read(directory)
+    if run is None:
+        raise UserError(
+            f"{directory} is no record of opt-run: give the folder of one run, which holds its "
+            "config.yaml, as outputs/default/digits/cnn6/cayley/seed0-SIGNATURE"
+        )
+    if run.result is None or run.status != "finished":
+        raise UserError(
+            f"{directory}: the run must have finished, and is {run.status}; what makes it: "
+            f"{run.command}"
+        )
+    interface = weights.read_interface(run.record.weights)
+    try:
+        config = compose.check(run.config)
+        network = network_of(config, interface, run.result.steps)
+    except UserError as error:
+        lines = [f"{run.record.config}: {line}" for line in str(error).splitlines()]
+        raise UserError("\n".join(lines)) from error
+    network = network.to(dtype_of(config))
+    weights.load(run.record.weights, network)
+    return Trained(run.record, config, interface, network.eval())

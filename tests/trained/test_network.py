@@ -1,0 +1,87 @@
+"""A finished run's network, from its record alone."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from opt_runner.errors import UserError
+from opt_runner.opt import merge
+from opt_runner.records import checkpoint
+from opt_runner.runs.run import Run
+from opt_runner.trained import read
+from opt_runner.training.setup import set_up
+
+
+def test_it_is_the_merged_network_of_the_last_step(cnn: Run) -> None:
+    setup = set_up(cnn.config, cnn.dataset.load())
+    checkpoint.load(cnn.record, cnn.signature, setup.opt, setup.optimizer, print)
+    expected = merge(setup.opt).state_dict()
+    trained = read(cnn.record.directory)
+    found = trained.network.state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    assert not trained.network.training
+    assert trained.interface.size == (8, 8)
+    assert trained.interface.classes == [str(digit) for digit in range(10)]
+
+
+def test_a_run_can_start_from_it(cnn: Run, tmp_path: Path) -> None:
+    config = cnn.config.model_copy(
+        update={"model": cnn.config.model.model_copy(update={"weights": cnn.record.weights})}
+    )
+    opt = set_up(config, cnn.dataset.load()).opt.eval()
+    x = torch.randn(2, 1, 8, 8)
+    expected = read(cnn.record.directory).network(x)
+    assert torch.allclose(opt(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: folder.joinpath("config.yaml").unlink(), "is no record of opt-run"),
+        (lambda folder: shutil.rmtree(folder), "is no record of opt-run"),
+        (
+            lambda folder: folder.joinpath("result.json").unlink(),
+            "must have finished, and is not finished",
+        ),
+        (
+            lambda folder: rewrite(folder / "result.json", '"finished"', '"interrupted"'),
+            "must have finished, and is interrupted; what makes it: opt-run",
+        ),
+        (lambda folder: folder.joinpath("result.json").write_text("{"), "and is damaged"),
+        (
+            lambda folder: folder.joinpath("weights.safetensors").unlink(),
+            "weights.safetensors is missing",
+        ),
+        (
+            lambda folder: folder.joinpath("weights.safetensors").write_bytes(b"no header"),
+            "weights.safetensors is damaged",
+        ),
+        (
+            lambda folder: rewrite(folder / "config.yaml", "fc_width: 8", "fc_width: 9"),
+            "does not fit the network",
+        ),
+        (
+            lambda folder: rewrite(folder / "config.yaml", "fc_width: 8", "fc_depth: 8"),
+            "config.yaml: unknown key 'model.fc_depth'",
+        ),
+    ],
+)
+def test_what_is_no_finished_run_is_one_line(record: Path, tmp_path: Path, spoil, says) -> None:
+    folder = tmp_path / record.name
+    shutil.copytree(record, folder)
+    folder.joinpath("command.txt").write_text("opt-run method=cayley\n")
+    spoil(folder)
+    with pytest.raises(UserError) as caught:
+        read(folder)
+    assert says in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def rewrite(path: Path, old: str, new: str) -> None:
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new))
