@@ -7,7 +7,8 @@ import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -129,6 +130,19 @@ class RunSweeper(Sweeper):
             self.launcher.serve(sweep, source, at_once, screen)
         else:
             in_batches(source, at_once, partial(self.launch, sweep, screen))
+
+
+class SearchSweeper(RunSweeper):
+    """What the sweepers share that choose runs with Optuna. options: the keys of their YAML."""
+
+    def __init__(self, params: Mapping[str, str] | None = None, **options: Any) -> None:
+        super().__init__(params)
+        self.options = options
+
+    def require_optuna(self, name: str) -> None:
+        """Raises UserError where it is not installed. name: the sweeper's."""
+        if find_spec("optuna") is None:
+            raise UserError(f"hydra/sweeper={name} needs Optuna: pip install 'opt-runner[search]'")
 
 
 def record_failure(run: "Run", done: JobReturn, screen: "Screen") -> None:

@@ -5,21 +5,17 @@ answers without importing torch.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from opt_runner.cli import mistakes
 from opt_runner.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(argv)
-    try:
+    with mistakes.told(command="opt-export"):
         _export(given)
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"opt-export: {line}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:

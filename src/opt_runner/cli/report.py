@@ -9,18 +9,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from opt_runner.cli import mistakes
 from opt_runner.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else list(argv)
     given = _parser().parse_args(arguments)
-    try:
+    with mistakes.told(command="opt-report"):
         _report(given, shlex.join(["opt-report", *arguments]))
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"opt-report: {line}", file=sys.stderr)
-        sys.exit(2)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,12 +51,7 @@ def _report(given: argparse.Namespace, command: str) -> None:
     former = tuned.superseded(folders)
     left_out = search.beaten(searches) | former
     tables = compare(run for run in runs if run.signature not in left_out)
-    for table in tables:
-        if table.power:
-            screen.say(table.power)
-        screen.show(terminal.table(table, screen.console.width))
-        for line in terminal.faults(table):
-            screen.say(line)
+    terminal.show(tables, screen, fault=screen.say)
     for note in notes(tables, brief=True):
         screen.say(f"- {note}")
     for ones in search.tunings(searches):

@@ -19,7 +19,7 @@ from opt_runner.launch.tries import Tries
 from opt_runner.launch.worker import Job
 from opt_runner.runs.execute import give_up
 from opt_runner.runs.run import Run
-from opt_runner.training.interrupt import Interrupted
+from opt_runner.training.interrupt import STOPPING, Interrupted, answered
 
 
 class Pool:
@@ -58,12 +58,8 @@ class Pool:
             if not again:
                 self.screen.say(f"{self._stop}: saving what runs; once more ends it at once")
 
-        before = {one: signal.signal(one, hand_on) for one in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with answered(dict.fromkeys(STOPPING, hand_on)):
             yield
-        finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
 
     def _serve(self, slot: Slot, source: Source) -> None:
         """Take runs until there are none."""

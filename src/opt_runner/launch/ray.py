@@ -17,16 +17,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import ray
-from pydantic import Field, ValidationError
+from pydantic import Field
 from ray import exceptions
 
-from opt_runner.config.schema import Config, Hardware, Node
+from opt_runner.config.options import LauncherOptions
+from opt_runner.config.schema import Config, Hardware
 from opt_runner.console.screen import Screen
 from opt_runner.console.wandb import SWEEP_VARIABLE
-from opt_runner.errors import UserError, explain
+from opt_runner.errors import UserError
 from opt_runner.launch import worker
 from opt_runner.launch.slots import available_cores, thread_variables, visible_gpus
 from opt_runner.launch.source import Source
@@ -34,7 +35,7 @@ from opt_runner.launch.tries import Tries
 from opt_runner.runs.execute import give_up
 from opt_runner.runs.run import Run
 from opt_runner.runs.sweep import Sweep
-from opt_runner.training.interrupt import Interrupted
+from opt_runner.training.interrupt import STOPPING, Interrupted, answered
 
 _LOOK_SECONDS = 0.5
 _KNOCK_SECONDS = 10.0
@@ -42,7 +43,7 @@ _OUTPUTS = (1, 2)
 _OBJECT_STORE = 80 * 2**20  # bytes, about Ray's least: what tasks exchange here is a config each
 
 
-class Options(Node):
+class Options(LauncherOptions):
     """The keys of conf/hydra/launcher/ray.yaml, which says what they mean."""
 
     address: str | None
@@ -50,14 +51,6 @@ class Options(Node):
     cpus_per_run: Annotated[float, Field(gt=0)] | None
     retries: Annotated[int, Field(ge=0)]
     init: dict[str, Any] | None
-
-    @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Self:
-        """Raises UserError, one line a fault."""
-        try:
-            return cls.model_validate(dict(content))
-        except ValidationError as error:
-            raise UserError(explain(error, "hydra.launcher", cls.model_fields)) from error
 
 
 @dataclass(frozen=True)
@@ -221,12 +214,8 @@ class Tasks:
                 self._stop = Interrupted(signum)
                 self.screen.say(f"{self._stop}: saving what runs; once more ends it at once")
 
-        before = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with answered(dict.fromkeys(STOPPING, ask)):
             yield
-        finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
 
     def _cancel(self, force: bool) -> None:
         """Tasks that wait end, those that run save before; `force` kills their workers."""

@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any, Self
 from opt_runner.config.schema import Config
 from opt_runner.errors import in_words
 from opt_runner.files import write_text_quickly
-from opt_runner.training.interrupt import Interrupted, StopRequest
+from opt_runner.training.interrupt import STOPPING, Interrupted, StopRequest, answered
 
 if TYPE_CHECKING:
     from opt_runner.console.screen import Screen
     from opt_runner.runs.run import Run
 
 _LOOK_FOR_LAUNCHER_SECONDS = 1.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def serve(launcher: int) -> None:
     faulthandler.enable(all_threads=False)  # a crash shows where in the log
     with stop_on_signals() as stop:
         # Blocked since before this process was there, so that one at its start is not its end.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         threading.Thread(target=_stop_without, args=(launcher,), daemon=True).start()
         with contextlib.suppress(EOFError, OSError):  # the launcher wants no more, or is gone
             while True:
@@ -85,12 +84,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
     """Within the block signals ask to stop. One that comes twice, as from a terminal and from the
     launcher, is one request."""
     stop = StopRequest()
-    before = {one: signal.signal(one, lambda signum, _: stop.ask(signum)) for one in _SIGNALS}
-    try:
+    with answered(dict.fromkeys(STOPPING, lambda signum, _: stop.ask(signum))):
         yield stop
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 def _stop_without(launcher: int) -> None:

@@ -1,5 +1,6 @@
 """Residual networks for small images: ResNet-20 and ResNet-32."""
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
@@ -48,17 +49,15 @@ class ResNet(nn.Module):
             nn.BatchNorm2d(widths[0], eps=bn_eps, momentum=bn_momentum),
             nn.ReLU(),
         )
-        stages: list[nn.Module] = []
-        channels = widths[0]
-        for number, width in enumerate(widths):
-            stage: list[nn.Module] = []
-            for unit in range(units):
-                stride = 2 if number and not unit else 1
-                stage.append(Unit(channels, width, stride, shortcut, bn_momentum, bn_eps))
-                channels = width
-            stages.append(nn.Sequential(*stage))
-        self.stages = nn.Sequential(*stages)
-        self.classifier = nn.Linear(channels, num_classes)
+        self.stages = stages(
+            lambda channels, width, stride: Unit(
+                channels, width, stride, shortcut, bn_momentum, bn_eps
+            ),
+            widths[0],
+            widths,
+            units,
+        )
+        self.classifier = nn.Linear(widths[-1], num_classes)
         gaussian_(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,3 +107,20 @@ class WiderIdentity(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+
+
+def stages(
+    unit: Callable[[int, int, int], nn.Module], channels: int, widths: Sequence[int], units: int
+) -> nn.Sequential:
+    """A stage a width, each of so many units; the first unit of every later stage halves the image.
+
+    unit: makes one of its channels, its width and its stride. channels: of what comes in.
+    """
+    found = []
+    for number, width in enumerate(widths):
+        stage = []
+        for place in range(units):
+            stage.append(unit(channels, width, 2 if number and not place else 1))
+            channels = width
+        found.append(nn.Sequential(*stage))
+    return nn.Sequential(*found)

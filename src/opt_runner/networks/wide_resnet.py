@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from opt_runner.errors import UserError
 from opt_runner.networks.initialise import gaussian_
 from opt_runner.networks.options import Epsilon, Momentum, Positive
+from opt_runner.networks.resnet import stages
 
 
 class WideResNet(nn.Module):
@@ -36,18 +37,17 @@ class WideResNet(nn.Module):
             raise UserError(f"model.depth={depth} must be 6 n + 4: 10, 16, 22, 28, 34, 40, ...")
         channels = 16
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
-        stages: list[nn.Module] = []
-        for number in range(3):
-            width = 16 * factor * 2**number
-            stage: list[nn.Module] = []
-            for unit in range(units):
-                stride = 2 if number and not unit else 1
-                stage.append(WideUnit(channels, width, stride, dropout, bn_momentum, bn_eps))
-                channels = width
-            stages.append(nn.Sequential(*stage))
-        self.stages = nn.Sequential(*stages)
-        self.bn = nn.BatchNorm2d(channels, eps=bn_eps, momentum=bn_momentum)
-        self.classifier = nn.Linear(channels, num_classes)
+        widths = [16 * factor * 2**number for number in range(3)]
+        self.stages = stages(
+            lambda channels, width, stride: WideUnit(
+                channels, width, stride, dropout, bn_momentum, bn_eps
+            ),
+            channels,
+            widths,
+            units,
+        )
+        self.bn = nn.BatchNorm2d(widths[-1], eps=bn_eps, momentum=bn_momentum)
+        self.classifier = nn.Linear(widths[-1], num_classes)
         gaussian_(self)
 
     def forward(self, x: Tensor) -> Tensor:

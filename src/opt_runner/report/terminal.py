@@ -1,6 +1,7 @@
 """A comparison in the terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -9,8 +10,22 @@ from rich.text import Text
 from opt_runner.report.columns import columns
 from opt_runner.report.comparison import Comparison
 
+if TYPE_CHECKING:
+    from opt_runner.console.screen import Screen
+
 _GAP = 3  # between two columns
 _WRAPPED = 16  # the least width to which the first and the last column are wrapped
+
+
+def show(comparisons: Iterable[Comparison], screen: "Screen", fault: Callable[[str], None]) -> None:
+    """What the seeds could have shown, the table, and a line by `fault` for each run that did not
+    finish, of each comparison."""
+    for comparison in comparisons:
+        if comparison.power:
+            screen.say(comparison.power)
+        screen.show(table(comparison, screen.console.width))
+        for line in faults(comparison):
+            fault(line)
 
 
 def table(comparison: Comparison, width: int) -> Table:

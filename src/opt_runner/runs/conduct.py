@@ -148,12 +148,7 @@ def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
 def show_tables(runs: Iterable[StoredRun], screen: Screen) -> list[Comparison]:
     """The tables of these runs, which are shown."""
     comparisons = compare(runs)
-    for comparison in comparisons:
-        if comparison.power:
-            screen.say(comparison.power)
-        screen.show(terminal.table(comparison, screen.console.width))
-        for line in terminal.faults(comparison):
-            screen.fail(line)
+    terminal.show(comparisons, screen, fault=screen.fail)
     return comparisons
 
 

@@ -22,7 +22,8 @@ from optuna.trial import TrialState
 from pydantic import Field
 
 from opt_runner.config.components import target
-from opt_runner.config.schema import Config, Node, Role, of_roles
+from opt_runner.config.options import SweeperOptions
+from opt_runner.config.schema import Config, Role, of_roles
 from opt_runner.console import wandb
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
@@ -47,7 +48,7 @@ _START = 10  # trials before the sampler goes by what it has learned
 Launch = Callable[[Sweep, Screen, Sequence[Run]], object]
 
 
-class Options(Node):
+class Options(SweeperOptions):
     """The keys of conf/hydra/sweeper/fair.yaml."""
 
     trials: int = Field(gt=0)

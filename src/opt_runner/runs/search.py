@@ -15,7 +15,8 @@ from typing import Protocol
 from optuna.distributions import distribution_to_json
 from pydantic import Field
 
-from opt_runner.config.schema import Config, Node
+from opt_runner.config.options import SweeperOptions
+from opt_runner.config.schema import Config
 from opt_runner.console import wandb
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
@@ -34,7 +35,7 @@ from opt_runner.runs.trials import Trials
 from opt_runner.runs.watch import watched
 
 
-class Options(Node):
+class Options(SweeperOptions):
     """The keys of conf/hydra/sweeper/optuna.yaml."""
 
     trials: int = Field(gt=0)

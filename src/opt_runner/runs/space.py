@@ -89,11 +89,10 @@ def parse(overrides: Sequence[str]) -> Space:
 
     Raises UserError, and HydraException for bad grammar.
     """
-    last = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides([*overrides])}
     seeds: list[list[str]] = [[]]
     fixed, written = [], {}
     distributions: dict[str, BaseDistribution] = {}
-    for key, override in last.items():
+    for key, override in _by_key(overrides).items():
         if key == "seed":
             seeds = [[f"seed={seed}"] for seed in _seeds(override)]
         elif not override.is_sweep_override():
@@ -117,10 +116,9 @@ def values_of(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]
 
     Raises HydraException for bad grammar.
     """
-    last = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides([*overrides])}
     values: dict[str, list[str]] = {}
     intervals = []
-    for key, override in last.items():
+    for key, override in _by_key(overrides).items():
         if not override.is_sweep_override():
             values[key] = [f"{key}={override.get_value_element_as_str()}"]
         elif override.is_discrete_sweep():
@@ -130,6 +128,12 @@ def values_of(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]
             assert override.input_line is not None
             intervals.append(override.input_line)
     return values, intervals
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, Override]:
+    """Of a key given twice the last. Raises HydraException for bad grammar."""
+    parsed = OverridesParser.create().parse_overrides([*overrides])
+    return {override.get_key_element(): override for override in parsed}
 
 
 def _word(value: Any) -> str:

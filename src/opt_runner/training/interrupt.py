@@ -9,11 +9,14 @@ and only Slurm knows whether it then requeues it: the run saves and goes on.
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 _PRE_EMPTION = (signal.SIGUSR1, signal.SIGUSR2)
+
+Handler = Callable[[int, FrameType | None], Any]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -71,6 +74,17 @@ def raise_on_sigterm() -> None:
 
 
 @contextlib.contextmanager
+def answered(answers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+    """Within the block these handlers answer signals; after it the former ones do."""
+    former = {one: signal.signal(one, answer) for one, answer in answers.items()}
+    try:
+        yield
+    finally:
+        for one, handler in former.items():
+            signal.signal(one, handler)
+
+
+@contextlib.contextmanager
 def stop_requests(once: bool = True) -> Iterator[StopRequest]:
     """Within the block a first signal asks the request to stop, or to save.
 
@@ -94,12 +108,11 @@ def stop_requests(once: bool = True) -> Iterator[StopRequest]:
     announced = [one for one in _PRE_EMPTION if callable(signal.getsignal(one))]
     answers = {signal.SIGINT: ask, signal.SIGTERM: save if announced else ask}
     answers |= dict.fromkeys(announced, ask)
-    previous = {one: signal.signal(one, answer) for one, answer in answers.items()}
+    previous = {one: signal.getsignal(one) for one in answers}
     try:
-        yield request
+        with answered(answers):
+            yield request
     finally:
-        for one, handler in previous.items():
-            signal.signal(one, handler)
         for one in announced:
             requeue = previous[one]
             if request.signum == one and callable(requeue):

@@ -1,18 +1,18 @@
 """What a run asks of Slurm: the keys of conf/hydra/launcher/slurm.yaml, and what they lead to."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from opt_runner.config.schema import Config, Node
-from opt_runner.errors import UserError, explain
+from opt_runner.config.options import LauncherOptions
+from opt_runner.config.schema import Config
+from opt_runner.errors import UserError
 from opt_runner.launch.slurm import queue
 
 Whole = Annotated[int, Field(gt=0)]
 
 
-class Options(Node):
+class Options(LauncherOptions):
     """The keys of conf/hydra/launcher/slurm.yaml, which says what they mean."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
@@ -42,14 +42,6 @@ class Options(Node):
                 f"({self.timeout_min} min), else a job is told to save as it starts"
             )
         return self
-
-    @classmethod
-    def read(cls, content: Mapping[str, Any]) -> Self:
-        """Raises UserError, one line a fault."""
-        try:
-            return cls.model_validate(dict(content))
-        except ValidationError as error:
-            raise UserError(explain(error, "hydra.launcher", cls.model_fields)) from error
 
     def placed(self, config: Config) -> Config:
         """The config with the kind of device that its job has: a job without it fails, and does not
