@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from opt_runner.records.search import SearchRecord, Trial
 from tests.cli.conftest import TINY, Finished, Run
 
 SWEEP = ["-m", "method=standard,gs", "seed=0,1", *TINY, "tracking=none"]
@@ -110,3 +111,14 @@ def test_mistakes(report, tmp_path: Path, arguments: list[str], says: str) -> No
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_comparison_that_has_only_been_searched(report, tmp_path: Path) -> None:
+    trial = Trial(0, "finished", {"optimizer.lr": 0.1}, 12.5, [12.5], ["0123456789ab"])
+    folder = tmp_path / "outputs/evidence/fair-01234567/gs"
+    folder.mkdir(parents=True)
+    SearchRecord("fair-01234567", {"optimizer.lr": "0.1"}, [], [trial], "gs").write(folder)
+    done = report("outputs/evidence")
+    assert done.returncode == 0, done.stderr
+    assert "12.5" in done.stdout
+    assert (tmp_path / "outputs/evidence/report/report.md").is_file()

@@ -1,6 +1,8 @@
 """Fair comparisons over runs that are not trained: what they would have left on disk is written."""
 
+import errno
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ from opt_runner.config.compose import conf_dir
 from opt_runner.config.schema import Config
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
-from opt_runner.records.search import find
+from opt_runner.files import CannotWrite
+from opt_runner.records.search import SearchRecord, find
 from opt_runner.records.tuned import superseded
 from opt_runner.runs import plan, study
-from opt_runner.runs.fair import Options, _own, conduct, parse
+from opt_runner.runs.entrants import Options, parse
+from opt_runner.runs.fair import _own, conduct
 from opt_runner.runs.run import Run
 from opt_runner.runs.sweep import Sweep
 from tests.runs.test_search import Cut, Ends, FakeRunner
@@ -121,6 +125,21 @@ def test_a_cut_comparison_goes_on_and_trains_nothing_twice(begin: Begin, kill: i
     assert code == 0
     both = [run.signature for run in [*first.executed, *second.executed]]
     assert len(both) == len(set(both)) == 8 + 6
+
+
+def test_a_full_disk_when_the_searches_are_told_is_one_line(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(record: SearchRecord, folder: Path) -> None:
+        raise CannotWrite(folder / "search.json", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SearchRecord, "write", full)
+        code, runner = begin()
+    assert code == 1
+    assert {run.config.seed for run in runner.executed} == {1000}, "trials alone"
+    assert "search.json: No space left on device" in capsys.readouterr().out
+    assert begin()[0] == 0
 
 
 def test_the_same_command_again_runs_nothing_and_more_trials_extend(begin: Begin) -> None:

@@ -10,7 +10,8 @@ class FairSweeper(SearchSweeper):
 
     def conduct(self, arguments: Sequence[str]) -> int:
         self.require_optuna("fair")
-        from opt_runner.runs import fair
+        from opt_runner.runs import entrants, fair
 
-        options = fair.Options.read(self.options)
-        return fair.conduct(fair.parse(self.after_params(arguments)), options, self, self.launch)
+        options = entrants.Options.read(self.options)
+        command = entrants.parse(self.after_params(arguments))
+        return fair.conduct(command, options, self, self.launch)

@@ -47,7 +47,9 @@ def _report(given: argparse.Namespace, command: str) -> None:
 
     screen = Screen()
     folders = given.folders or [Path("outputs")]
-    runs, searches = stored.find(folders), search.find(folders)
+    searches = search.find(folders)
+    # Of a fair comparison that is cut short there are searches alone: their runs lie elsewhere.
+    runs = stored.find(folders, allow_none=bool(searches))
     former = tuned.superseded(folders)
     left_out = search.beaten(searches) | former
     tables = compare(run for run in runs if run.signature not in left_out)

@@ -78,10 +78,10 @@ class StoredRun:
             return ""
 
 
-def find(folders: Iterable[Path]) -> list[StoredRun]:
+def find(folders: Iterable[Path], allow_none: bool = False) -> list[StoredRun]:
     """All runs below the folders, sorted by path; old and damaged records are left out.
 
-    Raises UserError where a folder is missing or holds none.
+    Raises UserError where a folder is missing or, unless that is allowed, holds none.
     """
     found: dict[Path, StoredRun] = {}
     for folder in folders:
@@ -94,7 +94,8 @@ def find(folders: Iterable[Path]) -> list[StoredRun]:
                 run = read(Path(root))
                 if run is not None:
                     found[Path(root).resolve()] = run
-        if len(found) == before and not any(folder.resolve() in p.parents for p in found):
+        new = len(found) > before or any(folder.resolve() in path.parents for path in found)
+        if not new and not allow_none:
             raise UserError(f"{folder} holds no records of opt-run")
     return [found[path] for path in sorted(found)]
 

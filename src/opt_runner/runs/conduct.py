@@ -70,10 +70,18 @@ def worked(
     after an interruption.
     Raises UserError, and nothing else, where `work` does.
     """
+
+    def told(done: bool) -> int:
+        try:
+            return tell(done)
+        except CannotWrite as error:
+            screen.fail(str(error))
+            return 1
+
     try:
         work()
     except KeyboardInterrupt as error:
-        return _interrupted(tell, same, int(getattr(error, "signum", signal.SIGINT)))
+        return _interrupted(told, same, int(getattr(error, "signum", signal.SIGINT)))
     except LeftRunning as left_running:
         screen.say(str(left_running))
         return 0
@@ -81,14 +89,14 @@ def worked(
         raise
     except Exception as error:
         if signum := _interruption(error):
-            return _interrupted(tell, same, signum)
+            return _interrupted(told, same, signum)
         if isinstance(error, CannotWrite):
             screen.fail(str(error))
         else:
             _log_failure(sweep, error, screen)
-        tell(False)
+        told(False)
         return 1
-    return tell(True)
+    return told(True)
 
 
 def _interrupted(tell: Callable[[bool], int], same: str, signum: int) -> int:
