@@ -14,6 +14,7 @@ from opt_runner.report.comparison import Comparison
 from opt_runner.report.figures import (
     angles,
     conditions,
+    cost,
     curves,
     dots,
     energy,
@@ -346,3 +347,30 @@ def test_tables_that_differ_otherwise_are_no_conditions(write: Write, tables: Ta
     write("gs", 0, "batch_size=64", "dataset.share=0.1")
     (family,) = conditions.families(tables())
     assert {table.differs["batch_size"] for table in family} == {64}
+
+
+def test_cost_shows_time_and_numbers_that_train(write: Write, tables: Tables) -> None:
+    for method, rate, numbers in (("standard", 1000.0, 500), ("cayley", 500.0, 2000)):
+        write(method, 0, test_error=5.0, images_per_second=rate, trainable_parameters=numbers)
+    figure = cost.draw(tables()[0])
+    assert figure is not None
+    time, trained = figure.axes
+    assert {name: points(line) for name, line in lines(time).items()} == {
+        "standard": {1.0: 5.0}, "cayley": {2.0: 5.0}
+    }  # fmt: skip
+    assert {name: points(line) for name, line in lines(trained).items()} == {
+        "standard": {500: 5.0}, "cayley": {2000: 5.0}
+    }  # fmt: skip
+
+
+def test_a_row_far_from_all_others_does_not_flatten_them_and_is_named(
+    write: Write, tables: Tables
+) -> None:
+    """90% is what a method has that has learned nothing."""
+    for method, error in (("standard", 5.0), ("gs", 6.0), ("hr", 7.0), ("ls", 90.0)):
+        write(method, 0, test_error=error, train_error=1.0)
+    figure = generalisation.draw(tables()[0])
+    assert figure is not None
+    errors = figure.axes[0]
+    assert 7 < errors.get_ylim()[1] < 10
+    assert any("ls: 1, 90" in text.get_text() for text in errors.texts)

@@ -30,11 +30,11 @@ def test_they_make_the_same_table_as_before() -> None:
 
 def test_they_have_all_pictures_in_the_methods_colours() -> None:
     (table,) = compare(stored.find([FORMER]))
-    assert list(figures.draw(table)) == ["curves", "speed", "dots", "energy", "angles"]
+    assert list(figures.draw(table)) == ["curves", "speed", "dots", "cost", "energy", "angles"]
     assert [style.colour for style in styles(table)] == ["#777777", "#0072b2"]
 
 
 def test_they_are_written(tmp_path: Path) -> None:
     written = write(compare(stored.find([FORMER])), tmp_path, "Former", "opt-report former")
-    assert len(written) == 15
+    assert len(written) == 17
     assert all(path.stat().st_size > 100 for path in written)

@@ -158,10 +158,12 @@ class Comparison:
 
     @cached_property
     def _corrected(self) -> dict[str, float]:
-        """By label."""
+        """By label. A method whose p cannot be told counts as one that was compared."""
         found = {row.label: self.difference(row) for row in self.rows}
-        tested = {name: one.p for name, one in found.items() if one and one.p is not None}
-        return dict(zip(tested, holm(list(tested.values())), strict=True))
+        ps = {name: one.p for name, one in found.items() if one and one.n > 1}
+        corrected = holm([1.0 if p is None else p for p in ps.values()])
+        every = zip(ps.items(), corrected, strict=True)
+        return {name: p for (name, own), p in every if own is not None}
 
     @cached_property
     def best(self) -> Row | None:

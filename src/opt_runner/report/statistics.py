@@ -2,12 +2,12 @@
 
 import math
 import statistics
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
 POWER = 0.8
+_ROUNDING = 1e-9  # a spread below this share of the values is none
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Difference:
     """The mean of n paired differences, and the interval of the paired t-test:
     mean -+ t(n - 1) std / sqrt(n), with its p, two-sided.
 
-    For one pair there is no interval: low, high, std and p are None.
+    None of these where they cannot be told: for one pair, and for equal differences, as of errors
+    counted on few test images, of which the t-test would be certain.
     """
 
     n: int
@@ -53,19 +54,15 @@ class Difference:
         ours, theirs = [values[seed] for seed in seeds], [baseline[seed] for seed in seeds]
         differences = [a - b for a, b in zip(ours, theirs, strict=True)]
         mean = statistics.fmean(differences)
-        if len(seeds) == 1:
-            return cls(1, mean, None, None)
+        std = statistics.stdev(differences) if len(seeds) > 1 else 0.0
+        if std <= _ROUNDING * max(map(abs, (*ours, *theirs))):
+            return cls(len(seeds), mean, None, None)
         from scipy.stats import ttest_rel  # slow to import: only where it is needed
 
-        with warnings.catch_warnings():
-            # Equal differences, as of errors counted on few test images, make SciPy warn of the
-            # precision of the statistic. The interval is right: it has no width.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            test = ttest_rel(ours, theirs)
-            interval = test.confidence_interval(CONFIDENCE)
-        std = statistics.stdev(differences)
-        p = float(test.pvalue) if std else float(mean == 0)
-        return cls(len(seeds), mean, float(interval.low), float(interval.high), std, p)
+        test = ttest_rel(ours, theirs)
+        interval = test.confidence_interval(CONFIDENCE)
+        low, high = float(interval.low), float(interval.high)
+        return cls(len(seeds), mean, low, high, std, float(test.pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""The pictures of a table, one file each: training curves, errors, energy, angles."""
+"""The pictures of a table, one file each: training curves, errors, cost, energy, angles."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from opt_runner.report.comparison import Comparison
-from opt_runner.report.figures import angles, curves, dots, energy, generalisation, speed
+from opt_runner.report.figures import angles, cost, curves, dots, energy, generalisation, speed
 
 
 class Picture(NamedTuple):
@@ -21,6 +21,7 @@ PICTURES = {
     "curves": Picture(curves.draw, curves.SHOWS),
     "speed": Picture(speed.draw, speed.SHOWS),
     "dots": Picture(dots.draw, dots.SHOWS),
+    "cost": Picture(cost.draw, cost.SHOWS),
     "generalisation": Picture(generalisation.draw, generalisation.SHOWS),
     "energy": Picture(energy.draw, energy.SHOWS),
     "angles": Picture(angles.draw, angles.SHOWS),

@@ -1,6 +1,6 @@
 """What training does to the hyperspherical energy: nothing by OPT, something by plain training."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import fmean
 
 from matplotlib.axes import Axes
@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from opt_runner.report.comparison import Comparison, Reduce, known_layers, reduced
 from opt_runner.report.figures.lines import Line, Metrics, draw_lines, lines, over_seeds, shown
+from opt_runner.report.figures.panels import Panel, are_many, draw_panels
 from opt_runner.report.figures.style import drawing, legend, new_figure
 
 SHOWS = "Change of the hyperspherical energy and of the largest cosine against steps"
@@ -38,6 +39,11 @@ def _draw(
     table: Comparison, of_rows: Sequence[Line], title: str, least: float, unit: str
 ) -> Figure:
     cosines = lines(table, _cosine_change)
+    if are_many(table):
+        both = [_panel("change of the energy", of_rows, least)]
+        if cosines:
+            both.append(_panel("change of the largest |cos|", cosines, _LEAST_COSINE))
+        return draw_panels(table, f"{title}; {over_seeds(of_rows)}", both)
     with drawing():
         figure = new_figure(table, over_seeds(of_rows), 4.8 if cosines else 2.9)
         panels = figure.subplots(2 if cosines else 1, squeeze=False)[:, 0]
@@ -51,9 +57,23 @@ def _draw(
                 "change of the largest |cos| of two neurons of a layer, over layers", loc="left"
             )
         for axes in panels:
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.4g}" if value else "0")
+            axes.yaxis.set_major_formatter(_signed)
         legend(figure, [panels[0]])
     return figure
+
+
+def _panel(title: str, lines: Sequence[Line], least: float) -> Panel:
+    def draw(axes: Axes, places: Collection[int]) -> str:
+        draw_lines(axes, [line for line in lines if line.place in places])
+        _set_limits(axes, shown(lines), least)
+        axes.yaxis.set_major_formatter(_signed)
+        return title
+
+    return draw
+
+
+def _signed(value: float, _: object) -> str:
+    return f"{value:+.4g}" if value else "0"
 
 
 def _set_limits(axes: Axes, lines: Sequence[Line], least: float) -> None:

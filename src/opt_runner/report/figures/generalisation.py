@@ -1,12 +1,13 @@
 """Test error against train error, and how well the network knows what it does not know."""
 
-from typing import Any
+from collections.abc import Collection
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opt_runner.report.comparison import Comparison
-from opt_runner.report.figures.style import QUIET, drawing, legend, new_figure, prepare, styles
+from opt_runner.report.figures.panels import Panel, draw_panels
+from opt_runner.report.figures.scatter import NOTE, of_results, scatter_panel
 
 SHOWS = "Test error against train error, and calibration"
 
@@ -15,39 +16,27 @@ def draw(table: Comparison) -> Figure | None:
     """None where no record tells both errors."""
     if not any(row.values("train_error").keys() & row.values("test_error") for row in table.rows):
         return None
-    with drawing():
-        note = "large: mean over seeds; faint: the seeds; along a grey line the gap is the same"
-        figure = new_figure(table, note, 3.4)
-        left, right = figure.subplots(1, 2)
-        _scatter(left, table, "train_error", "test_error")
-        left.set_title("test error, %, against train error, %", loc="left")
-        left.set_xlabel("train error, %", color=QUIET)
-        _draw_equal_gaps(left)
-        _scatter(right, table, "test_nll", "calibration_error")
-        right.set_title("calibration error, %, against test NLL", loc="left")
-        right.set_xlabel("negative log-likelihood of the test labels", color=QUIET)
-        legend(figure, [left])
-    return figure
+    errors = scatter_panel(
+        table,
+        of_results(table, "train_error", "train error, %"),
+        of_results(table, "test_error", "test error, %"),
+    )
+    calibration = scatter_panel(
+        table,
+        of_results(table, "test_nll", "negative log-likelihood of the test labels"),
+        of_results(table, "calibration_error", "calibration error, %"),
+    )
+    note = f"{NOTE}; along a grey line the gap is the same"
+    return draw_panels(table, note, [_with_equal_gaps(errors), calibration])
 
 
-def _scatter(axes: Axes, table: Comparison, x: str, y: str) -> None:
-    prepare(axes)
-    for row, style in zip(table.rows, styles(table), strict=True):
-        xs, ys = row.values(x), row.values(y)
-        seeds = sorted(xs.keys() & ys)
-        if not seeds:
-            continue
-        look: dict[str, Any] = {"linestyle": "none", "color": style.colour, "marker": style.marker}
-        if len(seeds) > 1:
-            axes.plot(
-                [xs[seed] for seed in seeds], [ys[seed] for seed in seeds],
-                markersize=4, alpha=0.35, markeredgewidth=0, **look,
-            )  # fmt: skip
-        axes.plot(
-            sum(xs[seed] for seed in seeds) / len(seeds),
-            sum(ys[seed] for seed in seeds) / len(seeds),
-            markersize=8, markeredgecolor="white", markeredgewidth=0.6, label=row.label, **look,
-        )  # fmt: skip
+def _with_equal_gaps(panel: Panel) -> Panel:
+    def draw(axes: Axes, places: Collection[int]) -> str:
+        title = panel(axes, places)
+        _draw_equal_gaps(axes)
+        return title
+
+    return draw
 
 
 def _draw_equal_gaps(axes: Axes) -> None:

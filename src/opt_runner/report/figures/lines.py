@@ -1,6 +1,6 @@
 """A quantity of the metrics against steps: a line a row, the mean over seeds, with a band."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,15 @@ from matplotlib.ticker import MaxNLocator
 
 from opt_runner.records.stored import StoredRun
 from opt_runner.report.comparison import Comparison
-from opt_runner.report.figures.style import QUIET, Style, prepare, styles, words
+from opt_runner.report.figures.panels import Panel
+from opt_runner.report.figures.style import (
+    QUIET,
+    Style,
+    make_logarithmic,
+    prepare,
+    styles,
+    words,
+)
 
 Metrics = Sequence[dict[str, Any]]  # the rows of metrics.jsonl
 
@@ -18,12 +26,12 @@ Metrics = Sequence[dict[str, Any]]  # the rows of metrics.jsonl
 class Line:
     """The mean, lowest and highest over n seeds, by step.
 
-    family: of the row's method. finished: whether it is of finished runs; a row without any shows
-    what there is.
+    place: of the row in its table. finished: whether it is of finished runs; a row without any
+    shows what there is.
     """
 
     label: str
-    family: str
+    place: int
     style: Style
     finished: bool
     n: int
@@ -36,7 +44,7 @@ class Line:
 def lines(table: Comparison, read: Callable[[Metrics], dict[int, float]]) -> list[Line]:
     """A line for each row of which `read` finds values, by step, in the metrics of a run."""
     found = []
-    for row, style in zip(table.rows, styles(table), strict=True):
+    for place, (row, style) in enumerate(zip(table.rows, styles(table), strict=True)):
         finished = [run for run in row.runs if run.status == "finished"]
         runs = finished or row.runs
         seeds = [values for run in runs if (values := read(_metrics(run)))]
@@ -50,7 +58,7 @@ def lines(table: Comparison, read: Callable[[Metrics], dict[int, float]]) -> lis
         found.append(
             Line(
                 label=words(label),
-                family=row.family,
+                place=place,
                 style=style,
                 finished=bool(finished),
                 n=len(seeds),
@@ -86,15 +94,37 @@ def draw_lines(axes: Axes, lines: Sequence[Line], ends: str = "") -> None:
                 line.steps, line.low, line.high, color=line.style.colour, alpha=0.16, linewidth=0
             )
     axes.set_xlabel("step", color=QUIET)
-    last = max((line.steps[-1] for line in lines), default=0)
-    axes.set_xlim(0, 1.02 * max(1, last))
+    axes.set_xlim(*_steps_shown(lines))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def line_panel(name: str, lines: Sequence[Line], against: str = "step") -> Panel:
+    """A panel of the lines of some rows, with room for all; its vertical axis is logarithmic where
+    the values differ by a factor of 4: a first error of 90%, or a first loss, would flatten all
+    else. A zero lies below such an axis."""
+    values = [value for line in shown(lines) for value in (*line.low, *line.high) if value > 0]
+    logarithmic = bool(values) and max(values) >= 4 * min(values)
+
+    def draw(axes: Axes, places: Collection[int]) -> str:
+        draw_lines(axes, [line for line in lines if line.place in places])
+        axes.set_xlabel(against, color=QUIET)
+        axes.set_xlim(*_steps_shown(lines))
+        if logarithmic:
+            make_logarithmic(axes, "y", values)
+        return name + (", log scale" if logarithmic else "")
+
+    return draw
 
 
 def shown(lines: Sequence[Line]) -> Sequence[Line]:
     """Those for which the axes make room: what did not finish may have values of any size."""
     return [line for line in lines if line.finished] or lines
+
+
+def _steps_shown(lines: Sequence[Line]) -> tuple[float, float]:
+    last = max((line.steps[-1] for line in lines), default=0)
+    return 0, 1.02 * max(1, last)
 
 
 def over_seeds(lines: Sequence[Line]) -> str:

@@ -6,9 +6,9 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from opt_runner.report.comparison import Comparison, is_number
-from opt_runner.report.figures.curves import column, make_logarithmic_if_wide
-from opt_runner.report.figures.lines import Line, Metrics, draw_lines, lines, over_seeds
-from opt_runner.report.figures.style import QUIET, drawing, legend, new_figure
+from opt_runner.report.figures.curves import column
+from opt_runner.report.figures.lines import Line, Metrics, line_panel, lines, over_seeds
+from opt_runner.report.figures.panels import draw_panels
 
 SHOWS = "Train loss and error against seconds of training"
 
@@ -19,26 +19,18 @@ def draw(table: Comparison) -> Figure | None:
     A step is drawn at the mean over seeds of its seconds, which are this machine's.
     """
     seconds = {line.label: line for line in lines(table, _seconds)}
-    panels = {
+    timed = {
         "train loss": _timed(lines(table, partial(column, "train_loss")), seconds),
         "validation error, %": _timed(lines(table, partial(column, "validation_error")), seconds),
         "test error, %": _timed(lines(table, partial(column, "test_error")), seconds),
     }
     # An error that is known at the end alone is no curve.
-    shown = {name: ls for name, ls in panels.items() if any(len(line.steps) > 1 for line in ls)}
+    shown = {name: ls for name, ls in timed.items() if any(len(line.steps) > 1 for line in ls)}
     if not shown:
         return None
-    with drawing():
-        every = [line for of_panel in shown.values() for line in of_panel]
-        figure = new_figure(table, over_seeds(every), 3.1)
-        panels_axes = figure.subplots(1, len(shown), squeeze=False)[0]
-        for axes, (name, of_panel) in zip(panels_axes, shown.items(), strict=True):
-            draw_lines(axes, of_panel)
-            axes.set_xlabel("seconds of training", color=QUIET)
-            logarithmic = make_logarithmic_if_wide(axes, of_panel)
-            axes.set_title(name + (", log scale" if logarithmic else ""), loc="left")
-        legend(figure, list(panels_axes))
-    return figure
+    note = over_seeds([line for of_panel in shown.values() for line in of_panel])
+    panels = [line_panel(name, of, "seconds of training") for name, of in shown.items()]
+    return draw_panels(table, note, panels)
 
 
 def _seconds(metrics: Metrics) -> dict[int, float]:

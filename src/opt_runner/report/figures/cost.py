@@ -1,0 +1,29 @@
+"""Test error against what it costs: time, and numbers that train."""
+
+from matplotlib.figure import Figure
+
+from opt_runner.report.comparison import Comparison
+from opt_runner.report.figures.panels import draw_panels
+from opt_runner.report.figures.scatter import NOTE, Quantity, of_results, scatter_panel
+
+SHOWS = "Test error against time and numbers that train"
+
+
+def draw(table: Comparison) -> Figure | None:
+    """None where there is no test error, or one row alone."""
+    if sum(bool(row.values("test_error")) for row in table.rows) < 2:
+        return None
+    errors = of_results(table, "test_error", "test error, %")
+    seconds = [
+        {seed: 1000 / rate for seed, rate in row.values("images_per_second").items() if rate}
+        for row in table.rows
+    ]
+    panels = []
+    if any(seconds):
+        time = Quantity("ms an image in training, log scale", seconds, logarithmic=True)
+        panels.append(scatter_panel(table, time, errors))
+    numbers = [row.values("trainable_parameters") for row in table.rows]
+    if any(numbers):
+        trained = Quantity("numbers that train, log scale", numbers, logarithmic=True)
+        panels.append(scatter_panel(table, trained, errors))
+    return draw_panels(table, NOTE, panels) if panels else None
