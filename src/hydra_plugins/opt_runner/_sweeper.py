@@ -135,9 +135,12 @@ class RunSweeper(Sweeper):
 class SearchSweeper(RunSweeper):
     """What the sweepers share that choose runs with Optuna. options: the keys of their YAML."""
 
-    def __init__(self, params: Mapping[str, str] | None = None, **options: Any) -> None:
+    def __init__(
+        self, params: Mapping[str, str] | None = None, grids: object = None, **options: Any
+    ) -> None:
         super().__init__(params)
-        self.options = options
+        # `grids` is a key of the default sweeper, into whose YAML that of an experiment is merged.
+        self.options = options if grids is None else {**options, "grids": grids}
 
     def require_optuna(self, name: str) -> None:
         """Raises UserError where it is not installed. name: the sweeper's."""

@@ -66,13 +66,21 @@ def qr_gradient(factors: Tensor, tau: Tensor, signs: Tensor, A: Tensor, B: Tenso
 def svd(R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """torch.linalg.svd of R (..., d, d). Raises LinAlgError.
 
-    In float32 MKL's divide and conquer does not converge for some matrices of many almost equal
-    singular values, well conditioned as they are: R after some steps from I. In float64 it does.
+    For some float32 matrices of many almost equal singular values, well conditioned as they are (R
+    after some steps from I), MKL's divide and conquer does not converge, or says that it has and
+    gives NaN. In float64 it converges, to finite numbers.
     """
     try:
         X, S, Yt = torch.linalg.svd(R)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         if R.dtype == torch.float64 or not R.isfinite().all():
             raise
-        X, S, Yt = (part.to(R.dtype) for part in torch.linalg.svd(R.double()))
+        return _svd_in_float64(R)
+    if R.device.type == "cpu" and R.dtype == torch.float32 and not X.isfinite().all():
+        return _svd_in_float64(R)
+    return X, S, Yt
+
+
+def _svd_in_float64(R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    X, S, Yt = (part.to(R.dtype) for part in torch.linalg.svd(R.double()))
     return X, S, Yt
