@@ -164,6 +164,19 @@ def test_cache_of_another_key_is_not_trusted(root: Path, folder: Path, decoded: 
     assert same(load(root, folder, size=4), small)
 
 
+def test_what_a_killed_process_left_is_removed(root: Path, folder: Path) -> None:
+    load(root, folder)
+    (path,) = files(folder)
+    path.unlink()
+    abandoned, growing = folder / f".{path.name}.abc", folder / f".{path.name}.def"
+    abandoned.touch()
+    os.utime(abandoned, (0, 0))
+    growing.touch()
+    load(root, folder)
+    assert not abandoned.exists()
+    assert growing.exists()
+
+
 def test_what_an_earlier_release_left_is_removed(root: Path, folder: Path) -> None:
     folder.mkdir()
     former, own = folder / f"images-{'0a' * 16}.pt", folder / "images-of-mine.pt"

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 # What earlier releases left, which is no longer read.
 _FORMER = re.compile(r"images-[0-9a-f]{32}\.pt")
+# An unfinished file that has not grown for so long belongs to no process any more.
+_ABANDONED_SECONDS = 3600
 
 # Writes the bytes at the offset of the file, from any thread.
 Put = Callable[[bytes, int], None]
@@ -82,17 +85,25 @@ def write(
     advice = f"the {_gib(needed)} of decoded images need a place: set dataset.cache_dir=DIR"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _clean(folder, path)
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise UserError(f"{folder} has {_gib(free)} free; {advice}, or a smaller dataset.size")
-        for file in folder.iterdir():
-            if _FORMER.fullmatch(file.name):
-                file.unlink(missing_ok=True)
         write_whole(path, content)
         _note(path, key, _sha256(path))
         return _stored(path)
     except (CannotWrite, OSError) as error:
         raise UserError(f"{error}; {advice}") from error
+
+
+def _clean(folder: Path, path: Path) -> None:
+    """Remove what earlier releases left, and what a killed process had written of `path`."""
+    for file in folder.iterdir():
+        unfinished = file.name.startswith(f".{path.name}.")
+        if _FORMER.fullmatch(file.name) or (
+            unfinished and time.time() - file.stat().st_mtime > _ABANDONED_SECONDS
+        ):
+            file.unlink(missing_ok=True)
 
 
 def _path(folder: Path, key: str) -> Path:
