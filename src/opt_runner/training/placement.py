@@ -37,17 +37,19 @@ class Placement:
             return cls(True, f"{_gib(size)} of images are streamed, as hardware.images says")
         there = all(isinstance(i, torch.Tensor) and i.device.type == device.type for i in stacks)
         free = None if there else free_memory(device)
-        room = "" if free is None else f"; {device} has {_gib(free)} free"
-        if wanted == "device" or free is None:
-            if free is not None and size > free:
-                raise UserError(
-                    f"hardware.images=device: the images take {_gib(size)}{room}: use "
-                    "hardware.images=streamed, which reads them as they are needed"
-                )
-            return cls(False, f"{_gib(size)} of images are on {device}{room}")
-        if size <= _COMFORTABLE * free:
-            return cls(False, f"{_gib(size)} of images are on {device}{room} before")
-        return cls(True, f"{_gib(size)} of images are streamed{room}, of which they may take half")
+        if free is None:
+            return cls(False, f"{_gib(size)} of images are on {device}")
+        room = f"{device} has {_gib(free)} free"
+        if size <= (free if wanted == "device" else _COMFORTABLE * free):
+            return cls(False, f"{_gib(size)} of images are on {device}; {room} before")
+        if wanted == "device":
+            raise UserError(
+                f"hardware.images=device: the images take {_gib(size)}; {room}: use "
+                "hardware.images=streamed, which reads them as they are needed"
+            )
+        return cls(
+            True, f"{_gib(size)} of images are streamed; {room}, of which they may take half"
+        )
 
 
 def _gib(size: int) -> str:
