@@ -36,7 +36,7 @@ def measure(report: Report, settings: Settings) -> None:
         _draw_pictures(folder, count, side)
         rows = [_decoded_once(folder, count, samples)]
         rows += _epochs(folder, side, batch_size, samples, settings)
-        rows.append(_memory(folder, count // 4, side, samples))
+        rows += _memory(folder, count // 4, side, samples)
     report.rows += rows
     columns = {"a folder of pictures": text("measure"), "value": spread("value")}
     title = f"{count:,} JPEG files of {side} x {side}, batch {batch_size}"
@@ -47,8 +47,8 @@ def measure(report: Report, settings: Settings) -> None:
         "normalisation of whole batches on the device. The DataLoader: torchvision's ImageFolder, "
         "the same by transforms.v2, and decoding, picture by picture in two workers, started "
         "before. Samples are epochs, in turn",
-        f"folder, memory: growth of the peak of a process (VmHWM) that decodes {count // 4:,} "
-        "pictures, streams an epoch of batches and all test images, by one with ten times as many",
+        "folder, memory: growth of a process to its largest resident size (VmHWM) while it decodes "
+        "so many pictures, streams an epoch of batches of them and then all test images",
     ]
 
 
@@ -144,18 +144,20 @@ def _loader(
     )
 
 
-def _memory(folder: Path, count: int, side: int, samples: int) -> Row:
-    """The peak of ten times the pictures by that of so many."""
+def _memory(folder: Path, count: int, side: int, samples: int) -> list[Row]:
+    """Of so many pictures, and of ten times as many."""
     one = next((folder / "train" / "a").iterdir())
 
-    def taken(times: int) -> int:
-        arguments = [str(one), str(times * count), str(side)]
+    def mebibytes(count: int) -> float:
+        arguments = [str(one), str(count), str(side)]
         command = [sys.executable, "-m", __name__, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return int(done.stdout)
+        return int(done.stdout) / 2**20
 
-    ratios = [taken(10) / taken(1) for _ in range(min(samples, 3))]
-    return _row("streamed, memory of 10 times the images by that of them", ratios)
+    return [
+        _row(f"peak memory of {n:,} images, MiB", [mebibytes(n) for _ in range(min(samples, 3))])
+        for n in (count, 10 * count)
+    ]
 
 
 def _row(measure: str, samples: list[float]) -> Row:
