@@ -1,6 +1,7 @@
 """Images in a file: chosen by index, and read only when they are asked for."""
 
 import os
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -42,8 +43,8 @@ class Stored:
 
     def __getitem__(self, chosen: slice | Tensor) -> "Stored":
         """The chosen images, in that order."""
-        other = object.__new__(Stored)
-        other.__dict__ = self.__dict__ | {"_rows": self._rows[chosen]}
+        other = copy(self)
+        other._rows = self._rows[chosen]
         return other
 
     def read(self, pin_memory: bool = False) -> Tensor:
