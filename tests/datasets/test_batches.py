@@ -115,14 +115,23 @@ def test_refuses_a_pad_larger_than_the_images() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_gets_the_same_batches_without_being_waited_for() -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+def test_gpu_gets_the_same_batches_without_being_waited_for(streamed: bool) -> None:
     images, labels = numbered()
     here = Batches(images, labels, 5, seed=3, augment=Augment(pad=2))
-    there = Batches(images.cuda(), labels.cuda(), 5, seed=3, augment=Augment(pad=2))
+    there = Batches(
+        images if streamed else images.cuda(),
+        labels.cuda(),
+        5,
+        seed=3,
+        augment=Augment(pad=2),
+        streamed=streamed,
+    )
     torch.cuda.set_sync_debug_mode("error")
     try:
         batches = [there.batch(step) for step in range(8)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
+        there.close()
     for step, (x, y) in enumerate(batches):
         assert same((x.cpu(), y.cpu()), here.batch(step))

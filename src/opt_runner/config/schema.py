@@ -104,9 +104,16 @@ class Loss(Node):
 
 
 class Augment(Node):
+    """resized_crop: the least share of an image's area, in place of the padded crop; null: that."""
+
     enabled: bool
     pad: int = Field(ge=0)
     flip: bool
+    resized_crop: float | None = Field(default=None, gt=0, le=1)
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _changed(self, serialize(self), keys=("resized_crop",))
 
 
 class Interval(Node):
@@ -239,6 +246,8 @@ class Hardware(Node):
     processes: who started the processes that train a run together; auto: torchrun, where its
     variables are set, else there is one. share_rotations: whether each of them computes its share
     of the rotations, or all; auto: on CPUs.
+    images: where they lie in training: on the device, or where they are, streamed to it a few
+    batches ahead; auto: on the device where they take half of its free memory at most.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.NONE]
@@ -249,6 +258,7 @@ class Hardware(Node):
     reuse_memory: Annotated[bool, Role.NONE]
     processes: Annotated[Literal["auto", "slurm"], Role.NONE]
     share_rotations: Annotated[Literal["auto", True, False], Role.NONE]
+    images: Annotated[Literal["auto", "device", "streamed"], Role.NONE] = "auto"
 
 
 class Plan(Node):
