@@ -104,9 +104,16 @@ class Loss(Node):
 
 
 class Augment(Node):
+    """then: an augmentation of the user's own, after the crop and the flip."""
+
     enabled: bool
     pad: int = Field(ge=0)
     flip: bool
+    then: Component | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _changed(self, serialize(self), keys=("then",))
 
 
 class Interval(Node):

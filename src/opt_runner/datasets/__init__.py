@@ -1,6 +1,7 @@
 """Image data: where it comes from, the store on the device, and its augmentation."""
 
 from opt_runner.datasets.augment import Augment
+from opt_runner.datasets.augmentation import Augmentation
 from opt_runner.datasets.batches import Batches, normalise
 from opt_runner.datasets.dataset import Dataset
 from opt_runner.datasets.digits import Digits
@@ -16,6 +17,7 @@ from opt_runner.datasets.training_images import (
 
 __all__ = [
     "Augment",
+    "Augmentation",
     "Batches",
     "Dataset",
     "Digits",

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from opt_runner.datasets.augmentation import Augmentation
 from opt_runner.errors import UserError
 
 
@@ -20,18 +21,29 @@ class Augment:
     """Options of the augmentation.
 
     enabled: augment at all. pad: pixels by which a crop may be off centre. flip: mirror half of
-    the images, left to right.
+    the images, left to right. then: what changes the images after that.
     """
 
     enabled: bool = True
     pad: Annotated[int, Field(ge=0)] = 4
     flip: bool = True
+    then: Augmentation | None = None
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Crop rows and columns, int64 in 0..2 pad, and flips, bool: (count,) each, on the CPU."""
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Crop rows and columns, int64 in 0..2 pad, and flips, bool: (count,) each, on the CPU.
+
+        After them what `then` draws.
+        """
         rows, columns = torch.randint(2 * self.pad + 1, (2, count), generator=generator)
         flips = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
-        return rows, columns, flips
+        more = self.then.draw(count, generator) if self.then else ()
+        return rows, columns, flips, *more
+
+    def take(self, store: Tensor, index: Tensor, *drawn: Tensor) -> Tensor:
+        """Augmented images `index` of a store, see `gather`; drawn: what was drawn for them."""
+        rows, columns, flips, *more = drawn
+        images = gather(store, index, rows, columns, flips, self.pad)
+        return self.then.apply(images, *more) if self.then else images
 
     def check(self, size: tuple[int, int]) -> None:
         """Raise UserError where images of `size` (H, W) are too small for the padding."""

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opt_runner.datasets.augment import Augment, gather
+from opt_runner.datasets.augment import Augment
 from opt_runner.errors import UserError
 
 
@@ -72,17 +72,16 @@ class Batches:
             self._drawn = self._draw(epoch)
             self._epoch = epoch
         here = slice(position * self.batch_size, (position + 1) * self.batch_size)
-        index, *crop = (drawn[here][self._part] for drawn in self._drawn)
+        index, *random = (drawn[here][self._part] for drawn in self._drawn)
         if self.augment is None:
             images = self.images[index]
         else:
-            rows, columns, flips = crop
-            images = gather(self.images, index, rows, columns, flips, self.augment.pad)
+            images = self.augment.take(self.images, index, *random)
         x = normalise(images.contiguous(memory_format=self.memory_format), self.dtype)
         return x, self.labels[index]
 
     def _draw(self, epoch: int) -> list[Tensor]:
-        """The order of an epoch's images and, if they are augmented, their crops and flips."""
+        """The order of an epoch's images and, if they are augmented, what is random in that."""
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         count = len(self.images)
         drawn = [torch.randperm(count, generator=generator)]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from opt_runner.config import components
 from opt_runner.config.schema import Config
 from opt_runner.datasets import (
     Augment,
@@ -15,6 +16,7 @@ from opt_runner.datasets import (
     part,
     with_label_noise,
 )
+from opt_runner.datasets.augmentation import check_on
 from opt_runner.errors import UserError
 from opt_runner.networks.pretrained import load_weights
 from opt_runner.opt import OPT
@@ -82,7 +84,7 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         data.train_labels,
         config.batch_size,
         config.seed,
-        Augment(**config.augment.model_dump()),
+        _augment(config, data),
         memory_format=device.memory_format,
         dtype=device.dtype,
         part=(processes.rank, processes.count),
@@ -110,6 +112,15 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
     return Setup(
         config, processes, device, data, batches, opt, optimizer, steps, validation, shares
     )
+
+
+def _augment(config: Config, data: Images) -> Augment:
+    chosen = config.augment
+    if not (chosen.enabled and chosen.then):
+        return Augment(chosen.enabled, chosen.pad, chosen.flip)
+    then = components.build(chosen.then, "augment.then")
+    check_on(then, data.train_images[:2], "augment.then")
+    return Augment(chosen.enabled, chosen.pad, chosen.flip, then)
 
 
 @torch.no_grad()
