@@ -37,7 +37,7 @@ def test_gather_is_pad_crop_flip(
     generator = torch.Generator().manual_seed(seed)
     store = torch.randint(256, (7, channels, height, width), generator=generator).byte()
     index = torch.randint(7, (count,), generator=generator)
-    rows, columns, flips = Augment(pad=pad).draw(count, generator)
+    rows, columns, flips = Augment(pad=pad).draw(count, (height, width), generator)
     crops = gather(store, index, rows, columns, flips, pad)
     assert crops.dtype == torch.uint8
     np.testing.assert_array_equal(crops, reference(store[index], rows, columns, flips, pad))
@@ -62,7 +62,7 @@ def test_centred_crop_is_the_image() -> None:
 
 
 def test_draws_cover_all_offsets_evenly() -> None:
-    rows, columns, flips = Augment(pad=4).draw(90_000, torch.Generator().manual_seed(0))
+    rows, columns, flips = Augment(pad=4).draw(90_000, (8, 8), torch.Generator().manual_seed(0))
     for offsets in (rows, columns):
         counts = offsets.bincount()
         assert len(counts) == 9
@@ -72,7 +72,7 @@ def test_draws_cover_all_offsets_evenly() -> None:
 
 
 def test_no_flip_where_none_is_wanted() -> None:
-    assert not Augment(flip=False).draw(1000, torch.Generator())[2].any()
+    assert not Augment(flip=False).draw(1000, (8, 8), torch.Generator())[2].any()
 
 
 @pytest.mark.parametrize("pad", [-1, 5])

@@ -29,14 +29,16 @@ class Augment:
     flip: bool = True
     then: Augmentation | None = None
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def draw(
+        self, count: int, size: tuple[int, int], generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
         """Crop rows and columns, int64 in 0..2 pad, and flips, bool: (count,) each, on the CPU.
 
-        After them what `then` draws.
+        After them what `then` draws for images of `size` (H, W).
         """
         rows, columns = torch.randint(2 * self.pad + 1, (2, count), generator=generator)
         flips = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
-        more = self.then.draw(count, generator) if self.then else ()
+        more = self.then.draw(count, size, generator) if self.then else ()
         return rows, columns, flips, *more
 
     def take(self, store: Tensor, index: Tensor, *drawn: Tensor) -> Tensor:

@@ -16,8 +16,13 @@ class Augmentation(Protocol):
     run that goes on from a checkpoint sees the images that an uncut run sees.
     """
 
-    def draw(self, count: int, generator: torch.Generator) -> Sequence[Tensor]:
-        """What is random for the `count` images of an epoch, on the CPU: tensors (count, ...)."""
+    def draw(
+        self, count: int, size: tuple[int, int], generator: torch.Generator
+    ) -> Sequence[Tensor]:
+        """What is random for the `count` images of an epoch, on the CPU: tensors (count, ...).
+
+        size: (H, W) of the images.
+        """
         ...
 
     def apply(self, images: Tensor, *drawn: Tensor) -> Tensor:
@@ -34,7 +39,8 @@ def check_on(augmentation: Augmentation, images: Tensor, where: str) -> None:
     images: uint8 (B, C, H, W), a few. where: the node of the config, for the message.
     """
     name = type(augmentation).__name__
-    drawn = tuple(augmentation.draw(len(images), torch.Generator().manual_seed(0)))
+    size = images.shape[2], images.shape[3]
+    drawn = tuple(augmentation.draw(len(images), size, torch.Generator().manual_seed(0)))
     for tensor in drawn:
         if not isinstance(tensor, Tensor) or tensor.device.type != "cpu" or tensor.dim() == 0:
             raise UserError(f"{where}: {name}.draw must give tensors (count, ...) on the CPU")

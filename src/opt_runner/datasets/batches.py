@@ -46,9 +46,10 @@ class Batches:
             )
         size = batch_size // parts
         self._part = slice(number * size, (number + 1) * size)
+        self.size = images.shape[2], images.shape[3]
         self.augment = augment if augment is not None and augment.enabled else None
         if self.augment is not None:
-            self.augment.check((images.shape[2], images.shape[3]))
+            self.augment.check(self.size)
         self.images = images
         self.labels = labels
         self.batch_size = batch_size
@@ -86,7 +87,7 @@ class Batches:
         count = len(self.images)
         drawn = [torch.randperm(count, generator=generator)]
         if self.augment is not None:
-            drawn += self.augment.draw(count, generator)
+            drawn += self.augment.draw(count, self.size, generator)
         if self.images.is_cuda:
             # From pinned memory the copy does not wait for the GPU to finish what it is doing.
             drawn = [tensor.pin_memory() for tensor in drawn]
