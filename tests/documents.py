@@ -1,7 +1,7 @@
 """Documents that a reader can follow to the letter: their files and commands, in order.
 
-A block that begins with `# NAME` is that file. A block `console` has commands, after `$ `, each
-with lines of its output; `...` stands for lines that are left out.
+A block that begins with `# NAME`, or with `# @package _global_` and `# NAME`, is that file. A block
+`console` has commands, after `$ `, each with lines of its output; `...` stands for lines left out.
 """
 
 import os
@@ -23,7 +23,7 @@ from opt_runner.config.compose import compose, conf_dir
 DOCS = Path(__file__).parents[1] / "docs"
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.S | re.M)
-_NAME = re.compile(r"# ([\w./]+\.(?:py|yaml))\n")
+_NAME = re.compile(r"(?:# @package _global_\n)?# ([\w./]+\.(?:py|yaml))\n")
 _NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]\d+)?")
 
 
@@ -142,8 +142,6 @@ def _runs(arguments: list[str]) -> Iterator[list[str]]:
         override = OverridesParser.create().parse_override(word)
         key = override.get_key_element()
         swept = override.is_sweep_override()
-        values.append(
-            [f"{key}={v}" for v in override.sweep_string_iterator()] if swept else [word]
-        )
+        values.append([f"{key}={v}" for v in override.sweep_string_iterator()] if swept else [word])
     for i in range(max(map(len, values))):
         yield [of_key[i % len(of_key)] for of_key in values]
