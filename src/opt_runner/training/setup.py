@@ -116,11 +116,13 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
 
 def _augment(config: Config, data: Images) -> Augment:
     chosen = config.augment
-    if not (chosen.enabled and chosen.then):
-        return Augment(chosen.enabled, chosen.pad, chosen.flip)
-    then = components.build(chosen.then, "augment.then")
-    check_on(then, data.train_images[:2], "augment.then")
-    return Augment(chosen.enabled, chosen.pad, chosen.flip, then)
+    then = None
+    if chosen.enabled and chosen.then:
+        then = components.build(chosen.then, "augment.then")
+        shape = (min(2, len(data.train_labels)), data.channels, *data.size)
+        images = torch.zeros(shape, dtype=torch.uint8, device=data.train_labels.device)
+        check_on(then, images, "augment.then")
+    return Augment(**chosen.model_dump(exclude={"then"}), then=then)
 
 
 @torch.no_grad()
