@@ -93,7 +93,7 @@ def test_every_command_does_what_is_shown(
 
 TOGETHER = [
     "--config-dir", "my_conf", "model=two_convolutions", "dataset=stripes", "augment/then=cutout",
-    "budget.steps=24", "hardware.threads=1", "tracking=none", "log.every=1",
+    "hardware.threads=1", "tracking=none", "log.every=1",
 ]  # fmt: skip
 
 
@@ -116,22 +116,23 @@ def test_own_methods_on_an_own_network_with_own_data_and_augmentation(
     extended: Run, tmp_path: Path
 ) -> None:
     methods = "exponential,low_rank,decorrelated,low_rank_update"
-    done = extended("-m", *TOGETHER, f"method={methods}")
+    done = extended("-m", *TOGETHER, "budget.steps=40", f"method={methods}")
     assert done.returncode == 0, done.stdout + done.stderr
     found = {result["method"]: result for result in results(tmp_path)}
-    assert ",".join(sorted(found)) == ",".join(sorted(methods.split(",")))
+    assert found.keys() == set(methods.split(","))
     for name, result in found.items():
         assert (result["status"], result["model"]) == ("finished", "two_convolutions")
         assert result["train_loss"] < 0.65, "at chance it is log 2 = 0.69"
         rotates = name in ("exponential", "low_rank")
-        assert (result["orthogonality_error"] or 1) < 1e-4 if rotates else True
+        assert (result["orthogonality_error"] is not None) == rotates
+        assert (result["orthogonality_error"] or 0) < 1e-4
 
 
 @pytest.mark.slow
 def test_cut_off_it_ends_as_if_undisturbed(extended: Run, tmp_path: Path) -> None:
     (tmp_path / "dying.py").write_text(DYING)
     arguments = [
-        *TOGETHER, "method=low_rank", "augment.then._target_=dying.Cutout",
+        *TOGETHER, "budget.steps=24", "method=low_rank", "augment.then._target_=dying.Cutout",
         "checkpoint.every_steps=4",
     ]  # fmt: skip
     assert extended(*arguments, "experiment_name=uncut").returncode == 0
