@@ -10,7 +10,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 
-from opt_runner.errors import UserError
+from opt_runner.cli import mistakes
 from tests import documents
 from tests.cli.conftest import COMMAND, Run, outcome, results
 from tests.documents import Command, File, Shell
@@ -59,7 +59,9 @@ def refusal(command: Command) -> str | None:
 
 @pytest.mark.usefixtures("importable")
 @pytest.mark.parametrize("name", NAMES)
-def test_every_command_has_keys_and_values_that_there_are(name: str, tmp_path: Path) -> None:
+def test_every_command_has_keys_and_values_that_there_are(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     composed = 0
     for step in documents.read(name):
         if isinstance(step, File):
@@ -68,9 +70,10 @@ def test_every_command_has_keys_and_values_that_there_are(name: str, tmp_path: P
             documents.check_composes(step)
             composed += step.words[0] == "opt-run"
         else:
-            with pytest.raises(UserError) as raised:
+            monkeypatch.setattr(sys, "argv", step.words)
+            with pytest.raises(SystemExit), mistakes.told(all_are_mistakes=True):
                 documents.check_composes(step)
-            assert str(raised.value) == refused
+            assert capsys.readouterr().err == f"opt-run: {refused}\n"
     assert composed > 5
 
 
