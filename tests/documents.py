@@ -71,21 +71,26 @@ class Shell:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
-        self.environment = {**environment, "COLUMNS": "120"}
+        # The documents show what a CPU gives, in a terminal wide enough for whole tables.
+        self.environment = {**environment, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "120"}
         self._set: list[str] = []
 
     def __call__(self, line: str) -> subprocess.CompletedProcess[str]:
         """stdout holds stderr as well."""
         # Where the tests of a checkout have a PYTHONPATH, a document's must not hide it.
         kept = f'export PYTHONPATH="$PYTHONPATH:{os.environ.get("PYTHONPATH", "")}"'
-        done = subprocess.run(
-            ["bash", "-c", "\n".join([*self._set, kept, line])], cwd=self.folder,
+        done = self._run(f"{kept}\n{line}")
+        if variable := re.match(r"(export )?(\w+)=", line):
+            value = self._run(f'{line}\nprintf %s "${variable[2]}"').stdout
+            self._set.append(f"{variable[0]}{shlex.quote(value)}")
+        return done
+
+    def _run(self, script: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", "\n".join([*self._set, script])], cwd=self.folder,
             env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             timeout=280, check=False,
         )  # fmt: skip
-        if re.match(r"export |\w+=", line):
-            self._set.append(line)
-        return done
 
 
 def check_shown(command: Command, output: str) -> None:
@@ -100,7 +105,7 @@ def check_shown(command: Command, output: str) -> None:
 
 def _without_numbers(line: str) -> str:
     line = re.sub(r"\b[0-9a-f]{12}\b", "#", line)
-    line = re.sub(r" in \d+ (min|s|h)\b.*", " in #", line)
+    line = re.sub(r"(\d+ h )?(\d+ min )?\d+ s\b|\d+ h \d+ min\b", "#", line)
     return " ".join(re.sub(r"[─━]+", "─", _NUMBER.sub("#", line)).split())
 
 
