@@ -53,6 +53,19 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def locked_where_possible(path: Path) -> Iterator[None]:
+    """Wait for, and hold, the lock that keeps two processes from making the same files at once.
+
+    Where nothing can be written nobody makes any, and some network file systems have no locks.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, UserError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path, busy=lambda holder: None))
+        yield
+
+
 def is_locked(path: Path) -> bool:
     """Whether another process holds the lock file `path`."""
     if not path.exists():

@@ -76,7 +76,7 @@ def test_drift(bench: Bench) -> None:
 
 def test_datapath(bench: Bench) -> None:
     rows = check(bench("datapath"), "datapath")
-    assert len({row["measure"] for row in rows}) == 4
+    assert len({row["measure"] for row in rows}) == 4 + 6
     assert all(set(row["value"]) == SUMMARY and row["value"]["median"] > 0 for row in rows)
 
 

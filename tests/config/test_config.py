@@ -117,6 +117,8 @@ def test_two_mistakes_are_two_lines() -> None:
         "checkpoint.every_steps=7",
         "when_locked=leave",
         "hardware.reuse_memory=false",
+        "hardware.images=streamed",
+        "augment.resized_crop=null",
     ],
 )
 def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> None:
@@ -138,6 +140,7 @@ def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> Non
         "schedule.factor=0.5",
         "loss.label_smoothing=0",
         "augment.enabled=false",
+        "augment.resized_crop=0.08",
         "hardware.precision=bfloat16",
         "hardware.precision=float64",
         "evaluate.every=5",

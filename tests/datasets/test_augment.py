@@ -1,4 +1,4 @@
-"""gather against numpy: pad symmetrically, crop, flip, one image at a time."""
+"""The padded crop against numpy: pad symmetrically, crop, flip, one image at a time."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from opt_runner.datasets.augment import Augment, gather
+from opt_runner.datasets.augment import Augment
+from opt_runner.datasets.padded_crop import padded_crop
 from opt_runner.errors import UserError
 
 
@@ -30,7 +31,7 @@ def reference(images: Tensor, rows: Tensor, columns: Tensor, flips: Tensor, pad:
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(deadline=None)
-def test_gather_is_pad_crop_flip(
+def test_it_is_pad_crop_flip(
     height: int, width: int, channels: int, count: int, share: float, seed: int
 ) -> None:
     pad = round(share * min(height, width))
@@ -38,7 +39,7 @@ def test_gather_is_pad_crop_flip(
     store = torch.randint(256, (7, channels, height, width), generator=generator).byte()
     index = torch.randint(7, (count,), generator=generator)
     rows, columns, flips = Augment(pad=pad).draw(count, (height, width), generator)
-    crops = gather(store, index, rows, columns, flips, pad)
+    crops = padded_crop(store[index], rows, columns, flips, pad)
     assert crops.dtype == torch.uint8
     np.testing.assert_array_equal(crops, reference(store[index], rows, columns, flips, pad))
 
@@ -49,7 +50,7 @@ def test_every_offset_of_one_image(dtype: torch.dtype) -> None:
     store = torch.arange(3 * 8 * 8).reshape(1, 3, 8, 8).to(dtype)
     rows, columns = torch.cartesian_prod(torch.arange(9), torch.arange(9)).T
     flips = torch.arange(count) % 2 == 0
-    crops = gather(store, torch.zeros(count, dtype=torch.int64), rows, columns, flips, pad)
+    crops = padded_crop(store.expand(count, -1, -1, -1), rows, columns, flips, pad)
     expected = reference(store.expand(count, -1, -1, -1), rows, columns, flips, pad)
     np.testing.assert_array_equal(crops, expected)
 
@@ -57,7 +58,7 @@ def test_every_offset_of_one_image(dtype: torch.dtype) -> None:
 def test_centred_crop_is_the_image() -> None:
     store = torch.randint(256, (3, 3, 6, 5)).byte()
     index, centre = torch.tensor([2, 0, 1]), torch.full((3,), 2)
-    crops = gather(store, index, centre, centre, torch.zeros(3, dtype=torch.bool), 2)
+    crops = padded_crop(store[index], centre, centre, torch.zeros(3, dtype=torch.bool), 2)
     assert torch.equal(crops, store[index])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from opt_runner.bench import limits
+from opt_runner.bench import folder, limits
 from opt_runner.bench.part import LIMIT, Report, Row, Settings, spread, table, text
 from opt_runner.bench.samples import Summary, Task, interleaved, paired, sampler
 from opt_runner.bench.workloads import WORKLOADS
@@ -78,6 +78,7 @@ def run(settings: Settings) -> Report:
         *limits.notes("data path"),
         *limits.notes("reporting"),
     ]
+    folder.measure(report, settings)
     return report
 
 
@@ -157,7 +158,8 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
     """Images as torchvision's CIFAR10 holds them, uint8 (N, H, W, C), one at a time through PIL."""
 
     def __init__(self, images: Images, transform: transforms.Compose) -> None:
-        self.images: np.ndarray = images.train_images.permute(0, 2, 3, 1).contiguous().numpy()
+        pictures = images.train_images.to("cpu").permute(0, 2, 3, 1)
+        self.images: np.ndarray = pictures.contiguous().numpy()
         self.labels: list[int] = images.train_labels.tolist()
         self.transform = transform
 

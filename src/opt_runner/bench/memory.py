@@ -78,14 +78,14 @@ def _main(network: str, *arguments: str) -> None:
     config = WORKLOADS[network].config(*arguments)
     device = Device.of(config.hardware).torch_device
     images = WORKLOADS[network].images(_BATCHES * config.batch_size)
-    before = _held(device)
+    before = held(device)
     step = TrainingStep(set_up(config, images))
     for _ in range(_STEPS):
         step()
-    print(_peak(device) - before)
+    print(peak(device) - before)
 
 
-def _held(device: torch.device) -> int:
+def held(device: torch.device) -> int:
     """What is held now, in bytes; the peak is counted anew from here."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
@@ -93,7 +93,7 @@ def _held(device: torch.device) -> int:
     return _status("VmRSS")
 
 
-def _peak(device: torch.device) -> int:
+def peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _status("VmHWM")

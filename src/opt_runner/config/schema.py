@@ -104,16 +104,19 @@ class Loss(Node):
 
 
 class Augment(Node):
-    """then: an augmentation of the user's own, after the crop and the flip."""
+    """resized_crop: the least share of an image's area, in place of the padded crop; null: that.
+    then: an augmentation of the user's own, after the crop and the flip.
+    """
 
     enabled: bool
     pad: int = Field(ge=0)
     flip: bool
+    resized_crop: float | None = Field(default=None, gt=0, le=1)
     then: Component | None = None
 
     @model_serializer(mode="wrap")
-    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _changed(self, serialize(self), keys=("then",))
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _changed(self, serialize(self), keys=("resized_crop", "then"))
 
 
 class Interval(Node):
@@ -246,6 +249,8 @@ class Hardware(Node):
     processes: who started the processes that train a run together; auto: torchrun, where its
     variables are set, else there is one. share_rotations: whether each of them computes its share
     of the rotations, or all; auto: on CPUs.
+    images: where they lie in training: on the device, or where they are, streamed to it a few
+    batches ahead; auto: on the device where they take half of its free memory at most.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.NONE]
@@ -256,6 +261,7 @@ class Hardware(Node):
     reuse_memory: Annotated[bool, Role.NONE]
     processes: Annotated[Literal["auto", "slurm"], Role.NONE]
     share_rotations: Annotated[Literal["auto", True, False], Role.NONE]
+    images: Annotated[Literal["auto", "device", "streamed"], Role.NONE] = "auto"
 
 
 class Plan(Node):

@@ -1,5 +1,6 @@
 """Image data: where it comes from, the store on the device, and its augmentation."""
 
+from opt_runner.datasets.ahead import pieces
 from opt_runner.datasets.augment import Augment
 from opt_runner.datasets.augmentation import Augmentation
 from opt_runner.datasets.batches import Batches, normalise
@@ -7,6 +8,7 @@ from opt_runner.datasets.dataset import Dataset
 from opt_runner.datasets.digits import Digits
 from opt_runner.datasets.folder import ImageFolder
 from opt_runner.datasets.images import Images
+from opt_runner.datasets.stored import Stored
 from opt_runner.datasets.torchvision_sets import TorchvisionSet
 from opt_runner.datasets.training_images import (
     Validation,
@@ -23,10 +25,12 @@ __all__ = [
     "Digits",
     "ImageFolder",
     "Images",
+    "Stored",
     "TorchvisionSet",
     "Validation",
     "hold_back",
     "normalise",
     "part",
+    "pieces",
     "with_label_noise",
 ]

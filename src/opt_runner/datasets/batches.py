@@ -1,17 +1,25 @@
-"""The store on the device: every training image as one tensor, from which batches are taken."""
+"""Batches of the training images, from a store on the device or from a file, read ahead."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from opt_runner.datasets.ahead import Ahead
 from opt_runner.datasets.augment import Augment
+from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError
+
+# Batches that are ready or being read while one is trained on.
+_AHEAD = 3
 
 
 class Batches:
     """Shuffled, augmented, normalised batches by step number.
 
-    images: uint8 (N, C, H, W); labels: int64 (N,); both on the device that trains.
+    images: uint8 (N, C, H, W); labels: int64 (N,), on the device that trains.
+    streamed: the images may lie elsewhere. A thread takes those of the next batches, which alone
+    are brought to the device, as bytes. Else they are on the device as one tensor. Batches are
+    equal to the bit either way.
     part: which of how many equal parts of every batch, counted from 0; (0, 1) is the whole.
     An epoch takes every image once, in an order of its own; a last partial batch is dropped.
 
@@ -24,7 +32,7 @@ class Batches:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | Stored,
         labels: Tensor,
         batch_size: int,
         seed: int,
@@ -32,6 +40,7 @@ class Batches:
         memory_format: torch.memory_format = torch.contiguous_format,
         dtype: torch.dtype = torch.float32,
         part: tuple[int, int] = (0, 1),
+        streamed: bool = False,
     ) -> None:
         if not 1 <= batch_size <= len(images):
             raise UserError(
@@ -58,6 +67,7 @@ class Batches:
         self.dtype = dtype
         self._epoch = -1
         self._drawn: list[Tensor] = []
+        self._ahead = Ahead(self._read, _AHEAD) if streamed else None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -66,32 +76,55 @@ class Batches:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Batch `step`, counted from 0 through all epochs: x (B, C, H, W), y int64 (B,).
 
-        Of a `part` these are its B images.
+        Of a `part` these are its B images. Raises UserError where they cannot be read.
         """
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            self._drawn = self._draw(epoch)
-            self._epoch = epoch
-        here = slice(position * self.batch_size, (position + 1) * self.batch_size)
-        index, *random = (drawn[here][self._part] for drawn in self._drawn)
-        if self.augment is None:
-            images = self.images[index]
+        if self._ahead is None:
+            index, *crop = self._of_step(step, self.labels.device)
+            images = self.images[index].to(self.labels.device)
         else:
-            images = self.augment.take(self.images, index, *random)
+            images, index, *crop = self._on_device(self._ahead.take(step))
+        if self.augment is not None:
+            images = self.augment.apply(images, *crop)
         x = normalise(images.contiguous(memory_format=self.memory_format), self.dtype)
         return x, self.labels[index]
 
+    def close(self) -> None:
+        """End the thread that reads ahead, where there is one; no batch is asked for any more."""
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _read(self, step: int) -> list[Tensor]:
+        """The images of a batch as they are, their indices, crops and flips, on the CPU."""
+        index, *crop = self._of_step(step, torch.device("cpu"))
+        if isinstance(self.images, Stored):
+            return [self.images[index].read(pin_memory=self.labels.is_cuda), index, *crop]
+        # Not torch's indexing, which would start as many threads again as the training has.
+        return [torch.from_numpy(self.images.numpy().take(index.numpy(), axis=0)), index, *crop]
+
+    def _of_step(self, step: int, device: torch.device) -> list[Tensor]:
+        """Of the images of a batch the indices and, if they are augmented, crops and flips."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            drawn = self._draw(epoch)
+            self._drawn = self._on_device(drawn) if device.type != "cpu" else drawn
+            self._epoch = epoch
+        here = slice(position * self.batch_size, (position + 1) * self.batch_size)
+        return [drawn[here][self._part] for drawn in self._drawn]
+
     def _draw(self, epoch: int) -> list[Tensor]:
-        """The order of an epoch's images and, if they are augmented, what is random in that."""
+        """The order of an epoch's images and, if they are augmented, their crops and flips."""
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         count = len(self.images)
         drawn = [torch.randperm(count, generator=generator)]
         if self.augment is not None:
             drawn += self.augment.draw(count, self.size, generator)
-        if self.images.is_cuda:
+        return drawn
+
+    def _on_device(self, tensors: list[Tensor]) -> list[Tensor]:
+        if self.labels.is_cuda:
             # From pinned memory the copy does not wait for the GPU to finish what it is doing.
-            drawn = [tensor.pin_memory() for tensor in drawn]
-        return [tensor.to(self.images.device, non_blocking=True) for tensor in drawn]
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        return [tensor.to(self.labels.device, non_blocking=True) for tensor in tensors]
 
 
 def mix(seed: int, epoch: int) -> int:

@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError
 
 
@@ -13,14 +14,14 @@ from opt_runner.errors import UserError
 class Images:
     """Training and test images with their labels.
 
-    train_images: uint8 (N, C, H, W); train_labels: int64 (N,), indices into `classes`.
-    test_images, test_labels: the same, with as many channels and the same size.
+    train_images: uint8 (N, C, H, W), in memory or `Stored`; train_labels: int64 (N,), indices into
+    `classes`. test_images, test_labels: the same, with as many channels and the same size.
     Raises UserError where types, shapes or labels do not fit together.
     """
 
-    train_images: Tensor
+    train_images: Tensor | Stored
     train_labels: Tensor
-    test_images: Tensor
+    test_images: Tensor | Stored
     test_labels: Tensor
     classes: list[str]
 
@@ -47,19 +48,24 @@ class Images:
     def num_classes(self) -> int:
         return len(self.classes)
 
-    def to(self, device: torch.device | str) -> Self:
-        """The same images on `device`."""
-        return replace(
+    def to(self, device: torch.device | str, streamed: bool = False) -> Self:
+        """The same on `device`; streamed: the labels alone, the images stay where they are."""
+        labels = replace(
             self,
-            train_images=self.train_images.to(device),
             train_labels=self.train_labels.to(device),
-            test_images=self.test_images.to(device),
             test_labels=self.test_labels.to(device),
+        )
+        if streamed:
+            return labels
+        return replace(
+            labels,
+            train_images=self.train_images.to(device),
+            test_images=self.test_images.to(device),
         )
 
 
-def _check_half(half: str, images: Tensor, labels: Tensor, num_classes: int) -> None:
-    if images.dtype != torch.uint8 or images.dim() != 4:
+def _check_half(half: str, images: Tensor | Stored, labels: Tensor, num_classes: int) -> None:
+    if images.dtype != torch.uint8 or len(images.shape) != 4:
         raise UserError(
             f"{half} images must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
         )
@@ -71,7 +77,7 @@ def _check_half(half: str, images: Tensor, labels: Tensor, num_classes: int) -> 
         raise UserError(
             f"{len(images)} {half} images have {len(labels)} labels: one each is needed"
         )
-    if images.numel() == 0:
+    if 0 in images.shape:
         raise UserError(f"the {half} set is empty, got images {tuple(images.shape)}")
     outside = ((labels < 0) | (labels >= num_classes)).nonzero()
     if len(outside):

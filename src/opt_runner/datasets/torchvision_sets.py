@@ -4,7 +4,7 @@ import math
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from opt_runner.datasets.images import Images
 from opt_runner.errors import UserError
-from opt_runner.files import locked
+from opt_runner.files import locked_where_possible
 
 SECONDS_TO_ANSWER = 20.0
 
@@ -72,7 +72,8 @@ class TorchvisionSet:
         Raises UserError where files are missing and cannot be fetched, or are damaged.
         """
         self.check()
-        with _locked(self.root / f".{self.source}.lock") if self.download else nullcontext():
+        lock = self.root / f".{self.source}.lock"
+        with locked_where_possible(lock) if self.download else nullcontext():
             problem = self._missing() or self._damaged()
             if problem and self.download:
                 self._fetch(problem)
@@ -166,17 +167,6 @@ def _idx_damage(file: Path) -> str | None:
     promised = len(header) + math.prod(struct.unpack(f">{dimensions}I", header[4:]))
     found = file.stat().st_size
     return None if found == promised else f"is damaged ({found} bytes, its header says {promised})"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait for, and hold, the lock that keeps two jobs from fetching the same files at once."""
-    # Where nothing can be written, nobody fetches; some network file systems have no locks.
-    with ExitStack() as stack:
-        with suppress(OSError, UserError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(path, busy=lambda holder: None))
-        yield
 
 
 @contextmanager

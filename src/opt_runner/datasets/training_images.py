@@ -7,19 +7,21 @@ import torch
 from torch import Tensor
 
 from opt_runner.datasets.images import Images
+from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """images: uint8 (N, C, H, W); labels: int64 (N,)."""
+    """images: uint8 (N, C, H, W), in memory or `Stored`; labels: int64 (N,)."""
 
-    images: Tensor
+    images: Tensor | Stored
     labels: Tensor
 
-    def to(self, device: torch.device | str) -> Self:
-        """The same images on `device`."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+    def to(self, device: torch.device | str, streamed: bool = False) -> Self:
+        """The same on `device`; streamed: the labels alone, the images stay where they are."""
+        images = self.images if streamed else self.images.to(device)
+        return replace(self, images=images, labels=self.labels.to(device))
 
 
 def hold_back(data: Images, share: float, seed: int) -> tuple[Images, Validation]:

@@ -62,11 +62,14 @@ def execute(
         with ExitStack() as held:
             with processes.together(), stop.at_once():
                 setup = set_up(run.config, run.dataset.load(), processes)
+                held.callback(setup.batches.close)
                 begun: Result | Progress = Progress()
                 if processes.first:
                     begun = _begin(run, setup, screen, held)
                     if not in_sweep and isinstance(begun, Progress):
                         screen.show(setup.opt.summary())
+                        if setup.placement.streamed:
+                            screen.say(setup.placement.why)
             begun = processes.share(begun)
             if isinstance(begun, Result):
                 return begun
@@ -240,7 +243,7 @@ def _train(run: Run, setup: Setup, progress: Progress, screen: Screen, stop: Sto
         screen.run(run.title, setup.steps) as display,
         wandb.start(run.config, run.signature, screen) as tracker,
     ):
-        log.info("%s: %s", run.title, setup.hardware)
+        log.info("%s: %s; %s", run.title, setup.hardware, setup.placement.why)
         reporter = _Reporter(run, setup, tracker, display)
         result = _steps(run, setup, progress, reporter, stop, tell=log.error)
         _write_result(run, result, screen)

@@ -93,6 +93,7 @@ def _measured(runs: Sequence[Run]) -> Kind:
             step()
             step.diverged_at()  # waits for a GPU
             samples.append(time.perf_counter() - started)
+    setup.batches.close()
     counts = [len(setup.data.train_images), len(setup.data.test_images)]
     if setup.validation is not None:
         counts.insert(1, len(setup.validation.images))

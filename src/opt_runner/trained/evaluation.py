@@ -69,8 +69,9 @@ def evaluate(trained: Trained, config: Config) -> Evaluation:
     size = trained.interface.num_classes
     confusion = torch.zeros(size, size, dtype=torch.int64, device=device.torch_device)
     tally = Tally(device.torch_device)
-    tested = images.test_images.to(device.torch_device), labels.to(device.torch_device)
-    for logits, truth in outputs(network, *tested, device):
+    for logits, truth in outputs(
+        network, images.test_images, labels.to(device.torch_device), device
+    ):
         tally.add(logits, truth)
         one = torch.ones_like(truth)
         confusion.index_put_((truth, logits.argmax(-1)), one, accumulate=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from opt_runner.datasets import normalise
+from opt_runner.datasets import Stored, normalise, pieces
 from opt_runner.geometry import LayerGeometry, layer_geometry
 from opt_runner.opt import OPT, merge
 from opt_runner.records.result import ANGLE_BINS
@@ -61,9 +61,10 @@ class Tally:
 
 @torch.no_grad()
 def quality(
-    opt: OPT, images: Tensor, labels: Tensor, device: Device, processes: Processes
+    opt: OPT, images: Tensor | Stored, labels: Tensor, device: Device, processes: Processes
 ) -> Quality:
-    """Of the merged, plain network, on images (N, C, H, W) uint8.
+    """Of the merged, plain network, on images (N, C, H, W) uint8, which may lie elsewhere than the
+    labels.
 
     Each process tries its part of them.
     """
@@ -78,11 +79,13 @@ def quality(
 
 
 def outputs(
-    network: nn.Module, images: Tensor, labels: Tensor, device: Device
+    network: nn.Module, images: Tensor | Stored, labels: Tensor, device: Device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (B, classes) and labels (B,) of images (N, C, H, W) uint8, batch by batch."""
-    for batch, truth in zip(torch.split(images, _BATCH), torch.split(labels, _BATCH), strict=True):
-        x = normalise(batch, device.dtype).contiguous(memory_format=device.memory_format)
+    for batch, truth in zip(pieces(images, _BATCH), torch.split(labels, _BATCH), strict=True):
+        x = normalise(batch.to(labels.device), device.dtype).contiguous(
+            memory_format=device.memory_format
+        )
         with device.autocast():
             logits = network(x)
         yield logits, truth

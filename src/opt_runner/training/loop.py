@@ -235,7 +235,8 @@ def _train_error(setup: Setup, progress: Progress) -> dict[str, float]:
     images, labels = setup.data.train_images, setup.data.train_labels
     count = min(len(labels), len(setup.data.test_labels))
     # Folders are sorted by class: the chosen ones are evenly spaced.
-    chosen = torch.arange(count, device=labels.device) * len(labels) // count
-    found = quality(setup.opt, images[chosen], labels[chosen], setup.device, setup.processes)
+    chosen = torch.arange(count, device=images.device) * len(labels) // count
+    truth = labels[chosen.to(labels.device)]
+    found = quality(setup.opt, images[chosen], truth, setup.device, setup.processes)
     progress.train_error = found.error
     return {"train_error": found.error}

@@ -23,6 +23,7 @@ from opt_runner.opt import OPT
 from opt_runner.training.batchnorm import make_global
 from opt_runner.training.build import network_of, opt_of
 from opt_runner.training.device import Device
+from opt_runner.training.placement import Placement
 from opt_runner.training.processes import ALONE, Processes
 from opt_runner.training.shares import Shares, shareable
 from opt_runner.training.size import check_fits
@@ -37,6 +38,7 @@ class Setup:
     processes: Processes
     device: Device
     data: Images
+    placement: Placement
     batches: Batches
     opt: OPT
     optimizer: torch.optim.Optimizer
@@ -73,12 +75,14 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         images, validation = hold_back(
             images, config.dataset.validation, config.dataset.validation_seed
         )
-        validation = validation.to(device.torch_device)
     if config.dataset.share < 1:
         images = part(images, config.dataset.share, config.seed)
     if config.dataset.label_noise:
         images = with_label_noise(images, config.dataset.label_noise, config.seed)
-    data = images.to(device.torch_device)
+    placement = Placement.of(config.hardware.images, images, validation, device.torch_device)
+    data = images.to(device.torch_device, placement.streamed)
+    if validation is not None:
+        validation = validation.to(device.torch_device, placement.streamed)
     batches = Batches(
         data.train_images,
         data.train_labels,
@@ -88,6 +92,7 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         memory_format=device.memory_format,
         dtype=device.dtype,
         part=(processes.rank, processes.count),
+        streamed=placement.streamed,
     )
     steps = config.budget.in_steps(batches.steps_per_epoch)
     check_fits(config, data, device.torch_device)
@@ -110,7 +115,17 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
             shares = Shares(opt, processes)
     optimizer = opt.optimizer(**config.optimizer.model_dump())
     return Setup(
-        config, processes, device, data, batches, opt, optimizer, steps, validation, shares
+        config,
+        processes,
+        device,
+        data,
+        placement,
+        batches,
+        opt,
+        optimizer,
+        steps,
+        validation,
+        shares,
     )
 
 
@@ -128,18 +143,16 @@ def _augment(config: Config, data: Images) -> Augment:
 @torch.no_grad()
 def _try_shapes(opt: OPT, data: Images, device: Device) -> None:
     """A network that does not fit the images says so now, not as a traceback from its inside."""
-    images = data.train_images[:2]
-    x = torch.zeros(images.shape, dtype=device.dtype, device=images.device)
+    shape = (min(2, len(data.train_labels)), data.channels, *data.size)
+    x = torch.zeros(shape, dtype=device.dtype, device=device.torch_device)
     opt.network.eval()
     try:
         logits = opt.network(x)
     except RuntimeError as error:
+        raise UserError(f"model: fails on images of shape {shape[1:]}: {error}") from error
+    if tuple(logits.shape) != (len(x), data.num_classes):
         raise UserError(
-            f"model: fails on images of shape {tuple(images.shape[1:])}: {error}"
-        ) from error
-    if tuple(logits.shape) != (len(images), data.num_classes):
-        raise UserError(
-            f"model: gives an output of shape {tuple(logits.shape)} for {len(images)} images of "
-            f"{data.num_classes} classes, expected {(len(images), data.num_classes)}"
+            f"model: gives an output of shape {tuple(logits.shape)} for {len(x)} images of "
+            f"{data.num_classes} classes, expected {(len(x), data.num_classes)}"
         )
     opt.network.train()

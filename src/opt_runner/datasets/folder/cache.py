@@ -1,19 +1,34 @@
-"""Decoded images on disk: one file a key, whole or not at all, and believed only if it checks."""
+"""Decoded images on disk: a file of them all, whole or not at all, and believed only if it checks.
+
+`images-KEY.npy` is what `numpy.load` reads, (N, C, H, W). Beside it `images-KEY.json` has its
+SHA-256, and the size and the time of the last change at which the file was found to have it. To
+read all of a huge file at each start would take minutes: it is done only where one of the two has
+changed since. Nobody can set that time (ctime) back; what it does not tell is a disk that forgets.
+"""
 
 import hashlib
+import json
 import logging
 import os
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO
 
-import torch
+from numpy.lib import format as npy
 
-from opt_runner.datasets.images import Images
+from opt_runner.datasets.stored import Stored
+from opt_runner.errors import UserError
 from opt_runner.files import CannotWrite, write_whole
 
 log = logging.getLogger(__name__)
 
-TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
+# What earlier releases left, which is no longer read.
+_FORMER = re.compile(r"images-[0-9a-f]{32}\.pt")
+
+# Writes the bytes at the offset of the file, from any thread.
+Put = Callable[[bytes, int], None]
 
 
 def default_folder() -> Path:
@@ -22,44 +37,109 @@ def default_folder() -> Path:
     return Path(home) / "opt-runner"
 
 
-def read(folder: Path, key: str) -> Images | None:
+def lock_of(folder: Path, key: str) -> Path:
+    """Held by who decodes."""
+    return folder / f".images-{key}.lock"
+
+
+def read(folder: Path, key: str) -> Stored | None:
     """The images that were written under `key`, or None: not there, damaged, or of another key."""
     path = _path(folder, key)
     if not path.is_file():
         return None
     try:
-        # Mapped, so that jobs side by side share the memory.
-        content = torch.load(path, weights_only=True, mmap=True)
-        checksum = content.pop("checksum")
-        if content["key"] == key and checksum == _checksum(content):
-            return Images(classes=content["classes"], **{name: content[name] for name in TENSORS})
-    except Exception as error:  # of a damaged file torch.load raises anything
+        return _checked(path, key)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         log.debug("%s: %s", path, error)
-    log.warning("%s is damaged: decoding the images again", path)
     return None
 
 
-def write(folder: Path, key: str, images: Images) -> None:
-    """Write `images` under `key`; where that cannot be done, say so in the log."""
-    content: dict[str, Any] = {"key": key, "classes": images.classes}
-    content |= {name: getattr(images, name) for name in TENSORS}
-    content["checksum"] = _checksum(content)
+def write(
+    folder: Path, key: str, shape: tuple[int, int, int, int], fill: Callable[[Put], None]
+) -> Stored:
+    """The file of `key` with uint8 images of this shape.
+
+    fill: gets what puts bytes at their place; offsets are counted from the first image on.
+    Raises UserError where there is no room, or no file can be written.
+    """
+    path = _path(folder, key)
+    if path.exists():
+        log.warning("%s is damaged: decoding the images again", path)
+
+    def content(file: IO[bytes]) -> None:
+        npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        file.flush()
+        start = file.tell()
+
+        def put(values: bytes, offset: int) -> None:
+            if os.pwrite(file.fileno(), values, start + offset) != len(values):
+                raise OSError("the disk is full")
+
+        fill(put)
+
+    count, channels, height, width = shape
+    needed = count * channels * height * width
+    advice = f"the {_gib(needed)} of decoded images need a place: set dataset.cache_dir=DIR"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(_path(folder, key), lambda file: torch.save(content, file))
-    # torch.save makes a full disk a RuntimeError.
-    except (CannotWrite, OSError, RuntimeError) as error:
-        log.warning("decoded images are not cached, each run decodes them anew: %s", error)
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise UserError(f"{folder} has {_gib(free)} free; {advice}, or a smaller dataset.size")
+        for file in folder.iterdir():
+            if _FORMER.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+        write_whole(path, content)
+        _note(path, key, _sha256(path))
+        return _stored(path)
+    except (CannotWrite, OSError) as error:
+        raise UserError(f"{error}; {advice}") from error
 
 
 def _path(folder: Path, key: str) -> Path:
-    return folder / f"images-{key}.pt"
+    return folder / f"images-{key}.npy"
 
 
-def _checksum(content: dict[str, Any]) -> str:
-    """torch.load verifies nothing of a tensor's values."""
-    digest = hashlib.sha256(repr((content["key"], content["classes"])).encode())
-    for name in TENSORS:
-        digest.update(repr(tuple(content[name].shape)).encode())
-        digest.update(content[name].numpy())
-    return digest.hexdigest()
+def _checked(path: Path, key: str) -> Stored:
+    """Raises ValueError and others where the file is not what was written."""
+    note = json.loads(path.with_suffix(".json").read_text())
+    if note["key"] != key:
+        raise ValueError("of another key")
+    images = _stored(path)
+    if note["checked"] != _state(path):
+        if note["sha256"] != _sha256(path):
+            raise ValueError("of another checksum")
+        try:
+            _note(path, key, note["sha256"])
+        except CannotWrite as error:
+            log.debug("checked again at the next start: %s", error)
+    return images
+
+
+def _stored(path: Path) -> Stored:
+    with path.open("rb") as file:
+        if npy.read_magic(file) != (1, 0):
+            raise ValueError("of another version")
+        shape, _, dtype = npy.read_array_header_1_0(file)
+        start = file.tell()
+        if str(dtype) != "uint8" or len(shape) != 4:
+            raise ValueError(f"holds {dtype} {shape}")
+    return Stored(path, start, shape)
+
+
+def _note(path: Path, key: str, sha256: str) -> None:
+    note = {"key": key, "sha256": sha256, "checked": _state(path)}
+    write_whole(path.with_suffix(".json"), json.dumps(note) + "\n")
+
+
+def _state(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_ctime_ns]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB"

@@ -1,6 +1,5 @@
 """Image files to uint8 arrays of one size, with Pillow, in threads."""
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -9,9 +8,7 @@ from contextlib import contextmanager
 from typing import Literal, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from opt_runner.errors import UserError
 
@@ -37,16 +34,19 @@ def survey(paths: Sequence[str]) -> tuple[int, Literal[1, 3]]:
     return size, 1 if all(grey for _, grey in headers) else 3
 
 
-def decode_all(paths: Sequence[str], size: int, channels: int) -> Tensor:
-    """The images, uint8 (len(paths), channels, size, size), each as `decode` gives it."""
-    images = torch.empty(len(paths), channels, size, size, dtype=torch.uint8)
-    store = images.numpy()
+def decode_all(
+    paths: Sequence[str], size: int, channels: int, put: Callable[[bytes, int], None]
+) -> None:
+    """Put the images, each as `decode` gives it, one after the other; any of them may be first.
 
-    def fill(i: int) -> None:
-        store[i] = decode(paths[i], size, channels)
+    put: takes the bytes of an image and their offset. No more than one a thread is in memory.
+    """
+    image_bytes = channels * size * size
 
-    _in_threads(fill, range(len(paths)))
-    return images
+    def pass_on(i: int) -> None:
+        put(decode(paths[i], size, channels).tobytes(), i * image_bytes)
+
+    _in_threads(pass_on, range(len(paths)))
 
 
 def decode(path: str, size: int, channels: int) -> np.ndarray:
@@ -63,17 +63,6 @@ def decode(path: str, size: int, channels: int) -> np.ndarray:
         if flat.size != (size, size):
             flat = ImageOps.fit(flat, (size, size), Image.Resampling.BILINEAR)
         return np.asarray(flat).reshape(size, size, channels).transpose(2, 0, 1)
-
-
-def check_fits(count: int, size: int, channels: int) -> None:
-    """Raise UserError where so many decoded images are more than the machine's memory."""
-    needed = count * channels * size * size
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > memory:
-        raise UserError(
-            f"{count} images of {size} x {size} take {needed / 2**30:.0f} GiB, more than the "
-            f"{memory / 2**30:.0f} GiB of memory: choose a smaller size"
-        )
 
 
 def _header(path: str) -> tuple[int, bool]:

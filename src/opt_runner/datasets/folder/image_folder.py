@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,13 +12,15 @@ from pydantic import Field
 from torch import Tensor
 
 from opt_runner.datasets.folder import cache
-from opt_runner.datasets.folder.decode import check_fits, decode_all, survey
+from opt_runner.datasets.folder.decode import decode_all, survey
 from opt_runner.datasets.folder.tree import FolderTree, ImageFile, scan
 from opt_runner.datasets.images import Images
+from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError
+from opt_runner.files import locked_where_possible
 
 # Raised when decoding gives other values: what older versions cached is then left alone.
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 # How much of the content a fingerprint looks at.
 SAMPLED_FILES = 64
 SAMPLED_BYTES = 65_536
@@ -68,16 +70,20 @@ class ImageFolder:
         return digest.hexdigest()[:16]
 
     def load(self) -> Images:
-        """The images, uint8 (N, channels, size, size), from the cache or else decoded.
+        """The images, uint8 (N, channels, size, size), in a file: the cache, or else decoded first.
 
-        Raises UserError as `check` does, and naming the file where an image cannot be read.
+        Raises UserError as `check` does, naming the file where an image cannot be read, and where
+        the decoded images cannot be written.
         """
-        key = self._cache_key
-        images = cache.read(self.cache_dir, key)
-        if images is None:
-            images = self._decode()
-            cache.write(self.cache_dir, key, images)
-        return images
+        stored = cache.read(self.cache_dir, self._cache_key) or self._decoded()
+        split = len(self._train)
+        return Images(
+            train_images=stored[:split],
+            train_labels=_labels(self._tree.train),
+            test_images=stored[split:],
+            test_labels=_labels(self._tree.test),
+            classes=self._tree.classes,
+        )
 
     @cached_property
     def _tree(self) -> FolderTree:
@@ -101,22 +107,20 @@ class ImageFolder:
         options = [CACHE_FORMAT, self.size, self.channels, len(self._train)]
         return hashlib.sha256(_encoded([options, files])).hexdigest()[:32]
 
-    def _decode(self) -> Images:
+    def _decoded(self) -> Stored:
+        """Of processes side by side one decodes, and the others wait for it."""
+        key = self._cache_key
+        with locked_where_possible(cache.lock_of(self.cache_dir, key)):
+            return cache.read(self.cache_dir, key) or self._decode(key)
+
+    def _decode(self, key: str) -> Stored:
         paths = [file.path for file in self._files]
         size, channels = self.size, self.channels
         if size is None or channels is None:
             common_size, common_channels = survey(paths)
             size, channels = size or common_size, channels or common_channels
-        check_fits(len(paths), size, channels)
-        images = decode_all(paths, size, channels)
-        split = len(self._train)
-        return Images(
-            train_images=images[:split],
-            train_labels=_labels(self._tree.train),
-            test_images=images[split:],
-            test_labels=_labels(self._tree.test),
-            classes=self._tree.classes,
-        )
+        fill = partial(decode_all, paths, size, channels)
+        return cache.write(self.cache_dir, key, (len(paths), channels, size, size), fill)
 
 
 def _labels(classes: dict[str, list[ImageFile]]) -> Tensor:

@@ -1,0 +1,62 @@
+"""Work ahead: what is asked for next is made by a thread while the last is used."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+from opt_runner.datasets.stored import Stored
+
+T = TypeVar("T")
+
+
+class Ahead(Generic[T]):
+    """make(0), make(1), ... by one thread, up to `depth` calls ahead of who takes them.
+
+    The thread starts with the first that is taken and ends with `close`.
+    """
+
+    def __init__(self, make: Callable[[int], T], depth: int) -> None:
+        self._make = make
+        self._depth = depth
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="opt-runner-ahead")
+        self._waiting: deque[Future[T]] = deque()
+        self._next = 0  # the first of those that wait
+
+    def take(self, number: int) -> T:
+        """make(number), waited for; raises what that raised. Any order works, ascending is fast."""
+        if number != self._next:
+            self._drop()
+            self._next = number
+        while len(self._waiting) <= self._depth:
+            following = self._next + len(self._waiting)
+            self._waiting.append(self._thread.submit(self._make, following))
+        self._next += 1
+        return self._waiting.popleft().result()
+
+    def close(self) -> None:
+        """End the thread; a call that it has begun is waited for."""
+        self._drop()
+        self._thread.shutdown(cancel_futures=True)
+
+    def _drop(self) -> None:
+        for future in self._waiting:
+            future.cancel()
+        self._waiting.clear()
+
+
+def pieces(images: Tensor | Stored, size: int) -> Iterator[Tensor]:
+    """The images in their order, `size` at a time; those of a file are read one piece ahead."""
+    starts = range(0, len(images), size)
+    if isinstance(images, Tensor):
+        yield from (images[start : start + size] for start in starts)
+        return
+
+    def read(number: int) -> Tensor:
+        return images[number * size : (number + 1) * size].read()
+
+    with closing(Ahead(read, depth=1)) as ahead:
+        yield from (ahead.take(number) for number in range(len(starts)))

@@ -1,0 +1,84 @@
+"""Images in a file: chosen by index, and read only when they are asked for."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from opt_runner.errors import UserError
+
+# What is read at a time on the way to a GPU.
+_PIECE_BYTES = 2**26
+
+
+class Stored:
+    """uint8 images (N, C, H, W), one after the other in a file, none of them in memory.
+
+    Indexing chooses images and reads nothing: it takes a slice, indices or a mask, as of a tensor.
+    They are read by position, not through a memory map: pages of a map count as the process's own,
+    and a disk that fails under one ends the process without a word.
+
+    path: of the file, which stays open: replacing it changes nothing here.
+    offset: bytes before the first image. shape: of all images in the file.
+    """
+
+    dtype = torch.uint8
+    device = torch.device("cpu")
+
+    def __init__(self, path: Path, offset: int, shape: tuple[int, int, int, int]) -> None:
+        self.path = path
+        self._file = path.open("rb")
+        self._offset = offset
+        self._image = shape[1:]
+        self._rows = torch.arange(shape[0])
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self._rows), *self._image))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, chosen: slice | Tensor) -> "Stored":
+        """The chosen images, in that order."""
+        other = object.__new__(Stored)
+        other.__dict__ = self.__dict__ | {"_rows": self._rows[chosen]}
+        return other
+
+    def read(self, pin_memory: bool = False) -> Tensor:
+        """The images, on the CPU. Raises UserError where the file does not hold them any more."""
+        images = torch.empty(self.shape, dtype=torch.uint8, pin_memory=pin_memory)
+        size = images[:1].numel()
+        for image, row in zip(images.numpy(), self._rows.tolist(), strict=True):
+            try:
+                found = os.preadv(self._file.fileno(), [image], self._offset + row * size)
+            except OSError as error:
+                raise UserError(f"{self.path} cannot be read: {error.strerror}") from error
+            if found != size:
+                raise UserError(
+                    f"{self.path} was cut short since the start: run the command again, which "
+                    "decodes the images anew"
+                )
+        return images
+
+    def to(self, device: torch.device | str) -> Tensor:
+        """The images as a tensor on `device`; of the memory of the CPU no more is taken."""
+        if torch.device(device).type == "cpu":
+            return self._mapped()
+        images = torch.empty(self.shape, dtype=torch.uint8, device=device)
+        count = max(1, _PIECE_BYTES // images[:1].numel())
+        for start in range(0, len(self), count):
+            images[start : start + count] = self[start : start + count].read()
+        return images
+
+    def _mapped(self) -> Tensor:
+        """Consecutive images as a memory map, which processes side by side share; others read."""
+        first, count = int(self._rows[0]), len(self)
+        if not torch.equal(self._rows, torch.arange(first, first + count)):
+            return self.read()
+        _, *image = self.shape
+        start = self._offset + first * torch.Size(image).numel()
+        end = start + self.shape.numel()
+        mapped = torch.from_file(str(self.path), shared=False, size=end, dtype=torch.uint8)
+        return mapped[start:].view(self.shape)
