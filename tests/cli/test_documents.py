@@ -78,6 +78,7 @@ def test_every_command_has_keys_and_values_that_there_are(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_does_what_is_shown(
     name: str, tmp_path: Path, environment: dict[str, str]
