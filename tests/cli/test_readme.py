@@ -13,12 +13,11 @@ def block(marker: str) -> str:
     return text
 
 
-def test_the_example_method_and_network(opt_run: Run, tmp_path: Path) -> None:
+def test_the_example_method(opt_run: Run, tmp_path: Path) -> None:
     (tmp_path / "my_opt.py").write_text(block("# my_opt.py"))
-    for group, name in (("method", "exponential"), ("model", "resnet34")):
-        path = tmp_path / "my_conf" / group / f"{name}.yaml"
-        path.parent.mkdir(parents=True)
-        path.write_text(block(f"# my_conf/{group}/{name}.yaml"))
+    path = tmp_path / "my_conf" / "method" / "exponential.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(block("# my_conf/method/exponential.yaml"))
     arguments = ["--config-dir", "my_conf", "method=exponential", "tracking=none"]
     done = opt_run(*arguments, *TINY, PYTHONPATH=".")
     assert done.returncode == 0, done.stderr
@@ -28,5 +27,3 @@ def test_the_example_method_and_network(opt_run: Run, tmp_path: Path) -> None:
     refused = opt_run(*arguments, "method.strength=-1", PYTHONPATH=".")
     assert refused.returncode == 2
     assert "method.strength: must be greater than 0, got -1" in refused.stderr
-    shown = opt_run("--config-dir", "my_conf", "model=resnet34", "--cfg", "job")
-    assert "torchvision.models.resnet34" in shown.stdout

@@ -166,6 +166,8 @@ def check(plain: dict[str, Any]) -> Config:
     components.check(config.method, "method")
     components.check(config.model, "model", NETWORK_SUPPLIED)
     components.check(config.dataset, "dataset")
+    if config.augment.then:
+        components.check(config.augment.then, "augment.then")
     for position, other in enumerate(config.layers.rest):
         where = f"layers.rest.{position}"
         components.check(components.named_method(other.method, other.options, where), where)

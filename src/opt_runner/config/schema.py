@@ -104,16 +104,19 @@ class Loss(Node):
 
 
 class Augment(Node):
-    """resized_crop: the least share of an image's area, in place of the padded crop; null: that."""
+    """resized_crop: the least share of an image's area, in place of the padded crop; null: that.
+    then: an augmentation of the user's own, after the crop and the flip.
+    """
 
     enabled: bool
     pad: int = Field(ge=0)
     flip: bool
     resized_crop: float | None = Field(default=None, gt=0, le=1)
+    then: Component | None = None
 
     @model_serializer(mode="wrap")
-    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _changed(self, serialize(self), keys=("resized_crop",))
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _changed(self, serialize(self), keys=("resized_crop", "then"))
 
 
 class Interval(Node):

@@ -2,6 +2,7 @@
 
 from opt_runner.datasets.ahead import pieces
 from opt_runner.datasets.augment import Augment
+from opt_runner.datasets.augmentation import Augmentation
 from opt_runner.datasets.batches import Batches, normalise
 from opt_runner.datasets.dataset import Dataset
 from opt_runner.datasets.digits import Digits
@@ -18,6 +19,7 @@ from opt_runner.datasets.training_images import (
 
 __all__ = [
     "Augment",
+    "Augmentation",
     "Batches",
     "Dataset",
     "Digits",

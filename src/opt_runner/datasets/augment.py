@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from opt_runner.datasets.augmentation import Augmentation
 from opt_runner.datasets.padded_crop import padded_crop
 from opt_runner.datasets.resized_crop import draw_boxes, resized_crop
 from opt_runner.errors import UserError
@@ -18,34 +19,41 @@ class Augment:
 
     enabled: augment at all. pad: pixels by which a crop may be off centre. flip: mirror half of
     the images, left to right. resized_crop: instead of the padded crop one of this share of the
-    image's area at least, resized to the image's size; None: the padded crop.
+    image's area at least, resized to the image's size; None: the padded crop. then: what changes
+    the images after that.
     """
 
     enabled: bool = True
     pad: Annotated[int, Field(ge=0)] = 4
     flip: bool = True
     resized_crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    then: Augmentation | None = None
 
     def draw(
         self, count: int, size: tuple[int, int], generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Crops of `count` images of `size` (H, W), and flips, bool (count,), on the CPU.
 
         Crops: rows and columns, int64 (count,) in 0..2 pad; or two tensors int64 (count, 2) of
-        first pixel and length, down and across.
+        first pixel and length, down and across. After them what `then` draws.
         """
         if self.resized_crop is None:
             first, second = torch.randint(2 * self.pad + 1, (2, count), generator=generator)
         else:
             first, second = draw_boxes(count, size, self.resized_crop, generator)
         flips = torch.rand(count, generator=generator) < (0.5 if self.flip else 0.0)
-        return first, second, flips
+        more = self.then.draw(count, size, generator) if self.then else ()
+        return first, second, flips, *more
 
-    def apply(self, images: Tensor, first: Tensor, second: Tensor, flips: Tensor) -> Tensor:
+    def apply(
+        self, images: Tensor, first: Tensor, second: Tensor, flips: Tensor, *more: Tensor
+    ) -> Tensor:
         """Images (B, C, H, W) with what was drawn for each, all on one device."""
         if self.resized_crop is None:
-            return padded_crop(images, first, second, flips, self.pad)
-        return resized_crop(images, first, second, flips)
+            images = padded_crop(images, first, second, flips, self.pad)
+        else:
+            images = resized_crop(images, first, second, flips)
+        return self.then.apply(images, *more) if self.then else images
 
     def check(self, size: tuple[int, int]) -> None:
         """Raise UserError where images of `size` (H, W) are too small for the padding."""

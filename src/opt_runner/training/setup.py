@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from opt_runner.config import components
 from opt_runner.config.schema import Config
 from opt_runner.datasets import (
     Augment,
@@ -15,6 +16,7 @@ from opt_runner.datasets import (
     part,
     with_label_noise,
 )
+from opt_runner.datasets.augmentation import check_on
 from opt_runner.errors import UserError
 from opt_runner.networks.pretrained import load_weights
 from opt_runner.opt import OPT
@@ -86,7 +88,7 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         data.train_labels,
         config.batch_size,
         config.seed,
-        Augment(**config.augment.model_dump()),
+        _augment(config, data),
         memory_format=device.memory_format,
         dtype=device.dtype,
         part=(processes.rank, processes.count),
@@ -125,6 +127,17 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         validation,
         shares,
     )
+
+
+def _augment(config: Config, data: Images) -> Augment:
+    chosen = config.augment
+    then = None
+    if chosen.enabled and chosen.then:
+        then = components.build(chosen.then, "augment.then")
+        shape = (min(2, len(data.train_labels)), data.channels, *data.size)
+        images = torch.zeros(shape, dtype=torch.uint8, device=data.train_labels.device)
+        check_on(then, images, "augment.then")
+    return Augment(**chosen.model_dump(exclude={"then"}), then=then)
 
 
 @torch.no_grad()

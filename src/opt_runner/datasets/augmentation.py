@@ -1,0 +1,57 @@
+"""What an augmentation of your own is: two methods, and options in the signature of `__init__`."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from opt_runner.errors import UserError
+
+
+class Augmentation(Protocol):
+    """Changes the images of a batch, once they are cropped and flipped.
+
+    All that is random in it is drawn by `draw`, from the generator alone, an epoch at a time: so a
+    run that goes on from a checkpoint sees the images that an uncut run sees.
+    """
+
+    def draw(
+        self, count: int, size: tuple[int, int], generator: torch.Generator
+    ) -> Sequence[Tensor]:
+        """What is random for the `count` images of an epoch, on the CPU: tensors (count, ...).
+
+        size: (H, W) of the images.
+        """
+        ...
+
+    def apply(self, images: Tensor, *drawn: Tensor) -> Tensor:
+        """The images of a batch, changed: uint8 (B, C, H, W), on the device that trains.
+
+        drawn: what `draw` gave for these images, (B, ...) each, on the same device.
+        """
+        ...
+
+
+def check_on(augmentation: Augmentation, images: Tensor, where: str) -> None:
+    """Raise UserError where the augmentation does not give for `images` what it should.
+
+    images: uint8 (B, C, H, W), a few. where: the node of the config, for the message.
+    """
+    name = type(augmentation).__name__
+    size = images.shape[2], images.shape[3]
+    drawn = tuple(augmentation.draw(len(images), size, torch.Generator().manual_seed(0)))
+    for tensor in drawn:
+        if not isinstance(tensor, Tensor) or tensor.device.type != "cpu" or tensor.dim() == 0:
+            raise UserError(f"{where}: {name}.draw must give tensors (count, ...) on the CPU")
+        if len(tensor) != len(images):
+            raise UserError(
+                f"{where}: {name}.draw gives a tensor of shape {tuple(tensor.shape)} for "
+                f"{len(images)} images: its first size must be their number"
+            )
+    changed = augmentation.apply(images.clone(), *(tensor.to(images.device) for tensor in drawn))
+    if changed.dtype != images.dtype or changed.shape != images.shape:
+        raise UserError(
+            f"{where}: {name}.apply gives {changed.dtype} {tuple(changed.shape)} for images "
+            f"{images.dtype} {tuple(images.shape)}: type and shape must stay"
+        )
