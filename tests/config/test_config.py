@@ -131,7 +131,7 @@ def test_what_cannot_change_the_result_keeps_the_signature(override: str) -> Non
     [
         "seed=1",
         "method=gs",
-        "method.start=identity",
+        "method.start=normal",
         "model=cnn9",
         "model.widths=[8,8,8]",
         "budget.steps=7",

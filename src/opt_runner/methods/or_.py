@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.linalg import gram
-from opt_runner.methods.rotation import Rotation, SquareRotation, Start
+from opt_runner.methods.rotation import Rotation, SquareRotation
 
 if TYPE_CHECKING:
     from opt_runner.layers import Layer
@@ -21,11 +21,9 @@ class OrthogonalRegularization(SquareRotation):
     """V = R W, and the loss gains scale * sum over layers of ||R R^T - I||_F (not squared).
 
     The reference starts from N(0, 1), far from orthogonal: ||R R^T - I||_F is then about d^1.5,
-    and a learning rate of 0.1 may end in NaN. The default starts at I; `start="normal"` is the
-    reference's.
+    and a learning rate of 0.1 may end in NaN.
     """
 
-    start: Start = "identity"
     scale: Annotated[float, Field(ge=0)] = 0.1
 
     colour: ClassVar[str] = "#000000"

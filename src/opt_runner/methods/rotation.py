@@ -70,11 +70,12 @@ class Rotation(Method):
 class SquareRotation(Rotation):
     """V = Q(R) W with R (d, d) for each layer.
 
-    start: R starts with entries from N(0, 1) (`normal`), as I (`identity`), or as a random
-    orthogonal matrix, uniform over the group (`orthogonal`).
+    start: R starts as I (`identity`), with entries from N(0, 1) as in the paper's code (`normal`),
+    or as a random orthogonal matrix, uniform over the group (`orthogonal`). From N(0, 1) the first
+    steps turn Q less, as its rows have the length sqrt(d).
     """
 
-    start: Start = "normal"
+    start: Start = "identity"
 
     search: ClassVar[Mapping[str, str]] = {**Rotation.search, "method.start": "normal,identity"}
 

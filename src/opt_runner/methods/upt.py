@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
-from opt_runner.methods.rotation import Rotation, SquareRotation, Start
+from opt_runner.methods.rotation import Rotation, SquareRotation
 
 
 @method_options
@@ -20,8 +20,6 @@ class UnconstrainedTraining(SquareRotation):
     of R and learning rate are not known to us. R starts at I; from N(0, 1) it would multiply the
     length of V by sqrt(d).
     """
-
-    start: Start = "identity"
 
     family: ClassVar[str | None] = "ablation"
     colour: ClassVar[str] = "#6B4423"
