@@ -10,7 +10,7 @@ from opt_runner.datasets import Digits, Images
 class LargeDigits:
     """So many of them to train on, and as many to test on; every pixel `times` x `times`."""
 
-    def __init__(self, count: int = 16, times: int = 4) -> None:
+    def __init__(self, count: int = 8, times: int = 4) -> None:
         self.count = count
         self.times = times
 
