@@ -80,6 +80,18 @@ def test_datapath(bench: Bench) -> None:
     assert all(set(row["value"]) == SUMMARY and row["value"]["median"] > 0 for row in rows)
 
 
+def test_networks(bench: Bench) -> None:
+    rows = check(bench("networks"), "networks")
+    assert [row["method"] for row in rows] == ["standard", "frame", "cayley, d <= 1,152"]
+    for row in rows:
+        assert set(row["ratio"]) == SUMMARY
+        assert row["flops"] > 0
+        assert row["peak_bytes"]["median"] > 0
+    assert rows[0]["beside"] == 0
+    assert rows[2]["beside"] > 0
+    assert rows[2]["memory"] > rows[0]["memory"]
+
+
 def test_growth(bench: Bench, tmp_path: Path) -> None:
     rows = check(bench("growth"), "growth")
     costs = {(row["method"], row["d"]) for row in rows if row["measure"] == "cost"}

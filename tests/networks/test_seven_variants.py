@@ -1,5 +1,5 @@
-"""Eight networks by the paper's seven variants: each trains, goes on after a kill to the bit, merges
-and is exported. All of it through opt-run's own loop and files.
+"""Eight networks by the paper's seven variants: each trains, goes on after a kill to the bit,
+merges and is exported. All of it through opt-run's own loop and files.
 
 Half of them are a user's, found by `--config-dir` alone: tests/networks/own.
 """
