@@ -4,6 +4,9 @@ merges and is exported. All of it through opt-run's own loop and files.
 Half of them are a user's, found by `--config-dir` alone: tests/networks/own.
 """
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -28,8 +31,11 @@ from opt_runner.trained import export, read
 from opt_runner.training.interrupt import StopRequest
 from opt_runner.training.loop import train
 from opt_runner.training.setup import Setup
+from opt_runner.training.size import size_of
+from tests.networks.own.large_digits import LargeDigits
 
 CONF = Path(__file__).parent / "own" / "conf"
+REPOSITORY = Path(__file__).parents[2]
 VARIANTS = [method for method in PAPER if method != "standard"]
 
 
@@ -214,3 +220,32 @@ def test_it_is_exported(
         assert found is not None
         assert found <= 1e-5
         record_property(kind, found)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_its_step_is_planned_from_its_shapes(network: str) -> None:
+    images = LargeDigits().load()
+    plain, cayley = (size_of(_config(network, method), images) for method in ("standard", "cayley"))
+    assert plain is not None
+    assert cayley is not None
+    assert plain.beside == 0 < cayley.beside
+    assert plain.memory < cayley.memory
+    assert plain.flops < cayley.flops
+
+
+@pytest.mark.slow
+def test_the_commands_know_a_users_network_by_its_folder(tmp_path: Path) -> None:
+    def command(name: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [Path(sys.executable).with_name(name), *arguments], cwd=tmp_path, check=False,
+            env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    choices = ["model=mixer", "dataset=large_digits", "tracking=none", "hardware=cpu"]
+    assert "mixer" in command("opt-run", "--config-dir", str(CONF), *choices)
+    (result,) = tmp_path.glob("outputs/**/result.json")
+    said = command("opt-export", str(result.parent), "--format", "torch-export", "--out", "net.pt2")
+    assert "read back and compared" in said

@@ -9,6 +9,7 @@ from opt_runner.bench.part import Column, Report, Row, Settings, spread, table, 
 from opt_runner.bench.samples import Summary, Task, attempted, figure, first_line, paired, sampler
 from opt_runner.bench.workloads import WORKLOADS, eager
 from opt_runner.datasets import Images
+from opt_runner.errors import UserError, nearest
 from opt_runner.training.size import Size, size_of
 
 NETWORKS = ("resnet18", "wide_resnet", "convnext_tiny", "vit_tiny")
@@ -52,6 +53,11 @@ _COLUMNS: dict[str, Column] = {
 
 
 def run(settings: Settings) -> Report:
+    """A table a network. Raises UserError for a network that is none of them."""
+    for name in settings.networks:
+        if name not in NETWORKS:
+            known = ", ".join(NETWORKS)
+            raise UserError(f"--network: no {name!r}{nearest(name, NETWORKS)} ({known})")
     report = Report(n=settings.count(5))
     for network in ["cnn9_tiny"] if settings.quick else settings.networks or NETWORKS:
         rows = _rows(network, report.n, settings)

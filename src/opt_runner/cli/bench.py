@@ -68,8 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--network", action="append", default=[], metavar="NAME",
-        choices=["resnet18", "wide_resnet", "convnext_tiny", "vit_tiny"],
-        help="networks: this one alone (may be given several times)",
+        help="networks: this one alone (default: all; may be given several times)",
     )  # fmt: skip
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes: tries the program, times mean nothing"
