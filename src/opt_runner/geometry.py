@@ -22,8 +22,8 @@ from torch import Tensor
 
 EXPONENTS = (0, 1, 2)
 
-# Neurons whose pairs are looked at together: 32 MiB of distances.
-_MOST_AT_ONCE = 2048
+# Neurons whose pairs are looked at together: 8 MiB of distances.
+_MOST_AT_ONCE = 1024
 # Squared distance from which 2 - 2 <w_i, w_j> has 13 digits or more.
 _NEAR = 0.02
 
