@@ -49,7 +49,8 @@ def _rest(max_d: int, *include: str) -> list[str]:
 # Two cores should do them all in minutes. What is smaller than published:
 # - all: images of 32 x 32.
 # - resnet18: layer3 and layer4, d up to 4,608, are plain; S-OPT where d = 1,152.
-# - convnext_tiny: half the widths, blocks 1, 1, 2, 1 for 3, 3, 9, 3; S-OPT where d > 384.
+# - convnext_tiny: half the widths, blocks 1, 1, 2, 1 for 3, 3, 9, 3, larger at the start; S-OPT
+#   where d > 384.
 # - vit_b_16: half the width, two of twelve blocks; S-OPT where d > 384.
 NETWORKS = {
     "resnet18": ["model=torchvision", "model.arch=resnet18",
