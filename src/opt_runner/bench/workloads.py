@@ -51,7 +51,7 @@ WORKLOADS = {
     "cnn6_narrow": Workload((*CNN6_NARROW, *_AS_DIGITS), 1, 8, 1_442),
     "mlp": Workload(("model=mlp", *_AS_DIGITS), 1, 8, 1_442),
     **{
-        name: Workload((*network, "batch_size=16", "optimizer.lr=0.001"), 3, 32, 64)
+        name: Workload((*network, "batch_size=8", "optimizer.lr=0.001"), 3, 32, 64)
         for name, network in {
             "resnet18": ("model=resnet18",),
             "wide_resnet": ("model=wide_resnet",),
