@@ -35,7 +35,7 @@ _QUICK = ("standard", "frame", "cayley, d <= 1,152")
 # A process each is slow to start: one of each kind.
 _MEMORY_OF = ("standard", "cayley", "cayley, d <= 1,152")
 # What has more operations than this, in those of plain training, is planned and not measured.
-_MOST = 4.0
+_MOST = 6.0
 
 
 def _size(key: str, unit: float) -> Column:
