@@ -144,7 +144,5 @@ def _add_times(
     for name, error in errors.items():
         rows[name]["error"] = error
     for name, pairs in paired(samplers["standard"], samplers, samples).items():
-        rows[name] |= {
-            "ratio": Summary.of(pair.ratio for pair in pairs),
-            "seconds": Summary.of(pair.seconds for pair in pairs),
-        }
+        rows[name]["ratio"] = Summary.of(pair.ratio for pair in pairs)
+        rows[name]["seconds"] = Summary.of(pair.seconds for pair in pairs)
