@@ -210,11 +210,13 @@ def _pair_distances_in_parts(W: Tensor) -> Iterator[Tensor]:
 def _directions(W: Tensor) -> Tensor:
     """Its columns in unit length, as rows, in float64: (..., n, d)."""
     neurons = W.double().mT
-    return neurons / torch.linalg.vector_norm(neurons, dim=-1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(neurons, dim=-1, keepdim=True)
+    return neurons / length
 
 
 def _distances(some: Tensor, others: Tensor) -> Tensor:
-    return torch.cdist(some, others, compute_mode="donot_use_mm_for_euclid_dist")
+    distance: Tensor = torch.cdist(some, others, compute_mode="donot_use_mm_for_euclid_dist")
+    return distance
 
 
 def _energy(distance: Tensor, s: float) -> Tensor:
