@@ -11,6 +11,7 @@ from scipy.integrate import quad
 from scipy.stats import beta
 from torch import Tensor
 
+from opt_runner import geometry
 from opt_runner.geometry import (
     EXPONENTS,
     LayerGeometry,
@@ -68,6 +69,27 @@ def test_neither_turning_nor_scaling_neurons_changes_anything(d: int, n: int, se
     for name in ("energy", "energy_excess", "half_space_excess", "largest_cosine"):
         expected = pytest.approx(getattr(before, name), rel=1e-6, abs=1e-6, nan_ok=True)
         assert getattr(after, name) == expected
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+@pytest.mark.parametrize("n", [33, 64, 70])
+def test_many_neurons_are_looked_at_in_parts(
+    n: int, crowded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    W = gaussian(40, n)
+    if crowded:
+        W[:, 1], W[:, n - 1] = W[:, 0] + 1e-9 * W[:, 2], -W[:, 3]
+    whole = measure(W)
+    monkeypatch.setattr(geometry, "_MOST_AT_ONCE", 32)
+    parts = measure(W)
+    assert parts.energy == pytest.approx(whole.energy, rel=1e-12)
+    assert parts.largest_cosine == pytest.approx(whole.largest_cosine, rel=1e-12)
+    assert parts.angles == whole.angles
+    if not crowded:  # of opposite neurons rounding decides
+        assert parts.half_space_excess == pytest.approx(whole.half_space_excess, rel=1e-9)
+    W[:, 5] = 0
+    assert math.isnan(measure(W).energy[1])
+    assert math.isnan(measure(W).largest_cosine)
 
 
 @settings(max_examples=40, deadline=None)

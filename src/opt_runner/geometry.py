@@ -14,12 +14,18 @@ So a Gaussian W has an excess of 0, give or take two or three, and crowded neuro
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 EXPONENTS = (0, 1, 2)
+
+# Neurons whose pairs are looked at together: 8 MiB of distances.
+_MOST_AT_ONCE = 1024
+# Squared distance from which 2 - 2 <w_i, w_j> has 13 digits or more.
+_NEAR = 0.02
 
 
 @dataclass(frozen=True)
@@ -43,25 +49,33 @@ class LayerGeometry:
 
 
 def layer_geometry(W: Tensor, angle_bins: int) -> LayerGeometry:
-    """The geometry of one layer's W (d, n), all of it from one matrix of distances.
+    """The geometry of one layer's W (d, n), all of it from the distances of its pairs.
 
     angle_bins: the number of bins of `angles`; pairs without an angle, of a zero column, are in
     none.
     """
     d, n = W.shape
-    distance = _pair_distances(W).cpu()
-    # ||w_i + w_j||^2 = 4 - ||w_i - w_j||^2. Of opposite neurons, rounding may make it negative.
-    distance_to_opposite = (4 - distance.square()).clamp(min=0).sqrt()
-    energy = {s: float(_energy(distance, s)) for s in EXPONENTS}
-    half_space_energy = energy[0] + float(_energy(distance_to_opposite, 0))
-    cosine = (1 - distance.square() / 2).clamp(-1, 1)
-    angle = 2 * (distance / 2).clamp(max=1).asin()
+    energy = dict.fromkeys(EXPONENTS, 0.0)
+    half_space_energy = 0.0
+    largest_cosines: list[Tensor] = []
+    angles = torch.zeros(angle_bins, dtype=torch.int64)
+    for some in _pair_distances_in_parts(W):
+        distance = some.cpu()
+        # ||w_i + w_j||^2 = 4 - ||w_i - w_j||^2. Of opposite neurons, rounding may make it negative.
+        distance_to_opposite = (4 - distance.square()).clamp(min=0).sqrt()
+        of_some = {s: float(_energy(distance, s)) for s in EXPONENTS}
+        energy = {s: energy[s] + of_some[s] for s in EXPONENTS}
+        half_space_energy += of_some[0] + float(_energy(distance_to_opposite, 0))
+        cosine = (1 - distance.square() / 2).clamp(-1, 1)
+        largest_cosines += [cosine.abs().max()] if len(cosine) else []
+        angle = 2 * (distance / 2).clamp(max=1).asin()
+        angles += torch.histc(angle, angle_bins, 0, torch.pi).long()
     return LayerGeometry(
         energy=energy,
         energy_excess={s: _excess(energy[s], *random_energy(d, n, s)) for s in EXPONENTS},
         half_space_excess=_excess(half_space_energy, *random_half_space_energy(d, n)),
-        largest_cosine=float(cosine.abs().max()) if n > 1 else math.nan,
-        angles=torch.histc(angle, angle_bins, 0, torch.pi).long().tolist(),
+        largest_cosine=float(torch.stack(largest_cosines).max()) if n > 1 else math.nan,
+        angles=angles.tolist(),
     )
 
 
@@ -165,12 +179,44 @@ def orthogonality_error(Q: Tensor) -> Tensor:
 
 def _pair_distances(W: Tensor) -> Tensor:
     """||w_i - w_j|| for i < j in float64, NaN with a zero column: (..., n (n - 1) / 2)."""
-    neurons = W.double().mT
-    neurons = neurons / torch.linalg.vector_norm(neurons, dim=-1, keepdim=True)
-    distance = torch.cdist(neurons, neurons, compute_mode="donot_use_mm_for_euclid_dist")
+    neurons = _directions(W)
+    distance = _distances(neurons, neurons)
     n = neurons.shape[-2]
     i, j = torch.triu_indices(n, n, offset=1, device=W.device)
     return distance[..., i, j]
+
+
+def _pair_distances_in_parts(W: Tensor) -> Iterator[Tensor]:
+    """Those of W (d, n), some at a time where all together would fill the memory: 20 GB for an
+    embedding of 50,000 tokens.
+
+    There they are taken from products, 2 - 2 <w_i, w_j>, which is many times as fast; from
+    differences where two neurons are so near that digits would be lost.
+    """
+    n = W.shape[-1]
+    if n <= _MOST_AT_ONCE:
+        yield _pair_distances(W)
+        return
+    neurons = _directions(W)
+    rows = max(1, _MOST_AT_ONCE**2 // n)
+    for start in range(0, n, rows):
+        some, others = neurons[start : start + rows], neurons[start:]
+        i, j = torch.triu_indices(len(some), len(others), offset=1, device=W.device)
+        squared = (2 - 2 * some @ others.mT)[i, j]
+        near = bool((squared < _NEAR).any())
+        yield _distances(some, others)[i, j] if near else squared.sqrt()
+
+
+def _directions(W: Tensor) -> Tensor:
+    """Its columns in unit length, as rows, in float64: (..., n, d)."""
+    neurons = W.double().mT
+    length: Tensor = torch.linalg.vector_norm(neurons, dim=-1, keepdim=True)
+    return neurons / length
+
+
+def _distances(some: Tensor, others: Tensor) -> Tensor:
+    distance: Tensor = torch.cdist(some, others, compute_mode="donot_use_mm_for_euclid_dist")
+    return distance
 
 
 def _energy(distance: Tensor, s: float) -> Tensor:

@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from opt_runner.bench import one_layer, rotations
+from opt_runner.bench import networks, one_layer, rotations
 from opt_runner.bench.part import Settings
 from opt_runner.bench.workloads import TIMED
+from opt_runner.errors import UserError
 from opt_runner.methods import METHODS
 from tests.bench.conftest import Bench
 
@@ -78,6 +80,23 @@ def test_datapath(bench: Bench) -> None:
     rows = check(bench("datapath"), "datapath")
     assert len({row["measure"] for row in rows}) == 4 + 7
     assert all(set(row["value"]) == SUMMARY and row["value"]["median"] > 0 for row in rows)
+
+
+def test_networks(bench: Bench) -> None:
+    rows = check(bench("networks"), "networks")
+    assert [row["method"] for row in rows] == ["standard", "frame", "cayley, d <= 1,152"]
+    for row in rows:
+        assert set(row["ratio"]) == SUMMARY
+        assert row["flops"] > 0
+        assert row["peak_bytes"]["median"] > 0
+    assert rows[0]["beside"] == 0
+    assert rows[2]["beside"] > 0
+    assert rows[2]["memory"] > rows[0]["memory"]
+
+
+def test_a_network_that_is_none_of_them(settings: Settings) -> None:
+    with pytest.raises(UserError, match="no 'resnet81'; did you mean 'resnet18'"):
+        networks.run(replace(settings, networks=("resnet81",)))
 
 
 def test_growth(bench: Bench, tmp_path: Path) -> None:

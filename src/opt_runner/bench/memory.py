@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,11 +28,22 @@ _HOW = {
 }
 
 
+NOT_MEASURED = f"peak memory: not measured, this system has no {_STATUS}"
+
+
+def measurable(settings: Settings) -> bool:
+    return settings.device.torch_device.type == "cuda" or _STATUS.exists()
+
+
+def how(settings: Settings) -> str:
+    """What the figures are, in words."""
+    return _HOW[settings.device.torch_device.type]
+
+
 def measure(network: str, report: Report, settings: Settings) -> None:
     """Add rows, a table and notes to the report."""
-    kind = settings.device.torch_device.type
-    if kind != "cuda" and not _STATUS.exists():
-        report.notes.append(f"peak memory: not measured, this system has no {_STATUS}")
+    if not measurable(settings):
+        report.notes.append(NOT_MEASURED)
         return
     settings.screen.say(f"steps: peak memory of {network}")
     rows: list[Row] = []
@@ -39,7 +51,10 @@ def measure(network: str, report: Report, settings: Settings) -> None:
         row: Row = {"measure": "memory", "network": network, "method": method, "error": None}
         rows.append(row)
         try:
-            peaks = [_peak_bytes(network, method, settings) for _ in range(settings.count(3))]
+            peaks = [
+                peak_bytes(network, [f"method={method}"], settings)
+                for _ in range(settings.count(3))
+            ]
         except RuntimeError as error:
             if method == "standard":
                 raise
@@ -57,16 +72,17 @@ def measure(network: str, report: Report, settings: Settings) -> None:
     title = f"Peak memory of training {network}; median [quartiles] of n = {settings.count(3)}"
     report.rows += rows
     report.tables.append(table(f"{title} processes", columns, rows))
-    report.notes += [_HOW[kind], *limits.notes(f"peak memory, {network}")]
+    report.notes += [how(settings), *limits.notes(f"peak memory, {network}")]
 
 
-def _peak_bytes(network: str, method: str, settings: Settings) -> int:
+def peak_bytes(network: str, method: Sequence[str], settings: Settings) -> int:
     """The peak of `_STEPS` steps of a workload, in bytes, measured in a new process.
+
+    method: as arguments of opt-run.
 
     Raises RuntimeError, with the process's last line, where it fails.
     """
-    arguments = [network, f"method={method}", *settings.hardware]
-    command = [sys.executable, "-m", __name__, *arguments]
+    command = [sys.executable, "-m", __name__, network, *method, *settings.hardware]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr else "no message")

@@ -37,6 +37,7 @@ class Settings:
     samples: how many of each, where the parts' own numbers are not wanted.
     quick: a trial of the program itself, on tiny sizes: its times mean nothing.
     seconds: what `growth` may spend on one method.
+    networks: those of the part `networks` that are wanted; none: all.
     """
 
     out: Path
@@ -44,6 +45,7 @@ class Settings:
     samples: int | None = None
     quick: bool = False
     seconds: float = 300.0
+    networks: tuple[str, ...] = ()
     screen: Screen = field(default_factory=Screen)
 
     @cached_property

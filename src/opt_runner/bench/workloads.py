@@ -50,6 +50,15 @@ WORKLOADS = {
     "cnn9": Workload(("model=cnn9",), 3, 32, 50_000),
     "cnn6_narrow": Workload((*CNN6_NARROW, *_AS_DIGITS), 1, 8, 1_442),
     "mlp": Workload(("model=mlp", *_AS_DIGITS), 1, 8, 1_442),
+    **{
+        name: Workload((*network, "batch_size=8", "optimizer.lr=0.001"), 3, 32, 64)
+        for name, network in {
+            "resnet18": ("model=resnet18",),
+            "wide_resnet": ("model=wide_resnet",),
+            "convnext_tiny": ("model=torchvision", "model.arch=convnext_tiny"),
+            "vit_tiny": ("model=vit_tiny",),
+        }.items()
+    },
     # For `--quick`.
     "cnn9_tiny": Workload(
         ("model=cnn9", "model.widths=[8,8,8]", "model.fc_width=8", "batch_size=16"), 3, 16, 64

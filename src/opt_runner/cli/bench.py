@@ -22,6 +22,7 @@ PARTS = {
     "rotations": "one layer against torch's and geotorch's parametrizations and naive forms",
     "drift": "how orthogonal rotations are after 1,000 steps, in float32 and bfloat16",
     "datapath": "batches against a DataLoader; the cost of logging and progress",
+    "networks": "steps and memory on large networks: what is planned, what is measured",
     "growth": "one rotation for d = 64 to 4,608: fitted exponents and a plot",
 }
 
@@ -66,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
         help="growth: what a method may take over all sizes (default: 300)",
     )  # fmt: skip
     parser.add_argument(
+        "--network", action="append", default=[], metavar="NAME",
+        help="networks: this one alone (default: all; may be given several times)",
+    )  # fmt: skip
+    parser.add_argument(
         "--quick", action="store_true", help="tiny sizes: tries the program, times mean nothing"
     )
     parser.add_argument(
@@ -102,6 +107,7 @@ def _run(given: argparse.Namespace, command: str) -> list[str]:
         samples=given.samples,
         quick=given.quick,
         seconds=given.seconds,
+        networks=tuple(given.network),
     )
     screen = settings.screen
     screen.say(part.machine_line(settings.device))

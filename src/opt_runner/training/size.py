@@ -36,10 +36,12 @@ _MOST_TRIES = 6
 class Size:
     """memory: bytes of what trains, its gradients, the optimizer's state, W, and what the forward
     pass keeps for the backward pass; workspaces of the libraries come on top.
-    flops: operations of a step: products, convolutions and decompositions."""
+    flops: operations of a step: products, convolutions and decompositions.
+    beside: the numbers that train beside the network, as R."""
 
     memory: int
     flops: int
+    beside: int
 
 
 def size_of(config: Config, images: Images) -> Size | None:
@@ -69,7 +71,8 @@ def size_of(config: Config, images: Images) -> Size | None:
     state = [value for of_one in optimizer.state.values() for value in of_one.values()]
     tensors = [*opt.parameters(), *opt.buffers(), *held, *state]
     memory = kept.bytes + sum(_bytes(t) for t in tensors if isinstance(t, Tensor))
-    return Size(memory, counter.get_total_flops())
+    beside = sum(tensor.numel() for tensor in opt.stacks.parameters())
+    return Size(memory, counter.get_total_flops(), beside)
 
 
 def check_fits(config: Config, images: Images, device: torch.device) -> None:
