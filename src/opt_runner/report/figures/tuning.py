@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from matplotlib.figure import Figure
 
@@ -19,6 +20,9 @@ from opt_runner.report.figures.style import (
 
 SHOWS = "Validation errors of the trials against the learning rates, a panel an entrant"
 _ACROSS = 4
+# Errors of so many times the median are told by a number: one that learned nothing would flatten
+# all others.
+_FAR = 1.5
 _REST, _ROTATED = "optimizer.lr", ("optimizer.rotation_lr", "method.rotation_lr")
 
 
@@ -28,6 +32,7 @@ def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> 
     if not shown:
         return None
     errors = [trial.value or 0.0 for search in shown for trial in search.ranked()]
+    highest = _FAR * median(errors)
     rates = [
         trial.parameters[key]
         for search in shown
@@ -54,16 +59,22 @@ def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> 
                 ((_REST,), "+", "learning rate of all else"),
             ):
                 points = [
-                    (trial.parameters[key], trial.value)
+                    (trial.parameters[key], trial.value or 0.0)
                     for trial in search.ranked()
                     for key in keys
                     if key in trial.parameters
                 ]
+                colour = colours[search.label] if marker == "o" else QUIET
                 axes.plot(
                     [rate for rate, _ in points], [error for _, error in points], marker,
-                    color=colours[search.label] if marker == "o" else QUIET, markersize=5,
-                    markeredgewidth=1.3, label=name,
+                    color=colour, markersize=5, markeredgewidth=1.3, label=name,
                 )  # fmt: skip
+                for rate, error in points:
+                    if error > highest:
+                        axes.annotate(
+                            f"↑ {error:.3g}", (rate, 0.98), xycoords=("data", "axes fraction"),
+                            ha="center", va="top", color=colour, fontsize=8,
+                        )  # fmt: skip
             ringed = next((k for k in (*_ROTATED, _REST) if k in best.parameters), None)
             if ringed is not None:
                 axes.plot(
@@ -77,9 +88,12 @@ def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> 
         for axes in panels[len(shown) :]:
             axes.set_axis_off()
         if rates:
-            make_logarithmic(panels[0], "x", rates)
-        if min(errors) > 0 and max(errors) > 4 * min(errors):
-            make_logarithmic(panels[0], "y", errors)
+            make_logarithmic(panels[0], "x", rates, narrow=across > 2)
+        within = [error for error in errors if error <= highest]
+        if min(errors) > 0 and max(within) > 4 * min(errors):
+            make_logarithmic(panels[0], "y", within)
+        elif len(within) < len(errors):
+            panels[0].set_ylim(min(errors) - 0.05 * highest, highest)
         legend(figure, panels[: len(shown)])
     return figure
 
