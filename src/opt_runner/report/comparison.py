@@ -197,7 +197,8 @@ class Comparison:
         tests = len(self._corrected)
         if tests > 1:
             together = detectable_difference(n, std, (1 - CONFIDENCE) / tests)
-            text += f", one of {together:.3g} if it must stand out among {tests} methods"
+            least = f"one of {together:.3g}" if together < 100 else "none"
+            text += f", {least} if it must stand out among {tests} methods"
         return text + "."
 
     def unfinished(self, row: Row) -> dict[str, list[int]]:

@@ -20,8 +20,8 @@ from opt_runner.report.figures.style import (
 
 SHOWS = "Validation errors of the trials against the learning rates, a panel an entrant"
 _ACROSS = 4
-# Errors of so many times the median are told by a number: one that learned nothing would flatten
-# all others.
+# On an axis that is not logarithmic errors of so many times the median are told by a number: one
+# that learned nothing would flatten all others.
 _FAR = 1.5
 _REST, _ROTATED = "optimizer.lr", ("optimizer.rotation_lr", "method.rotation_lr")
 
@@ -32,7 +32,8 @@ def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> 
     if not shown:
         return None
     errors = [trial.value or 0.0 for search in shown for trial in search.ranked()]
-    highest = _FAR * median(errors)
+    logarithmic = min(errors) > 0 and max(errors) > 4 * min(errors)
+    highest = max(errors) if logarithmic else _FAR * median(errors)
     rates = [
         trial.parameters[key]
         for search in shown
@@ -89,10 +90,9 @@ def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> 
             axes.set_axis_off()
         if rates:
             make_logarithmic(panels[0], "x", rates, narrow=across > 2)
-        within = [error for error in errors if error <= highest]
-        if min(errors) > 0 and max(within) > 4 * min(errors):
-            make_logarithmic(panels[0], "y", within)
-        elif len(within) < len(errors):
+        if logarithmic:
+            make_logarithmic(panels[0], "y", errors)
+        elif max(errors) > highest:
             panels[0].set_ylim(min(errors) - 0.05 * highest, highest)
         legend(figure, panels[: len(shown)])
     return figure
