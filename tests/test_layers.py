@@ -160,7 +160,7 @@ def test_a_part_of_a_packed_weight() -> None:
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     names = [f"encoder.layers.{i}.self_attn.{p}" for i in (0, 1) for p in "qv"]
-    opt = OPT(network, "cayley", include=names)
+    opt = OPT(network, "cayley", include=names, start="normal")
     assert opt.layers == names
     weight = network.get_parameter("encoder.layers.0.self_attn.in_proj_weight")
     V = opt.effective_weights()["encoder.layers.0.self_attn.in_proj_weight"]

@@ -197,7 +197,7 @@ def test_what_cannot_be_compared_is_refused(begin: Begin, command: list[str], sa
 
 @pytest.mark.parametrize(
     "condition",
-    ["schedule.warmup=0.2", "method.start=identity", "dataset.validation=0.1", "rerun=true",
+    ["schedule.warmup=0.2", "method.start=normal", "dataset.validation=0.1", "rerun=true",
      "dataset.share=2", "note='a"],
 )  # fmt: skip
 def test_a_condition_that_cannot_be_compared_is_refused_before_the_search(
