@@ -9,7 +9,7 @@ import torch
 from opt_runner.datasets import Images
 from opt_runner.opt import OPT
 from opt_runner.training import loop
-from opt_runner.training.evaluate import Quality, quality
+from opt_runner.training.evaluate import Quality, outputs, quality
 from opt_runner.training.interrupt import StopRequest
 from opt_runner.training.loop import Progress, train
 from opt_runner.training.processes import ALONE
@@ -185,6 +185,16 @@ def test_a_network_that_says_nan_has_an_error_and_no_calibration() -> None:
     assert 0 <= found.error <= 100
     assert math.isnan(found.nll)
     assert math.isnan(found.calibration_error)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(8, [1000, 100]), (224, [81] * 13 + [47])])
+def test_large_images_are_tested_a_few_at_a_time(side: int, expected: list[int]) -> None:
+    """ResNet-18's activations of 1,000 images of 224 x 224 would take 10 GB."""
+    setup = prepared()
+    images = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1100, 1, side, side)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.AdaptiveAvgPool1d(2))
+    found = outputs(network, images, torch.zeros(1100, dtype=torch.int64), setup.device)
+    assert [len(logits) for logits, _ in found] == expected
 
 
 def test_no_step_trains_on_what_is_held_back() -> None:

@@ -13,7 +13,9 @@ from opt_runner.records.result import ANGLE_BINS
 from opt_runner.training.device import Device
 from opt_runner.training.processes import Processes
 
-_BATCH = 1000
+# Of images of 64 x 64 and smaller; of larger ones as many as have so many pixels.
+_MOST_IMAGES = 1000
+_MOST_PIXELS = _MOST_IMAGES * 64 * 64
 _BINS = 15
 
 
@@ -82,7 +84,9 @@ def outputs(
     network: nn.Module, images: Tensor | Stored, labels: Tensor, device: Device
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (B, classes) and labels (B,) of images (N, C, H, W) uint8, batch by batch."""
-    for batch, truth in zip(pieces(images, _BATCH), torch.split(labels, _BATCH), strict=True):
+    pixels = images.shape[2] * images.shape[3]
+    size = max(1, min(_MOST_IMAGES, _MOST_PIXELS // pixels))
+    for batch, truth in zip(pieces(images, size), torch.split(labels, size), strict=True):
         x = normalise(batch.to(labels.device), device.dtype).contiguous(
             memory_format=device.memory_format
         )
