@@ -84,3 +84,19 @@ def test_what_it_must_give_is_checked_before_training(augmentation: Brighter, sa
     with pytest.raises(UserError, match=says):
         check_on(augmentation, images, "augment.then")
     check_on(Brighter(), images, "augment.then")
+
+
+class Seen(Brighter):
+    """Keeps the type of the images that it is given."""
+
+    def apply(self, images: Tensor, value: Tensor) -> Tensor:
+        self.dtype = images.dtype
+        return super().apply(images, value)
+
+
+def test_it_is_given_bytes_after_a_resized_crop_as_well() -> None:
+    seen = Seen()
+    images = torch.randint(0, 200, (8, 1, 16, 16), dtype=torch.uint8)
+    augment = Augment(resized_crop=0.3, then=seen)
+    Batches(images, torch.arange(8), 4, seed=0, augment=augment).batch(0)
+    assert seen.dtype == torch.uint8

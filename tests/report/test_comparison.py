@@ -174,3 +174,21 @@ def test_notes_tell_of_the_columns_that_are_there(write: Write, tables: Tables) 
     assert len(told) == len(set(told))
     assert any(note.startswith("energy excess: ") for note in told)
     assert not any(note.startswith(("minus standard", "energy change")) for note in told)
+
+
+def test_a_method_whose_seeds_all_differ_alike_has_no_p_and_counts_as_compared(
+    write: Write, tables: Tables
+) -> None:
+    for seed, plain in enumerate([10.0, 12.0, 11.0]):
+        write("standard", seed, test_error=plain)
+        write("gs", seed, test_error=plain + 2)
+        write("hr", seed, test_error=plain + (0.5, 0.9, 0.4)[seed])
+    (comparison,) = tables()
+    assert shown(comparison, "p")["gs"] == "-"
+    hr = comparison.rows[2]
+    alone = comparison.difference(hr)
+    assert alone is not None
+    assert alone.p is not None
+    assert comparison.corrected_p(hr) == pytest.approx(2 * alone.p)
+    assert comparison.power is not None
+    assert "among 2 methods" in comparison.power

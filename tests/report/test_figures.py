@@ -299,8 +299,9 @@ def test_with_one_test_at_the_end_the_curves_are_those_of_the_loss(
         write("gs", 0, name=method, rows=rows)
     figure = curves.draw(tables()[0])
     assert figure
-    (axes,) = figure.axes
-    assert axes.get_title("left").endswith("train loss, log scale")
+    assert len(figure.axes) == (len(methods) + 11) // 12
+    for axes in figure.axes:
+        assert axes.get_title("left").endswith("train loss, log scale")
 
 
 def test_generalisation_shows_both_errors_and_the_calibration(write: Write, tables: Tables) -> None:
@@ -374,3 +375,33 @@ def test_a_row_far_from_all_others_does_not_flatten_them_and_is_named(
     errors = figure.axes[0]
     assert 7 < errors.get_ylim()[1] < 10
     assert any("ls: 1, 90" in text.get_text() for text in errors.texts)
+
+
+def test_zeros_do_not_put_all_others_outside(write: Write, tables: Tables) -> None:
+    for method, error in (("standard", 0.0), ("gs", 0.0), ("hr", 0.0), ("ls", 0.1), ("or", 0.2)):
+        write(method, 0, test_error=1.0, train_error=error)
+    figure = generalisation.draw(tables()[0])
+    assert figure is not None
+    assert figure.axes[0].get_xlim()[1] > 0.2
+    assert not figure.axes[0].texts
+
+
+def test_a_number_that_no_row_has_beside_the_other_has_no_panel(
+    write: Write, tables: Tables
+) -> None:
+    write("standard", 0, test_error=5.0, images_per_second=None, trainable_parameters=500)
+    write("gs", 0, test_error=None, images_per_second=100.0, trainable_parameters=500)
+    write("hr", 0, test_error=5.0, images_per_second=None, trainable_parameters=500)
+    figure = cost.draw(tables()[0])
+    assert figure is not None
+    assert [axes.get_xlabel() for axes in figure.axes] == ["numbers that train, log scale"]
+
+
+def test_a_large_family_has_several_lines_of_panels(write: Write, tables: Tables) -> None:
+    write("standard", 0)
+    for number in range(20):
+        write("gs", 0, f"optimizer.lr={0.01 * (number + 1):.2f}")
+    figure = curves.draw(tables()[0])
+    assert figure
+    assert len(figure.axes) == 4
+    assert as_bytes(figure, "svg")

@@ -87,7 +87,7 @@ def _rows(network: str, samples: int, settings: Settings) -> list[Row]:
     }
     for name in chosen:  # where no layer is larger than the limit
         whole = name.partition(",")[0]
-        if whole != name and planned[name] == planned.get(whole):
+        if whole != name and planned[name] and planned[name] == planned.get(whole):
             del planned[name]
     plain = planned["standard"]
     within = [

@@ -53,6 +53,8 @@ class Augment:
             images = padded_crop(images, first, second, flips, self.pad)
         else:
             images = resized_crop(images, first, second, flips)
+            if self.then is not None:
+                images = images.round().to(torch.uint8)
         return self.then.apply(images, *more) if self.then else images
 
     def check(self, size: tuple[int, int]) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, in_words
 
 
 class Augmentation(Protocol):
@@ -40,7 +40,12 @@ def check_on(augmentation: Augmentation, images: Tensor, where: str) -> None:
     """
     name = type(augmentation).__name__
     size = images.shape[2], images.shape[3]
-    drawn = tuple(augmentation.draw(len(images), size, torch.Generator().manual_seed(0)))
+    try:
+        drawn = augmentation.draw(len(images), size, torch.Generator().manual_seed(0))
+    except Exception as error:
+        raise UserError(f"{where}: {name}.draw fails: {in_words(error)}") from error
+    if not isinstance(drawn, tuple | list):
+        raise UserError(f"{where}: {name}.draw must give a tuple of tensors")
     for tensor in drawn:
         if not isinstance(tensor, Tensor) or tensor.device.type != "cpu" or tensor.dim() == 0:
             raise UserError(f"{where}: {name}.draw must give tensors (count, ...) on the CPU")
@@ -49,7 +54,10 @@ def check_on(augmentation: Augmentation, images: Tensor, where: str) -> None:
                 f"{where}: {name}.draw gives a tensor of shape {tuple(tensor.shape)} for "
                 f"{len(images)} images: its first size must be their number"
             )
-    changed = augmentation.apply(images.clone(), *(tensor.to(images.device) for tensor in drawn))
+    try:
+        changed = augmentation.apply(images.clone(), *(one.to(images.device) for one in drawn))
+    except Exception as error:
+        raise UserError(f"{where}: {name}.apply fails: {in_words(error)}") from error
     if changed.dtype != images.dtype or changed.shape != images.shape:
         raise UserError(
             f"{where}: {name}.apply gives {changed.dtype} {tuple(changed.shape)} for images "

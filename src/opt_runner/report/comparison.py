@@ -194,7 +194,7 @@ class Comparison:
             f"With {n} seeds a true difference of {alone:.3g} points would be found in 4 of 5 such "
             f"comparisons with standard (the differences of single seeds spread by {std:.2g})"
         )
-        tests = len(self._corrected)
+        tests = sum(one is not None and one.n > 1 for one in found)
         if tests > 1:
             together = detectable_difference(n, std, (1 - CONFIDENCE) / tests)
             least = f"one of {together:.3g}" if together < 100 else "none"

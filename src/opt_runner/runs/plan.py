@@ -10,7 +10,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +87,12 @@ def _measured(runs: Sequence[Run]) -> Kind:
     step = TrainingStep(setup)
     samples = []
     # A step may lead to NaN; it takes as long as any other.
-    with suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+    with closing(setup.batches), suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         for _ in range(_WARM_UP + _MEASURED):
             started = time.perf_counter()
             step()
             step.diverged_at()  # waits for a GPU
             samples.append(time.perf_counter() - started)
-    setup.batches.close()
     counts = [len(setup.data.train_images), len(setup.data.test_images)]
     if setup.validation is not None:
         counts.insert(1, len(setup.validation.images))

@@ -86,7 +86,8 @@ def outputs(
     """Logits (B, classes) and labels (B,) of images (N, C, H, W) uint8, batch by batch."""
     pixels = images.shape[2] * images.shape[3]
     size = max(1, min(_MOST_IMAGES, _MOST_PIXELS // pixels))
-    for batch, truth in zip(pieces(images, size), torch.split(labels, size), strict=True):
+    for number, batch in enumerate(pieces(images, size)):
+        truth = labels[number * size : (number + 1) * size]
         x = normalise(batch.to(labels.device), device.dtype).contiguous(
             memory_format=device.memory_format
         )

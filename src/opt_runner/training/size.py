@@ -107,7 +107,8 @@ def check_fits(config: Config, images: Images, device: torch.device) -> None:
 def free_memory(device: torch.device) -> int | None:
     """Bytes that are free for this process; None where the system does not tell."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

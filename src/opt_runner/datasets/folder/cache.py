@@ -6,6 +6,7 @@ read all of a huge file at each start would take minutes: it is done only where 
 changed since. Nobody can set that time (ctime) back; what it does not tell is a disk that forgets.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # What earlier releases left, which is no longer read.
 _FORMER = re.compile(r"images-[0-9a-f]{32}\.pt")
+_UNFINISHED = re.compile(r"\.images-[0-9a-f]{32}\.npy\..+")
 # An unfinished file that has not grown for so long belongs to no process any more.
 _ABANDONED_SECONDS = 3600
 
@@ -85,10 +87,13 @@ def write(
     advice = f"the {_gib(needed)} of decoded images need a place: set dataset.cache_dir=DIR"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _clean(folder, path)
+        _clean(folder)
         free = shutil.disk_usage(folder).free
         if needed > free:
-            raise UserError(f"{folder} has {_gib(free)} free; {advice}, or a smaller dataset.size")
+            raise UserError(
+                f"{folder} has {_gib(free)} free; {advice}, or a smaller dataset.size; what "
+                "other folders or former states of this one have left there may be removed"
+            )
         write_whole(path, content)
         _note(path, key, _sha256(path))
         return _stored(path)
@@ -96,14 +101,13 @@ def write(
         raise UserError(f"{error}; {advice}") from error
 
 
-def _clean(folder: Path, path: Path) -> None:
-    """Remove what earlier releases left, and what a killed process had written of `path`."""
+def _clean(folder: Path) -> None:
+    """Remove what earlier releases left, and what killed processes had written."""
     for file in folder.iterdir():
-        unfinished = file.name.startswith(f".{path.name}.")
-        if _FORMER.fullmatch(file.name) or (
-            unfinished and time.time() - file.stat().st_mtime > _ABANDONED_SECONDS
-        ):
-            file.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process cleans, too
+            old = time.time() - file.stat().st_mtime > _ABANDONED_SECONDS
+            if _FORMER.fullmatch(file.name) or (old and _UNFINISHED.fullmatch(file.name)):
+                file.unlink()
 
 
 def _path(folder: Path, key: str) -> Path:

@@ -18,12 +18,9 @@ def draw(table: Comparison) -> Figure | None:
         {seed: 1000 / rate for seed, rate in row.values("images_per_second").items() if rate}
         for row in table.rows
     ]
-    panels = []
-    if any(seconds):
-        time = Quantity("ms an image in training, log scale", seconds, logarithmic=True)
-        panels.append(scatter_panel(table, time, errors))
+    time = Quantity("ms an image in training, log scale", seconds, logarithmic=True)
     numbers = [row.values("trainable_parameters") for row in table.rows]
-    if any(numbers):
-        trained = Quantity("numbers that train, log scale", numbers, logarithmic=True)
-        panels.append(scatter_panel(table, trained, errors))
+    trained = Quantity("numbers that train, log scale", numbers, logarithmic=True)
+    every = [scatter_panel(table, cost, errors) for cost in (time, trained)]
+    panels = [panel for panel in every if panel is not None]
     return draw_panels(table, NOTE, panels) if panels else None

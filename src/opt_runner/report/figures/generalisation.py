@@ -1,5 +1,6 @@
 """Test error against train error, and how well the network knows what it does not know."""
 
+import math
 from collections.abc import Collection
 
 from matplotlib.axes import Axes
@@ -14,20 +15,21 @@ SHOWS = "Test error against train error, and calibration"
 
 def draw(table: Comparison) -> Figure | None:
     """None where no record tells both errors."""
-    if not any(row.values("train_error").keys() & row.values("test_error") for row in table.rows):
-        return None
     errors = scatter_panel(
         table,
         of_results(table, "train_error", "train error, %"),
         of_results(table, "test_error", "test error, %"),
     )
+    if errors is None:
+        return None
     calibration = scatter_panel(
         table,
         of_results(table, "test_nll", "negative log-likelihood of the test labels"),
         of_results(table, "calibration_error", "calibration error, %"),
     )
     note = f"{NOTE}; along a grey line the gap is the same"
-    return draw_panels(table, note, [_with_equal_gaps(errors), calibration])
+    panels = [_with_equal_gaps(errors), *([calibration] if calibration else [])]
+    return draw_panels(table, note, panels)
 
 
 def _with_equal_gaps(panel: Panel) -> Panel:
@@ -43,8 +45,10 @@ def _draw_equal_gaps(axes: Axes) -> None:
     """Lines test error = train error + gap."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     step = max(1.0, round((high - low + right - left) / 8))
-    for gap in range(0, 100, int(step)):
-        if low - right < gap < high - left:
+    lowest = math.floor((low - right) / step) * step
+    for number in range(math.ceil((high - left - lowest) / step)):
+        gap = lowest + number * step
+        if low - right < gap:
             axes.plot([left, right], [left + gap, right + gap], color="#cccccc", linewidth=0.8,
                       zorder=0)  # fmt: skip
     axes.set_xlim(left, right)

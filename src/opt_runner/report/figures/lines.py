@@ -19,6 +19,8 @@ from opt_runner.report.figures.style import (
     words,
 )
 
+_FEW = 5  # seconds, below which whole ones are no good ticks
+
 Metrics = Sequence[dict[str, Any]]  # the rows of metrics.jsonl
 
 
@@ -110,6 +112,9 @@ def line_panel(name: str, lines: Sequence[Line], against: str = "step") -> Panel
         draw_lines(axes, [line for line in lines if line.place in places])
         axes.set_xlabel(against, color=QUIET)
         axes.set_xlim(*_steps_shown(lines))
+        if lines and max(line.steps[-1] for line in lines) < _FEW:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         if logarithmic:
             make_logarithmic(axes, "y", values)
         return name + (", log scale" if logarithmic else "")
@@ -124,7 +129,7 @@ def shown(lines: Sequence[Line]) -> Sequence[Line]:
 
 def _steps_shown(lines: Sequence[Line]) -> tuple[float, float]:
     last = max((line.steps[-1] for line in lines), default=0)
-    return 0, 1.02 * max(1, last)
+    return 0, 1.02 * (last or 1)
 
 
 def over_seeds(lines: Sequence[Line]) -> str:

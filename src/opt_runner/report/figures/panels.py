@@ -13,6 +13,7 @@ from opt_runner.report.figures.style import drawing, legend, new_figure
 Panel = Callable[[Axes, Collection[int]], str]
 
 _MOST_ROWS = 12
+_LINE = 2.3  # inches, the height of a line of panels with so many names beside it
 
 
 def draw_panels(table: Comparison, note: str, panels: Sequence[Panel]) -> Figure:
@@ -33,17 +34,22 @@ def are_many(table: Comparison) -> bool:
 
 
 def _by_family(table: Comparison, note: str, panels: Sequence[Panel]) -> Figure:
-    """Plain training is in all of them."""
+    """Plain training is in all of them. A large family has several lines of panels."""
     members: dict[str, list[int]] = {}
     for place, row in enumerate(table.rows):
         if row is not table.baseline:
             members.setdefault(row.family, []).append(place)
+    in_lines = [
+        (family, of_family[start : start + _MOST_ROWS])
+        for family, of_family in members.items()
+        for start in range(0, len(of_family), _MOST_ROWS)
+    ]
     baseline = [place for place, row in enumerate(table.rows) if row is table.baseline]
-    figure = new_figure(table, note, 2.3 * len(members))
-    grid = figure.subplots(len(members), len(panels), sharex="col", sharey="col", squeeze=False)
-    for (family, of_family), in_line in zip(members.items(), grid, strict=True):
+    figure = new_figure(table, note, _LINE * len(in_lines))
+    grid = figure.subplots(len(in_lines), len(panels), sharex="col", sharey="col", squeeze=False)
+    for (family, places), in_line in zip(in_lines, grid, strict=True):
         for axes, panel in zip(in_line, panels, strict=True):
-            title = panel(axes, [*baseline, *of_family])
+            title = panel(axes, [*baseline, *places])
             axes.set_title(f"{family}: {title}", loc="left")
             axes.tick_params(labelbottom=True, labelleft=True)
         _name(in_line)

@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter
 
 from opt_runner.report.comparison import Comparison
 from opt_runner.report.figures.panels import Panel
-from opt_runner.report.figures.style import QUIET, make_logarithmic, prepare, styles
+from opt_runner.report.figures.style import QUIET, make_logarithmic, prepare, styles, words
 
 NOTE = "large: mean over seeds; faint: the seeds"
 
@@ -32,9 +32,11 @@ def of_results(table: Comparison, name: str, title: str) -> Quantity:
     return Quantity(title, [row.values(name) for row in table.rows])
 
 
-def scatter_panel(table: Comparison, x: Quantity, y: Quantity) -> Panel:
-    """A panel with a mark for each row that has both."""
+def scatter_panel(table: Comparison, x: Quantity, y: Quantity) -> Panel | None:
+    """A panel with a mark for each row that has both; None where there is none."""
     both = [sorted(xs.keys() & ys) for xs, ys in zip(x.values, y.values, strict=True)]
+    if not any(both):
+        return None
     high_x, high_y = _highest(x, both), _highest(y, both)
 
     def draw(axes: Axes, places: Collection[int]) -> str:
@@ -50,11 +52,14 @@ def scatter_panel(table: Comparison, x: Quantity, y: Quantity) -> Panel:
             if fmean(xs) > high_x or fmean(ys) > high_y:
                 outside.append(f"{row.label}: {fmean(xs):.3g}, {fmean(ys):.3g}")
             _mark(axes, row.label, xs, ys, color=style.colour, marker=style.marker)
-        _set_limits(axes, "x", x, high_x)
-        _set_limits(axes, "y", y, high_y)
+        _set_limits(axes, "x", x, high_x, both)
+        _set_limits(axes, "y", y, high_y, both)
         if outside:
-            axes.text(0.98, 0.97, "outside: " + "; ".join(outside), transform=axes.transAxes,
-                      ha="right", va="top", color=QUIET, fontsize=8)  # fmt: skip
+            text = axes.text(
+                0.98, 0.97, words("outside: " + "; ".join(outside), 40),
+                transform=axes.transAxes, ha="right", va="top", color=QUIET, fontsize=8,
+            )  # fmt: skip
+            text.set_in_layout(False)
         return y.title
 
     return draw
@@ -76,20 +81,28 @@ def _highest(quantity: Quantity, both: list[list[int]]) -> float:
         for values, seeds in zip(quantity.values, both, strict=True)
         if seeds
     ]
-    if quantity.logarithmic or len(means) < 3:
+    positive = [mean for mean in means if mean > 0]
+    if quantity.logarithmic or len(positive) < 3:
         return max(means, default=1.0)
-    limit = _FAR * quantiles(means, n=4, method="inclusive")[2]
-    return max((mean for mean in means if mean <= limit), default=max(means))
+    limit = _FAR * quantiles(positive, n=4, method="inclusive")[2]
+    return max(mean for mean in means if mean <= limit)
 
 
-def _set_limits(axes: Axes, name: Literal["x", "y"], quantity: Quantity, high: float) -> None:
-    values = [v for of_row in quantity.values for v in of_row.values() if v <= 1.25 * high]
+def _set_limits(
+    axes: Axes, name: Literal["x", "y"], quantity: Quantity, high: float, both: list[list[int]]
+) -> None:
+    shown = [
+        of_row[seed]
+        for of_row, seeds in zip(quantity.values, both, strict=True)
+        for seed in seeds
+        if of_row[seed] <= 1.25 * high
+    ]
     if quantity.logarithmic:
-        make_logarithmic(axes, name, values, narrow=True)
+        make_logarithmic(axes, name, shown, narrow=True)
         if high >= _THOUSAND:
             axis = axes.xaxis if name == "x" else axes.yaxis
             axis.set_major_formatter(EngFormatter(sep=""))
         return
-    low, high = min(values, default=0.0), max([high, *values])
+    low, high = min(shown, default=0.0), max([high, *shown])
     edge = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
     axes.set(**{f"{name}lim": (low - edge, high + edge)})

@@ -33,7 +33,8 @@ def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> 
         return None
     errors = [trial.value or 0.0 for search in shown for trial in search.ranked()]
     logarithmic = min(errors) > 0 and max(errors) > 4 * min(errors)
-    highest = max(errors) if logarithmic else _FAR * median(errors)
+    far = _FAR * median(errors)
+    highest = far if far and not logarithmic else max(errors)
     rates = [
         trial.parameters[key]
         for search in shown
@@ -81,6 +82,7 @@ def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> 
                 axes.plot(
                     best.parameters[ringed], best.value, "o", markersize=11,
                     markerfacecolor="none", markeredgecolor="#d55e00", markeredgewidth=1.4,
+                    clip_on=False,
                 )  # fmt: skip
             lost = search.count("diverged")
             axes.set_title(
