@@ -4,6 +4,7 @@ import os
 from copy import copy
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,8 +79,11 @@ class Stored:
         first, count = int(self._rows[0]), len(self)
         if not torch.equal(self._rows, torch.arange(first, first + count)):
             return self.read()
-        _, *image = self.shape
-        start = self._offset + first * torch.Size(image).numel()
-        end = start + self.shape.numel()
-        mapped = torch.from_file(str(self.path), shared=False, size=end, dtype=torch.uint8)
-        return mapped[start:].view(self.shape)
+        size = self.shape[1:].numel()
+        try:
+            mapped = np.memmap(
+                self._file, np.uint8, "c", self._offset + first * size, tuple(self.shape)
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.path} cannot be mapped: {error}") from error
+        return torch.from_numpy(mapped)
