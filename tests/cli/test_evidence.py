@@ -1,5 +1,6 @@
 """`make evidence` as a person runs it; what needs no processes is in tests/runs/test_fair.py."""
 
+import shlex
 from pathlib import Path
 
 from tests.cli.conftest import TINY, Run
@@ -15,6 +16,10 @@ def test_methods_are_tuned_then_compared_and_reported(opt_run: Run, tmp_path: Pa
     assert "minus standard" in done.stdout
     records = {path.parent.parent.name for path in tmp_path.glob("outputs/evidence/**/result.json")}
     assert records == {"standard", "cayley"}
+    run = next(tmp_path.glob("outputs/evidence/**/cayley/*/command.txt"))
+    again = opt_run(*shlex.split(run.read_text())[1:])
+    assert again.returncode == 0, again.stderr
+    assert "finished before, skipped" in again.stdout
 
 
 def test_a_key_of_another_sweeper_is_refused(opt_run: Run) -> None:

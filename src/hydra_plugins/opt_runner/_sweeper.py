@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -32,6 +32,9 @@ class RunSweeper(Sweeper):
 
     here: the runs are executed on this machine, so that their device is known beforehand.
     """
+
+    # What makes the command of one of its runs a command for that run alone.
+    alone: ClassVar[Sequence[str]] = ()
 
     def __init__(self, params: Mapping[str, str] | None = None) -> None:
         self.params = params or {}
@@ -93,7 +96,7 @@ class RunSweeper(Sweeper):
                         "several train one run as srun --ntasks=N opt-run "
                         "hardware.processes=slurm ..., without -m"
                     )
-            run = self._identify(config, command_line(self._folders, list(overrides)))
+            run = self._identify(config, command_line(self._folders, [*overrides, *self.alone]))
         except UserError as error:
             raise UserError(f"{error} [in the run {' '.join(overrides)}]") from error
         self._overrides.setdefault(run.signature, overrides)
@@ -134,6 +137,8 @@ class RunSweeper(Sweeper):
 
 class SearchSweeper(RunSweeper):
     """What the sweepers share that choose runs with Optuna. options: the keys of their YAML."""
+
+    alone = ("hydra.mode=RUN",)
 
     def __init__(
         self, params: Mapping[str, str] | None = None, grids: object = None, **options: Any
