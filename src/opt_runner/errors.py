@@ -58,3 +58,8 @@ def _beside(key: str, known: list[str]) -> str:
 def in_words(error: Exception) -> str:
     """A user's error as it is, any other with its name."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def gib(size: int) -> str:
+    """A number of bytes, as messages have it."""
+    return f"{size / 2**30:,.1f} GiB"

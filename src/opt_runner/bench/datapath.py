@@ -99,21 +99,8 @@ def _against_a_loader(network: str, setup: Setup, images: Images, samples: int) 
     """A sample is an epoch of the same images by either way."""
     device, batches = setup.device.torch_device, setup.batches
     loader = _loader(images, setup.config, pin_memory=device.type == "cuda")
-    taken = itertools.count()
-
-    def our_epoch() -> None:
-        for _ in range(batches.steps_per_epoch):
-            batches.batch(next(taken))
-
-    def their_epoch() -> None:
-        for x, y in loader:
-            x.to(device, non_blocking=True)
-            y.to(device, non_blocking=True)
-
-    seconds = interleaved(
-        {"ours": sampler(Task(our_epoch), device), "theirs": sampler(Task(their_epoch), device)},
-        samples,
-    )
+    tasks = {"ours": folder.epoch_of(batches), "theirs": folder.loaded_epoch(loader, device)}
+    seconds = interleaved({name: sampler(one, device) for name, one in tasks.items()}, samples)
     ours, theirs = seconds["ours"], seconds["theirs"]
     factors = [their / our for our, their in zip(ours, theirs, strict=True)]
     return _row("data path, times as fast as a DataLoader", network, factors) | {

@@ -89,24 +89,10 @@ def _epochs(
     on_device = make(images.train_images.to(device.torch_device))
     loader = _loader(folder, side, batch_size, pin_memory=device.torch_device.type == "cuda")
 
-    def epoch_of(batches: Batches) -> Task:
-        taken = itertools.count()
-
-        def run() -> None:
-            for _ in range(batches.steps_per_epoch):
-                batches.batch(next(taken))
-
-        return Task(run)
-
-    def their_epoch() -> None:
-        for x, y in loader:
-            x.to(device.torch_device, non_blocking=True)
-            y.to(device.torch_device, non_blocking=True)
-
     tasks = {
         "streamed": epoch_of(streamed),
         "on the device": epoch_of(on_device),
-        "DataLoader": Task(their_epoch),
+        "DataLoader": loaded_epoch(loader, device.torch_device),
     }
     samplers = {name: sampler(task, device.torch_device) for name, task in tasks.items()}
     seconds = interleaved(samplers, samples)
@@ -119,6 +105,28 @@ def _epochs(
     pairs = zip(seconds["streamed"], seconds["DataLoader"], strict=True)
     factors = [theirs / ours for ours, theirs in pairs]
     return [*rows, _row("streamed, times as fast as a DataLoader", factors)]
+
+
+def epoch_of(batches: Batches) -> Task:
+    """The next epoch of them, each time."""
+    taken = itertools.count()
+
+    def run() -> None:
+        for _ in range(batches.steps_per_epoch):
+            batches.batch(next(taken))
+
+    return Task(run)
+
+
+def loaded_epoch(loader: DataLoader[tuple[Tensor, int]], device: torch.device) -> Task:
+    """An epoch of the usual data path, brought to the device."""
+
+    def run() -> None:
+        for x, y in loader:
+            x.to(device, non_blocking=True)
+            y.to(device, non_blocking=True)
+
+    return Task(run)
 
 
 def _loader(

@@ -6,7 +6,7 @@ from typing import Literal, Self
 import torch
 
 from opt_runner.datasets import Images, Validation
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, gib
 from opt_runner.training.size import free_memory
 
 # The rest is for the network's training, and for a neighbour.
@@ -34,23 +34,17 @@ class Placement:
             stacks.append(validation.images)
         size = sum(images.shape.numel() for images in stacks)
         if wanted == "streamed":
-            return cls(True, f"{_gib(size)} of images are streamed, as hardware.images says")
+            return cls(True, f"{gib(size)} of images are streamed, as hardware.images says")
         there = all(isinstance(i, torch.Tensor) and i.device.type == device.type for i in stacks)
         free = None if there else free_memory(device)
         if free is None:
-            return cls(False, f"{_gib(size)} of images are on {device}")
-        room = f"{device} has {_gib(free)} free"
+            return cls(False, f"{gib(size)} of images are on {device}")
+        room = f"{device} has {gib(free)} free"
         if size <= (free if wanted == "device" else _COMFORTABLE * free):
-            return cls(False, f"{_gib(size)} of images are on {device}; {room} before")
+            return cls(False, f"{gib(size)} of images are on {device}; {room} before")
         if wanted == "device":
             raise UserError(
-                f"hardware.images=device: the images take {_gib(size)}; {room}: use "
+                f"hardware.images=device: the images take {gib(size)}; {room}: use "
                 "hardware.images=streamed, which reads them as they are needed"
             )
-        return cls(
-            True, f"{_gib(size)} of images are streamed; {room}, of which they may take half"
-        )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:,.1f} GiB"
+        return cls(True, f"{gib(size)} of images are streamed; {room}, of which they may take half")

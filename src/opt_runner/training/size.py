@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from opt_runner.config.schema import Config
 from opt_runner.datasets import Images
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, gib
 from opt_runner.layers import Layer
 from opt_runner.methods.stack import Stack
 from opt_runner.opt import OPT
@@ -25,7 +25,6 @@ from opt_runner.training.build import dtype_of, network_of, opt_of
 from opt_runner.training.loss import smoothed_cross_entropy
 
 _aten = torch.ops.aten
-_GIB = 2**30
 # Only where R and what goes with it are more than this share of the memory is it looked at closely.
 _WORTH_A_LOOK = 0.1
 _COPIES = 4  # R, its gradient, its momentum, the factors of a decomposition
@@ -91,13 +90,13 @@ def check_fits(config: Config, images: Images, device: torch.device) -> None:
     smaller = sorted({layer.d for layer in layers if layer.d < largest.d}, reverse=True)
     ways = [f"layers.max_d={d}" for d in smaller[:_MOST_TRIES]] + ["method=sopt"]
     fits = [
-        f"{way} takes {_gib(other.memory)}"
+        f"{way} takes {gib(other.memory)}"
         for way in ways
         if (other := size_of(_changed(config, way), images)) and other.memory <= free
     ]
     raise UserError(
-        f"a step of {config.method.name} on {config.model.name} takes {_gib(size.memory)} and "
-        f"{device} has {_gib(free)} free: of {len(layers)} layers {largest.name} is the largest, "
+        f"a step of {config.method.name} on {config.model.name} takes {gib(size.memory)} and "
+        f"{device} has {gib(free)} free: of {len(layers)} layers {largest.name} is the largest, "
         f"with d = {largest.d:,} and so {largest.d**2:,} entries of R; "
         + (f"what fits: {', '.join((fits[0], *fits[-1:]) if len(fits) > 1 else fits)}" if fits
            else "a smaller batch_size, or name fewer layers: layers.include=[...]")
@@ -228,7 +227,3 @@ _FLOPS: dict[Any, Any] = {
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _gib(size: int) -> str:
-    return f"{size / _GIB:,.1f} GiB"

@@ -21,7 +21,7 @@ from typing import IO
 from numpy.lib import format as npy
 
 from opt_runner.datasets.stored import Stored
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, gib
 from opt_runner.files import CannotWrite, write_whole
 
 log = logging.getLogger(__name__)
@@ -84,14 +84,14 @@ def write(
 
     count, channels, height, width = shape
     needed = count * channels * height * width
-    advice = f"the {_gib(needed)} of decoded images need a place: set dataset.cache_dir=DIR"
+    advice = f"the {gib(needed)} of decoded images need a place: set dataset.cache_dir=DIR"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _clean(folder)
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise UserError(
-                f"{folder} has {_gib(free)} free; {advice}, or a smaller dataset.size; what "
+                f"{folder} has {gib(free)} free; {advice}, or a smaller dataset.size; what "
                 "other folders or former states of this one have left there may be removed"
             )
         write_whole(path, content)
@@ -154,7 +154,3 @@ def _state(path: Path) -> list[int]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:,.1f} GiB"
