@@ -200,6 +200,10 @@ def test_a_single_run_that_fails_exits_with_1(opt_run: Run) -> None:
         (["-m", "optimizer.lr=0.1,-1"], "got -1 [in the run optimizer.lr=-1]"),
         (["-m", "method=gs,hs"], "method=hs: no such choice"),
         (
+            ["-m", "method=gs,standard", "method.start=normal"],
+            "method.start: not every run of the sweep has this key",
+        ),
+        (
             ["batch_size=2000", "tracking=none"],
             "batch size 2000 does not suit 1442 training images",
         ),

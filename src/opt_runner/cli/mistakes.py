@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -78,7 +79,12 @@ def _lines(error: Exception) -> list[str]:
         key = found.group(1)
         cause = str(error.__cause__ or "")
         if "not in struct" in cause or "No match in the defaults list" in text:
-            hint = nearest(key, _known_keys())
+            known = _known_keys()
+            if key in known:
+                return [
+                    f"{key}: not every run of the sweep has this key: make it sweeps of their own"
+                ]
+            hint = nearest(key, known)
             return [f"unknown key {key!r}{hint} (opt-run --cfg job shows all keys)"]
         return [f"{key}: {' '.join(cause.split()) or text.splitlines()[0]}"]
     return [" ".join(text.split())]
@@ -91,6 +97,7 @@ def _known_keys() -> list[str]:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config-dir", "-cd", type=Path, default=conf_dir())
     own = parser.parse_known_args()[0].config_dir.absolute()
+    GlobalHydra.instance().clear()  # a sweep has it, and has ended
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             cfg = hydra.compose("config", [f"hydra.searchpath=['{own}']", *chosen])
