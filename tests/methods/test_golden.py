@@ -15,6 +15,7 @@ from opt_runner import OPT
 from opt_runner.layers import Layer
 from opt_runner.networks import PlainCNN
 from opt_runner.training.loss import smoothed_cross_entropy
+from tests.gpu import Gpu
 
 GOLDEN = Path(os.environ.get("OPT_GOLDEN_DIR") or Path(__file__).parents[1] / "golden")
 VARIANTS = ("gs", "hr", "ls", "cayley", "ogd", "or", "sopt")
@@ -72,8 +73,8 @@ def build(golden, meta, method: str, **options) -> OPT:
 
 def trained_weights(opt: OPT) -> dict[str, np.ndarray]:
     """V (d, n) of the rotated layers and the classifier's own weight, by recorded name."""
-    weights = {LAYERS[name]: V.numpy() for name, V in opt.neurons().items()}
-    classifier = opt.network.classifier.weight.detach().T
+    weights = {LAYERS[name]: V.cpu().numpy() for name, V in opt.neurons().items()}
+    classifier = opt.network.classifier.weight.detach().cpu().T
     return weights | {"score": classifier.clone().numpy()}
 
 
@@ -93,6 +94,15 @@ def assert_same_weights(ours, recorded, tolerance: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("method", VARIANTS)
 def test_replays_the_reference(method: str, dtype: torch.dtype) -> None:
+    replay(method, dtype, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("method", VARIANTS)
+def test_replays_the_reference_on_a_gpu(method: str, gpu: Gpu) -> None:
+    replay(method, torch.float32, gpu.device)
+
+
+def replay(method: str, dtype: torch.dtype, device: torch.device) -> None:
     golden = recording(method)
     meta = json.loads(str(golden["meta"]))
     tolerance = TOLERANCE.get(method, 1e-4)
@@ -105,14 +115,14 @@ def test_replays_the_reference(method: str, dtype: torch.dtype) -> None:
         }
     if method == "or":
         options = {"scale": meta["orth_scale"]}
-    opt = build(golden, meta, method, **options).to(dtype)
+    opt = build(golden, meta, method, **options).to(device, dtype)
     optimizer = opt.optimizer(meta["lr"], meta["momentum"], meta["weight_decay"])
     assert_same_weights(trained_weights(opt), recorded_weights(golden, "init"), tolerance)
 
     fits, penalties = [], []
     for step in range(meta["steps"]):
-        images = torch.from_numpy(golden["images"][step]).permute(0, 3, 1, 2)
-        labels = torch.from_numpy(golden["labels"][step])
+        images = torch.from_numpy(golden["images"][step]).permute(0, 3, 1, 2).to(device)
+        labels = torch.from_numpy(golden["labels"][step]).to(device)
         logits = opt((images.to(dtype) - 127.5) / 128)
         fit = smoothed_cross_entropy(logits, labels, meta["label_smoothing"], meta["softmax_floor"])
         penalty = opt.penalty()

@@ -8,6 +8,7 @@ from opt_runner.datasets.ahead import Ahead
 from opt_runner.datasets.augment import Augment
 from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError
+from opt_runner.transfer import send
 
 # Batches that are ready or being read while one is trained on.
 _AHEAD = 3
@@ -82,7 +83,8 @@ class Batches:
             index, *crop = self._of_step(step, self.labels.device)
             images = self.images[index].to(self.labels.device)
         else:
-            images, index, *crop = self._on_device(self._ahead.take(step))
+            ahead = self._ahead.take(step)
+            images, index, *crop = (send(tensor, self.labels.device) for tensor in ahead)
         if self.augment is not None:
             images = self.augment.apply(images, *crop)
         x = normalise(images.contiguous(memory_format=self.memory_format), self.dtype)
@@ -105,8 +107,7 @@ class Batches:
         """Of the images of a batch the indices and, if they are augmented, crops and flips."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            drawn = self._draw(epoch)
-            self._drawn = self._on_device(drawn) if device.type != "cpu" else drawn
+            self._drawn = [send(drawn, device) for drawn in self._draw(epoch)]
             self._epoch = epoch
         here = slice(position * self.batch_size, (position + 1) * self.batch_size)
         return [drawn[here][self._part] for drawn in self._drawn]
@@ -119,12 +120,6 @@ class Batches:
         if self.augment is not None:
             drawn += self.augment.draw(count, self.size, generator)
         return drawn
-
-    def _on_device(self, tensors: list[Tensor]) -> list[Tensor]:
-        if self.labels.is_cuda:
-            # From pinned memory the copy does not wait for the GPU to finish what it is doing.
-            tensors = [tensor.pin_memory() for tensor in tensors]
-        return [tensor.to(self.labels.device, non_blocking=True) for tensor in tensors]
 
 
 def mix(seed: int, epoch: int) -> int:

@@ -77,8 +77,12 @@ class Method:
         return W
 
     def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
-        """Tensors that no optimizer steps, as sopt's rows; a `Stack.restart` draws them anew."""
+        """Tensors that no optimizer steps, as sopt's rows."""
         return {}
+
+    def redraw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
+        """Those of them that a `Stack.restart` draws anew; the others stay."""
+        return self.draw(layer, W, generator)
 
     def init(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor

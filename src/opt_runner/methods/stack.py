@@ -10,7 +10,9 @@ from opt_runner.errors import UserError
 from opt_runner.layers import Layer
 from opt_runner.methods.base import Method, Tensors
 from opt_runner.methods.rotation import Rotation
+from opt_runner.transfer import send
 
+Draw = Callable[[Layer, Tensor, torch.Generator], Tensors]
 # Of the largest entry of W, in float32.
 _ROUNDING = 1e-5
 
@@ -40,7 +42,7 @@ class Stack(nn.Module):
         self.seed = 0
         if method.has_tensors:
             self.seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
-            for name, tensor in self._draw(0).items():
+            for name, tensor in self._draw(0, method.draw).items():
                 self.fixed.register_buffer(name, tensor)
             for name, tensor in self._init(generator).items():
                 self.trained[name] = nn.Parameter(tensor)
@@ -138,21 +140,17 @@ class Stack(nn.Module):
 
     @torch.no_grad()
     def restart(self, number: int) -> None:
-        """Draw and start all tensors again, with what `generator(number)` gives."""
-        for name, tensor in self._draw(number).items():
+        """Draw tensors anew and start all that train again, with what `generator(number)` gives."""
+        for name, tensor in self._draw(number, self.method.redraw).items():
             self.fixed.get_buffer(name).copy_(tensor)
         for name, tensor in self._init(self.generator(number)).items():
             self.trained[name].copy_(tensor)
 
     @torch.no_grad()
-    def _draw(self, number: int) -> dict[str, Tensor]:
+    def _draw(self, number: int, draw: Draw) -> dict[str, Tensor]:
         generator, Ws = self.generator(number), self.W()
         return _stacked(
-            [
-                self.method.draw(layer, W, generator)
-                for layer, W in zip(self.layers, Ws, strict=True)
-            ],
-            like=Ws,
+            [draw(layer, W, generator) for layer, W in zip(self.layers, Ws, strict=True)], like=Ws
         )
 
     @torch.no_grad()
@@ -176,6 +174,6 @@ def _equal(V: Tensor, W: Tensor) -> bool:
 def _stacked(of_layers: Sequence[Tensors], like: Tensor) -> dict[str, Tensor]:
     stacks = {name: torch.stack([tensors[name] for tensors in of_layers]) for name in of_layers[0]}
     return {
-        name: stack.to(like) if stack.is_floating_point() else stack.to(like.device)
+        name: send(stack.to(like.dtype) if stack.is_floating_point() else stack, like.device)
         for name, stack in stacks.items()
     }

@@ -22,6 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 from opt_runner.config.schema import Hardware
 from opt_runner.errors import Elsewhere, UserError
 from opt_runner.training.interrupt import Interrupted
+from opt_runner.transfer import send
 
 T = TypeVar("T")
 
@@ -241,9 +242,7 @@ class Poll:
     def yeses(self) -> Tensor:
         """This process's answers now, 1 or 0, on the device."""
         answers = torch.tensor([float(question()) for question in self.questions])
-        if self._device.type == "cuda":
-            answers = answers.pin_memory()
-        return answers.to(self._device, non_blocking=True)
+        return send(answers, self._device)
 
     def take(self, yeses: Tensor) -> None:
         """The sums, or means, of all processes' yeses."""

@@ -59,10 +59,13 @@ class ReparameterizedTraining(Method):
 
     def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
         """The order of the rows and that of the columns; the singular values of W at the start."""
+        orders = self.redraw(layer, W, generator)
+        return {**orders, "spectrum": torch.linalg.svdvals(W)}
+
+    def redraw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
         return {
             "rows": torch.randperm(layer.d, generator=generator),
             "columns": torch.randperm(layer.n, generator=generator),
-            "spectrum": torch.linalg.svdvals(W),
         }
 
     def init(
@@ -99,9 +102,7 @@ class ReparameterizedTraining(Method):
             return
         for stack in stacks:
             stack.merge()
-            spectrum = stack.tensors["spectrum"].clone()
             stack.restart(round_)
-            stack.tensors["spectrum"].copy_(spectrum)
             for tensor in stack.trained.values():
                 optimizer.state.pop(tensor, None)
 
