@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from opt_runner.bench.growth import Curve, apart, crossing
+from opt_runner.bench.growth import Curve, crossing, fitted
+from opt_runner.bench.growth_plot import apart
 from opt_runner.bench.samples import Summary
 
 SIZES = (64, 128, 256, 512)
@@ -14,9 +15,14 @@ def curve(*seconds: float) -> Curve:
 
 
 def test_the_exponent_is_that_of_the_largest_sizes() -> None:
-    costs = curve(1.0, *(1e-9 * d**2.5 for d in SIZES[1:]))
-    assert costs.exponent == pytest.approx(2.5)
-    assert curve(1.0).exponent is None
+    assert fitted({64: 1.0, **{d: 1e-9 * d**2.5 for d in SIZES[1:]}}).exponent == pytest.approx(2.5)
+    assert fitted({64: 1.0}).exponent is None
+
+
+def test_a_curve_in_the_units_of_the_plots() -> None:
+    both = Curve({64: Summary.of([2.0])}, {64: 3 * 2**20})
+    assert both.time.values == {64: 2000}
+    assert both.memory.values == {64: 3}
 
 
 def test_the_forecast_grows_by_the_cube() -> None:

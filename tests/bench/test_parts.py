@@ -105,8 +105,13 @@ def test_growth(bench: Bench, tmp_path: Path) -> None:
     assert costs == {(name, d) for name in one_layer.OURS for d in (8, 16, 32)}
     crossings = [row for row in rows if row["measure"] == "crossing"]
     assert len(crossings) == 4 * 5
-    assert (tmp_path / "bench/growth.png").stat().st_size > 10_000
-    assert "</svg>" in (tmp_path / "bench/growth.svg").read_text()
+    memory = {(row["method"], row["d"]): row["bytes"] for row in rows if row["measure"] == "memory"}
+    assert memory.keys() == costs
+    # R, its gradient and momentum; a frame has none of them
+    assert memory["gs", 32] > 3 * 4 * 32**2
+    for plot in ("growth", "growth_memory"):
+        assert (tmp_path / f"bench/{plot}.png").stat().st_size > 10_000
+        assert "</svg>" in (tmp_path / f"bench/{plot}.svg").read_text()
 
 
 def command(*arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":

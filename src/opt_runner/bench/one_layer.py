@@ -52,6 +52,24 @@ Register = Callable[[nn.Linear], object]
 def _ours(method: Method, layer: Layer) -> Task:
     """The effective weight as OPT makes it, with the method's penalty, and its optimizer's step
     where that is what keeps R orthogonal. (SGD's step is the same for all others and left out.)
+    """
+    rotate, rotate_and_step, R = _training(method, layer)
+    if method.optimizer_class is torch.optim.SGD:
+        return Task(rotate, prepare=_mover(R))
+    return Task(rotate_and_step)
+
+
+def two_steps(method: Method, layer: Layer) -> None:
+    """Build what trains and make two steps, after which all that is kept from step to step is."""
+    _, rotate_and_step, _ = _training(method, layer)
+    rotate_and_step()
+    rotate_and_step()
+
+
+def _training(
+    method: Method, layer: Layer
+) -> tuple[Callable[[], None], Callable[[], None], Tensor]:
+    """Forward and backward; the same with the optimizer's step; R.
 
     A method that takes a share of the rows rotates that share. R starts as it does in training.
     """
@@ -71,17 +89,18 @@ def _ours(method: Method, layer: Layer) -> Task:
             gradients.append(torch.ones_like(penalty))
         torch.autograd.backward(outputs, gradients)
 
-    if method.optimizer_class is torch.optim.SGD:
-        return Task(rotate, prepare=_mover(R))
-    options = method.optimizer_options("R", lr=0.1, weight_decay=5e-4)
-    optimizer = method.optimizer_class([{"params": [R], **options}], lr=0.1, momentum=0.9)
+    groups = [
+        {"params": [tensor], **method.optimizer_options(name, lr=0.1, weight_decay=5e-4)}
+        for name, tensor in stack.trained.items()
+    ]
+    optimizer = method.optimizer_class(groups, lr=0.1, momentum=0.9)
 
     def rotate_and_step() -> None:
         optimizer.zero_grad()
         rotate()
         optimizer.step()
 
-    return Task(rotate_and_step)
+    return rotate, rotate_and_step, R
 
 
 def _by_autograd(form: Callable[[Tensor], Tensor]) -> Build:
@@ -182,14 +201,11 @@ def _sopt(inner: str) -> Method:
 
 
 # Our methods by the names that they have in the tables: sopt with each map that it can have inside.
-OURS: dict[str, Build] = {
-    **{
-        name: partial(_ours, cls())
-        for name, cls in METHODS.items()
-        if cls().changes_weight and name != "sopt"
-    },
-    **{f"sopt ({inner})": partial(_ours, _sopt(inner)) for inner in ("gs", "hr", "ls", "cayley")},
+ROTATING: dict[str, Method] = {
+    **{name: cls() for name, cls in METHODS.items() if cls().changes_weight and name != "sopt"},
+    **{f"sopt ({inner})": _sopt(inner) for inner in ("gs", "hr", "ls", "cayley")},
 }
+OURS: dict[str, Build] = {name: partial(_ours, method) for name, method in ROTATING.items()}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ PARTS = {
     "drift": "how orthogonal rotations are after 1,000 steps, in float32 and bfloat16",
     "datapath": "batches against a DataLoader; the cost of logging and progress",
     "networks": "steps and memory on large networks: what is planned, what is measured",
-    "growth": "one rotation for d = 64 to 4,608: fitted exponents and a plot",
+    "growth": "time and memory of one rotation for d = 64 to 4,608: exponents, plots",
 }
 
 
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="opt-bench",
         description=f"Measure what OPT costs. The parts, all of them by default:\n\n{parts}",
-        epilog="Tables go to the terminal, rows to OUT/PART.json, growth's plot to OUT/growth.png.",
+        epilog="Tables go to the terminal, rows to OUT/PART.json, plots to OUT/growth*.png.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="part", type=_part)
