@@ -47,8 +47,10 @@ class OrthogonalR(SquareRotation):
     def init(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
     ) -> Tensors:
-        R = super().init(layer, W, generator)["R"]
         # Under one name: a stack has the one or the other, of different shapes.
+        if self.trains_V(W) and self.start == "identity":
+            return {"R": W.clone()}
+        R = super().init(layer, W, generator)["R"]
         return {"R": R.to(W) @ W if self.trains_V(W) else R}
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
