@@ -65,3 +65,9 @@ def test_limits_hold_for_what_they_name() -> None:
     loader = "data path, times as fast as a DataLoader"
     assert limits.judged(loader, 9.9) == {"limit": 10, "met": False}
     assert limits.judged(loader, 10.1) == {"limit": 10, "met": True}
+
+
+def test_a_batch_may_be_larger_than_the_store() -> None:
+    workload = WORKLOADS["cnn6_narrow"]
+    assert len(workload.images_for().train_labels) == workload.count
+    assert len(workload.images_for("batch_size=2000").train_labels) == 2_000

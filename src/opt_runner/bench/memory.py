@@ -82,7 +82,7 @@ def peak_bytes(network: str, method: Sequence[str], settings: Settings) -> int:
 
     Raises RuntimeError, with the process's last line, where it fails.
     """
-    command = [sys.executable, "-m", __name__, network, *method, *settings.hardware]
+    command = [sys.executable, "-m", __name__, network, *method, *settings.arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1] if done.stderr else "no message")

@@ -9,7 +9,6 @@ from opt_runner.bench.part import Column, Report, Row, Settings, spread, table, 
 from opt_runner.bench.samples import Summary, Task, attempted, figure, first_line, paired, sampler
 from opt_runner.bench.workloads import WORKLOADS, eager
 from opt_runner.datasets import Images
-from opt_runner.errors import UserError, nearest
 from opt_runner.training.size import Size, size_of
 
 NETWORKS = ("resnet18", "wide_resnet", "convnext_tiny", "vit_tiny")
@@ -56,15 +55,12 @@ _COLUMNS: dict[str, Column] = {
 
 def run(settings: Settings) -> Report:
     """A table a network. Raises UserError for a network that is none of them."""
-    for name in settings.networks:
-        if name not in NETWORKS:
-            known = ", ".join(NETWORKS)
-            raise UserError(f"--network: no {name!r}{nearest(name, NETWORKS)} ({known})")
+    chosen = settings.networks_of(NETWORKS, NETWORKS)
     report = Report(n=settings.count(3))
-    for network in ["cnn9_tiny"] if settings.quick else settings.networks or NETWORKS:
+    for network in ["cnn9_tiny"] if settings.quick else chosen:
         rows = _rows(network, report.n, settings)
         report.rows += rows
-        batch = WORKLOADS[network].config(*settings.hardware).batch_size
+        batch = WORKLOADS[network].config(*settings.arguments).batch_size
         title = f"One training step of {network}, batch {batch}; median [quartiles], n = {report.n}"
         report.tables.append(table(title, _COLUMNS, rows))
     report.notes = [
@@ -79,10 +75,10 @@ def run(settings: Settings) -> Report:
 
 def _rows(network: str, samples: int, settings: Settings) -> list[Row]:
     workload = WORKLOADS[network]
-    on_cpu = workload.images()
+    on_cpu = workload.images_for(*settings.arguments)
     chosen = _QUICK if settings.quick else METHODS
     planned = {
-        name: size_of(workload.config(*METHODS[name], *settings.hardware), on_cpu)
+        name: size_of(workload.config(*METHODS[name], *settings.arguments), on_cpu)
         for name in chosen
     }
     for name in chosen:  # where no layer is larger than the limit
@@ -131,7 +127,7 @@ def _add_times(
     device = settings.device.torch_device
     settings.screen.say(f"networks: steps of {network}, n = {samples}")
     makers = {
-        name: partial(eager, WORKLOADS[network], images, *METHODS[name], *settings.hardware)
+        name: partial(eager, WORKLOADS[network], images, *METHODS[name], *settings.arguments)
         for name in within
     }
     steps, errors = attempted(makers)

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,6 +20,7 @@ from opt_runner import __version__
 from opt_runner.bench.samples import Summary
 from opt_runner.config import compose
 from opt_runner.console.screen import Screen
+from opt_runner.errors import UserError, nearest
 from opt_runner.files import write_whole
 from opt_runner.training.device import Device
 
@@ -37,7 +38,7 @@ class Settings:
     samples: how many of each, where the parts' own numbers are not wanted.
     quick: a trial of the program itself, on tiny sizes: its times mean nothing.
     seconds: what `growth` may spend on one method.
-    networks: those of the part `networks` that are wanted; none: all.
+    networks, batch_size: of `steps` and `networks`; none: what each of them has.
     """
 
     out: Path
@@ -46,12 +47,28 @@ class Settings:
     quick: bool = False
     seconds: float = 300.0
     networks: tuple[str, ...] = ()
+    batch_size: int | None = None
     screen: Screen = field(default_factory=Screen)
 
     @cached_property
     def device(self) -> Device:
         """Sets the process's threads and memory use as well. Raises UserError."""
         return Device.of(compose.from_arguments(*self.hardware).hardware)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Of opt-run, for the trainings of `steps` and `networks`."""
+        batch = () if self.batch_size is None else (f"batch_size={self.batch_size}",)
+        return (*self.hardware, *batch)
+
+    def networks_of(self, known: Sequence[str], usual: Sequence[str]) -> Sequence[str]:
+        """Those that are wanted of the known ones, or the usual ones. Raises UserError."""
+        for name in self.networks:
+            if name not in known:
+                raise UserError(
+                    f"--network: no {name!r}{nearest(name, known)} ({', '.join(known)})"
+                )
+        return self.networks or usual
 
     def count(self, full: int) -> int:
         """Samples to take, where a part would take `full`."""

@@ -29,14 +29,18 @@ def run(settings: Settings) -> Report:
     """Time in every form that the device has, then memory."""
     report = Report(n=settings.count(21))
     device = settings.device.torch_device
-    networks = ["cnn9_tiny"] if settings.quick else ["cnn9", "cnn6_narrow", "mlp"]
+    chosen = settings.networks_of(list(WORKLOADS), ("cnn9", "cnn6_narrow", "mlp"))
+    networks = ["cnn9_tiny"] if settings.quick else chosen
     for network in networks:
-        images = WORKLOADS[network].images().to(device)
+        images = WORKLOADS[network].images_for(*settings.arguments).to(device)
         for form in FORMS if device.type == "cuda" else ["eager"]:
             settings.screen.say(f"steps: {network}, {form}, n = {report.n}")
             rows = _times(network, form, images, report.n, settings)
             report.rows += rows
-            title = f"One training step of {network}, {form}; median [quartiles] of n = {report.n}"
+            title = (
+                f"One training step of {network}, {form}, batch {rows[0]['batch_size']}; "
+                f"median [quartiles] of n = {report.n}"
+            )
             report.tables.append(table(title, _COLUMNS, rows))
     report.notes += [
         "ratio: a sample by the mean of the samples of `standard` right before and after it; the "
@@ -56,7 +60,7 @@ def _times(network: str, form: str, images: Images, samples: int, settings: Sett
     steps, errors = attempted(
         {
             method: partial(
-                build, WORKLOADS[network], images, f"method={method}", *settings.hardware
+                build, WORKLOADS[network], images, f"method={method}", *settings.arguments
             )
             for method in TIMED
         }

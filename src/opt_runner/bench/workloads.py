@@ -41,6 +41,10 @@ class Workload:
         names = [str(label) for label in range(self.classes)]
         return Images(images, labels, images[:2], labels[:2], names)
 
+    def images_for(self, *arguments: str) -> Images:
+        """A batch of a training with these arguments of opt-run at least."""
+        return self.images(max(self.count, self.config(*arguments).batch_size))
+
     def config(self, *arguments: str) -> Config:
         """arguments: of opt-run, the method and the hardware among them."""
         return compose.from_arguments(*_RECIPE, *self.network, *arguments)
@@ -48,6 +52,7 @@ class Workload:
 
 WORKLOADS = {
     "cnn9": Workload(("model=cnn9",), 3, 32, 50_000),
+    "cnn6": Workload(("model=cnn6",), 3, 32, 50_000),
     "cnn6_narrow": Workload((*CNN6_NARROW, *_AS_DIGITS), 1, 8, 1_442),
     "mlp": Workload(("model=mlp", *_AS_DIGITS), 1, 8, 1_442),
     **{

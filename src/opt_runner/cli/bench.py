@@ -68,7 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--network", action="append", default=[], metavar="NAME",
-        help="networks: this one alone (default: all; may be given several times)",
+        help="steps, networks: this one alone (may be given several times)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-size", type=_positive, metavar="N",
+        help="of the steps in steps and networks (default: 128; 8 in networks)",
     )  # fmt: skip
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes: tries the program, times mean nothing"
@@ -108,6 +112,7 @@ def _run(given: argparse.Namespace, command: str) -> list[str]:
         quick=given.quick,
         seconds=given.seconds,
         networks=tuple(given.network),
+        batch_size=given.batch_size,
     )
     screen = settings.screen
     screen.say(part.machine_line(settings.device))
