@@ -131,6 +131,21 @@ def test_their_picture_has_a_panel_an_entrant_with_the_best_trial_ringed() -> No
     assert tuning.draw([entrant("gs", ENTRANTS[0].trials[2])], {}) is None
 
 
+def test_trials_that_learned_nothing_are_arrows_at_the_top_told_in_the_title() -> None:
+    at = [trial(i, e, **{"optimizer.lr": 0.01 * 2**i}) for i, e in enumerate([40, 42, 45, 90])]
+    figure = tuning.draw([entrant("standard", *at)], {})
+    assert figure is not None
+    (axes,) = figure.axes
+    assert axes.get_title("left") == "standard (↑ 90)"
+    arrows = axes.lines[-2]
+    assert list(arrows.get_xdata()) == [0.08]
+    assert axes.get_ylim()[1] < 90
+    more = [*at, *(trial(4 + i, 91.0, **{"optimizer.lr": 0.3}) for i in range(3))]
+    figure = tuning.draw([entrant("a", *at), entrant("b", *at), entrant("c", *more)], {})
+    assert figure is not None
+    assert figure.axes[2].get_title("left") == "c (↑ 4 of 90 to 91)"
+
+
 def test_they_are_in_the_report(tmp_path: Path) -> None:
     names = {path.name for path in write([], tmp_path, "Fair", "opt-report", ENTRANTS)}
     assert {"tuning.png", "tuning.svg"} <= names

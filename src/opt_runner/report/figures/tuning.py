@@ -20,8 +20,8 @@ from opt_runner.report.figures.style import (
 
 SHOWS = "Validation errors of the trials against the learning rates, a panel an entrant"
 _ACROSS = 4
-# On an axis that is not logarithmic errors of so many times the median are told by a number: one
-# that learned nothing would flatten all others.
+# On an axis that is not logarithmic errors of so many times the median are arrows at its top, told
+# in the panel's title: one that learned nothing would flatten all others.
 _FAR = 1.5
 _REST, _ROTATED = "optimizer.lr", ("optimizer.rotation_lr", "method.rotation_lr")
 
@@ -71,12 +71,12 @@ def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> 
                     [rate for rate, _ in points], [error for _, error in points], marker,
                     color=colour, markersize=5, markeredgewidth=1.3, label=name,
                 )  # fmt: skip
-                for rate, error in points:
-                    if error > highest:
-                        axes.annotate(
-                            f"↑ {error:.3g}", (rate, 0.98), xycoords=("data", "axes fraction"),
-                            ha="center", va="top", color=colour, fontsize=8,
-                        )  # fmt: skip
+                if beyond := [rate for rate, error in points if error > highest]:
+                    axes.plot(
+                        beyond, [0.97] * len(beyond), "^", color=colour, markersize=5,
+                        fillstyle="full" if marker == "o" else "none",
+                        transform=axes.get_xaxis_transform(),
+                    )  # fmt: skip
             ringed = next((k for k in (*_ROTATED, _REST) if k in best.parameters), None)
             if ringed is not None:
                 axes.plot(
@@ -85,11 +85,14 @@ def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> 
                     clip_on=False,
                 )  # fmt: skip
             lost = search.count("diverged")
+            notes = [*([f"{lost} diverged"] if lost else []), *_beyond(search, highest)]
             axes.set_title(
-                words(search.label, 30) + (f" ({lost} diverged)" if lost else ""), loc="left"
+                words(search.label, 30) + (f" ({', '.join(notes)})" if notes else ""), loc="left"
             )
         for axes in panels[len(shown) :]:
             axes.set_axis_off()
+        for axes in panels[max(0, len(shown) - across) : len(shown)]:
+            axes.tick_params(axis="x", labelbottom=True)  # the last of its column
         if rates:
             make_logarithmic(panels[0], "x", rates, narrow=across > 2)
         if logarithmic:
@@ -98,6 +101,16 @@ def draw(searches: Sequence[SearchRecord], stated: Mapping[str, str | None]) -> 
             panels[0].set_ylim(min(errors) - 0.05 * highest, highest)
         legend(figure, panels[: len(shown)])
     return figure
+
+
+def _beyond(search: SearchRecord, highest: float) -> list[str]:
+    """The errors above the axis, in words."""
+    errors = sorted(error for t in search.ranked() if (error := t.value or 0.0) > highest)
+    if not errors:
+        return []
+    if len(errors) < 3:
+        return ["↑ " + " and ".join(f"{error:.3g}" for error in errors)]
+    return [f"↑ {len(errors)} of {errors[0]:.3g} to {errors[-1]:.3g}"]
 
 
 def _stated(label: str, stated: Mapping[str, str | None]) -> str | None:
