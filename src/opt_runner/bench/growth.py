@@ -12,7 +12,7 @@ from opt_runner.bench.allocated import peak_allocated
 from opt_runner.bench.growth_plot import Line, draw
 from opt_runner.bench.one_layer import OURS, ROTATING, Layer, samplers_of, two_steps
 from opt_runner.bench.part import Column, Report, Row, Settings, table, text
-from opt_runner.bench.samples import Summary, figure, interleaved
+from opt_runner.bench.samples import Summary, attempted, figure, interleaved
 
 _COLUMNS = 64
 # 4,608 is the widest layer of a ResNet, 512 x 3 x 3.
@@ -145,9 +145,12 @@ def _measure(d: int, curves: Curves, samples: int, device: torch.device) -> None
     for name, seconds in interleaved(samplers, samples, _BUDGET).items():
         curves[name].costs[d] = Summary.of(seconds)
         curves[name].spent += sum(seconds)
-    for name in samplers:
-        run = partial(two_steps, ROTATING[name], layer)
-        curves[name].peaks[d] = peak_allocated(run, device)
+    steps = {name: partial(two_steps, ROTATING[name], layer) for name in samplers}
+    peaks, _ = attempted(
+        {name: partial(peak_allocated, run, device) for name, run in steps.items()}
+    )
+    for name, peak in peaks.items():
+        curves[name].peaks[d] = peak
 
 
 def _rows(curves: Curves) -> list[Row]:
@@ -155,7 +158,8 @@ def _rows(curves: Curves) -> list[Row]:
     for name, curve in curves.items():
         for d, cost in curve.costs.items():
             rows.append({"measure": "cost", "method": name, "d": d, "seconds": cost})
-            rows.append({"measure": "memory", "method": name, "d": d, "bytes": curve.peaks[d]})
+        for d, peak in curve.peaks.items():
+            rows.append({"measure": "memory", "method": name, "d": d, "bytes": peak})
         for d, reason in curve.left_out.items():
             rows.append({"measure": "left out", "method": name, "d": d, "reason": reason})
         for of, line in (("time", curve.time), ("memory", curve.memory)):
