@@ -137,20 +137,20 @@ def _affordable(curve: Curve, d: int, seconds: float) -> bool:
 
 
 def _measure(d: int, curves: Curves, samples: int, device: torch.device) -> None:
-    ways = {name: OURS[name] for name in curves}
     layer = Layer.of(d, _COLUMNS, device)
-    samplers, errors = samplers_of(ways, layer, device)
-    for name, error in errors.items():  # As for want of memory.
-        curves[name].left_out[d] = error
-    for name, seconds in interleaved(samplers, samples, _BUDGET).items():
-        curves[name].costs[d] = Summary.of(seconds)
-        curves[name].spent += sum(seconds)
-    steps = {name: partial(two_steps, ROTATING[name], layer) for name in samplers}
+    # Before the times, which leave in the process what a method keeps for a size.
+    steps = {name: partial(two_steps, ROTATING[name], layer) for name in curves}
     peaks, _ = attempted(
         {name: partial(peak_allocated, run, device) for name, run in steps.items()}
     )
     for name, peak in peaks.items():
         curves[name].peaks[d] = peak
+    samplers, errors = samplers_of({name: OURS[name] for name in curves}, layer, device)
+    for name, error in errors.items():  # As for want of memory.
+        curves[name].left_out[d] = error
+    for name, seconds in interleaved(samplers, samples, _BUDGET).items():
+        curves[name].costs[d] = Summary.of(seconds)
+        curves[name].spent += sum(seconds)
 
 
 def _rows(curves: Curves) -> list[Row]:
