@@ -1,6 +1,7 @@
 """Training on a GPU, which may be a simulated one: as on the CPU, and without waiting for it."""
 
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ WAITING = {"ls", "parametrization"}
 ROUNDS = {"sopt": ["method.round_steps=2"], "poet": ["method.round_steps=2"]}
 STEPS = 4
 
-
 NETWORK = ("model=cnn6", "model.widths=[6,6]", "model.fc_width=6")  # layers of one size among them
 WORKLOAD = Workload((*NETWORK, "batch_size=8", "augment.pad=1"), channels=3, side=8, count=32)
 
@@ -46,22 +46,22 @@ def test_every_method_trains_as_on_the_cpu_without_waiting(method: str, gpu: Gpu
     for _ in range(STEPS):
         here()
     there()  # what is made once may wait
-    if method in WAITING:
-        with gpu.no_waits(), pytest.raises(RuntimeError, match=r"wait|synchroniz"):
-            there()
-        there = training(method, "cuda")
-        there()
+    with nullcontext() if method in WAITING else gpu.no_waits():
         for _ in range(STEPS - 1):
             there()
-    else:
-        with gpu.no_waits():
-            for _ in range(STEPS - 1):
-                there()
     assert not there.diverged_at()
     trained = dict(there.setup.opt.named_parameters())
     assert {tensor.device for tensor in trained.values()} == {gpu.device}
     for name, expected in here.setup.opt.named_parameters():
         torch.testing.assert_close(trained[name].cpu(), expected, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("method", sorted(WAITING))
+def test_these_wait_in_each_step(method: str, gpu: Gpu) -> None:
+    step = training(method, "cuda")
+    step()
+    with gpu.no_waits(), pytest.raises(RuntimeError, match=r"wait|synchroniz"):
+        step()
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from opt_runner.bench import memory
+
 
 def peak_allocated(run: Callable[[], object], device: torch.device) -> int:
     """The most bytes held at once by what is allocated within `run`.
@@ -15,10 +17,9 @@ def peak_allocated(run: Callable[[], object], device: torch.device) -> int:
     what other threads than this one allocate.
     """
     if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
+        before = memory.held(device)
         run()
-        return torch.cuda.max_memory_allocated(device) - before
+        return memory.peak(device) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # no word of the profiler's on the terminal
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()

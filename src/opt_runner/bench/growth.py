@@ -1,6 +1,6 @@
 """How time and memory of one rotation grow with d, and from which d on sopt costs less."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -61,11 +61,15 @@ Curves = Mapping[str, Curve]
 
 def fitted(values: Mapping[int, float]) -> Line:
     """With the slope of log(value) over log(d) at the largest sizes, by least squares."""
-    sizes = sorted(values)[-_FITTED:]
+    sizes = _largest(values)
     if len(sizes) < 2:
         return Line(values, exponent=None)
     slope, _ = np.polyfit(np.log(sizes), np.log([values[d] for d in sizes]), deg=1)
     return Line(values, float(slope))
+
+
+def _largest(values: Mapping[int, float]) -> list[int]:
+    return sorted(values)[-_FITTED:]
 
 
 def crossing(curve: Curve, other: Curve) -> int | None:
@@ -93,8 +97,16 @@ def run(settings: Settings) -> Report:
     times = {name: curve.time for name, curve in curves.items()}
     memory = {name: curve.memory for name, curve in curves.items()}
     report.tables = [
-        _costs_table(curves, report.n), _crossings_table(curves), _memory_table(memory)
-    ]  # fmt: skip
+        _table_by_d(
+            f"One rotation by d, {_COLUMNS} columns: median ms and half the distance of its "
+            f"quartiles; n = {report.n}; exponent over the {_FITTED} largest sizes",
+            curves,
+            times,
+            _cost,
+        ),
+        _crossings_table(curves),
+        _table_by_d(f"Peak memory by d, {_COLUMNS} columns: MiB", curves, memory, _mebibytes),
+    ]
     layer = f"of a layer d × {_COLUMNS}\n{device.name}, float32"
     plots = [
         *draw(
@@ -139,9 +151,11 @@ def _affordable(curve: Curve, d: int, seconds: float) -> bool:
 def _measure(d: int, curves: Curves, samples: int, device: torch.device) -> None:
     layer = Layer.of(d, _COLUMNS, device)
     # Before the times, which leave in the process what a method keeps for a size.
-    steps = {name: partial(two_steps, ROTATING[name], layer) for name in curves}
     peaks, _ = attempted(
-        {name: partial(peak_allocated, run, device) for name, run in steps.items()}
+        {
+            name: partial(peak_allocated, partial(two_steps, ROTATING[name], layer), device)
+            for name in curves
+        }
     )
     for name, peak in peaks.items():
         curves[name].peaks[d] = peak
@@ -163,7 +177,7 @@ def _rows(curves: Curves) -> list[Row]:
         for d, reason in curve.left_out.items():
             rows.append({"measure": "left out", "method": name, "d": d, "reason": reason})
         for of, line in (("time", curve.time), ("memory", curve.memory)):
-            slope = {"of": of, "exponent": line.exponent, "over": sorted(line.values)[-_FITTED:]}
+            slope = {"of": of, "exponent": line.exponent, "over": _largest(line.values)}
             rows.append({"measure": "exponent", "method": name, **slope})
     for other in _OTHERS:
         for name in _SOPT:
@@ -172,16 +186,15 @@ def _rows(curves: Curves) -> list[Row]:
     return rows
 
 
-def _costs_table(curves: Curves, samples: int) -> Table:
-    sizes = sorted({d for curve in curves.values() for d in curve.costs})
+def _table_by_d(
+    title: str, curves: Curves, lines: Mapping[str, Line], cell: Callable[[int, Row], str]
+) -> Table:
+    """A line a method, a column a size, and the exponent of the method's line."""
+    sizes = sorted({d for line in lines.values() for d in line.values})
     columns: dict[str, Column] = {"method": text("method")}
-    columns |= {f"{d:,}": partial(_cost, d) for d in sizes}
+    columns |= {f"{d:,}": partial(cell, d) for d in sizes}
     columns["exponent"] = _exponent
-    rows = [{"method": name, "curve": curve, "line": curve.time} for name, curve in curves.items()]
-    title = (
-        f"One rotation by d, {_COLUMNS} columns: median ms and half the distance of its quartiles; "
-        f"n = {samples}; exponent over the {_FITTED} largest sizes"
-    )
+    rows = [{"method": name, "curve": curves[name], "line": line} for name, line in lines.items()]
     return table(title, columns, rows)
 
 
@@ -196,15 +209,6 @@ def _cost(d: int, row: Row) -> str:
 def _exponent(row: Row) -> str:
     exponent: float | None = row["line"].exponent
     return "-" if exponent is None else f"{exponent:.2f}"
-
-
-def _memory_table(lines: Mapping[str, Line]) -> Table:
-    sizes = sorted({d for line in lines.values() for d in line.values})
-    columns: dict[str, Column] = {"method": text("method")}
-    columns |= {f"{d:,}": partial(_mebibytes, d) for d in sizes}
-    columns["exponent"] = _exponent
-    rows = [{"method": name, "line": line} for name, line in lines.items()]
-    return table(f"Peak memory by d, {_COLUMNS} columns: MiB", columns, rows)
 
 
 def _mebibytes(d: int, row: Row) -> str:

@@ -104,6 +104,7 @@ def _main(network: str, *arguments: str) -> None:
 def held(device: torch.device) -> int:
     """What is held now, in bytes; the peak is counted anew from here."""
     if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM <- VmRSS
     return _status("VmRSS")
