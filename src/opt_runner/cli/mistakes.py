@@ -82,7 +82,8 @@ def _lines(error: Exception) -> list[str]:
             known = _known_keys()
             if key in known:
                 return [
-                    f"{key}: not every run of the sweep has this key: make it sweeps of their own"
+                    f"{key}: not every run of the sweep has this key: put those that have it in a "
+                    "sweep of their own"
                 ]
             hint = nearest(key, known)
             return [f"unknown key {key!r}{hint} (opt-run --cfg job shows all keys)"]
