@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from opt_runner.config.schema import Hardware
-from opt_runner.runs import run
-from opt_runner.training import device
-from opt_runner.training.processes import ALONE, Processes
+from opt_runner.run import device, run
+from opt_runner.run.processes import ALONE, Processes
 from tests import simulated_gpu
 
 

@@ -8,7 +8,7 @@ import torch
 
 from opt_runner.bench import limits
 from opt_runner.bench.workloads import WORKLOADS, graphed
-from opt_runner.training.setup import Setup, set_up
+from opt_runner.run.set_up import Setup, set_up
 from tests.bench.conftest import HARDWARE
 
 KEPT = Path(__file__).parents[2] / "docs/results/performance/steps.json"

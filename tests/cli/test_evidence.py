@@ -1,4 +1,4 @@
-"""`make evidence` as a person runs it; what needs no processes is in tests/runs/test_fair.py."""
+"""`make evidence` as a person runs it; what needs no processes is in tests/sweep/test_fair.py."""
 
 import shlex
 from pathlib import Path

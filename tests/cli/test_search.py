@@ -1,4 +1,4 @@
-"""hydra/sweeper=optuna as a person runs it; what does not need processes is in tests/runs/."""
+"""hydra/sweeper=optuna as a person runs it; what does not need processes is in tests/sweep/."""
 
 import json
 import os

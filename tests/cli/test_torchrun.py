@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import TINY, Run, results
 from tests.cli.test_resume import outcome, wait_for_checkpoint
-from tests.training.test_processes import distance, free_port
+from tests.run.test_processes import distance, free_port
 
 pytestmark = pytest.mark.slow
 

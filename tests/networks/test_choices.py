@@ -11,7 +11,7 @@ from opt_runner.errors import UserError
 from opt_runner.networks import ResNet, WideResNet, from_timm, from_torchvision, resnet18, vit
 from opt_runner.opt import OPT
 from opt_runner.records.weights import Interface
-from opt_runner.training.build import network_of
+from opt_runner.run.build import network_of
 
 NAMES = sorted(path.stem for path in conf_dir().glob("model/*.yaml"))
 # Small forms of them, quick to run.

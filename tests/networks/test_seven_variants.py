@@ -25,13 +25,13 @@ from opt_runner.datasets import normalise
 from opt_runner.methods import PAPER
 from opt_runner.opt import OPT, merge
 from opt_runner.records.record import Record
-from opt_runner.runs import execute as execution
-from opt_runner.runs.run import Run, identify
+from opt_runner.run import execute as execution
+from opt_runner.run.interrupt import StopRequest
+from opt_runner.run.loop import train
+from opt_runner.run.run import Run, identify
+from opt_runner.run.set_up import Setup
+from opt_runner.run.size import size_of
 from opt_runner.trained import export, read
-from opt_runner.training.interrupt import StopRequest
-from opt_runner.training.loop import train
-from opt_runner.training.setup import Setup
-from opt_runner.training.size import size_of
 from tests.networks.own.large_digits import LargeDigits
 
 CONF = Path(__file__).parent / "own" / "conf"

@@ -8,9 +8,9 @@ import torch
 
 from opt_runner.config.compose import from_arguments
 from opt_runner.console.screen import Screen
-from opt_runner.runs.execute import execute
-from opt_runner.runs.run import Run, identify
-from opt_runner.training.interrupt import StopRequest
+from opt_runner.run.execute import execute
+from opt_runner.run.interrupt import StopRequest
+from opt_runner.run.run import Run, identify
 
 SMALL = ["hardware=cpu", "hardware.threads=1", "tracking=none", "budget.steps=40"]
 

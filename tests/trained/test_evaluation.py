@@ -12,7 +12,7 @@ from opt_runner.cli.eval import main
 from opt_runner.config.compose import with_overrides
 from opt_runner.config.schema import Config, DatasetChoice
 from opt_runner.errors import UserError
-from opt_runner.runs.run import Run
+from opt_runner.run.run import Run
 from opt_runner.trained import Evaluation, evaluate, read
 
 COMMAND = [sys.executable, "-c", "from opt_runner.cli.eval import main; main()"]

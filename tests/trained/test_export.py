@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from opt_runner.cli.export import main
 from opt_runner.errors import UserError
-from opt_runner.runs.run import Run
+from opt_runner.run.run import Run
 from opt_runner.trained import export, read
 
 

@@ -9,9 +9,9 @@ import torch
 from opt_runner.errors import UserError
 from opt_runner.opt import merge
 from opt_runner.records import checkpoint
-from opt_runner.runs.run import Run
+from opt_runner.run.run import Run
+from opt_runner.run.set_up import set_up
 from opt_runner.trained import read
-from opt_runner.training.setup import set_up
 
 
 def test_it_is_the_merged_network_of_the_last_step(cnn: Run) -> None:

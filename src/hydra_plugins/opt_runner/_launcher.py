@@ -14,9 +14,9 @@ from opt_runner.config.compose import compose
 if TYPE_CHECKING:
     from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
-    from opt_runner.launch.source import Source
-    from opt_runner.runs.run import Run
-    from opt_runner.runs.sweep import Sweep
+    from opt_runner.run.run import Run
+    from opt_runner.sweep.source import Source
+    from opt_runner.sweep.sweep import Sweep
 
 
 class RunLauncher(Launcher):
@@ -51,7 +51,7 @@ class RunLauncher(Launcher):
 
     def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
         """Execute the runs of a sweep that are left. Raises as `serve` does."""
-        from opt_runner.launch.source import Listed
+        from opt_runner.sweep.source import Listed
 
         self.serve(sweep, Listed(left), len(left), screen)
 
@@ -60,8 +60,8 @@ class RunLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """For sweepers that know of no runs: Hydra's own, and others'."""
         from opt_runner.console.screen import Screen
-        from opt_runner.runs.run import command_line, identify
-        from opt_runner.runs.sweep import Sweep
+        from opt_runner.run.run import command_line, identify
+        from opt_runner.sweep.sweep import Sweep
 
         assert self.config is not None
         name = self.config.hydra.job.config_name

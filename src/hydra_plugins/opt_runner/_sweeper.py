@@ -22,9 +22,9 @@ from opt_runner.errors import UserError, in_words
 
 if TYPE_CHECKING:
     from opt_runner.console.screen import Screen
-    from opt_runner.launch.source import Source
-    from opt_runner.runs.run import Run
-    from opt_runner.runs.sweep import Sweep
+    from opt_runner.run.run import Run
+    from opt_runner.sweep.source import Source
+    from opt_runner.sweep.sweep import Sweep
 
 
 class RunSweeper(Sweeper):
@@ -43,7 +43,7 @@ class RunSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         from opt_runner.config.compose import Composer
-        from opt_runner.runs.run import Identifier
+        from opt_runner.run.run import Identifier
 
         self.hydra_context = hydra_context
         self.config = config
@@ -60,7 +60,7 @@ class RunSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Ends the program where the exit code is not 0."""
-        from opt_runner.training.processes import started_by_torchrun
+        from opt_runner.run.processes import started_by_torchrun
 
         with mistakes.told(quiet=mistakes.another_tells()):
             if started_by_torchrun():
@@ -84,7 +84,7 @@ class RunSweeper(Sweeper):
 
     def run(self, overrides: Sequence[str]) -> "Run":
         """Raises UserError, which names the run, and Hydra's exceptions for a mistake."""
-        from opt_runner.runs.run import command_line
+        from opt_runner.run.run import command_line
 
         try:
             config = self._compose(overrides)
@@ -127,7 +127,7 @@ class RunSweeper(Sweeper):
 
     def serve(self, sweep: "Sweep", screen: "Screen", source: "Source", at_once: int) -> None:
         """Returns once all runs of the source have ended."""
-        from opt_runner.launch.source import in_batches
+        from opt_runner.sweep.source import in_batches
 
         if isinstance(self.launcher, RunLauncher):
             self.launcher.serve(sweep, source, at_once, screen)
@@ -155,7 +155,7 @@ class SearchSweeper(RunSweeper):
 
 def record_failure(run: "Run", done: JobReturn, screen: "Screen") -> None:
     """Of a job that failed outside of its run, which records its own failures."""
-    from opt_runner.runs.execute import give_up
+    from opt_runner.run.execute import give_up
 
     if done.status != JobStatus.COMPLETED:
         try:

@@ -10,7 +10,7 @@ class FairSweeper(SearchSweeper):
 
     def conduct(self, arguments: Sequence[str]) -> int:
         self.require_optuna("fair")
-        from opt_runner.runs import entrants, fair
+        from opt_runner.sweep import entrants, fair
 
         options = entrants.Options.read(self.options)
         command = entrants.parse(self.after_params(arguments))

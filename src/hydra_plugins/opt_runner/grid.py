@@ -12,7 +12,7 @@ from hydra_plugins.opt_runner._launcher import RunLauncher
 from hydra_plugins.opt_runner._sweeper import RunSweeper
 
 if TYPE_CHECKING:
-    from opt_runner.runs.run import Run
+    from opt_runner.run.run import Run
 
 
 class GridSweeper(RunSweeper):
@@ -28,8 +28,8 @@ class GridSweeper(RunSweeper):
         self.grids = grids or [{}]
 
     def conduct(self, arguments: Sequence[str]) -> int:
-        from opt_runner.runs.conduct import conduct
-        from opt_runner.runs.sweep import Sweep
+        from opt_runner.sweep.conduct import conduct
+        from opt_runner.sweep.sweep import Sweep
 
         jobs = self.jobs(arguments)
         runs: dict[str, Run] = {}

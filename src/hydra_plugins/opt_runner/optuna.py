@@ -10,7 +10,7 @@ class OptunaSweeper(SearchSweeper):
 
     def conduct(self, arguments: Sequence[str]) -> int:
         self.require_optuna("optuna")
-        from opt_runner.runs import search, space
+        from opt_runner.sweep import search, space
 
         options = search.Options.read(self.options)
         return search.conduct(space.parse(self.after_params(arguments)), options, self)

@@ -7,10 +7,10 @@ from hydra_plugins.opt_runner._launcher import RunLauncher
 
 if TYPE_CHECKING:
     from opt_runner.console.screen import Screen
-    from opt_runner.launch.slots import Slot
-    from opt_runner.launch.source import Source
-    from opt_runner.runs.run import Run
-    from opt_runner.runs.sweep import Sweep
+    from opt_runner.dispatch.slots import Slot
+    from opt_runner.run.run import Run
+    from opt_runner.sweep.source import Source
+    from opt_runner.sweep.sweep import Sweep
 
 
 class PoolLauncher(RunLauncher):
@@ -24,7 +24,7 @@ class PoolLauncher(RunLauncher):
         self.retries = retries
 
     def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
-        from opt_runner.launch.source import Listed
+        from opt_runner.sweep.source import Listed
 
         self._execute(sweep, Listed(left), self._slots(left[0])[: len(left)], screen)
 
@@ -38,11 +38,11 @@ class PoolLauncher(RunLauncher):
     def _execute(
         self, sweep: "Sweep", source: "Source", slots: "Sequence[Slot]", screen: "Screen"
     ) -> None:
-        from opt_runner.launch.pool import Pool
+        from opt_runner.dispatch.pool import Pool
 
         Pool(slots, sweep.folder, screen, self.retries).execute(source)
 
     def _slots(self, run: "Run") -> "list[Slot]":
-        from opt_runner.launch.slots import slots
+        from opt_runner.dispatch.slots import slots
 
         return slots(run.config.hardware, self.slots, self.runs_per_gpu)

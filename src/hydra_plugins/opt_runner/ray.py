@@ -11,9 +11,9 @@ from opt_runner.errors import UserError
 if TYPE_CHECKING:
     from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
-    from opt_runner.launch.source import Source
-    from opt_runner.runs.run import Run
-    from opt_runner.runs.sweep import Sweep
+    from opt_runner.run.run import Run
+    from opt_runner.sweep.source import Source
+    from opt_runner.sweep.sweep import Sweep
 
 
 class RayLauncher(RunLauncher):
@@ -28,7 +28,7 @@ class RayLauncher(RunLauncher):
         """Raises UserError without Ray, without a cluster at the address, or for a wrong option."""
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         try:
-            from opt_runner.launch.ray import Options, connect
+            from opt_runner.dispatch.ray import Options, connect
         except ImportError as error:
             raise UserError(
                 f"hydra/launcher=ray needs Ray ({error}): pip install 'opt-runner[ray]'"
@@ -39,16 +39,16 @@ class RayLauncher(RunLauncher):
             connect(self.options)
 
     def placed(self, config: "Config") -> "Config":
-        from opt_runner.launch.ray import placed
+        from opt_runner.dispatch.ray import placed
 
         return placed(config, self.options)
 
     def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
-        from opt_runner.launch.ray import Tasks
+        from opt_runner.dispatch.ray import Tasks
 
         Tasks(self.options, sweep, screen).execute(source, at_once)
 
     def at_once(self, run: "Run") -> int | None:
-        from opt_runner.launch.ray import room
+        from opt_runner.dispatch.ray import room
 
         return room(run.config.hardware, self.options) or None

@@ -13,9 +13,9 @@ from opt_runner.errors import UserError
 if TYPE_CHECKING:
     from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
-    from opt_runner.launch.source import Source
-    from opt_runner.runs.run import Run
-    from opt_runner.runs.sweep import Sweep
+    from opt_runner.run.run import Run
+    from opt_runner.sweep.source import Source
+    from opt_runner.sweep.sweep import Sweep
 
 
 class SlurmLauncher(RunLauncher):
@@ -29,8 +29,8 @@ class SlurmLauncher(RunLauncher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from opt_runner.launch.slurm import queue
-        from opt_runner.launch.slurm.options import Options
+        from opt_runner.dispatch.slurm import queue
+        from opt_runner.dispatch.slurm.options import Options
 
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
         self.options = Options.read(self.content)
@@ -40,12 +40,12 @@ class SlurmLauncher(RunLauncher):
         return self.options.placed(config)
 
     def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
-        from opt_runner.launch.slurm.others import mind_others
+        from opt_runner.dispatch.slurm.others import mind_others
 
         mind_others(self.options, sweep, screen)
 
     def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
-        from opt_runner.launch.slurm.jobs import Jobs
+        from opt_runner.dispatch.slurm.jobs import Jobs
 
         Jobs(self.options, sweep, screen).execute(source, at_once)
 

@@ -22,10 +22,10 @@ from opt_runner.config.schema import Config
 from opt_runner.console.screen import RunDisplay, Screen
 from opt_runner.datasets import Batches, Images
 from opt_runner.records.record import Record
-from opt_runner.training.interrupt import StopRequest
-from opt_runner.training.loop import Progress, train
-from opt_runner.training.setup import Setup, set_up
-from opt_runner.training.step import TrainingStep
+from opt_runner.run.interrupt import StopRequest
+from opt_runner.run.loop import Progress, train
+from opt_runner.run.set_up import Setup, set_up
+from opt_runner.run.step import TrainingStep
 
 _WORKERS = 2
 

@@ -9,8 +9,8 @@ from opt_runner.bench.workloads import CNN6_NARROW, TIMED
 from opt_runner.config import compose
 from opt_runner.datasets import Digits
 from opt_runner.methods import METHODS
-from opt_runner.training.setup import set_up
-from opt_runner.training.step import TrainingStep
+from opt_runner.run.set_up import set_up
+from opt_runner.run.step import TrainingStep
 
 _COLUMNS = {
     "method": text("method"),

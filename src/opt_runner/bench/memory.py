@@ -11,9 +11,9 @@ from opt_runner.bench import limits
 from opt_runner.bench.part import LIMIT, Report, Row, Settings, spread, table, text
 from opt_runner.bench.samples import Summary, figure, first_line
 from opt_runner.bench.workloads import TIMED, WORKLOADS
-from opt_runner.training.device import Device
-from opt_runner.training.setup import set_up
-from opt_runner.training.step import TrainingStep
+from opt_runner.run.device import Device
+from opt_runner.run.set_up import set_up
+from opt_runner.run.step import TrainingStep
 
 _STEPS = 5
 _BATCHES = 2

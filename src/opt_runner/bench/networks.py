@@ -9,7 +9,7 @@ from opt_runner.bench.part import Column, Report, Row, Settings, spread, table, 
 from opt_runner.bench.samples import Summary, Task, attempted, figure, first_line, paired, sampler
 from opt_runner.bench.workloads import WORKLOADS, eager
 from opt_runner.datasets import Images
-from opt_runner.training.size import Size, size_of
+from opt_runner.run.size import Size, size_of
 
 NETWORKS = ("resnet18", "wide_resnet", "convnext_tiny", "vit_tiny")
 

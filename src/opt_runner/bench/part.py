@@ -22,7 +22,7 @@ from opt_runner.config import compose
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError, nearest
 from opt_runner.files import write_whole
-from opt_runner.training.device import Device
+from opt_runner.run.device import Device
 
 _LINUX = platform.system() == "Linux"
 

@@ -9,7 +9,7 @@ from opt_runner.bench.part import LIMIT, Column, Report, Row, Settings, spread, 
 from opt_runner.bench.samples import Summary, Task, attempted, first_line, paired, sampler
 from opt_runner.bench.workloads import FORMS, TIMED, WORKLOADS
 from opt_runner.datasets import Images
-from opt_runner.training.step import TrainingStep
+from opt_runner.run.step import TrainingStep
 
 # A step of a small network is shorter than the scheduler's hiccups: a sample takes several.
 _SHORTEST = 0.1

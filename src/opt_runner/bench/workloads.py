@@ -9,8 +9,8 @@ from opt_runner.config import compose
 from opt_runner.config.schema import Config
 from opt_runner.datasets import Images
 from opt_runner.methods import PAPER
-from opt_runner.training.setup import Setup, set_up
-from opt_runner.training.step import TrainingStep
+from opt_runner.run.set_up import Setup, set_up
+from opt_runner.run.step import TrainingStep
 
 # The methods of which whole steps are timed.
 TIMED = (*PAPER, "frame")

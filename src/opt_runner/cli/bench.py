@@ -15,7 +15,7 @@ from pathlib import Path
 
 from opt_runner.errors import UserError, nearest
 from opt_runner.files import CannotWrite
-from opt_runner.training import process
+from opt_runner.run import process
 
 PARTS = {
     "steps": "whole training steps of every method against plain training; peak memory",

@@ -18,13 +18,13 @@ from opt_runner.cli import mistakes
 from opt_runner.config import compose
 from opt_runner.config.schema import Config
 from opt_runner.errors import Elsewhere
-from opt_runner.training import interrupt, process
+from opt_runner.run import interrupt, process
 
 if TYPE_CHECKING:
     from opt_runner.console.screen import Screen
     from opt_runner.records.result import Result
-    from opt_runner.runs.run import Run
-    from opt_runner.training.processes import Processes
+    from opt_runner.run.processes import Processes
+    from opt_runner.run.run import Run
 
 
 @hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name="config")
@@ -46,7 +46,7 @@ def _run_alone(config: Config) -> int:
     """In this process, or in the several that torchrun or srun started for it."""
     from opt_runner.console.screen import Screen
     from opt_runner.console.wandb import upload_hint
-    from opt_runner.training.processes import joined
+    from opt_runner.run.processes import joined
 
     with joined(config.hardware) as processes:
         screen = Screen(config.progress if processes.first else "none")
@@ -72,7 +72,7 @@ def _run_alone(config: Config) -> int:
 def _run_of_a_sweep(cfg: DictConfig) -> float | None:
     """In a process of Hydra's or another's launcher, which may be this one."""
     from opt_runner.console.screen import Screen
-    from opt_runner.training.processes import joined
+    from opt_runner.run.processes import joined
 
     config = compose.read(cfg)
     with joined(config.hardware) as processes:
@@ -89,8 +89,8 @@ def _run_of_a_sweep(cfg: DictConfig) -> float | None:
 def _execute(
     config: Config, screen: "Screen", processes: "Processes", in_sweep: bool
 ) -> "tuple[Run, Result | None]":
-    from opt_runner.runs.execute import execute
-    from opt_runner.runs.run import identify
+    from opt_runner.run.execute import execute
+    from opt_runner.run.run import identify
 
     with interrupt.stop_requests(once=not processes.several) as stop:
         with processes.together(), stop.at_once():
@@ -100,7 +100,7 @@ def _execute(
 
 def _command() -> str:
     """What makes the run that Hydra runs now, alone or in a sweep."""
-    from opt_runner.runs.run import command_line
+    from opt_runner.run.run import command_line
 
     hydra_config = HydraConfig.get()
     mine = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]

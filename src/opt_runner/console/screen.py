@@ -13,7 +13,7 @@ from rich.table import Column
 from opt_runner.records.result import Result
 
 if TYPE_CHECKING:
-    from opt_runner.training.loop import Progress as RunProgress
+    from opt_runner.run.loop import Progress as RunProgress
 
 Mode = Literal["auto", "bar", "plain", "none"]
 

@@ -20,7 +20,7 @@ from opt_runner.errors import UserError
 from opt_runner.files import set_aside, write_whole
 from opt_runner.opt import OPT
 from opt_runner.records.record import Record
-from opt_runner.training.processes import Processes
+from opt_runner.run.processes import Processes
 
 # Of what a checkpoint holds; a file of another form is set aside and the run starts over.
 _FORM = 2

@@ -41,7 +41,7 @@ class Result:
     best_step: int | None = None  # that of the best validation error
     test_error_at_best: float | None = None  # after that step
     train_loss: float | None = None
-    # After the last step, see training/evaluate.py. The first: of as many training images as there
+    # After the last step, see run/evaluate.py. The first: of as many training images as there
     # are test images, not augmented, with the labels that they were trained on.
     train_error: float | None = None
     test_nll: float | None = None

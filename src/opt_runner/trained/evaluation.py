@@ -13,9 +13,9 @@ from opt_runner.datasets import Dataset, Images
 from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 from opt_runner.records.weights import Interface
+from opt_runner.run.device import Device
+from opt_runner.run.evaluate import Quality, Tally, outputs
 from opt_runner.trained.network import Trained
-from opt_runner.training.device import Device
-from opt_runner.training.evaluate import Quality, Tally, outputs
 
 
 @dataclass(frozen=True)

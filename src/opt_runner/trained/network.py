@@ -12,7 +12,7 @@ from opt_runner.errors import UserError
 from opt_runner.records import stored, weights
 from opt_runner.records.record import Record
 from opt_runner.records.weights import Interface
-from opt_runner.training.build import dtype_of, network_of
+from opt_runner.run.build import dtype_of, network_of
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""What a run asks of Slurm: the keys of conf/hydra/launcher/slurm.yaml, and what they lead to."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from opt_runner.config.options import LauncherOptions
+from opt_runner.config.schema import Config
+from opt_runner.dispatch.slurm import queue
+from opt_runner.errors import UserError
+
+Whole = Annotated[int, Field(gt=0)]
+
+
+class Options(LauncherOptions):
+    """The keys of conf/hydra/launcher/slurm.yaml, which says what they mean."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    partition: str | None
+    account: str | None
+    qos: str | None
+    timeout_min: Whole
+    gpus_per_node: int | str | None
+    cpus_per_task: Whole | None
+    mem_gb: Annotated[float, Field(gt=0)] | None
+    setup: tuple[str, ...] | None
+    additional_parameters: dict[str, Any] | None
+    array_parallelism: Whole
+    max_array: Whole
+    signal_delay_s: Annotated[int, Field(ge=0)]
+    max_num_timeout: Annotated[int, Field(ge=0)]
+    retries: Annotated[int, Field(ge=0)]
+    wait: bool
+    cancel_others: bool
+
+    @model_validator(mode="after")
+    def _time_before_the_signal(self) -> Self:
+        if self.signal_delay_s >= 60 * self.timeout_min:
+            raise ValueError(
+                f"signal_delay_s ({self.signal_delay_s} s) must be below timeout_min "
+                f"({self.timeout_min} min), else a job is told to save as it starts"
+            )
+        return self
+
+    def placed(self, config: Config) -> Config:
+        """The config with the kind of device that its job has: a job without it fails, and does not
+        train on another. Raises UserError where Slurm does not say whether it has GPUs."""
+        device = config.hardware.device
+        if device.startswith("cuda:"):
+            raise UserError(
+                f"hardware.device={device}: which GPU a job gets is Slurm's choice: use cuda"
+            )
+        if device == "auto":
+            gpus = self.gpus_per_node
+            if gpus is None:
+                with queue.answered():
+                    gpus = int(queue.has_gpus(self.partition))
+            device = "cpu" if gpus == 0 else "cuda"
+        hardware = config.hardware.model_copy(update={"device": device})
+        return config.model_copy(update={"hardware": hardware})
+
+    def of_submitit(self, config: Config, name: str) -> dict[str, Any]:
+        """submitit's parameters of jobs with this config; what is not given is left to Slurm."""
+        gpus = 1 if self.gpus_per_node is None else self.gpus_per_node
+        cpus = self.cpus_per_task or config.hardware.threads
+        parameters = {
+            "name": name,
+            "timeout_min": self.timeout_min,
+            "mem_gb": self.mem_gb,
+            "gpus_per_node": gpus if gpus and config.hardware.device == "cuda" else None,
+            "cpus_per_task": cpus,
+            "slurm_partition": self.partition,
+            "slurm_account": self.account,
+            "slurm_qos": self.qos,
+            "slurm_setup": list(self.setup or ()) or None,
+            "slurm_array_parallelism": self.array_parallelism,
+            "slurm_signal_delay_s": self.signal_delay_s,
+            "slurm_stderr_to_stdout": True,
+            # srun has not asked for its job's cores by itself since Slurm 22.05.
+            "slurm_srun_args": [f"--cpus-per-task={cpus}"] if cpus else None,
+            "slurm_additional_parameters": {
+                "requeue": True,
+                **(self.additional_parameters or {}),
+            },
+        }
+        return {key: value for key, value in parameters.items() if value is not None}

@@ -1,0 +1,50 @@
+"""Where a run's images lie: on the device, or where they are, to be read a few batches ahead."""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+
+from opt_runner.datasets import Images, Validation
+from opt_runner.errors import UserError, gib
+from opt_runner.run.size import free_memory
+
+# The rest is for the network's training, and for a neighbour.
+_COMFORTABLE = 0.5
+
+
+@dataclass(frozen=True)
+class Placement:
+    """streamed: batches are read ahead; else all images are on the device. why: in a line."""
+
+    streamed: bool
+    why: str
+
+    @classmethod
+    def of(
+        cls,
+        wanted: Literal["auto", "device", "streamed"],
+        data: Images,
+        validation: Validation | None,
+        device: torch.device,
+    ) -> Self:
+        """As `hardware.images` says. Raises UserError where they do not fit on the device."""
+        stacks = [data.train_images, data.test_images]
+        if validation is not None:
+            stacks.append(validation.images)
+        size = sum(images.shape.numel() for images in stacks)
+        if wanted == "streamed":
+            return cls(True, f"{gib(size)} of images are streamed, as hardware.images says")
+        there = all(isinstance(i, torch.Tensor) and i.device.type == device.type for i in stacks)
+        free = None if there else free_memory(device)
+        if free is None:
+            return cls(False, f"{gib(size)} of images are on {device}")
+        room = f"{device} has {gib(free)} free"
+        if size <= (free if wanted == "device" else _COMFORTABLE * free):
+            return cls(False, f"{gib(size)} of images are on {device}; {room} before")
+        if wanted == "device":
+            raise UserError(
+                f"hardware.images=device: the images take {gib(size)}; {room}: use "
+                "hardware.images=streamed, which reads them as they are needed"
+            )
+        return cls(True, f"{gib(size)} of images are streamed; {room}, of which they may take half")

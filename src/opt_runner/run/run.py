@@ -1,0 +1,67 @@
+"""What a run is, known before any work: its dataset, its signature, its record."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from opt_runner.config import components
+from opt_runner.config.schema import Config
+from opt_runner.config.signature import signature
+from opt_runner.console import wandb
+from opt_runner.datasets import Dataset
+from opt_runner.records.record import Record
+from opt_runner.run.device import find_device
+
+
+@dataclass(frozen=True)
+class Run:
+    """data: the fingerprint of the dataset. command: what makes this run."""
+
+    config: Config
+    dataset: Dataset
+    data: str
+    signature: str
+    record: Record
+    command: str
+
+    @property
+    def title(self) -> str:
+        return self.config.title
+
+
+class Identifier:
+    """Makes runs of configs; runs of one dataset share it, and it is looked at once.
+
+    check_device: whether the runs' device is this machine's, and must be there. Else a device that
+    the config names is known, and `auto` is not.
+    """
+
+    def __init__(self, check_device: bool = True) -> None:
+        self.check_device = check_device
+        self._datasets: dict[str, tuple[Dataset, str]] = {}  # with their fingerprints
+
+    def __call__(self, config: Config, command: str = "") -> Run:
+        """Raises UserError where the data, the device or W&B's key is missing."""
+        wandb.check(config.tracking)
+        key = config.dataset.model_dump_json()
+        if key not in self._datasets:
+            dataset: Dataset = components.build(config.dataset, "dataset")
+            dataset.check()
+            self._datasets[key] = dataset, dataset.fingerprint()
+        dataset, data = self._datasets[key]
+        device = config.hardware.device
+        if self.check_device:
+            device = find_device(config.hardware).type
+        name = signature(config, data, device.partition(":")[0])
+        return Run(config, dataset, data, name, Record(config.directory(name)), command)
+
+
+def identify(config: Config, command: str = "", check_device: bool = True) -> Run:
+    """One run: see `Identifier`."""
+    return Identifier(check_device)(config, command)
+
+
+def command_line(config_folders: Sequence[str], overrides: Sequence[str]) -> str:
+    """opt-run with these arguments. A sweep's experiment makes it a sweep, of this one run."""
+    folders = [part for folder in config_folders for part in ("--config-dir", folder)]
+    return shlex.join(["opt-run", *folders, *overrides])

@@ -1,0 +1,145 @@
+"""What a sweep is going to do, shown before it starts: runs, time, disk.
+
+The time is that of a few real steps of every kind of run, on its own data: a network that does
+not fit, data that is missing and a full disk show here, not after a day.
+"""
+
+import json
+import shutil
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from opt_runner.config.schema import Role, of_roles
+from opt_runner.console.screen import Screen, duration
+from opt_runner.errors import UserError
+from opt_runner.run.run import Run
+from opt_runner.run.set_up import set_up
+from opt_runner.run.size import Size, size_of
+from opt_runner.run.step import TrainingStep
+from opt_runner.sweep.sweep import Sweep
+
+_WARM_UP, _MEASURED = 2, 5
+_FIGURES = ("runs", "steps", "GFLOP a step", "memory", "ms a step", "time")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Runs that differ in nothing but their seed, and what one of them takes."""
+
+    runs: Sequence[Run]
+    steps: int
+    seconds_a_step: float
+    size: Size | None  # of a step; None where the shapes alone do not tell
+    disk: int  # bytes
+    data: str
+    device: str
+
+    @property
+    def seconds(self) -> float:
+        return len(self.runs) * self.steps * self.seconds_a_step
+
+
+def show(sweep: Sweep, left: Sequence[Run], screen: Screen) -> None:
+    """Show what is finished and what is left and, with `plan.measure`, how long that takes.
+
+    Raises UserError where a run cannot be set up, or the disk is too small.
+    """
+    begun = sum(bool(run.record.checkpoints()) and not run.config.rerun for run in left)
+    screen.say(
+        f"plan: {len(sweep.runs)} runs: {len(sweep.runs) - len(left)} finished, {begun} to go "
+        f"on with, {len(left) - begun} to run"
+    )
+    if left and sweep.here and left[0].config.plan.measure:
+        _show_cost([_measured(runs) for runs in _kinds(left)], screen)
+
+
+def show_cost(run: Run, count: int, screen: Screen) -> None:
+    """How long so many runs like this one take. Raises as `show` does."""
+    _show_cost([_measured([run] * count)], screen)
+
+
+def _kinds(runs: Sequence[Run]) -> list[list[Run]]:
+    kinds: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        same = of_roles(run.config.content, Role.TASK, Role.METHOD)
+        kinds[json.dumps(same, sort_keys=True)].append(run)
+    return list(kinds.values())
+
+
+def _measured(runs: Sequence[Run]) -> Kind:
+    run = runs[0]
+    images = run.dataset.load()
+    try:
+        size = size_of(run.config, images)
+        setup = set_up(run.config, images)
+    except UserError as error:
+        raise UserError(f"{error} [in the run {run.title}]") from error
+    setup.opt.train()
+    step = TrainingStep(setup)
+    samples = []
+    # A step may lead to NaN; it takes as long as any other.
+    with closing(setup.batches), suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+        for _ in range(_WARM_UP + _MEASURED):
+            started = time.perf_counter()
+            step()
+            step.diverged_at()  # waits for a GPU
+            samples.append(time.perf_counter() - started)
+    counts = [len(setup.data.train_images), len(setup.data.test_images)]
+    if setup.validation is not None:
+        counts.insert(1, len(setup.validation.images))
+    return Kind(
+        runs=runs,
+        steps=setup.steps,
+        seconds_a_step=statistics.median(samples[_WARM_UP:] or samples or [0.0]),
+        size=size,
+        disk=2 * setup.checkpoint_bytes(),  # two checkpoints of each run are kept
+        data=f"{' + '.join(f'{count:,}' for count in counts)} images",
+        device=setup.device.name,
+    )
+
+
+def _show_cost(kinds: Sequence[Kind], screen: Screen) -> None:
+    table = Table(box=SIMPLE_HEAD, header_style="bold")
+    for heading in ("dataset", "model", "method", *_FIGURES):
+        table.add_column(heading, justify="right" if heading in _FIGURES else "left")
+    for kind in kinds:
+        config = kind.runs[0].config
+        table.add_row(
+            config.dataset.name, config.model.name, config.method.name, str(len(kind.runs)),
+            f"{kind.steps:,}", f"{kind.size.flops / 1e9:,.1f}" if kind.size else "?",
+            _mebibytes(kind.size.memory) if kind.size else "?",
+            f"{1000 * kind.seconds_a_step:,.1f}", duration(kind.seconds),
+        )  # fmt: skip
+    screen.show(table)
+    disk = sum(
+        max(0, kind.disk - sum(path.stat().st_size for path in run.record.checkpoints()))
+        for kind in kinds
+        for run in kind.runs
+    )
+    folder = Path(kinds[0].runs[0].config.output_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    screen.say(
+        f"time left: at most {duration(sum(k.seconds for k in kinds))} of training, tests "
+        f"not counted, on {kinds[0].device}; data: {kinds[0].data}; "
+        f"disk: {_mebibytes(disk)} of {_mebibytes(free)} free"
+    )
+    if disk > free:
+        raise UserError(
+            f"the records need {_mebibytes(disk)} and {folder} has {_mebibytes(free)} free: make "
+            "room or set output_dir=DIR"
+        )
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"

@@ -1,0 +1,305 @@
+"""The pool: signals at any moment, workers that die, what they write, and what a terminal shows."""
+
+import os
+import pty
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import hydra
+import pytest
+
+from opt_runner.config.compose import compose, conf_dir
+from opt_runner.console.screen import Screen
+from opt_runner.dispatch import pool
+from opt_runner.dispatch.pool import Pool
+from opt_runner.dispatch.process import WorkerEnded
+from opt_runner.dispatch.slots import Slot
+from opt_runner.dispatch.tries import Tries
+from opt_runner.dispatch.worker import Job
+from opt_runner.run.run import Run, identify
+from opt_runner.sweep.source import Listed
+from tests.dispatch.conftest import (
+    COMMAND,
+    SMALL,
+    Command,
+    Start,
+    results,
+    trainings,
+    write_component,
+)
+
+LONG = ["-m", *SMALL, "budget.steps=100000", "evaluate.every=100000", "checkpoint.every_steps=50"]
+TWO = ["method=standard,cayley,gs", "hydra.launcher.slots=2"]
+CHECKPOINTS = "outputs/default/**/checkpoint.pt"
+
+METHODS = """
+import os, signal, time
+from opt_runner.methods import Cayley, method_options
+
+@method_options
+class Killed(Cayley):
+    def penalty(self, layer, W, V, step, R):
+        print("about to be killed")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+@method_options
+class Leaves(Cayley):
+    def penalty(self, layer, W, V, step, R):
+        os._exit(3)
+
+@method_options
+class Talks(Cayley):
+    def penalty(self, layer, W, V, step, R):
+        print("a word of mine", end="")
+        return V.sum() * 0
+
+@method_options
+class Sleeps(Cayley):
+    def penalty(self, layer, W, V, step, R):
+        time.sleep(100)
+"""
+
+
+def test_a_signal_saves_what_runs(start: Start, tmp_path: Path) -> None:
+    command = start(*LONG, *TWO)
+    command.until(CHECKPOINTS, 2)
+    command.process.send_signal(signal.SIGTERM)
+    assert command.ends() == 143
+    assert "SIGTERM: saving what runs; once more ends it at once" in command.stdout
+    found = results(tmp_path)
+    assert found.keys() == {"standard", "cayley"}
+    assert {result["status"] for result in found.values()} == {"interrupted"}
+    assert "1 of 3 runs have not begun" in command.stdout
+    assert command.stderr == "opt-run: interrupted; the same command goes on from here\n"
+
+
+def test_a_second_signal_does_not_wait(start: Start, tmp_path: Path) -> None:
+    arguments = write_component(tmp_path, METHODS, ["sleeps"])
+    modules = f"{os.environ.get('PYTHONPATH', '')}:{tmp_path / 'modules'}"
+    command = start(*arguments, *LONG, "method=sleeps", PYTHONPATH=modules)
+    command.until("outputs/default/**/metrics.jsonl")
+    command.process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + 30
+    while "saving what runs" not in command.stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    command.process.send_signal(signal.SIGINT)
+    assert command.ends() == 130
+    assert "sleeps mlp digits seed 0: not finished" in command.stdout
+    assert "Traceback" not in command.stderr
+
+
+def test_a_signal_while_workers_start(start: Start, tmp_path: Path) -> None:
+    """They are about to import torch, or do."""
+    command = start(*LONG, *TWO)
+    command.until("outputs/.sweep/*/slot-1.log")
+    command.process.send_signal(signal.SIGINT)
+    assert command.ends() == 130
+    assert "3 of 3 runs have not begun" in command.stdout
+    assert command.stderr == "opt-run: interrupted; the same command goes on from here\n"
+
+
+@pytest.mark.slow
+def test_workers_without_their_launcher_save_and_end(start: Start, tmp_path: Path) -> None:
+    command = start(*LONG, *TWO)
+    directories = [path.parent for path in command.until(CHECKPOINTS, 2)]
+    command.process.kill()
+    deadline = time.monotonic() + 60
+    while not all((directory / "result.json").exists() for directory in directories):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert {result["status"] for result in results(tmp_path).values()} == {"interrupted"}
+    workers = [int((one / "lock").read_text().split()[1]) for one in directories]
+    while any(Path(f"/proc/{worker}/exe").exists() for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def troubled(start_in: Start, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """A sweep over methods of the user's, found on PYTHONPATH alone, whose workers die."""
+    folder = tmp_path_factory.mktemp("troubled")
+    arguments = write_component(folder, METHODS, ["killed", "talks"])
+    modules = f"{os.environ.get('PYTHONPATH', '')}:{folder / 'modules'}"
+    command = start_in(
+        folder, "-m", *arguments, *SMALL, "budget.steps=2", "method=killed,talks",
+        "hydra.launcher.slots=2", PYTHONPATH=modules,
+    )  # fmt: skip
+    assert command.ends() == 1, command.stdout + command.stderr
+    return command
+
+
+@pytest.mark.slow
+def test_a_run_whose_worker_dies_twice_has_a_result_that_says_so(troubled: Command) -> None:
+    found = results(troubled.folder)
+    statuses = {name: result["status"] for name, result in found.items()}
+    assert statuses == {"killed": "failed", "talks": "finished"}
+    killed = "its worker was killed by SIGKILL (by somebody, or as memory ran out)"
+    assert found["killed"]["error"] == f"{killed}, in each of 2 tries"
+    assert f"killed mlp digits seed 0: {killed}: it is tried again" in troubled.stdout
+    assert f"killed mlp digits seed 0: failed: {killed}, in each" in troubled.stdout, "the table"
+    (log,) = troubled.folder.glob("outputs/default/**/killed/*/run.log")
+    assert killed in log.read_text()
+    assert len([line for line in trainings(troubled.folder) if "killed mlp" in line]) == 2
+
+
+def test_what_a_method_prints_is_in_its_slots_log_and_on_the_screen(troubled: Command) -> None:
+    logs = "".join(log.read_text() for log in troubled.folder.glob("outputs/.sweep/*/slot-*.log"))
+    for words in ("a word of minea word of mine", "about to be killed"):
+        assert words in logs
+        assert words in troubled.stdout
+    assert troubled.stderr == ""
+
+
+def test_progress_none_shows_failures_alone(start: Start, tmp_path: Path) -> None:
+    arguments = write_component(tmp_path, METHODS, ["leaves"])
+    modules = f"{os.environ.get('PYTHONPATH', '')}:{tmp_path / 'modules'}"
+    command = start(
+        "-m", *arguments, *SMALL, "budget.steps=2", "method=leaves,standard",
+        "progress=none", "hydra.launcher.retries=0", PYTHONPATH=modules,
+    )  # fmt: skip
+    assert command.ends() == 1
+    assert command.stdout == ""
+    failed = "leaves mlp digits seed 0: failed"
+    said = "its worker ended with exit code 3"
+    assert command.stderr.splitlines() == [f"{failed}, {said}", f"{failed}: {said}"]
+
+
+def test_bars_in_a_terminal_and_its_interrupt_key(
+    tmp_path: Path, session_environment: dict[str, str]
+) -> None:
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(tmp_path)
+        words = [str(COMMAND), *LONG, *TWO]
+        os.execve(COMMAND, words, {**session_environment, "TERM": "xterm", "COLUMNS": "140"})
+    shown = bytearray()
+
+    def read() -> None:
+        try:
+            while piece := os.read(terminal, 4096):
+                shown.extend(piece)
+        except OSError:  # it is over
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    deadline = time.monotonic() + 100
+    while b"steps/s" not in shown:
+        assert time.monotonic() < deadline, shown.decode()
+        time.sleep(0.05)
+    os.write(terminal, b"\x03")
+    _, status = os.waitpid(process, 0)
+    reader.join()
+    os.close(terminal)
+    text = shown.decode()
+    assert os.waitstatus_to_exitcode(status) == 130, text
+    assert "━" in text
+    for words in ("0/3", "none failed", "starts", "standard mlp digits seed 0", "/100000 loss"):
+        assert words in text.replace("\x1b[0m", ""), words
+    assert "sweep: " not in text, "lines are for where there are no bars"
+    assert "Traceback" not in text
+
+
+# The pool's own logic, with workers that only play their part.
+
+
+class ActingWorker:
+    """answers: what befalls the run of a seed, try by try; without any it goes well."""
+
+    answers: ClassVar[dict[int, list[str | Exception]]] = {}
+    started: ClassVar[list[Mapping[str, str]]] = []
+    jobs: ClassVar[list[Job]] = []
+
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        self.started.append(environment)
+
+    def execute(self, job: Job) -> str | None:
+        self.jobs.append(job)
+        answers = self.answers.get(job.content["seed"])
+        if not answers:
+            return None
+        if isinstance(answers[0], Exception):
+            raise answers.pop(0)
+        return answers.pop(0)
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def acting(monkeypatch: pytest.MonkeyPatch) -> type[ActingWorker]:
+    for name, empty in (("answers", {}), ("started", []), ("jobs", [])):
+        monkeypatch.setattr(ActingWorker, name, empty)
+    monkeypatch.setattr(pool, "Worker", ActingWorker)
+    return ActingWorker
+
+
+def runs(folder: Path, count: int, *overrides: str) -> list[Run]:
+    words = [*SMALL, "budget.steps=1", f"output_dir={folder}", *overrides]
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return [identify(compose("config", [*words, f"seed={seed}"])) for seed in range(count)]
+
+
+def execute(folder: Path, left: list[Run], slots: int, retries: int = 1) -> None:
+    places = [Slot(number, None, 1) for number in range(slots)]
+    Pool(places, folder, Screen("none"), retries).execute(Listed(left))
+
+
+def test_no_more_workers_than_runs(acting: type[ActingWorker], tmp_path: Path) -> None:
+    execute(tmp_path, runs(tmp_path, 1), slots=3)
+    assert len(acting.started) == 1
+    assert acting.started[0]["OMP_NUM_THREADS"] == "1"
+
+
+def test_a_worker_takes_run_after_run(acting: type[ActingWorker], tmp_path: Path) -> None:
+    execute(tmp_path, runs(tmp_path, 3), slots=1)
+    assert len(acting.started) == 1
+    assert [job.content["seed"] for job in acting.jobs] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_each_retry_has_a_new_worker_and_there_is_an_end(
+    retries: int, acting: type[ActingWorker], tmp_path: Path
+) -> None:
+    acting.answers[0] = [WorkerEnded("ended") for _ in range(10)]
+    left = runs(tmp_path, 2)
+    execute(tmp_path, left, slots=1, retries=retries)
+    assert [job.content["seed"] for job in acting.jobs] == [0] * (1 + retries) + [1]
+    assert len(acting.started) == 1 + retries + 1
+    result = left[0].record.read_result()
+    assert result is not None
+    assert result.status == "failed"
+    assert not result.settled, "the same command tries it again"
+
+
+def test_what_a_worker_could_not_record_is_recorded(
+    acting: type[ActingWorker], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    acting.answers[0] = ["the data are gone"]
+    left = runs(tmp_path, 1)
+    execute(tmp_path, left, slots=1)
+    result = left[0].record.read_result()
+    assert result is not None
+    assert (result.status, result.error) == ("failed", "the data are gone")
+    assert "standard" not in capsys.readouterr().out
+
+
+def test_a_rerun_that_is_tried_again_goes_on(acting: type[ActingWorker], tmp_path: Path) -> None:
+    """The first try has set the old record aside; the second must not do that to the new one."""
+    (run,) = runs(tmp_path, 1, "rerun=true")
+    run.record.directory.mkdir(parents=True)
+    run.record.checkpoint.write_text("of the old record")
+    tries = Tries(run, run.record, retries=2)
+    tries.end("ended before it began")
+    assert tries.run.config.rerun
+    run.record.set_aside()
+    tries.end("ended later")
+    assert not tries.run.config.rerun
+    (run,) = runs(tmp_path / "fresh", 1, "rerun=true")
+    fresh = Tries(run, run.record, retries=1)
+    fresh.end("ended")
+    assert not fresh.run.config.rerun, "there was nothing to set aside"

@@ -1,0 +1,167 @@
+"""What becomes of jobs, as opt-run sees it, without Slurm: a queue and an sbatch that act."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import yaml
+
+from opt_runner.config.compose import compose, conf_dir
+from opt_runner.console.screen import Screen
+from opt_runner.dispatch.slurm import jobs, queue
+from opt_runner.dispatch.slurm.options import Options
+from opt_runner.dispatch.slurm.submission import Refused, Submitted
+from opt_runner.errors import UserError
+from opt_runner.records.result import Result
+from opt_runner.run.run import Run, identify
+from opt_runner.sweep.source import Listed
+from opt_runner.sweep.sweep import LeftRunning, Sweep
+from tests.dispatch.conftest import SMALL
+
+
+@dataclass
+class ActingSlurm:
+    """ends: how the jobs of a seed's run end, one after the other: a state of Slurm's; without
+    any it trains. refuses: whether it takes an array, one after the other; then it takes all."""
+
+    ends: dict[int, list[str]] = field(default_factory=dict)
+    refuses: list[bool] = field(default_factory=list)
+    known: dict[str, queue.Job] = field(default_factory=dict)
+    submitted: list[list[int]] = field(default_factory=list)  # seeds, by array
+    numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def queue(self) -> dict[str, queue.Job]:
+        """A job that has left its result is there for one more look."""
+        found = dict(self.known)
+        for job in found.values():
+            if job.state == "COMPLETING":
+                self.known[job.id] = replace(job, state="COMPLETED")
+        return found
+
+    def submit(self, runs: Sequence[Run], options: Options, sweep: Sweep) -> list[Submitted]:
+        if self.refuses and self.refuses.pop(0):
+            raise Refused("AssocMaxSubmitJobLimit")
+        self.submitted.append([run.config.seed for run in runs])
+        folder = sweep.folder / f"slurm-{next(self.numbers)}"
+        folder.mkdir(parents=True)
+        return [self._begin(run, folder) for run in runs]
+
+    def _begin(self, run: Run, folder: Path) -> Submitted:
+        job_id = str(next(self.numbers))
+        ends = self.ends.get(run.config.seed)
+        state = ends.pop(0) if ends else "COMPLETING"
+        self.known[job_id] = queue.Job(job_id, "name", state, "None")
+        if state == "COMPLETING":
+            config = run.config
+            names = config.method.name, config.model.name, config.dataset.name
+            run.record.directory.mkdir(parents=True, exist_ok=True)
+            run.record.write_result(Result("finished", run.signature, *names, config.seed))
+        return Submitted(run, job_id, "name", folder / f"{job_id}.out", None)
+
+
+class Told(Listed):
+    """Keeps the seeds of the runs that have ended."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        super().__init__(runs)
+        self.ends: list[int] = []
+
+    def ended(self, run: Run) -> None:
+        self.ends.append(run.config.seed)
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> ActingSlurm:
+    acting = ActingSlurm()
+    monkeypatch.setattr(queue, "jobs", acting.queue)
+    monkeypatch.setattr(jobs, "submit", acting.submit)
+    monkeypatch.setattr(jobs, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(jobs, "_ASK_SECONDS", 0.0)
+    return acting
+
+
+Execute = Callable[..., tuple[Sweep, Told]]
+
+
+@pytest.fixture
+def execute(tmp_path: Path) -> Execute:
+    def execute(count: int, at_once: int | None = None, **given: Any) -> tuple[Sweep, Told]:
+        words = [*SMALL, "budget.steps=1", f"output_dir={tmp_path}"]
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            runs = [identify(compose("config", [*words, f"seed={i}"])) for i in range(count)]
+        content = yaml.safe_load((conf_dir() / "hydra/launcher/slurm.yaml").read_text())
+        content = {key: value for key, value in content.items() if not key.startswith("_")}
+        sweep, source = Sweep(runs, asked=count, here=False), Told(runs)
+        options = Options.read({**content, **given})
+        jobs.Jobs(options, sweep, Screen("plain")).execute(source, at_once or count)
+        return sweep, source
+
+    return execute
+
+
+def test_a_killed_job_is_tried_again_and_a_cancelled_one_is_not(
+    slurm: ActingSlurm, execute: Execute, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm.ends = {0: ["FAILED"], 1: ["CANCELLED"], 2: ["OUT_OF_MEMORY", "NODE_FAIL"]}
+    sweep, source = execute(4)
+    assert slurm.submitted == [[0, 1, 2, 3], [0, 2]]
+    assert sorted(source.ends) == [0, 1, 2, 3]
+    results = [run.record.read_result() for run in sweep.runs]
+    assert [one and one.status for one in results] == ["finished", None, "failed", "finished"]
+    assert results[2] is not None
+    assert "ended as NODE_FAIL, in each of 2 tries" in str(results[2].error)
+    said = capsys.readouterr().out
+    assert "seed 0: its worker (job 1) ended as FAILED: it is tried again" in said
+    assert "seed 1: job 2 was cancelled" in said
+    # What the lost runs wrote stays; the arrays of both hold some of it.
+    assert len(list(sweep.folder.glob("slurm-*"))) == 2
+
+
+def test_submitits_files_of_runs_that_ended_well_are_removed(
+    slurm: ActingSlurm, execute: Execute
+) -> None:
+    slurm.ends = {0: ["FAILED"]}
+    sweep, _ = execute(2)
+    assert list(sweep.folder.glob("slurm-*")) == []
+
+
+def test_a_place_that_is_free_gets_the_next_run(slurm: ActingSlurm, execute: Execute) -> None:
+    slurm.ends = {0: ["FAILED"]}
+    _, source = execute(5, at_once=2)
+    assert slurm.submitted[0] == [0, 1]
+    assert sorted(seed for array in slurm.submitted for seed in array) == [0, 0, 1, 2, 3, 4]
+    assert all(len(array) <= 2 for array in slurm.submitted)
+    assert sorted(source.ends) == [0, 1, 2, 3, 4]
+
+
+def test_what_slurm_does_not_take_yet_waits(slurm: ActingSlurm, execute: Execute) -> None:
+    slurm.refuses = [False, True, True, False]
+    _, source = execute(5, max_array=2)
+    assert slurm.submitted == [[0, 1], [2, 3], [4]]
+    assert sorted(source.ends) == [0, 1, 2, 3, 4]
+
+
+def test_runs_that_slurm_takes_no_more_are_told(
+    slurm: ActingSlurm, execute: Execute, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm.refuses = [False, *[True] * 10]
+    _, source = execute(4, max_array=2)
+    assert slurm.submitted == [[0, 1]]
+    assert sorted(source.ends) == [0, 1, 2, 3]
+    assert "Slurm does not take the jobs: AssocMaxSubmitJobLimit" in capsys.readouterr().out
+
+
+def test_where_slurm_takes_nothing_its_words_are_told(slurm: ActingSlurm, execute: Execute) -> None:
+    slurm.refuses = [True]
+    with pytest.raises(UserError, match="Slurm does not take the jobs: AssocMaxSubmitJobLimit"):
+        execute(1)
+
+
+def test_who_does_not_wait_leaves_after_submitting(slurm: ActingSlurm, execute: Execute) -> None:
+    slurm.ends = {0: ["PENDING"]}
+    with pytest.raises(LeftRunning, match=r"submitted: 0 running, 1 queued.*scancel 1$"):
+        execute(1, wait=False)

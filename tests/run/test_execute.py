@@ -1,0 +1,100 @@
+"""A run that a search stops: saved, not failed, and free to go on outside of the search."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import initialize_config_dir
+
+from opt_runner.config.compose import compose, conf_dir
+from opt_runner.console.screen import Screen
+from opt_runner.records.record import Record
+from opt_runner.run.execute import execute, settled_result
+from opt_runner.run.interrupt import StopRequest
+from opt_runner.run.run import Run, identify
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        overrides = [
+            f"output_dir={tmp_path}", "model=mlp", "model.widths=[8]", "tracking=none",
+            "hardware=cpu", "hardware.threads=1", "dataset.validation=0.1", "budget.steps=12",
+            "evaluate.every=2", "log.every=1",
+        ]  # fmt: skip
+        yield identify(compose("config", overrides))
+
+
+def start(run: Run) -> Any:
+    return execute(run, Screen("none"), in_sweep=True, stop=StopRequest())
+
+
+def ask_to_stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = Record.append_metrics
+
+    def append_and_ask(record: Record, row: dict[str, Any]) -> None:
+        append(record, row)
+        if row["step"] == step:
+            record.prune.touch()
+
+    monkeypatch.setattr(Record, "append_metrics", append_and_ask)
+
+
+def test_it_stops_after_an_evaluation_and_keeps_test_errors_to_itself(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_to_stop_at(5, monkeypatch)  # where there is no evaluation
+    result = start(run)
+    assert (result.status, result.steps, result.error) == ("pruned", 6, None)
+    assert result.validation_error == run.record.read_metrics()[-1]["validation_error"]
+    assert result.test_error is None
+    assert result.test_error_at_best is None
+    assert run.record.checkpoint.exists()
+    assert result.ended_well
+    assert settled_result(run, Screen("none")) is None
+
+
+def test_outside_of_the_search_it_goes_on_to_the_end_of_an_uncut_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        ask_to_stop_at(6, patched)
+        assert start(run).status == "pruned"
+    assert run.record.prune.exists()
+    result = start(run)
+    assert (result.status, result.steps) == ("finished", 12)
+    rows = [without_times(row) for row in run.record.read_metrics()]
+    run.record.set_aside()
+    again = start(run)
+    assert rows == [without_times(row) for row in run.record.read_metrics()]
+    assert result.test_error_at_best == again.test_error_at_best
+    assert result.best_step == again.best_step
+
+
+def test_after_the_last_step_there_is_nothing_to_stop(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_to_stop_at(12, monkeypatch)
+    assert start(run).status == "finished"
+
+
+def without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+
+
+def test_only_a_finished_run_leaves_the_plain_network(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        ask_to_stop_at(6, patched)
+        assert start(run).status == "pruned"
+    assert not run.record.weights.exists()
+    assert start(run).status == "finished"
+    written = run.record.weights.read_bytes()
+    run.record.weights.unlink()
+    assert start(run).status == "finished"
+    assert not run.record.weights.exists(), "an old record is left as it is"
+    run.record.result.unlink()
+    assert start(run).status == "finished"
+    assert run.record.weights.read_bytes() == written, "of the checkpoint of the last step"

@@ -1,0 +1,58 @@
+"""What the keys of `layers` and `model.weights` make of a run."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from opt_runner.errors import UserError
+from opt_runner.networks import MLP
+from opt_runner.opt import merge
+from opt_runner.run.set_up import Setup, set_up
+from tests.config.test_config import composed
+from tests.run.test_validation import Own
+
+TINY = ["model=mlp", "model.widths=[8,6]", "budget.steps=12", "hardware.threads=1", "batch_size=32"]
+
+
+def made(*overrides: str) -> Setup:
+    return set_up(composed(*TINY, *overrides), Own().load())
+
+
+def methods(setup: Setup) -> dict[str, str]:
+    return {row.layer: row.method for row in setup.opt.summary().rows}
+
+
+def test_several_methods_by_size_and_name() -> None:
+    setup = made("layers.max_d=8", "layers.rest=[{method: sopt, options: {share: 0.5}}]")
+    assert methods(setup) == {"features.1": "sopt", "features.4": "cayley", "classifier": "plain"}
+    assert {type(stack.method).__name__: stack.layers[0].d for stack in setup.opt.stacks} == {
+        "Cayley": 8, "StochasticOPT": 16,
+    }  # fmt: skip
+    setup = made("layers.include=['features.*','classifier']", "layers.exclude=['features.1']")
+    assert methods(setup) == {"features.1": "plain", "features.4": "cayley", "classifier": "cayley"}
+
+
+@pytest.mark.parametrize("method", ["standard", "cayley", "hr", "sopt", "ogd"])
+def test_a_run_starts_from_a_file(tmp_path: Path, method: str) -> None:
+    torch.manual_seed(1)
+    given = MLP(1, (4, 4), 3, widths=(8, 6))
+    path = tmp_path / "net.safetensors"
+    save_file(given.state_dict(), path)
+    setup = made(f"method={method}", f"model.weights={path}")
+    x = torch.randn(5, 1, 4, 4)
+    expected = given.eval()(x)
+    torch.testing.assert_close(setup.opt.eval()(x), expected)
+    torch.testing.assert_close(merge(setup.opt)(x), expected)
+    with pytest.raises(
+        UserError, match=r"of another shape: classifier.weight \(3, 6\) for \(3, 7\)"
+    ):
+        made(f"model.weights={path}", "model.widths=[8,7]")
+
+
+def test_w_may_be_drawn_anew() -> None:
+    given, drawn = made(), made("layers.weights=gaussian")
+    for name, W in given.opt.network.named_parameters():
+        same = torch.equal(W, drawn.opt.network.get_parameter(name))
+        assert same == (name not in ("features.1.weight", "features.4.weight"))

@@ -1,0 +1,228 @@
+"""A run with validation: what it trains on, evaluates, records and shows, and when it tests."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from opt_runner.datasets import Images
+from opt_runner.opt import OPT
+from opt_runner.run import loop
+from opt_runner.run.evaluate import Quality, outputs, quality
+from opt_runner.run.interrupt import StopRequest
+from opt_runner.run.loop import Progress, train
+from opt_runner.run.processes import ALONE
+from opt_runner.run.set_up import Setup, set_up
+from tests.config.test_config import composed
+
+TINY = ["model=mlp", "model.widths=[8]", "budget.steps=12", "evaluate.every=2", "method=gs",
+        "hardware.threads=1", "batch_size=32"]  # fmt: skip
+
+
+class Own:
+    """A dataset that knows nothing of validation."""
+
+    def check(self) -> None:
+        pass
+
+    def fingerprint(self) -> str:
+        return "own"
+
+    def load(self) -> Images:
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.arange(200) % 3
+        # Of class k, k of four rows are bright.
+        pictures = torch.randint(100, (200, 1, 4, 4), generator=generator)
+        for label in range(3):
+            pictures[labels == label, :, :label] += 60
+        return Images(
+            pictures[:150].byte(), labels[:150], pictures[150:].byte(), labels[150:], list("abc")
+        )
+
+
+class Silent:
+    """Nobody is told anything."""
+
+    def report(self, row: dict[str, Any]) -> None:
+        pass
+
+    def save(self, progress: dict[str, Any]) -> None:
+        pass
+
+    def show(self, progress: Progress, loss: float) -> None:
+        pass
+
+    def pruned(self) -> bool:
+        return False
+
+
+class Recorder(Silent):
+    """Keeps the rows, and the test error at each of them, which the loop must not tell."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.rows: list[dict[str, Any]] = []
+        self.test_errors: dict[int, float] = {}
+
+    def report(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        data = self.setup.data
+        self.test_errors[row["step"]] = quality(
+            self.setup.opt, data.test_images, data.test_labels, self.setup.device, ALONE
+        ).error
+
+
+def prepared(*overrides: str) -> Setup:
+    config = composed(*TINY, f"dataset._target_={__name__}.Own", *overrides)
+    return set_up(config, Own().load())
+
+
+def trained(setup: Setup) -> tuple[Progress, Recorder]:
+    progress, recorder = Progress(), Recorder(setup)
+    train(setup, progress, recorder, StopRequest())
+    return progress, recorder
+
+
+def test_rows_hold_the_validation_error_and_only_the_last_the_test_error() -> None:
+    progress, recorder = trained(prepared("dataset.validation=0.2"))
+    evaluated = [row for row in recorder.rows if "validation_error" in row]
+    assert [row["step"] for row in evaluated] == list(range(0, 13, 2))
+    assert [row["step"] for row in recorder.rows if "test_error" in row] == [12]
+    assert progress.validation_error == evaluated[-1]["validation_error"]
+    assert progress.test_error == evaluated[-1]["test_error"] == recorder.test_errors[12]
+    assert progress.best_test_error is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_step_is_the_first_of_the_lowest_validation_error(seed: int) -> None:
+    progress, recorder = trained(prepared("dataset.validation=0.2", f"seed={seed}"))
+    errors = {r["step"]: r["validation_error"] for r in recorder.rows if "validation_error" in r}
+    best = min(errors, key=lambda step: errors[step])
+    assert progress.best_step == best
+    assert progress.best_validation_error == errors[best]
+    assert progress.test_error_at_best == recorder.test_errors[best]
+
+
+def test_the_test_images_are_looked_at_when_there_is_a_new_best_and_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup = prepared("dataset.validation=0.2")
+    assert setup.validation is not None
+    validation, tested = iter([60.0, 50.0, 55.0, 50.0, 40.0, 45.0, 41.0]), []
+
+    def told(opt: Any, images: Any, *rest: Any) -> Quality:
+        if images is setup.data.test_images:
+            tested.append(progress.step)
+            return Quality(70.0 + progress.step, 0.0, 0.0)
+        held_back = setup.validation is not None and images is setup.validation.images
+        return Quality(next(validation) if held_back else 0.0, 0.0, 0.0)
+
+    monkeypatch.setattr(loop, "quality", told)
+    progress = Progress()
+    train(setup, progress, Silent(), StopRequest())
+    assert tested == [0, 2, 8, 12]
+    assert (progress.best_step, progress.test_error_at_best, progress.test_error) == (8, 78.0, 82.0)
+
+
+@pytest.mark.parametrize("validation", [0, 0.2])
+@pytest.mark.parametrize(("when", "looks"), [("last", [12]), ("never", [])])
+def test_how_often_the_test_images_are_looked_at(
+    monkeypatch: pytest.MonkeyPatch, validation: float, when: str, looks: list[int]
+) -> None:
+    setup, looked = prepared(f"dataset.validation={validation}", f"evaluate.test={when}"), []
+
+    def told(opt: Any, images: Any, *rest: Any) -> Quality:
+        if images is setup.data.test_images:
+            looked.append(progress.step)
+        return Quality(50.0 - progress.step, 0.5, 5.0)
+
+    monkeypatch.setattr(loop, "quality", told)
+    progress = Progress()
+    train(setup, progress, Silent(), StopRequest())
+    assert looked == looks
+    assert progress.test_error == (38.0 if looks else None)
+    assert progress.test_nll == (0.5 if looks else None)
+    assert progress.train_error == 38.0
+
+
+def test_quality_by_hand() -> None:
+    setup = prepared()
+    p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
+    labels = torch.tensor([0, 1, 1, 1])
+
+    images = torch.zeros(4, 1, 1, 1, dtype=torch.uint8)
+
+    class Told(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.fc = torch.nn.Linear(1, 1), torch.nn.Linear(1, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return p.log()
+
+    found = quality(OPT(Told(), "gs", include=["hidden"]), images, labels, setup.device, ALONE)
+    assert found.error == 50
+    assert found.nll == pytest.approx(-math.log(0.9 * 0.1 * 0.4 * 0.7) / 4)
+    # Bins: 0.9 twice, one right; 0.6, wrong; 0.7, right.
+    assert found.calibration_error == pytest.approx(100 * (2 * 0.4 + 0.6 + 0.3) / 4)
+
+
+def test_a_network_that_says_nan_has_an_error_and_no_calibration() -> None:
+    setup = prepared()
+    labels = torch.tensor([0, 1, 1, 1])
+
+    class Lost(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.fc = torch.nn.Linear(1, 1), torch.nn.Linear(1, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(x), 2), math.nan)
+
+    images = torch.zeros(4, 1, 1, 1, dtype=torch.uint8)
+    found = quality(OPT(Lost(), "gs", include=["hidden"]), images, labels, setup.device, ALONE)
+    assert 0 <= found.error <= 100
+    assert math.isnan(found.nll)
+    assert math.isnan(found.calibration_error)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(8, [1000, 100]), (224, [81] * 13 + [47])])
+def test_large_images_are_tested_a_few_at_a_time(side: int, expected: list[int]) -> None:
+    """ResNet-18's activations of 1,000 images of 224 x 224 would take 10 GB."""
+    setup = prepared()
+    images = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1100, 1, side, side)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.AdaptiveAvgPool1d(2))
+    found = outputs(network, images, torch.zeros(1100, dtype=torch.int64), setup.device)
+    assert [len(logits) for logits, _ in found] == expected
+
+
+def test_no_step_trains_on_what_is_held_back() -> None:
+    setup = prepared("dataset.validation=0.2")
+    assert setup.validation is not None
+    assert len(setup.batches.images) + len(setup.validation.images) == 150
+    assert setup.batches.images is setup.data.train_images
+    assert setup.batches.steps_per_epoch == 120 // 32
+
+
+def test_methods_and_seeds_share_the_split() -> None:
+    splits = [
+        prepared("dataset.validation=0.2", *more).validation
+        for more in ([], ["seed=5"], ["method=cayley"], ["batch_size=7"])
+    ]
+    for split in splits[1:]:
+        assert split is not None
+        assert splits[0] is not None
+        assert torch.equal(split.images, splits[0].images)
+
+
+def test_without_validation_every_evaluation_is_a_test_as_ever() -> None:
+    setup = prepared()
+    assert setup.validation is None
+    progress, recorder = trained(setup)
+    errors = [row["test_error"] for row in recorder.rows if "test_error" in row]
+    assert len(errors) == 7
+    assert progress.best_test_error == min(errors)
+    assert progress.validation_error is None
+    assert progress.test_error_at_best is None
+    assert all("validation_error" not in row for row in recorder.rows)

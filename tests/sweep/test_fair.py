@@ -1,0 +1,288 @@
+"""Fair comparisons over runs that are not trained: what they would have left on disk is written."""
+
+import errno
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import initialize_config_dir
+
+from opt_runner.config.compose import conf_dir
+from opt_runner.config.schema import Config
+from opt_runner.console.screen import Screen
+from opt_runner.errors import UserError
+from opt_runner.files import CannotWrite
+from opt_runner.records.search import SearchRecord, find
+from opt_runner.records.tuned import superseded
+from opt_runner.run.run import Run
+from opt_runner.sweep import plan, study
+from opt_runner.sweep.entrants import Options, parse
+from opt_runner.sweep.fair import _own, conduct
+from opt_runner.sweep.sweep import Sweep
+from tests.sweep.test_search import Cut, Ends, FakeRunner
+
+
+def bowl(config: Config) -> float:
+    """Least at lr 0.05 and a weight decay of 1e-3; gs is worse."""
+    far = abs(math.log(config.optimizer.lr / 0.05))
+    far += 0.1 * abs(math.log(config.optimizer.weight_decay / 1e-3))
+    return 5 + 5 * far + 2 * (config.method.name == "gs")
+
+
+@pytest.fixture
+def fixed(tmp_path: Path) -> Iterator[list[str]]:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield [
+            f"output_dir={tmp_path}", "model=mlp", "tracking=none", "hardware=cpu",
+            "progress=plain", "budget.epochs=8",
+        ]  # fmt: skip
+
+
+Begin = Callable[..., tuple[int, FakeRunner]]
+COMMAND = ["method=standard,gs", "seed=0,1,2"]
+
+
+@pytest.fixture
+def begin(tmp_path: Path, fixed: list[str]) -> Begin:
+    """A comparison in `tmp_path`, as one command does; returns its exit code and what executed
+    it."""
+
+    def begin(
+        command: Sequence[str] = COMMAND, ends: Ends = bowl, cut_at: int | None = None, **more: Any
+    ) -> tuple[int, FakeRunner]:
+        runner = FakeRunner(tmp_path, ends, fixed, cut_at=cut_at, most=2)
+        options: dict[str, Any] = {
+            "trials": 4, "share": 0.25, "validation": 0.1, "trial_seed": 1000, "conditions": [""],
+            "parallel": None, "seed": 0, "storage": str(tmp_path / "default"),
+        }  # fmt: skip
+
+        def launch(sweep: Sweep, screen: Screen, runs: Sequence[Run]) -> None:
+            runner.batches.append(len(runs))
+            for run in runs:
+                if len(runner.executed) == runner.cut_at:
+                    raise Cut
+                runner.executed.append(run)
+                FakeRunner.leave(run, runner)
+
+        try:
+            code = conduct(parse(command), Options(**{**options, **more}), runner, launch)
+        except Cut:
+            code = -9
+        return code, runner
+
+    return begin
+
+
+def test_each_entrant_is_tuned_alike_then_run_with_its_best_setting(
+    begin: Begin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, runner = begin()
+    assert code == 0
+    trials, final = runner.executed[:8], runner.executed[8:]
+    for run in trials:
+        config = run.config
+        assert (config.seed, config.dataset.validation) == (1000, 0.1)
+        assert (config.budget.epochs, config.evaluate.test) == (2, "never")
+        assert config.experiment_name == "default_search"
+    searches = find([tmp_path])
+    assert len(searches) == 2
+    assert [len(search.trials) for search in searches] == [4, 4]
+    for name in ("standard", "gs"):
+        own = [run.config for run in trials if run.config.method.name == name]
+        recipe = 0.01 if name == "standard" else 0.1
+        assert (own[0].optimizer.lr, own[0].optimizer.weight_decay) == (recipe, 5e-4)
+        assert (own[0].optimizer.rotation_lr is None) == (name == "standard")
+        best = min(own, key=bowl)
+        runs = [run.config for run in final if run.config.method.name == name]
+        assert [config.seed for config in runs] == [0, 1, 2]
+        for config in runs:
+            assert config.optimizer == best.optimizer
+            assert config.method == best.method
+            assert (config.budget.epochs, config.dataset.validation) == (8, 0)
+            assert config.evaluate.test == "last"
+    said = capsys.readouterr().out
+    assert "2 entrants, each with 4 trials of 25% of the budget on 90%" in said
+    assert "then 6 runs: 2 entrants x 3 seeds" in said
+
+
+def test_the_first_trials_are_spread_over_the_whole_space(begin: Begin) -> None:
+    _, runner = begin(["method=gs", "seed=0"], trials=9)
+    rates = [run.config.optimizer.rotation_lr for run in runner.executed[1:9]]
+    logarithms = sorted(math.log(rate / 0.003) / math.log(1000) for rate in rates if rate)
+    assert len(logarithms) == 8
+    for place in range(4):
+        assert any(place / 4 <= u < (place + 1) / 4 for u in logarithms)
+
+
+@pytest.mark.parametrize("kill", [0, 3, 7, 9, 12])
+def test_a_cut_comparison_goes_on_and_trains_nothing_twice(begin: Begin, kill: int) -> None:
+    code, first = begin(cut_at=kill)
+    assert code == -9
+    code, second = begin()
+    assert code == 0
+    both = [run.signature for run in [*first.executed, *second.executed]]
+    assert len(both) == len(set(both)) == 8 + 6
+
+
+def test_a_full_disk_when_the_searches_are_told_is_one_line(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(record: SearchRecord, folder: Path) -> None:
+        raise CannotWrite(folder / "search.json", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SearchRecord, "write", full)
+        code, runner = begin()
+    assert code == 1
+    assert {run.config.seed for run in runner.executed} == {1000}, "trials alone"
+    assert "search.json: No space left on device" in capsys.readouterr().out
+    assert begin()[0] == 0
+
+
+def test_the_same_command_again_runs_nothing_and_more_trials_extend(begin: Begin) -> None:
+    begin()
+    assert begin()[1].executed == []
+    code, runner = begin(trials=6)
+    assert code == 0
+    trials = [run for run in runner.executed if run.config.seed == 1000]
+    assert len(trials) == 4
+
+
+def test_conditions_take_the_setting_that_was_found(begin: Begin) -> None:
+    code, runner = begin(conditions=["", "dataset.share=0.1", "dataset.label_noise=0.2"])
+    assert code == 0
+    final = [run.config for run in runner.executed[8:]]
+    assert len(final) == 18
+    assert [config.dataset.share for config in final] == [1.0] * 6 + [0.1] * 6 + [1.0] * 6
+    assert len({run.signature for run in runner.executed}) == 26
+    for config in final:
+        same = next(c for c in final if c.method.name == config.method.name)
+        assert config.optimizer == same.optimizer
+
+
+def test_what_the_command_line_searches_replaces_what_the_method_says(begin: Begin) -> None:
+    _, runner = begin([*COMMAND, "optimizer.lr=tag(log,interval(0.04,0.06))"])
+    tried = [run.config.optimizer.lr for run in runner.executed[:8]]
+    assert all(0.04 <= lr <= 0.06 for lr in tried)
+
+
+def test_an_entrant_whose_trials_all_diverge_is_left_out_and_said(
+    begin: Begin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ends(config: Config) -> float | str:
+        return "diverged" if config.method.name == "gs" else bowl(config)
+
+    code, runner = begin(ends=ends)
+    assert code == 1
+    assert {run.config.method.name for run in runner.executed[8:]} == {"standard"}
+    assert "gs: all trials diverged; it is not compared" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ([*COMMAND, "dataset.validation=0.1"], "leave out dataset.validation"),
+        ([*COMMAND, "rerun=true"], "rerun=true does not go with a search"),
+        (["method=gs", "seed=0,1000"], "seed=1000 is that of the trials"),
+        ([*COMMAND, "seed=0,x"], "seed"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(begin: Begin, command: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        begin(command)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["schedule.warmup=0.2", "method.start=normal", "dataset.validation=0.1", "rerun=true",
+     "dataset.share=2", "note='a"],
+)  # fmt: skip
+def test_a_condition_that_cannot_be_compared_is_refused_before_the_search(
+    begin: Begin, tmp_path: Path, condition: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        begin(["method=gs", "seed=0"], conditions=["", condition])
+    assert condition.partition("=")[0] in str(caught.value)
+    assert find([tmp_path]) == []
+
+
+def test_what_the_command_line_fixes_is_not_searched(begin: Begin) -> None:
+    command = ["method=gs", "method.start=identity", "optimizer.lr=0.04,0.06", "seed=0"]
+    _, runner = begin(command, trials=2)
+    assert {run.config.method.options["start"] for run in runner.executed} == {"identity"}
+    rates = [run.config.optimizer.lr for run in runner.executed]
+    assert rates == [0.04, 0.04, 0.06, 0.06, 0.04, 0.06]
+
+
+def test_choices_that_are_numbers_and_a_recipe_outside_of_the_space(begin: Begin) -> None:
+    code, runner = begin(["method=mhe", "seed=0"], trials=1)
+    assert code == 0
+    assert runner.executed[0].config.method.options["power"] == 0
+
+
+def test_a_point_that_failed_is_tried_again_by_the_same_command(begin: Begin) -> None:
+    def ends(config: Config) -> float | None:
+        return None if config.optimizer.weight_decay == 5e-4 else bowl(config)
+
+    code, first = begin(["method=gs", "seed=0"], ends=ends, cut_at=2)
+    assert code == -9
+    code, second = begin(["method=gs", "seed=0"])
+    assert code == 0
+    recipe = first.executed[0]
+    assert recipe.config.optimizer.weight_decay == 5e-4
+    assert recipe.signature in [run.signature for run in second.executed[:4]]
+
+
+def test_a_trial_that_a_kill_left_half_drawn_is_drawn_again(begin: Begin, tmp_path: Path) -> None:
+    begin(["method=gs", "seed=0"], cut_at=0, trials=3)
+    (folder,) = tmp_path.glob("default/fair-*/all")
+    study.open_study(folder, folder.name, "none").ask()  # the recipe's trial, without parameters
+    code, runner = begin(["method=gs", "seed=0"], trials=3)
+    assert code == 0
+    tried = [run.config for run in runner.executed if run.config.seed == 1000]
+    assert len(tried) == 3
+    assert 5e-4 in [config.optimizer.weight_decay for config in tried]
+
+
+def test_entrants_have_folders_of_their_own_inside_the_comparison_s(tmp_path: Path) -> None:
+    labels = ["gs", "gs cnn6", "gs-cnn6 a", "gs cnn6-a", "/gs", "..", "[8,8]", "[8 8]", "x" * 300]
+    names = [_own(label) for label in labels]
+    assert names[:2] == ["gs", "gs-cnn6"]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert (tmp_path / name).resolve().parent == tmp_path.resolve()
+        (tmp_path / name).mkdir()
+
+
+def test_runs_with_former_settings_are_left_out_of_reports(begin: Begin, tmp_path: Path) -> None:
+    def ends(config: Config) -> float:
+        return 90.0 if config.optimizer.weight_decay == 5e-4 else bowl(config)
+
+    _, first = begin(["method=gs", "seed=0"], ends, trials=1)
+    assert superseded([tmp_path]) == set()
+    _, second = begin(["method=gs", "seed=0"], ends, trials=2)
+    assert [run.config.seed for run in second.executed] == [1000, 0]
+    assert superseded([tmp_path]) == {first.executed[1].signature}
+
+
+def test_the_plan_times_a_trial_of_each_entrant(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+
+    def show_cost(run: Run, count: int, screen: Screen) -> None:
+        timed.append((run.config.method.name, count))
+
+    monkeypatch.setattr(plan, "show_cost", show_cost)
+    monkeypatch.setattr(plan, "show", lambda *_: None)
+    begin([*COMMAND, "plan.measure=true"], trials=1)
+    assert timed == [("standard", 1), ("gs", 1)]
+
+
+def test_conditions_that_make_the_same_runs_run_once(begin: Begin) -> None:
+    code, runner = begin(["method=gs", "seed=0"], conditions=["", "dataset.share=1"], trials=1)
+    assert code == 0
+    assert len(runner.executed) == 1 + 1
