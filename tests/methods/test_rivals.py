@@ -423,6 +423,6 @@ def test_what_cannot_register_is_explained() -> None:
 
 
 def test_every_method_has_a_family() -> None:
-    families = {"ablation", "manifold", "maps", "penalties", "starts"}
+    families = {"ablation", "lengths", "manifold", "maps", "penalties", "spectrum", "starts"}
     assert {METHODS[name].family for name in RIVALS} == families
     assert all(isinstance(METHODS[name](), Method) for name in METHODS)

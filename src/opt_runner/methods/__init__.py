@@ -4,6 +4,8 @@ from opt_runner.methods.base import Method, method_options
 from opt_runner.methods.cayley import Cayley
 from opt_runner.methods.gs import GramSchmidt
 from opt_runner.methods.hr import Householder
+from opt_runner.methods.lengths.hyperball import Hyperball
+from opt_runner.methods.lengths.oblique import Oblique
 from opt_runner.methods.ls import Lowdin
 from opt_runner.methods.maps.boft import ButterflyFinetuning
 from opt_runner.methods.maps.givens import GivensRotations
@@ -23,12 +25,16 @@ from opt_runner.methods.penalties.so import SoftOrthogonality
 from opt_runner.methods.penalties.srip import SpectralRestrictedIsometry
 from opt_runner.methods.rotation import Rotation, SquareRotation
 from opt_runner.methods.sopt import StochasticOPT
+from opt_runner.methods.spectrum.iso import Iso
+from opt_runner.methods.spectrum.pion import Pion
 from opt_runner.methods.standard import Standard
 from opt_runner.methods.starts.delta_orthogonal import DeltaOrthogonal
 from opt_runner.methods.starts.orthogonal_init import OrthogonalInit
 from opt_runner.methods.stiefel.frame import Frame
 from opt_runner.methods.stiefel.landing import Landing
+from opt_runner.methods.stiefel.manifold_muon import ManifoldMuon
 from opt_runner.methods.stiefel.pogo import Pogo
+from opt_runner.methods.stiefel.spel import Spel
 from opt_runner.methods.upt import UnconstrainedTraining
 
 # Plain training and the variants of OPT that its paper compares.
@@ -50,6 +56,12 @@ METHODS: dict[str, type[Method]] = {
     "frame": Frame,
     "landing": Landing,
     "pogo": Pogo,
+    "spel": Spel,
+    "manifold_muon": ManifoldMuon,
+    "pion": Pion,
+    "iso": Iso,
+    "oblique": Oblique,
+    "hyperball": Hyperball,
     "oft": OrthogonalFinetuning,
     "boft": ButterflyFinetuning,
     "hra": HouseholderReflections,

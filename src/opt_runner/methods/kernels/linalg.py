@@ -63,24 +63,24 @@ def qr_gradient(factors: Tensor, tau: Tensor, signs: Tensor, A: Tensor, B: Tenso
     return torch.ormqr(factors, tau, solve_upper_(factors, T), left=False, transpose=True)
 
 
-def svd(R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """torch.linalg.svd of R (..., d, d). Raises LinAlgError.
+def svd(R: Tensor, full_matrices: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """torch.linalg.svd of R (..., d, n). Raises LinAlgError.
 
     For some float32 matrices of many almost equal singular values, well conditioned as they are (R
     after some steps from I), MKL's divide and conquer does not converge, or says that it has and
     gives NaN. In float64 it converges, to finite numbers.
     """
     try:
-        X, S, Yt = torch.linalg.svd(R)
+        X, S, Yt = torch.linalg.svd(R, full_matrices)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         if R.dtype == torch.float64 or not R.isfinite().all():
             raise
-        return _svd_in_float64(R)
+        return _svd_in_float64(R, full_matrices)
     if R.device.type == "cpu" and R.dtype == torch.float32 and not X.isfinite().all():
-        return _svd_in_float64(R)
+        return _svd_in_float64(R, full_matrices)
     return X, S, Yt
 
 
-def _svd_in_float64(R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    X, S, Yt = (part.to(R.dtype) for part in torch.linalg.svd(R.double()))
+def _svd_in_float64(R: Tensor, full_matrices: bool) -> tuple[Tensor, Tensor, Tensor]:
+    X, S, Yt = (part.to(R.dtype) for part in torch.linalg.svd(R.double(), full_matrices))
     return X, S, Yt

@@ -1,0 +1,1 @@
+"""Methods that keep lengths alone: of each neuron, or of the whole matrix."""

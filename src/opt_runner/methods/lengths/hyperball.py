@@ -1,0 +1,61 @@
+"""Hyperball: the Frobenius norm of the whole matrix stays, all else is free."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from opt_runner.methods.base import Method, Tensors, method_options
+from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
+from opt_runner.methods.moved import MovedV, Rate
+
+_LEAST = 1e-30  # a matrix of norm 0 stays 0
+
+
+class HyperballSGD(StiefelSGD):
+    """SGD, but a parameter group with `retract` moves its matrices V (k, d, n) on a sphere.
+
+        u <- m u + dL/dV;  V <- R normalise(V - lr R normalise(u)),  R = ||V||_F at the start
+
+    lr is the step as a share of R: about the angle by which V turns.
+    """
+
+    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[X]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(X)
+            state["norm"] = torch.linalg.matrix_norm(X, keepdim=True)
+        u = state["momentum_buffer"].mul_(group["momentum"]).add_(G)
+        X.sub_(group["lr"] * state["norm"] * _normalised(u))
+        X.copy_(state["norm"] * _normalised(X))
+
+
+def _normalised(X: Tensor) -> Tensor:
+    normalised: Tensor = X / torch.linalg.matrix_norm(X, keepdim=True).clamp(min=_LEAST)
+    return normalised
+
+
+@method_options
+class Hyperball(MovedV):
+    """V trains on the sphere of its Frobenius norm: lengths of neurons and angles are free.
+
+    Measured: `norm_change`, the change of the norm as a share of it.
+
+    Source: arXiv 2606.16899, code github.com/NVIDIA-NeMo/Emerging-Optimizers at fd77292,
+    hyperball.py. Departs: the step is that of SGD with momentum, published that of any optimizer.
+    """
+
+    rotation_lr: Rate = 0.02
+
+    family: ClassVar[str | None] = "lengths"
+    colour: ClassVar[str] = "#9DBF6E"
+    optimizer_class: ClassVar[type[torch.optim.SGD]] = HyperballSGD
+    search: ClassVar[Mapping[str, str]] = {
+        **Method.search,
+        "method.rotation_lr": "tag(log,interval(0.001,0.3))",
+    }
+
+    def measure(self, W: Tensor, V: Tensor, **others: Any) -> Tensors:
+        before, now = (torch.linalg.matrix_norm(X) for X in (W, V))
+        return {"norm_change": (now - before).abs() / before.clamp(min=_LEAST)}

@@ -1,0 +1,47 @@
+"""The base of methods in which V itself trains, moved by an optimizer of the method's own."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from opt_runner.methods.base import Method, Tensors, method_options
+
+if TYPE_CHECKING:
+    from opt_runner.layers import Layer
+
+Rate = Annotated[float, Field(gt=0, le=1e6)]
+
+
+@method_options
+class MovedV(Method):
+    """V (d, n) starts as W and trains, under the name R as in every method that owns a matrix;
+    `optimizer_class` moves it and keeps what the method keeps.
+
+    rotation_lr: learning rate of V.
+    rotation_factor: its factor at every milestone.
+    """
+
+    rotation_lr: Rate = 0.02
+    rotation_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    def init(
+        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
+    ) -> Tensors:
+        return {"R": W.clone()}
+
+    def weight(self, W: Tensor, R: Tensor, **fixed: Tensor) -> Tensor:
+        return R
+
+    def optimizer_options(
+        self, tensor: str | None, lr: float, weight_decay: float
+    ) -> dict[str, Any]:
+        if tensor is None:
+            return super().optimizer_options(tensor, lr, weight_decay)
+        return {
+            "lr": self.rotation_lr,
+            "weight_decay": 0.0,
+            "retract": True,
+            "milestone_factor": self.rotation_factor,
+        }

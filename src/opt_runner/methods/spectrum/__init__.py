@@ -1,0 +1,1 @@
+"""Methods that keep the singular values of W and free the angles between neurons."""

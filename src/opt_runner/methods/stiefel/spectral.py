@@ -1,0 +1,51 @@
+"""The base of steps of steepest descent under the spectral norm on orthonormal columns."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from opt_runner.geometry import orthogonality_error
+from opt_runner.methods.base import Tensors, method_options
+from opt_runner.methods.kernels.cayley_transform import msign
+from opt_runner.methods.stiefel.orthogonal_r import OrthonormalU
+
+if TYPE_CHECKING:
+    from opt_runner.layers import Layer
+
+
+@method_options
+class SpectralU(OrthonormalU):
+    """V = U S, see `OrthonormalU`, or V = U alone.
+
+    spectrum: `kept` keeps S, and with it lengths of neurons and angles between them, as OPT does.
+        `ones` sets S = I, as published: V is an orthonormal matrix (d, n) that starts as the polar
+        factor of W, and trains as its transpose where n > d.
+    """
+
+    spectrum: Literal["kept", "ones"] = "kept"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.spectrum == "ones" and self.train_w:
+            raise ValueError("spectrum=ones has no W that could train: train_w must be false")
+
+    def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
+        return super().draw(layer, W, generator) if self.spectrum == "kept" else {}
+
+    def init(
+        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
+    ) -> Tensors:
+        if self.spectrum == "kept":
+            return super().init(layer, W, generator, **fixed)
+        V = msign(W)
+        return {"R": (V if layer.n <= layer.d else V.mT).contiguous()}
+
+    def weight(self, W: Tensor, R: Tensor, S: Tensor | None = None) -> Tensor:
+        if self.spectrum == "kept":
+            return super().weight(W, R, S)
+        return R if R.shape == W.shape else R.mT
+
+    def measure(self, W: Tensor, V: Tensor, R: Tensor, **others: Any) -> Tensors:
+        """Return the largest entry of |R^T R - I|."""
+        return {"orthogonality_error": orthogonality_error(R)}
