@@ -6,6 +6,7 @@ from torch import nn
 from opt_runner import OPT
 from opt_runner.methods import PAPER
 from opt_runner.networks import PlainCNN
+from opt_runner.records.result import Result
 
 # The paper's, and of its rivals one of each kind: what holds for these, run by run, holds for all.
 SOME_METHODS = [*PAPER, "frame", "poet", "comhe", "delta_orthogonal"]
@@ -32,3 +33,8 @@ def train(opt: OPT, steps: int = 4, **options: float) -> list[float]:
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+def new_result() -> Result:
+    """A run before its first step."""
+    return Result("abc", "cayley", "mlp", "digits", 0)

@@ -14,13 +14,15 @@ So a Gaussian W has an excess of 0, give or take two or three, and crowded neuro
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 EXPONENTS = (0, 1, 2)
+ANGLE_BINS = 36  # of 5 degrees
 
 # Neurons whose pairs are looked at together: 8 MiB of distances.
 _MOST_AT_ONCE = 1024
@@ -48,7 +50,37 @@ class LayerGeometry:
     angles: list[int]  # pairs by angle, in bins of equal width from 0 to 180 degrees
 
 
-def layer_geometry(W: Tensor, angle_bins: int) -> LayerGeometry:
+@dataclass(frozen=True)
+class Geometry:
+    """What the neurons of a network's layers tell, as records keep it: {layer: value}.
+
+    energy: E_1. energy_excess: of E_0, E_1 and E_2, under "0", "1" and "2". angles: pairs of
+    neurons of all layers by bin. NaN where `LayerGeometry` has it; None where JSON had no NaN.
+    """
+
+    energy: dict[str, float | None]
+    energy_excess: dict[str, dict[str, float | None]]
+    half_space_excess: dict[str, float | None]
+    largest_cosine: dict[str, float | None]
+    angles: list[int]
+
+    @classmethod
+    def of(cls, neurons: Mapping[str, Tensor]) -> Self:
+        """Return the geometry of V (d, n) by layer."""
+        layers = {name: layer_geometry(V) for name, V in neurons.items()}
+        return cls(
+            energy={name: layer.energy[1] for name, layer in layers.items()},
+            energy_excess={
+                name: {str(s): excess for s, excess in layer.energy_excess.items()}
+                for name, layer in layers.items()
+            },
+            half_space_excess={name: layer.half_space_excess for name, layer in layers.items()},
+            largest_cosine={name: layer.largest_cosine for name, layer in layers.items()},
+            angles=[sum(b) for b in zip(*(one.angles for one in layers.values()), strict=True)],
+        )
+
+
+def layer_geometry(W: Tensor, angle_bins: int = ANGLE_BINS) -> LayerGeometry:
     """The geometry of one layer's W (d, n), all of it from the distances of its pairs.
 
     angle_bins: the number of bins of `angles`; pairs without an angle, of a zero column, are in

@@ -49,14 +49,14 @@ def test_every_method_in_one_sweep_with_its_table(opt_run: Run, tmp_path: Path) 
         assert result["status"] == "finished"
         assert result["steps"] == 300
         assert result["test_error"] < 60, "chance is 90"
-        assert result["energy_start"].keys() == {"features.1", "features.4"}
+        assert result["start"]["energy"].keys() == {"features.1", "features.4"}
         if result["method"] in ("gs", "hr", "ls", "cayley", "ogd", "sopt", "frame"):
             assert result["orthogonality_error"] < 1e-5
-            for layer, energy in result["energy_start"].items():
-                assert result["energy_end"][layer] == pytest.approx(energy, rel=1e-4)
+            for layer, energy in result["start"]["energy"].items():
+                assert result["end"]["energy"][layer] == pytest.approx(energy, rel=1e-4)
             for name in ("energy_excess", "half_space_excess", "largest_cosine"):
-                for layer, value in result[f"{name}_start"].items():
-                    assert result[f"{name}_end"][layer] == pytest.approx(value, abs=1e-2)
+                for layer, value in result["start"][name].items():
+                    assert result["end"][name][layer] == pytest.approx(value, abs=1e-2)
 
 
 def test_the_record_of_a_run(finished: Finished, tmp_path: Path) -> None:
@@ -67,7 +67,6 @@ def test_the_record_of_a_run(finished: Finished, tmp_path: Path) -> None:
         "config.yaml",
         "metrics.jsonl",
         "result.json",
-        "checkpoint.pt",
         "run.log",
         "command.txt",
         "weights.safetensors",
@@ -84,8 +83,8 @@ def test_the_record_of_a_run(finished: Finished, tmp_path: Path) -> None:
     assert result["test_error"] == rows[-1]["test_error"]
     assert result["train_loss"] == rows[-1]["train_loss"]
     for name in ("energy", "energy_excess", "half_space_excess", "largest_cosine"):
-        assert result[f"{name}_start"] == rows[0][name]
-        assert result[f"{name}_end"] == rows[-1][name]
+        assert result["start"][name] == rows[0][name]
+        assert result["end"][name] == rows[-1][name]
         assert rows[-1][name].keys() == {"features.1", "features.4"}
     assert rows[-1]["energy_excess"]["features.1"].keys() == {"0", "1", "2"}
     assert directory.name.endswith(result["signature"])

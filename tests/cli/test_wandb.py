@@ -39,7 +39,7 @@ def test_a_sweep_leaves_one_complete_run_a_run(opt_run: Run, tmp_path: Path) -> 
         assert [row["_step"] for row in run.history] == list(range(13))
         assert run.history[-1]["train_loss"] == pytest.approx(result["train_loss"])
         assert run.history[-1]["energy/features.1"] > 0
-        excess = result["energy_excess_end"]["features.1"]["1"]
+        excess = result["end"]["energy_excess"]["features.1"]["1"]
         assert run.history[-1]["energy_excess/features.1/1"] == pytest.approx(excess)
         assert run.summary["test_error"] == pytest.approx(result["test_error"])
         assert run.summary["status"] == "finished"

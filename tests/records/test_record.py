@@ -7,6 +7,7 @@ import pytest
 
 from opt_runner.errors import UserError
 from opt_runner.files import CannotWrite, set_aside, write_whole
+from opt_runner.geometry import Geometry
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
 
@@ -17,13 +18,17 @@ def record(tmp_path: Path) -> Record:
 
 
 def result(**values) -> Result:
-    return Result("finished", "abc", "gs", "mlp", "digits", 0, **values)
+    return Result("abc", "gs", "mlp", "digits", 0, "finished", **values)
+
+
+def geometry(energy: float) -> Geometry:
+    return Geometry({"fc": energy}, {"fc": {"1": 0.5}}, {"fc": 0.1}, {"fc": 0.2}, [1, 2])
 
 
 def test_a_result_comes_back(tmp_path: Path) -> None:
     kept = record(tmp_path)
     assert kept.read_result() is None
-    written = result(test_error=1.5, energy_start={"fc": 2.0})
+    written = result(test_error=1.5, start=geometry(2.0))
     kept.write_result(written)
     assert kept.read_result() == written
 
@@ -65,10 +70,10 @@ def test_old_records_are_kept_side_by_side(tmp_path: Path) -> None:
 
 def test_what_json_does_not_have_is_null(tmp_path: Path) -> None:
     kept = record(tmp_path)
-    kept.write_result(result(train_loss=float("nan"), energy_end={"fc": float("inf")}))
+    kept.write_result(result(train_loss=float("nan"), end=geometry(float("inf"))))
     assert "NaN" not in kept.result.read_text()
     assert kept.read_result().train_loss is None
-    assert kept.read_result().energy_end == {"fc": None}
+    assert kept.read_result().end.energy == {"fc": None}
     kept.append_metrics({"step": 1, "energy": {"fc": float("nan")}})
     kept.append_metrics({"step": 2, "energy_excess": {"fc": {"0": 1.5, "2": float("nan")}}})
     assert kept.read_metrics() == [

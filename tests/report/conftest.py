@@ -12,6 +12,7 @@ import yaml
 
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.config.schema import Config
+from opt_runner.geometry import Geometry
 from opt_runner.records import stored
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
@@ -62,6 +63,12 @@ def angles(moved: int = 0) -> list[int]:
     return counts
 
 
+def geometry(row: dict[str, Any], counts: list[int]) -> Geometry:
+    """What a result keeps of a row of metrics."""
+    names = ("energy", "energy_excess", "half_space_excess", "largest_cosine")
+    return Geometry(*(row.get(name) or {} for name in names), counts)
+
+
 def writer(folder: Path) -> Write:
     """`write(method, seed)` writes a record below `folder`; with overrides of its config, a name of
     its own for the method, a status, an error, other rows of metrics, other fields of the result.
@@ -90,12 +97,12 @@ def writer(folder: Path) -> Write:
             record.append_metrics(row)
         tests = [row for row in rows if "test_error" in row]
         result = Result(
-            status,  # type: ignore[arg-type]
             record.directory.name.partition("-")[2],
             name or method,
             config.model.name,
             config.dataset.name,
             seed,
+            status,  # type: ignore[arg-type]
             error=error,
             device="cpu",
             versions={"opt_runner": "1", "torch": "2"},
@@ -107,14 +114,11 @@ def writer(folder: Path) -> Write:
             result.train_loss = rows[-1].get("train_loss")
             result.train_error = 0.5
             result.test_nll, result.calibration_error = 0.1, 1.5
-            for measure in ("energy", "half_space_excess", "largest_cosine"):
-                setattr(result, f"{measure}_start", tests[0].get(measure))
-                setattr(result, f"{measure}_end", tests[-1].get(measure))
             result.orthogonality_error = tests[-1]["orthogonality_error"]
             result.trainable_parameters = 40_000
             result.images_per_second = 1234.5
-            result.angles_start = angles()
-            result.angles_end = angles(60 if method == "standard" else 0)
+            result.start = geometry(tests[0], angles())
+            result.end = geometry(tests[-1], angles(60 if method == "standard" else 0))
         for field, value in fields.items():
             setattr(result, field, value)
         record.write_result(result)

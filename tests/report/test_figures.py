@@ -120,22 +120,6 @@ def test_the_energy_excess_moves_for_standard_alone(table: Comparison) -> None:
     assert any(label.endswith(f"{expected:+.3f}") for label in lines(axes))
 
 
-def test_records_without_an_excess_show_the_energy_in_percent(write: Write, tables: Tables) -> None:
-    for method in ("standard", "gs"):
-        rows = metrics(method, 0)
-        for row in rows:
-            row.pop("half_space_excess", None)
-        write(method, 0, rows=rows)
-    figure = energy.draw(tables()[0])
-    assert figure
-    axes = figure.axes[0]
-    assert axes.get_title(loc="left") == "change of the hyperspherical energy, %"
-    found = {label.split()[0]: points(line) for label, line in lines(axes).items()}
-    assert set(found["gs"].values()) == {0.0}
-    sums = [sum(metrics("standard", 0)[k]["energy"].values()) for k in (0, -1)]
-    assert found["standard"][STEPS] == pytest.approx(100 * (sums[1] / sums[0] - 1))
-
-
 def test_rounding_of_the_energy_does_not_look_like_change(write: Write, tables: Tables) -> None:
     rows = metrics("gs", 0)
     rows[-1]["half_space_excess"]["features.0"] += 1e-6

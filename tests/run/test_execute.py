@@ -1,5 +1,6 @@
 """A run that a search stops: saved, not failed, and free to go on outside of the search."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,4 +98,49 @@ def test_only_a_finished_run_leaves_the_plain_network(
     assert not run.record.weights.exists(), "an old record is left as it is"
     run.record.result.unlink()
     assert start(run).status == "finished"
-    assert run.record.weights.read_bytes() == written, "of the checkpoint of the last step"
+    assert run.record.weights.read_bytes() == written
+
+
+def test_a_settled_run_has_no_checkpoints_and_is_not_trained_again(run: Run) -> None:
+    assert start(run).status == "finished"
+    assert not run.record.checkpoints()
+    rows = run.record.read_metrics()
+    assert start(run).status == "finished"
+    assert run.record.read_metrics() == rows
+
+
+def test_weights_that_are_not_finite_have_diverged(tmp_path: Path) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        run = identify(compose("config", [
+            f"output_dir={tmp_path}", "model=mlp", "method=ogd", "tracking=none", "hardware=cpu",
+            "budget.steps=1", "schedule.warmup=0", "optimizer.lr=1e38",
+        ]))  # fmt: skip
+    result = start(run)
+    assert (result.status, result.test_error) == ("diverged", result.test_error)
+    assert result.error == "weights are not finite after step 1"
+    assert not run.record.weights.exists()
+
+
+def test_code_that_exits_is_a_failed_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opt_runner.run.step.TrainingStep.update", lambda *_: sys.exit(0))
+    result = start(run)
+    assert (result.status, result.error) == ("failed", "the run's code called sys.exit(0)")
+    assert run.record.read_result().status == "failed"
+
+
+def test_a_rerun_is_another_run_of_wandb_and_a_resumed_one_is_not(run: Run) -> None:
+    with run.record.held(lambda holder: None):
+        first = run.record.wandb_id()
+        assert run.record.wandb_id() == first
+    start(run)
+    run.record.set_aside()
+    assert run.record.wandb_id() != first
+
+
+def test_a_measure_does_not_take_the_place_of_a_row_s_own_value(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opt_runner.opt.OPT.measure", lambda self: {"test_error": 0.0})
+    result = start(run)
+    assert result.status == "failed"
+    assert "measure gives 'test_error'" in result.error

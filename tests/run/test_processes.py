@@ -23,12 +23,13 @@ from opt_runner.datasets.digits import Digits
 from opt_runner.errors import Elsewhere, UserError
 from opt_runner.run import loop
 from opt_runner.run.batchnorm import GlobalBatchNorm, make_global
+from opt_runner.run.evaluate import Diverged, evaluate
 from opt_runner.run.interrupt import Interrupted, StopRequest
-from opt_runner.run.loop import Diverged, Progress, evaluate, train
+from opt_runner.run.loop import train
 from opt_runner.run.processes import ALONE, Poll, Processes, joined
 from opt_runner.run.set_up import Setup, set_up
 from opt_runner.run.step import TrainingStep
-from tests.small import SOME_METHODS
+from tests.small import SOME_METHODS, new_result
 
 STEPS = 30
 NETWORKS = {
@@ -75,15 +76,15 @@ def of_methods(processes: Processes) -> Found:
         for _ in range(STEPS):
             step()
             losses.append(float(step.loss))
-        progress = Progress()
-        evaluate(setup, progress, last=True)
+        result = new_result()
+        evaluate(setup, result, last=True)
         setup.collect()
         found[variant] = {
             "losses": torch.tensor(losses, dtype=torch.float64),
             "state": tensors(setup.opt),
-            "test_error": progress.test_error,
-            "energy": progress.energy_end,
-            "orthogonality_error": (progress.measured or {}).get("orthogonality_error", 0.0),
+            "test_error": result.test_error,
+            "energy": result.end.energy,
+            "orthogonality_error": result.orthogonality_error or 0.0,
             "momentum": {
                 f"{number}.{name}": tensor.clone()
                 for number, state in setup.optimizer.state_dict()["state"].items()
@@ -172,9 +173,9 @@ class Silent:
     def report(self, row: dict[str, Any]) -> None: ...
 
     def save(self, progress: dict[str, Any]) -> None:
-        self.saved.append(progress["step"])
+        self.saved.append(progress["result"]["steps"])
 
-    def show(self, progress: Progress, loss: float) -> None: ...
+    def show(self, step: int, loss: float) -> None: ...
 
     def pruned(self) -> bool:
         return False
@@ -214,42 +215,40 @@ def of_ends(processes: Processes) -> Found:
     last = processes.rank == processes.count - 1
     found: Found = {}
 
-    reporter, progress = Silent(), Progress()
+    reporter, result = Silent(), new_result()
     stop = StopAfter(5) if last else StopRequest()
     try:
-        train(small(processes, "checkpoint.every_seconds=1000"), progress, reporter, stop)
+        train(small(processes, "checkpoint.every_seconds=1000"), result, reporter, stop)
     except Interrupted as error:
-        found["stopped"] = (progress.step, error.signum, reporter.saved)
+        found["stopped"] = (result.steps, error.signum, reporter.saved)
 
-    reporter, progress = Silent(), Progress()
+    reporter, result = Silent(), new_result()
     seconds = "0" if last else "1000"
-    train(
-        small(processes, f"checkpoint.every_seconds={seconds}"), progress, reporter, StopRequest()
-    )
+    train(small(processes, f"checkpoint.every_seconds={seconds}"), result, reporter, StopRequest())
     found["saved"] = reporter.saved
 
-    reporter, progress, stop = Silent(), Progress(), StopRequest()
+    reporter, result, stop = Silent(), new_result(), StopRequest()
     stop.save = last
-    train(small(processes, "checkpoint.every_seconds=1000"), progress, reporter, stop)
+    train(small(processes, "checkpoint.every_seconds=1000"), result, reporter, stop)
     found["saved once"] = (reporter.saved, stop.save)
 
-    reporter, progress, stop = Silent(), Progress(), StopRequest()
+    reporter, result, stop = Silent(), new_result(), StopRequest()
     stop.save = last
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Poll", LatePoll)
-        train(small(processes, "checkpoint.every_seconds=1000"), progress, reporter, stop)
+        train(small(processes, "checkpoint.every_seconds=1000"), result, reporter, stop)
     found["saved once late"] = (reporter.saved, stop.save)
 
-    reporter, progress = Silent(), Progress()
+    reporter, result = Silent(), new_result()
     stop = StopAfter(3) if last else StopRequest()  # in the step after which all save
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "Poll", LatePoll)
         try:
-            train(small(processes, "checkpoint.every_steps=4"), progress, reporter, stop)
+            train(small(processes, "checkpoint.every_steps=4"), result, reporter, stop)
         except Interrupted as error:
-            found["stopped late"] = (progress.step, error.signum, reporter.saved)
+            found["stopped late"] = (result.steps, error.signum, reporter.saved)
 
-    setup, progress = small(processes, "log.every=1"), Progress()
+    setup, result = small(processes, "log.every=1"), new_result()
     batch = setup.batches.batch
 
     def batch_with_nan(step: int) -> tuple[Tensor, Tensor]:
@@ -262,7 +261,7 @@ def of_ends(processes: Processes) -> Found:
             setup.opt.network.set_submodule(name, nn.Identity())
     setup.batches.batch = batch_with_nan  # type: ignore[method-assign]
     try:
-        train(setup, progress, Silent(), StopRequest())
+        train(setup, result, Silent(), StopRequest())
     except Diverged as error:
         found["diverged"] = error.step
 

@@ -6,15 +6,17 @@ from typing import Any
 import pytest
 import torch
 
+from opt_runner import merge
 from opt_runner.datasets import Images
-from opt_runner.opt import OPT
-from opt_runner.run import loop
-from opt_runner.run.evaluate import Quality, outputs, quality
+from opt_runner.records.result import Result
+from opt_runner.run import evaluate
+from opt_runner.run.evaluate import Diverged, Quality, outputs, quality
 from opt_runner.run.interrupt import StopRequest
-from opt_runner.run.loop import Progress, train
+from opt_runner.run.loop import train
 from opt_runner.run.processes import ALONE
 from opt_runner.run.set_up import Setup, set_up
 from tests.config.test_config import composed
+from tests.small import new_result
 
 TINY = ["model=mlp", "model.widths=[8]", "budget.steps=12", "evaluate.every=2", "method=gs",
         "hardware.threads=1", "batch_size=32"]  # fmt: skip
@@ -50,7 +52,7 @@ class Silent:
     def save(self, progress: dict[str, Any]) -> None:
         pass
 
-    def show(self, progress: Progress, loss: float) -> None:
+    def show(self, step: int, loss: float) -> None:
         pass
 
     def pruned(self) -> bool:
@@ -69,7 +71,11 @@ class Recorder(Silent):
         self.rows.append(row)
         data = self.setup.data
         self.test_errors[row["step"]] = quality(
-            self.setup.opt, data.test_images, data.test_labels, self.setup.device, ALONE
+            merge(self.setup.opt).eval(),
+            data.test_images,
+            data.test_labels,
+            self.setup.device,
+            ALONE,
         ).error
 
 
@@ -78,30 +84,30 @@ def prepared(*overrides: str) -> Setup:
     return set_up(config, Own().load())
 
 
-def trained(setup: Setup) -> tuple[Progress, Recorder]:
-    progress, recorder = Progress(), Recorder(setup)
-    train(setup, progress, recorder, StopRequest())
-    return progress, recorder
+def trained(setup: Setup) -> tuple[Result, Recorder]:
+    result, recorder = new_result(), Recorder(setup)
+    train(setup, result, recorder, StopRequest())
+    return result, recorder
 
 
 def test_rows_hold_the_validation_error_and_only_the_last_the_test_error() -> None:
-    progress, recorder = trained(prepared("dataset.validation=0.2"))
+    result, recorder = trained(prepared("dataset.validation=0.2"))
     evaluated = [row for row in recorder.rows if "validation_error" in row]
     assert [row["step"] for row in evaluated] == list(range(0, 13, 2))
     assert [row["step"] for row in recorder.rows if "test_error" in row] == [12]
-    assert progress.validation_error == evaluated[-1]["validation_error"]
-    assert progress.test_error == evaluated[-1]["test_error"] == recorder.test_errors[12]
-    assert progress.best_test_error is None
+    assert result.validation_error == evaluated[-1]["validation_error"]
+    assert result.test_error == evaluated[-1]["test_error"] == recorder.test_errors[12]
+    assert result.best_test_error is None
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_step_is_the_first_of_the_lowest_validation_error(seed: int) -> None:
-    progress, recorder = trained(prepared("dataset.validation=0.2", f"seed={seed}"))
+    result, recorder = trained(prepared("dataset.validation=0.2", f"seed={seed}"))
     errors = {r["step"]: r["validation_error"] for r in recorder.rows if "validation_error" in r}
     best = min(errors, key=lambda step: errors[step])
-    assert progress.best_step == best
-    assert progress.best_validation_error == errors[best]
-    assert progress.test_error_at_best == recorder.test_errors[best]
+    assert result.best_step == best
+    assert result.best_validation_error == errors[best]
+    assert result.test_error_at_best == recorder.test_errors[best]
 
 
 def test_the_test_images_are_looked_at_when_there_is_a_new_best_and_at_the_end(
@@ -113,16 +119,16 @@ def test_the_test_images_are_looked_at_when_there_is_a_new_best_and_at_the_end(
 
     def told(opt: Any, images: Any, *rest: Any) -> Quality:
         if images is setup.data.test_images:
-            tested.append(progress.step)
-            return Quality(70.0 + progress.step, 0.0, 0.0)
+            tested.append(result.steps)
+            return Quality(70.0 + result.steps, 0.0, 0.0)
         held_back = setup.validation is not None and images is setup.validation.images
         return Quality(next(validation) if held_back else 0.0, 0.0, 0.0)
 
-    monkeypatch.setattr(loop, "quality", told)
-    progress = Progress()
-    train(setup, progress, Silent(), StopRequest())
+    monkeypatch.setattr(evaluate, "quality", told)
+    result = new_result()
+    train(setup, result, Silent(), StopRequest())
     assert tested == [0, 2, 8, 12]
-    assert (progress.best_step, progress.test_error_at_best, progress.test_error) == (8, 78.0, 82.0)
+    assert (result.best_step, result.test_error_at_best, result.test_error) == (8, 78.0, 82.0)
 
 
 @pytest.mark.parametrize("validation", [0, 0.2])
@@ -134,16 +140,16 @@ def test_how_often_the_test_images_are_looked_at(
 
     def told(opt: Any, images: Any, *rest: Any) -> Quality:
         if images is setup.data.test_images:
-            looked.append(progress.step)
-        return Quality(50.0 - progress.step, 0.5, 5.0)
+            looked.append(result.steps)
+        return Quality(50.0 - result.steps, 0.5, 5.0)
 
-    monkeypatch.setattr(loop, "quality", told)
-    progress = Progress()
-    train(setup, progress, Silent(), StopRequest())
+    monkeypatch.setattr(evaluate, "quality", told)
+    result = new_result()
+    train(setup, result, Silent(), StopRequest())
     assert looked == looks
-    assert progress.test_error == (38.0 if looks else None)
-    assert progress.test_nll == (0.5 if looks else None)
-    assert progress.train_error == 38.0
+    assert result.test_error == (38.0 if looks else None)
+    assert result.test_nll == (0.5 if looks else None)
+    assert result.train_error == 38.0
 
 
 def test_quality_by_hand() -> None:
@@ -161,14 +167,15 @@ def test_quality_by_hand() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return p.log()
 
-    found = quality(OPT(Told(), "gs", include=["hidden"]), images, labels, setup.device, ALONE)
+    found = quality(Told().eval(), images, labels, setup.device, ALONE)
     assert found.error == 50
     assert found.nll == pytest.approx(-math.log(0.9 * 0.1 * 0.4 * 0.7) / 4)
     # Bins: 0.9 twice, one right; 0.6, wrong; 0.7, right.
     assert found.calibration_error == pytest.approx(100 * (2 * 0.4 + 0.6 + 0.3) / 4)
 
 
-def test_a_network_that_says_nan_has_an_error_and_no_calibration() -> None:
+def test_a_network_that_says_nan_has_diverged() -> None:
+    """argmax of NaN is class 0: an error of 90% that nothing has earned."""
     setup = prepared()
     labels = torch.tensor([0, 1, 1, 1])
 
@@ -181,10 +188,8 @@ def test_a_network_that_says_nan_has_an_error_and_no_calibration() -> None:
             return torch.full((len(x), 2), math.nan)
 
     images = torch.zeros(4, 1, 1, 1, dtype=torch.uint8)
-    found = quality(OPT(Lost(), "gs", include=["hidden"]), images, labels, setup.device, ALONE)
-    assert 0 <= found.error <= 100
-    assert math.isnan(found.nll)
-    assert math.isnan(found.calibration_error)
+    with pytest.raises(Diverged, match="outputs are not finite"):
+        quality(Lost().eval(), images, labels, setup.device, ALONE)
 
 
 @pytest.mark.parametrize(("side", "expected"), [(8, [1000, 100]), (224, [81] * 13 + [47])])
@@ -219,10 +224,10 @@ def test_methods_and_seeds_share_the_split() -> None:
 def test_without_validation_every_evaluation_is_a_test_as_ever() -> None:
     setup = prepared()
     assert setup.validation is None
-    progress, recorder = trained(setup)
+    result, recorder = trained(setup)
     errors = [row["test_error"] for row in recorder.rows if "test_error" in row]
     assert len(errors) == 7
-    assert progress.best_test_error == min(errors)
-    assert progress.validation_error is None
-    assert progress.test_error_at_best is None
+    assert result.best_test_error == min(errors)
+    assert result.validation_error is None
+    assert result.test_error_at_best is None
     assert all("validation_error" not in row for row in recorder.rows)

@@ -8,15 +8,18 @@ import torch
 
 from opt_runner.errors import UserError
 from opt_runner.opt import merge
-from opt_runner.records import checkpoint
 from opt_runner.run.run import Run
 from opt_runner.run.set_up import set_up
+from opt_runner.run.step import TrainingStep
 from opt_runner.trained import read
 
 
 def test_it_is_the_merged_network_of_the_last_step(cnn: Run) -> None:
     setup = set_up(cnn.config, cnn.dataset.load())
-    checkpoint.load(cnn.record, cnn.signature, setup.opt, setup.optimizer, print)
+    step = TrainingStep(setup)
+    setup.opt.train()
+    while step.done < setup.steps:
+        step()
     expected = merge(setup.opt).state_dict()
     trained = read(cnn.record.directory)
     found = trained.network.state_dict()

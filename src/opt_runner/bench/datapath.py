@@ -22,8 +22,9 @@ from opt_runner.config.schema import Config
 from opt_runner.console.screen import RunDisplay, Screen
 from opt_runner.datasets import Batches, Images
 from opt_runner.records.record import Record
+from opt_runner.records.result import Result
 from opt_runner.run.interrupt import StopRequest
-from opt_runner.run.loop import Progress, train
+from opt_runner.run.loop import train
 from opt_runner.run.set_up import Setup, set_up
 from opt_runner.run.step import TrainingStep
 
@@ -166,7 +167,7 @@ def _reporting(network: str, steps: int, every: int, samples: int, settings: Set
     shares: list[float] = []
 
     def loop(reporter: _Reporter) -> float:
-        train(set_up(config, images), Progress(), reporter, StopRequest())
+        train(set_up(config, images), Result("", "", "", "", 0), reporter, StopRequest())
         return time.perf_counter() - reporter.started
 
     def quiet() -> float:
@@ -216,10 +217,10 @@ class _Reporter:
         self.spent += time.perf_counter() - called
         return asked
 
-    def show(self, progress: Progress, loss: float) -> None:
+    def show(self, step: int, loss: float) -> None:
         called = time.perf_counter()
         if self.display is not None:
-            self.display.show(progress, loss)
+            self.display.show(step, loss)
         self.spent += time.perf_counter() - called
 
     def save(self, progress: dict[str, Any]) -> None:

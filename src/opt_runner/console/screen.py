@@ -4,16 +4,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
 from opt_runner.records.result import Result
-
-if TYPE_CHECKING:
-    from opt_runner.run.loop import Progress as RunProgress
 
 Mode = Literal["auto", "bar", "plain", "none"]
 
@@ -124,19 +121,19 @@ class RunDisplay:
                 self._error = f"{key.replace('_', ' ')} {row[key]:.2f}%"
                 return
 
-    def show(self, progress: "RunProgress", loss: float) -> None:
+    def show(self, step: int, loss: float) -> None:
         now = time.monotonic()
         if self._first is None:
-            self._first = (now, progress.step)
+            self._first = (now, step)
         since, first = self._first
-        rate = (progress.step - first) / (now - since) if now > since else 0.0
+        rate = (step - first) / (now - since) if now > since else 0.0
         parts = [f"loss {loss:.3f}"]
         if self._error is not None:
             parts.append(self._error)
         if rate:
             parts.append(f"{rate:.1f} steps/s")
-            parts.append(f"{duration((self.steps - progress.step) / rate)} left")
-        self._draw(self.title, progress.step, self.steps, ", ".join(parts))
+            parts.append(f"{duration((self.steps - step) / rate)} left")
+        self._draw(self.title, step, self.steps, ", ".join(parts))
 
     def end(self, result: Result) -> None:
         show = self.screen.say if result.ended_well else self.screen.fail

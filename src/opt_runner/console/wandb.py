@@ -65,13 +65,15 @@ class WandbTracker:
 
 
 @contextmanager
-def start(config: Config, signature: str, screen: Screen) -> Iterator[Tracker]:
+def start(
+    config: Config, run_id: Callable[[], str], signature: str, screen: Screen
+) -> Iterator[Tracker]:
     """The tracker of one run. A run that raises is marked failed in W&B as well."""
     if config.tracking.name == "none":
         yield NoTracker()
         return
     content = {**config.content, "signature": signature}
-    run = start_run(config, content, signature, config.title, screen)
+    run = start_run(config, content, run_id(), config.title, screen)
     if run is None:
         yield NoTracker()
         return

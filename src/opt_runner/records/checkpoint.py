@@ -1,12 +1,12 @@
-"""Where a run goes on from after a cut: everything that the next steps depend on.
+"""checkpoint.pt: everything that the next steps of a run depend on.
 
-Data order and augmentation are functions of the seed and the step, the learning rate of the step:
-they need no state. Two checkpoints are kept, as the newest may be damaged later.
+Data order and augmentation are functions of the seed and the step, the learning rate is one of the
+step: they need no state. Two checkpoints are kept while a run trains, as the newest may be damaged
+later. A settled run has none: its network is in weights.safetensors.
 """
 
 import contextlib
 import errno
-import io
 import os
 import zipfile
 from collections.abc import Callable
@@ -20,10 +20,9 @@ from opt_runner.errors import UserError
 from opt_runner.files import set_aside, write_whole
 from opt_runner.opt import OPT
 from opt_runner.records.record import Record
-from opt_runner.run.processes import Processes
 
-# Of what a checkpoint holds; a file of another form is set aside and the run starts over.
-_FORM = 2
+# The form of what a checkpoint holds. A file of another form is set aside and the run starts over.
+_FORM = 3
 
 
 class Damaged(Exception):
@@ -41,7 +40,7 @@ def save(
     state = {
         "form": _FORM,
         "signature": signature,
-        **_state(opt, optimizer),
+        **state_of(opt, optimizer),
         "progress": progress,
         "metrics_size": record.metrics_size(),
     }
@@ -97,7 +96,7 @@ def load(
             _start_over(record, "damaged")
             return None
         try:
-            _restore(state, opt, optimizer)
+            restore(state, opt, optimizer)
         except (RuntimeError, ValueError, KeyError) as error:
             raise UserError(
                 f"{path} does not fit the network, whose code may have changed since "
@@ -108,20 +107,8 @@ def load(
     return None
 
 
-def copy_of_first(processes: Processes, opt: OPT, optimizer: Optimizer) -> None:
-    """Give all processes of a run the state of the first, which may have read a checkpoint."""
-    if not processes.several:
-        return
-    content = io.BytesIO()
-    if processes.first:
-        torch.save(_state(opt, optimizer), content)
-    content = io.BytesIO(processes.share(content.getvalue()))
-    if not processes.first:
-        _restore(torch.load(content, map_location="cpu", weights_only=True), opt, optimizer)
-
-
-def _state(opt: OPT, optimizer: Optimizer) -> dict[str, Any]:
-    """What the next step depends on, beside how many have been made."""
+def state_of(opt: OPT, optimizer: Optimizer) -> dict[str, Any]:
+    """Return all that the next step depends on, but the number of steps made."""
     device = next(opt.parameters()).device
     return {
         "opt": opt.state_dict(),
@@ -131,7 +118,8 @@ def _state(opt: OPT, optimizer: Optimizer) -> dict[str, Any]:
     }
 
 
-def _restore(state: dict[str, Any], opt: OPT, optimizer: Optimizer) -> None:
+def restore(state: dict[str, Any], opt: OPT, optimizer: Optimizer) -> None:
+    """Load what `state_of` gave."""
     opt.load_state_dict(state["opt"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
@@ -143,18 +131,6 @@ def _start_over(record: Record, word: str) -> None:
     for path in (record.metrics, *record.checkpoints()):
         if path.exists():
             set_aside(path, word)
-
-
-def is_whole(record: Record) -> bool:
-    """Whether checkpoint.pt is as it was written. One that somebody removed, with all that stood
-    beside it, is not missed."""
-    if not record.checkpoint.exists():
-        return not list(record.directory.glob("checkpoint.*"))
-    try:
-        _check(record.checkpoint)
-    except Damaged:
-        return False
-    return True
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     run.log         what was said, tracebacks    checkpoint.previous.pt   the one before it
     command.txt     what makes this run          weights.safetensors      the trained network
     job.json, job.log      of its job, under Slurm
+    wandb.txt       its id in W&B
     prune           a search stops the run
 
 Everything that reports reads these files and nothing else.
@@ -14,12 +15,13 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from opt_runner.errors import UserError
-from opt_runner.files import CannotWrite, is_locked, locked, unused
+from opt_runner.files import CannotWrite, is_locked, locked, unused, write_whole
 from opt_runner.records.result import Result, finite
 
 
@@ -37,6 +39,7 @@ class Record:
         self.log = directory / "run.log"
         self.command = directory / "command.txt"
         self.prune = directory / "prune"
+        self.wandb = directory / "wandb.txt"
         self.job = directory / "job.json"
 
     def read_result(self) -> Result | None:
@@ -45,6 +48,18 @@ class Record:
     def checkpoints(self) -> list[Path]:
         """Those that are there, the newest first."""
         return [path for path in (self.checkpoint, self.previous_checkpoint) if path.exists()]
+
+    def drop_checkpoints(self) -> None:
+        """Delete the checkpoints of a run that is over."""
+        for path in self.checkpoints():
+            path.unlink(missing_ok=True)
+
+    def wandb_id(self) -> str:
+        """Return the record's own id in W&B, made once: a resumed run keeps it, a rerun has a new
+        one. Raises CannotWrite."""
+        if not self.wandb.exists():
+            write_whole(self.wandb, secrets.token_hex(6) + "\n")
+        return self.wandb.read_text().strip()
 
     def write_result(self, result: Result) -> None:
         result.write(self.result)

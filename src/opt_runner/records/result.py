@@ -1,110 +1,123 @@
-"""result.json: how a run ended."""
+"""result.json: how a run ended, and how far it is while it trains."""
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from opt_runner.errors import UserError
 from opt_runner.files import write_whole
+from opt_runner.geometry import Geometry
 
-# Of the histograms of angles between neurons, over 0 to 180 degrees.
-ANGLE_BINS = 36
+Status = Literal["finished", "failed", "diverged", "interrupted", "pruned"]
 
 
 class DamagedResult(UserError):
     """A result.json that is not as it was written."""
 
 
-Status = Literal["finished", "failed", "diverged", "interrupted", "pruned"]
-
-
 @dataclass
 class Result:
-    """result.json. Errors are in percent; what a run did not reach is None."""
+    """What a run has come to. The training loop fills it, and a checkpoint keeps it.
 
-    status: Status
+    Errors are in percent. A value that the run did not reach is None. An unfinished run has the
+    status `interrupted`.
+    """
+
     signature: str
     method: str
     model: str
     dataset: str
     seed: int
+    status: Status = "interrupted"
     data: str | None = None  # the dataset's fingerprint
     error: str | None = None
     steps: int = 0
+    seconds: float = 0.0  # of training, evaluation left out
     test_error: float | None = None  # after the last step
     best_test_error: float | None = None  # of all evaluations; None with validation
     # With validation only; the test errors only of a finished run.
     validation_error: float | None = None  # of the last evaluation
     best_validation_error: float | None = None  # of all evaluations
-    best_step: int | None = None  # that of the best validation error
+    best_step: int | None = None  # the step of the best validation error
     test_error_at_best: float | None = None  # after that step
     train_loss: float | None = None
-    # After the last step, see run/evaluate.py. The first: of as many training images as there
-    # are test images, not augmented, with the labels that they were trained on.
+    # After the last step, see run/evaluate.py. The first: of as many training images as there are
+    # test images, not augmented, with the labels that they were trained on.
     train_error: float | None = None
     test_nll: float | None = None
     calibration_error: float | None = None
-    # By layer, see geometry.py. `energy` is E_1; `energy_excess` is by s as well, "0", "1", "2".
-    energy_start: dict[str, float] | None = None
-    energy_end: dict[str, float] | None = None
-    energy_excess_start: dict[str, dict[str, float]] | None = None
-    energy_excess_end: dict[str, dict[str, float]] | None = None
-    half_space_excess_start: dict[str, float] | None = None
-    half_space_excess_end: dict[str, float] | None = None
-    largest_cosine_start: dict[str, float] | None = None
-    largest_cosine_end: dict[str, float] | None = None
-    angles_start: list[int] | None = None  # pairs of neurons by bin, see ANGLE_BINS
-    angles_end: list[int] | None = None
+    start: Geometry | None = None  # before training
+    end: Geometry | None = None  # at the last evaluation
     orthogonality_error: float | None = None
-    measured: dict[str, float] = field(default_factory=dict)  # see Method.measure
+    measured: dict[str, float | None] = field(default_factory=dict)  # see Method.measure
     label: str | None = None  # the method's, for pictures
     colour: str | None = None
     trainable_parameters: int | None = None
     effective_parameters: int | None = None
     metrics_size: int | None = None  # of metrics.jsonl, in bytes
-    seconds: float = 0.0
+    weights: str | None = None  # SHA-256 of weights.safetensors
     images_per_second: float | None = None
     device: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
+
     @property
     def settled(self) -> bool:
-        """The same run again would give the same: nothing is left to do."""
+        """Return True if the same run again would give the same: nothing is left to do."""
         return self.status in ("finished", "diverged")
 
     @property
     def ended_well(self) -> bool:
-        """Whether it finished, or was stopped because a search expects no good result of it. The
-        latter goes on from its checkpoint if it is run outside of the search."""
+        """Return True for a finished run, and for one that a search stopped early.
+
+        The latter resumes from its checkpoint if it is run outside of the search.
+        """
         return self.status in ("finished", "pruned")
 
-    @classmethod
-    def read(cls, path: Path) -> Self | None:
-        """The result at `path`, or None where none is there yet.
+    @staticmethod
+    def parse(content: Any) -> "Result":
+        """Return the result of plain values. Raises ValidationError where a type is wrong."""
+        return _adapter().validate_python(content)
 
-        Raises UserError, naming the file, for one that cannot be read, DamagedResult for one that
-        is damaged.
+    @staticmethod
+    def read(path: Path) -> "Result | None":
+        """Return the result at `path`, or None where none is there yet.
+
+        Raises:
+            DamagedResult: the file is not as it was written.
+            UserError: it cannot be read.
         """
         try:
-            content = json.loads(path.read_text())
-            known = {f.name for f in fields(cls)}
-            return cls(**{key: value for key, value in content.items() if key in known})
+            return Result.parse(json.loads(path.read_text()))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, TypeError, AttributeError) as error:
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise DamagedResult(f"{path} is damaged: {where}: {fault['msg']}") from error
+        except (ValueError, RecursionError) as error:
             raise DamagedResult(f"{path} is damaged: {error}") from error
 
     def write(self, path: Path) -> None:
-        """Raises CannotWrite."""
+        """Write result.json. Raises CannotWrite."""
         write_whole(path, json.dumps(finite(asdict(self)), indent=2) + "\n")
 
 
+@cache
+def _adapter() -> TypeAdapter[Result]:
+    return TypeAdapter(Result)
+
+
 def finite(value: Any) -> Any:
-    """`value` with null for NaN and infinity, which JSON does not have."""
+    """Return `value` with null for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,6 +3,7 @@
 The file is enough to build the network again: no data is needed.
 """
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,11 +47,11 @@ class Interface:
         return json.dumps(asdict(self) | {"pixels": "(x - 127.5) / 128"})
 
 
-def write(path: Path, network: nn.Module, interface: Interface) -> None:
-    """Write the network's state_dict whole; tied weights stand under each of their names, and what
-    is no tensor, as a module's `get_extra_state` may give, is left out.
+def write(path: Path, network: nn.Module, interface: Interface) -> str:
+    """Write the network's state_dict whole, and return the SHA-256 of the file.
 
-    Raises CannotWrite.
+    Tied weights stand under each of their names. A value that is no tensor, as a module's
+    `get_extra_state` may give, is left out. Raises CannotWrite.
     """
     tensors = {
         name: value.detach().cpu().clone(memory_format=contiguous)
@@ -63,6 +64,20 @@ def write(path: Path, network: nn.Module, interface: Interface) -> None:
         file.write(content)
 
     write_whole(path, put)
+    return hashlib.sha256(content).hexdigest()
+
+
+def check(path: Path, digest: str) -> None:
+    """Raise UserError where the file at `path` is not what `write` wrote, by its SHA-256."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if found != digest:
+        raise UserError(
+            f"{path} is damaged: its SHA-256 is not that of result.json; rerun=true makes it anew"
+        )
 
 
 def read_interface(path: Path) -> Interface:

@@ -127,16 +127,6 @@ _ENERGY = (
         "energy excess: before → after training, mean over layers; the half-space energy (s = 0) "
         "of a layer's neurons minus that of random neurons, in standard deviations of the latter",
     ),
-    # All that records of former releases tell.
-    Column(
-        "energy change",
-        lambda _, row: (
-            NOTHING
-            if row.layers("half_space_excess", fmean)[0]
-            else _number(row.energy_change(), "+z.3f", "%")
-        ),
-        "energy change: of the hyperspherical energy, summed over layers, by training",
-    ),
 )
 _COSINE = Column(
     "largest |cos|",

@@ -76,12 +76,6 @@ class Row:
         pairs = self._pairs(name, reduce)
         return Mean.of([before for before, _ in pairs]), Mean.of([after for _, after in pairs])
 
-    def energy_change(self) -> Mean | None:
-        """Change of the energy, summed over layers, in percent of where it began."""
-        pairs = self._pairs("energy", sum)
-        # A layer of one neuron has no pairs, and the energy 0.
-        return Mean.of([100 * (after / before - 1) for before, after in pairs if before])
-
     def _pairs(self, name: str, reduce: Reduce) -> list[tuple[float, float]]:
         found = [before_and_after(result, name, reduce) for result in self.finished.values()]
         return [pair for pair in found if pair is not None]
@@ -93,12 +87,12 @@ class Row:
 
 
 def before_and_after(result: Result, name: str, reduce: Reduce) -> tuple[float, float] | None:
-    """The fields `<name>_start` and `<name>_end` {layer: value}, each reduced to one number.
+    """Return a geometric value {layer: value} before and after training, each as one number.
 
     Layers without a value at the start do not count: some measures are not defined for all sizes.
     None where nothing is known, or a layer has lost its value (records keep NaN as null).
     """
-    start, end = getattr(result, f"{name}_start"), getattr(result, f"{name}_end")
+    start, end = getattr(result.start, name, None), getattr(result.end, name, None)
     layers = known_layers(start)
     before, after = reduced(start, layers, reduce), reduced(end, layers, reduce)
     return None if before is None or after is None else (before, after)

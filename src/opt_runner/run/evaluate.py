@@ -1,22 +1,29 @@
 """Errors, calibration and geometry: what a report says beside the loss."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from opt_runner.datasets import Stored, normalise, pieces
-from opt_runner.geometry import LayerGeometry, layer_geometry
-from opt_runner.opt import OPT, merge
-from opt_runner.records.result import ANGLE_BINS
+from opt_runner.errors import UserError
+from opt_runner.geometry import Geometry
+from opt_runner.opt import merge
+from opt_runner.records.result import Result
 from opt_runner.run.device import Device
 from opt_runner.run.processes import Processes
+from opt_runner.run.set_up import Setup
 
-# Of images of 64 x 64 and smaller; of larger ones as many as have so many pixels.
+# Images of a batch: 1,000 of 64 x 64 pixels and smaller; of larger ones as many pixels.
 _MOST_IMAGES = 1000
 _MOST_PIXELS = _MOST_IMAGES * 64 * 64
 _BINS = 15
+
+
+class Diverged(Exception):
+    """A loss, a weight or an output is NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Quality:
 
 
 class Tally:
-    """What a Quality is counted from, batch by batch."""
+    """The sums, batch by batch, of which a Quality is made."""
 
     def __init__(self, device: torch.device) -> None:
         # Of each bin: images, those that are right, the sum of confidences.
@@ -44,6 +51,7 @@ class Tally:
         self.nll = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count logits (B, classes) against labels (B,)."""
         log_p = logits.double().log_softmax(-1)
         self.nll -= log_p.gather(-1, labels[:, None]).sum()
         confidence = log_p.amax(-1).exp()
@@ -53,6 +61,10 @@ class Tally:
             row.index_add_(0, of_bin, values)
 
     def quality(self, images: int) -> Quality:
+        """Return the quality on so many images. Raises Diverged where an output is not finite."""
+        # log_softmax of finite logits is finite in float64; argmax of NaN is class 0, a lie.
+        if not torch.isfinite(self.nll):
+            raise Diverged("the network's outputs are not finite")
         count, right, confidence = self.bins
         return Quality(
             error=float(100 * (count - right).sum() / images),
@@ -63,14 +75,16 @@ class Tally:
 
 @torch.no_grad()
 def quality(
-    opt: OPT, images: Tensor | Stored, labels: Tensor, device: Device, processes: Processes
+    network: nn.Module,
+    images: Tensor | Stored,
+    labels: Tensor,
+    device: Device,
+    processes: Processes,
 ) -> Quality:
-    """Of the merged, plain network, on images (N, C, H, W) uint8, which may lie elsewhere than the
-    labels.
+    """Return the quality of a plain network on images (N, C, H, W) uint8.
 
-    Each process tries its part of them.
+    The images may lie elsewhere than the labels. Each process tries its part of them.
     """
-    network = merge(opt).eval()
     part = processes.part(len(labels))
     tally = Tally(labels.device)
     for logits, truth in outputs(network, images[part], labels[part], device):
@@ -83,7 +97,7 @@ def quality(
 def outputs(
     network: nn.Module, images: Tensor | Stored, labels: Tensor, device: Device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logits (B, classes) and labels (B,) of images (N, C, H, W) uint8, batch by batch."""
+    """Yield logits (B, classes) and labels (B,) of images (N, C, H, W) uint8, batch by batch."""
     pixels = images.shape[2] * images.shape[3]
     size = max(1, min(_MOST_IMAGES, _MOST_PIXELS // pixels))
     for number, batch in enumerate(pieces(images, size)):
@@ -96,40 +110,89 @@ def outputs(
         yield logits, truth
 
 
-@dataclass
-class Geometry:
-    """What OPT is meant to keep. The properties are {layer: value}, as records keep it."""
-
-    layers: dict[str, LayerGeometry]
-
-    @property
-    def energy(self) -> dict[str, float]:
-        """E_1."""
-        return {name: layer.energy[1] for name, layer in self.layers.items()}
-
-    @property
-    def energy_excess(self) -> dict[str, dict[str, float]]:
-        """That of E_0, E_1 and E_2, under "0", "1" and "2"."""
-        return {
-            name: {str(s): excess for s, excess in layer.energy_excess.items()}
-            for name, layer in self.layers.items()
-        }
-
-    @property
-    def half_space_excess(self) -> dict[str, float]:
-        return {name: layer.half_space_excess for name, layer in self.layers.items()}
-
-    @property
-    def largest_cosine(self) -> dict[str, float]:
-        return {name: layer.largest_cosine for name, layer in self.layers.items()}
-
-    @property
-    def angles(self) -> list[int]:
-        """Pairs of neurons of all layers by bin, see ANGLE_BINS."""
-        every_layer = (layer.angles for layer in self.layers.values())
-        return [sum(of_bin) for of_bin in zip(*every_layer, strict=True)]
-
-
 @torch.no_grad()
-def geometry(opt: OPT) -> Geometry:
-    return Geometry({name: layer_geometry(V, ANGLE_BINS) for name, V in opt.neurons().items()})
+def evaluate(setup: Setup, result: Result, last: bool) -> dict[str, Any]:
+    """Evaluate the network as it is, fill `result`, and return the row of metrics.
+
+    Raises Diverged where a weight or an output is not finite, and UserError for a method whose
+    measure has the name of a row's own value.
+    """
+    setup.opt.eval()
+    setup.collect()
+    network = merge(setup.opt).eval()
+    if not all(bool(p.isfinite().all()) for p in network.parameters()):
+        raise Diverged(f"weights are not finite after step {result.steps}")
+    errors = (_test if setup.validation is None else _validate)(setup, network, result, last)
+    if last:
+        errors["train_error"] = result.train_error = _train_error(setup, network)
+    measured: dict[str, float | None] = dict(setup.opt.measure())
+    geometry = Geometry.of(setup.opt.neurons())
+    setup.opt.train()
+    result.start, result.end = result.start or geometry, geometry
+    result.orthogonality_error = measured.pop("orthogonality_error", None)
+    result.measured = measured
+    row = {**errors, **asdict(geometry), "orthogonality_error": result.orthogonality_error}
+    del row["angles"]
+    if clash := sorted(measured.keys() & {*row, *Result.__dataclass_fields__}):
+        raise UserError(
+            f"{type(setup.opt.method).__name__}.measure gives {clash[0]!r}, a value that every run "
+            "has: give it another name"
+        )
+    return row | measured
+
+
+def _test(setup: Setup, network: nn.Module, result: Result, last: bool) -> dict[str, float]:
+    when = setup.config.evaluate.test
+    if when == "never" or (when == "last" and not last):
+        return {}
+    found = _on_test_images(setup, network)
+    best = result.best_test_error
+    result.best_test_error = found.error if best is None else min(found.error, best)
+    return _note(found, result)
+
+
+def _validate(setup: Setup, network: nn.Module, result: Result, last: bool) -> dict[str, float]:
+    """Return the errors with validation; the test error is in the row of the last step only.
+
+    The test error of the best step so far is known to `result` alone: a number is cheaper to keep
+    than the best step's weights.
+    """
+    assert setup.validation is not None
+    images, labels = setup.validation.images, setup.validation.labels
+    error = quality(network, images, labels, setup.device, setup.processes).error
+    best = result.best_validation_error
+    improved = best is None or error < best
+    result.validation_error = error
+    if improved:
+        result.best_validation_error = error
+        result.best_step = result.steps
+        result.test_error_at_best = None
+    when = setup.config.evaluate.test
+    if when == "never" or not (last or (improved and when == "every")):
+        return {"validation_error": error}
+    tested = _on_test_images(setup, network)
+    if improved:
+        result.test_error_at_best = tested.error
+    return {"validation_error": error} | (_note(tested, result) if last else {})
+
+
+def _on_test_images(setup: Setup, network: nn.Module) -> Quality:
+    images, labels = setup.data.test_images, setup.data.test_labels
+    return quality(network, images, labels, setup.device, setup.processes)
+
+
+def _note(tested: Quality, result: Result) -> dict[str, float]:
+    result.test_error = tested.error
+    result.test_nll = tested.nll
+    result.calibration_error = tested.calibration_error
+    return {"test_error": tested.error}
+
+
+def _train_error(setup: Setup, network: nn.Module) -> float:
+    """Return the training error on as many unaugmented training images as there are test images."""
+    images, labels = setup.data.train_images, setup.data.train_labels
+    count = min(len(labels), len(setup.data.test_labels))
+    # Folders are sorted by class: the chosen ones are evenly spaced.
+    chosen = torch.arange(count, device=images.device) * len(labels) // count
+    truth = labels[chosen.to(labels.device)]
+    return quality(network, images[chosen], truth, setup.device, setup.processes).error

@@ -146,7 +146,7 @@ class Processes:
             raise error
         raise fault.as_error()
 
-    def fail(self, error: Exception) -> bool:
+    def fail(self, error: BaseException) -> bool:
         """Let the others know why this process leaves; whether it is the one that tells of it."""
         if self._store is None or isinstance(error, Elsewhere):
             return self.first
@@ -189,7 +189,7 @@ class _Fault:
     signum: int | None
 
     @classmethod
-    def of(cls, error: Exception | Interrupted, rank: int) -> Self:
+    def of(cls, error: BaseException, rank: int) -> Self:
         mistake = isinstance(error, UserError)
         first_line = (str(error).splitlines() or [""])[0]
         text = str(error) if mistake else f"{type(error).__name__}: {first_line}"

@@ -1,5 +1,7 @@
 """One training step: learning rate, batch, forward, loss, backward, optimizer."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -90,6 +92,10 @@ class TrainingStep:
         self.loss_sum.zero_()
         self.loss_count = 0
         return mean
+
+    def losses(self) -> dict[str, Any]:
+        """Return the sum and number of losses since `take_mean_loss`, for a checkpoint."""
+        return {"loss_sum": float(self.loss_sum), "loss_count": self.loss_count}
 
     def diverged_at(self) -> int:
         """The first step whose loss was NaN or infinite, or 0. Waits for a GPU."""

@@ -53,6 +53,8 @@ def read(directory: Path) -> Trained:
             f"{run.command}"
         )
     interface = weights.read_interface(run.record.weights)
+    if run.result.weights:
+        weights.check(run.record.weights, run.result.weights)
     try:
         config = compose.check(run.config)
         network = network_of(config, interface, run.result.steps)

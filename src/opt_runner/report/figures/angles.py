@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from opt_runner.records.result import ANGLE_BINS
+from opt_runner.geometry import ANGLE_BINS
 from opt_runner.report.comparison import Comparison, Row
 from opt_runner.report.figures.style import QUIET, drawing, new_figure, prepare, words
 
@@ -54,7 +54,11 @@ def draw(table: Comparison) -> Figure | None:
 
 def _percent_by_bin(row: Row) -> tuple[list[float], list[float]] | None:
     """Percent of pairs before and after, over the seeds that have both."""
-    pairs = [(result.angles_start, result.angles_end) for result in row.finished.values()]
+    pairs = [
+        (result.start.angles, result.end.angles)
+        for result in row.finished.values()
+        if result.start and result.end
+    ]
     known = [(a, b) for a, b in pairs if a and b and len(a) == len(b) == ANGLE_BINS]
     if not known:
         return None

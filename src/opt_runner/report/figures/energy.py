@@ -14,41 +14,36 @@ from opt_runner.report.figures.style import drawing, legend, new_figure
 SHOWS = "Change of the hyperspherical energy and of the largest cosine against steps"
 # Smaller changes are the rounding of float32, which an axis of its own would make look large.
 _LEAST_EXCESS = 0.05  # standard deviations
-_LEAST_PERCENT = 0.01
 _LEAST_COSINE = 0.02
 
 
 def draw(table: Comparison) -> Figure | None:
-    """The change of the energy excess; where no record has it, of the energy in percent.
+    """Draw the change of the energy excess and of the largest cosine.
 
     The change, as seeds start at different energies: their band would hide what training does.
     """
-    if excesses := lines(table, _excess_change):
-        title = (
-            "change of the energy excess (half-space), mean over layers, "
-            "in standard deviations of random neurons"
-        )
-        return _draw(table, excesses, title, _LEAST_EXCESS, "")
-    if changes := lines(table, _percent_change):
-        title = "change of the hyperspherical energy, %"
-        return _draw(table, changes, title, _LEAST_PERCENT, "%")
-    return None
+    excesses = lines(table, _excess_change)
+    if not excesses:
+        return None
+    title = (
+        "change of the energy excess (half-space), mean over layers, "
+        "in standard deviations of random neurons"
+    )
+    return _draw(table, excesses, title)
 
 
-def _draw(
-    table: Comparison, of_rows: Sequence[Line], title: str, least: float, unit: str
-) -> Figure:
+def _draw(table: Comparison, of_rows: Sequence[Line], title: str) -> Figure:
     cosines = lines(table, _cosine_change)
     if are_many(table):
-        both = [_panel("change of the energy", of_rows, least)]
+        both = [_panel("change of the energy", of_rows, _LEAST_EXCESS)]
         if cosines:
             both.append(_panel("change of the largest |cos|", cosines, _LEAST_COSINE))
         return draw_panels(table, f"{title}; {over_seeds(of_rows)}", both)
     with drawing():
         figure = new_figure(table, over_seeds(of_rows), 4.8 if cosines else 2.9)
         panels = figure.subplots(2 if cosines else 1, squeeze=False)[:, 0]
-        draw_lines(panels[0], of_rows, ends=f"{{:+z.3f}}{unit}")
-        _set_limits(panels[0], shown(of_rows), least)
+        draw_lines(panels[0], of_rows, ends="{:+z.3f}")
+        _set_limits(panels[0], shown(of_rows), _LEAST_EXCESS)
         panels[0].set_title(title, loc="left")
         if cosines:
             draw_lines(panels[1], cosines)
@@ -91,11 +86,6 @@ def _excess_change(metrics: Metrics) -> dict[int, float]:
 def _cosine_change(metrics: Metrics) -> dict[int, float]:
     cosine = _by_step(metrics, "largest_cosine", max)
     return {step: value - cosine[0] for step, value in cosine.items()}
-
-
-def _percent_change(metrics: Metrics) -> dict[int, float]:
-    energy = _by_step(metrics, "energy", sum)
-    return {step: 100 * (value / energy[0] - 1) for step, value in energy.items() if energy[0]}
 
 
 def _by_step(metrics: Metrics, name: str, reduce: Reduce) -> dict[int, float]:

@@ -51,7 +51,6 @@ def _row(table: Comparison, row: Row) -> dict[str, Any]:
             for name, reduce in OF_LAYERS.items()
             for when, mean in zip(("start", "end"), row.layers(name, reduce), strict=True)
         },
-        "energy_change_percent": _numbers(row.energy_change()),
     }
 
 
