@@ -28,9 +28,10 @@ from opt_runner.config.schema import Config, Hardware
 from opt_runner.console.screen import Screen
 from opt_runner.console.wandb import SWEEP_VARIABLE
 from opt_runner.dispatch import worker
-from opt_runner.dispatch.slots import available_cores, thread_variables, visible_gpus
+from opt_runner.dispatch.slots import thread_variables
 from opt_runner.dispatch.tries import Tries
 from opt_runner.errors import UserError
+from opt_runner.machine import available_cores, visible_gpus
 from opt_runner.run.execute import give_up
 from opt_runner.run.interrupt import STOPPING, Interrupted, answered
 from opt_runner.run.run import Run

@@ -1,9 +1,9 @@
 """The slots of this machine: how many runs it executes at once, and what each of them gets."""
 
-import os
 from dataclasses import dataclass
 
 from opt_runner.config.schema import Hardware
+from opt_runner.machine import available_cores, visible_gpus
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,3 @@ def thread_variables(threads: int) -> dict[str, str]:
     """For the environment of a process, before it imports numpy or torch."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return dict.fromkeys(names, str(threads))
-
-
-def available_cores() -> int:
-    """Those that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def visible_gpus() -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them."""
-    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [gpu.strip() for gpu in given.split(",") if gpu.strip() not in ("", "-1")]
-    import torch
-
-    return [str(number) for number in range(torch.cuda.device_count())]

@@ -7,7 +7,7 @@ import torch
 
 from opt_runner.datasets import Images, Validation
 from opt_runner.errors import UserError, gib
-from opt_runner.run.size import free_memory
+from opt_runner.machine import free_memory
 
 # The rest is for the network's training, and for a neighbour.
 _COMFORTABLE = 0.5

@@ -7,7 +7,6 @@ have shapes and no content.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -19,6 +18,7 @@ from opt_runner.config.schema import Config
 from opt_runner.datasets import Images
 from opt_runner.errors import UserError, gib
 from opt_runner.layers import Layer
+from opt_runner.machine import free_memory
 from opt_runner.methods.stack import Stack
 from opt_runner.opt import OPT
 from opt_runner.run.build import dtype_of, network_of, opt_of
@@ -101,30 +101,6 @@ def check_fits(config: Config, images: Images, device: torch.device) -> None:
         + (f"what fits: {', '.join((fits[0], *fits[-1:]) if len(fits) > 1 else fits)}" if fits
            else "a smaller batch_size, or name fewer layers: layers.include=[...]")
     )  # fmt: skip
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free for this process; None where the system does not tell."""
-    if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + kept
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    named = dict(line.split(":") for line in lines)
-    free = 1024 * int(named["MemAvailable"].split()[0])
-    return min([free, *_left_of_cgroup()])
-
-
-def _left_of_cgroup(folder: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """What a container's limit leaves, if it has one."""
-    try:
-        limit = (folder / "memory.max").read_text().strip()
-        used = int((folder / "memory.current").read_text())
-    except (OSError, ValueError):
-        return []
-    return [] if limit == "max" else [max(0, int(limit) - used)]
 
 
 def _rotations(config: Config, images: Images) -> int:
