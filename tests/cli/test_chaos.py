@@ -84,7 +84,7 @@ def kill_a_worker(process: Any, chance: random.Random) -> bool:
 def workers_of(launcher: int) -> list[int]:
     children = Path(f"/proc/{launcher}/task").glob("*/children")  # by the thread that started them
     pids = [pid for thread in children for pid in thread.read_text().split()]
-    return [int(p) for p in pids if b"launch.worker" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    return [int(p) for p in pids if b"dispatch.worker" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
 def outcomes(tmp_path: Path, name: str) -> dict[str, Any]:

@@ -70,12 +70,13 @@ def test_killed_and_begun_again_a_search_loses_and_repeats_no_trial(
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
-def test_other_launchers_are_given_batches(opt_run: Run, tmp_path: Path) -> None:
-    done = opt_run(*SEARCH, SPLIT, "hydra.sweeper.trials=2", "hydra.sweeper.parallel=1",
-                   "hydra/launcher=basic", "seed=0,1")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert [trial["status"] for trial in trials(tmp_path)] == ["finished"] * 2
-    assert [len(trial["errors"]) for trial in trials(tmp_path)] == [2, 2]
+def test_other_launchers_are_refused(opt_run: Run, tmp_path: Path) -> None:
+    done = opt_run(*SEARCH, SPLIT, "hydra/launcher=basic")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "opt-run: a search needs hydra/launcher=pool, slurm or ray: others run grids alone\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_test_error_is_never_minimised(opt_run: Run, tmp_path: Path) -> None:

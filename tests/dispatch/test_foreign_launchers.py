@@ -1,8 +1,10 @@
 """What other people's launchers throw: a line and a log, the table, the exit code."""
 
-import pickle
 import signal
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
@@ -10,10 +12,11 @@ import pytest
 import yaml
 from hydra.core.utils import JobReturn, JobStatus
 
-from hydra_plugins.opt_runner._sweeper import record_failure
+from hydra_plugins.opt_runner._sweeper import RunSweeper
+from hydra_plugins.opt_runner.launchers import PoolLauncher
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.console.screen import Screen
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, in_words
 from opt_runner.run.interrupt import Interrupted
 from opt_runner.run.run import identify
 from opt_runner.sweep.conduct import conduct
@@ -37,42 +40,10 @@ def conducted(sweep: Sweep, error: BaseException) -> int:
     return conduct(sweep, launch, Screen("plain"))
 
 
-def as_cause() -> Exception:
-    error = RuntimeError("a task failed")
-    error.__cause__ = Interrupted(signal.SIGTERM)
-    return error
-
-
-def while_handling() -> Exception:
-    error = RuntimeError("a task failed")
-    error.__context__ = Interrupted(signal.SIGTERM)
-    return error
-
-
-# As submitit and hydra-ray-launcher hand on what a worker raised.
-AS_TEXT = RuntimeError(
-    "Job failed during processing with trace:\n"
-    "Traceback (most recent call last):\n"
-    '  File "loop.py", line 107, in train\n'
-    "opt_runner.run.interrupt.Interrupted: SIGTERM\n"
-)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        Interrupted(signal.SIGTERM),
-        pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM))),
-        as_cause(),
-        while_handling(),
-        AS_TEXT,
-    ],
-    ids=["raised", "pickled", "cause", "context", "text"],
-)
-def test_an_interruption_is_one_however_it_is_wrapped(
-    error: BaseException, sweep: Sweep, capsys: pytest.CaptureFixture[str]
+def test_an_interruption_of_a_run_in_this_process(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert conducted(sweep, error) == 143
+    assert conducted(sweep, Interrupted(signal.SIGTERM)) == 143
     told = capsys.readouterr()
     assert "3 of 3 runs have not begun" in told.out
     assert told.err == "opt-run: interrupted; the same command goes on from here\n"
@@ -116,12 +87,40 @@ def test_runs_of_other_processes_are_counted(
     assert "1 of 3 runs are still under way, in other processes" in told
 
 
-def test_a_job_that_failed_outside_of_its_run_is_recorded(sweep: Sweep) -> None:
-    job = JobReturn(status=JobStatus.FAILED)
-    job.return_value = ModuleNotFoundError("No module named 'mine'")
-    record_failure(sweep.runs[0], job, Screen("none"))
-    result = sweep.runs[0].record.read_result()
-    assert result is not None
-    assert (result.status, result.error) == (
-        "failed", "ModuleNotFoundError: No module named 'mine'",
-    )  # fmt: skip
+@pytest.mark.parametrize(
+    "error", [ModuleNotFoundError("No module named 'mine'"), UserError("the data are gone")]
+)
+def test_a_job_that_failed_outside_of_its_run_is_a_failure_of_the_launcher(
+    error: Exception, sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of a rerun, whose old result is still there."""
+    sweeper = Foreign()
+    jobs = [JobReturn(status=JobStatus.COMPLETED), JobReturn(status=JobStatus.FAILED)]
+    jobs[0].return_value, jobs[1].return_value = None, error
+    sweeper.launcher = SimpleNamespace(launch=lambda overrides, first: jobs)
+    sweeper._overrides = {run.signature: [] for run in sweep.runs}
+    screen = Screen("plain")
+    assert conduct(sweep, partial(sweeper.launch, sweep, screen), screen) == 1
+    assert f"the launcher failed: {sweeper.said(error)}" in capsys.readouterr().out
+
+
+class Foreign(RunSweeper):
+    """A sweeper with a launcher of others."""
+
+    def conduct(self, arguments: Sequence[str]) -> int:
+        raise NotImplementedError
+
+    def said(self, error: Exception) -> str:
+        return f"RuntimeError: {error}" if isinstance(error, UserError) else in_words(error)
+
+
+def test_a_search_needs_a_launcher_that_takes_runs_one_by_one(sweep: Sweep) -> None:
+    sweeper = Foreign()
+    sweeper.launcher = SimpleNamespace()
+    with pytest.raises(UserError, match=r"a search needs hydra/launcher=pool, slurm or ray"):
+        sweeper.at_once(sweep.runs[0])
+
+
+def test_a_sweeper_of_others_is_told_what_these_launchers_are_for() -> None:
+    with pytest.raises(UserError, match="with another sweeper use hydra/launcher=basic"):
+        PoolLauncher().launch([["seed=1"]], 0)

@@ -6,22 +6,25 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from multiprocessing import Pipe
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import hydra
 import pytest
 
 from opt_runner.config.compose import compose, conf_dir
+from opt_runner.config.schema import Hardware
 from opt_runner.console.screen import Screen
-from opt_runner.dispatch import pool
-from opt_runner.dispatch.pool import Pool
-from opt_runner.dispatch.process import WorkerEnded
-from opt_runner.dispatch.slots import Slot
-from opt_runner.dispatch.tries import Tries
+from opt_runner.dispatch import local
+from opt_runner.dispatch.local import Options, Pool, WorkerEnded, slots
+from opt_runner.dispatch.loop import End, Task, dispatch
 from opt_runner.dispatch.worker import Job
+from opt_runner.run import device
+from opt_runner.run.device import default_threads
 from opt_runner.run.run import Run, identify
 from opt_runner.sweep.source import Listed
+from opt_runner.sweep.sweep import Sweep
 from tests.dispatch.conftest import (
     COMMAND,
     SMALL,
@@ -205,7 +208,7 @@ def test_bars_in_a_terminal_and_its_interrupt_key(
     assert "Traceback" not in text
 
 
-# The pool's own logic, with workers that only play their part.
+# The loop and the pool, with workers that only play their part.
 
 
 class ActingWorker:
@@ -214,49 +217,68 @@ class ActingWorker:
     answers: ClassVar[dict[int, list[str | Exception]]] = {}
     started: ClassVar[list[Mapping[str, str]]] = []
     jobs: ClassVar[list[Job]] = []
+    closed: ClassVar[list[Mapping[str, str]]] = []
 
     def __init__(self, environment: Mapping[str, str], log: Path) -> None:
         self.started.append(environment)
+        self.environment = environment
+        self.connection, self._end = Pipe()
 
-    def execute(self, job: Job) -> str | None:
+    def send(self, job: Job) -> None:
         self.jobs.append(job)
-        answers = self.answers.get(job.content["seed"])
+        self._end.send(job.content["seed"])
+
+    def answer(self) -> str | None:
+        answers = self.answers.get(self.connection.recv())
         if not answers:
             return None
         if isinstance(answers[0], Exception):
             raise answers.pop(0)
         return answers.pop(0)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.closed.append(self.environment)
 
 
 @pytest.fixture
 def acting(monkeypatch: pytest.MonkeyPatch) -> type[ActingWorker]:
-    for name, empty in (("answers", {}), ("started", []), ("jobs", [])):
+    for name, empty in (("answers", {}), ("started", []), ("jobs", []), ("closed", [])):
         monkeypatch.setattr(ActingWorker, name, empty)
-    monkeypatch.setattr(pool, "Worker", ActingWorker)
+    monkeypatch.setattr(local, "Worker", ActingWorker)
+    for name in ("available_cores", "default_threads"):
+        monkeypatch.setattr(local, name, lambda: 8)
+    monkeypatch.setattr(local, "visible_gpus", list)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return ActingWorker
 
 
 def runs(folder: Path, count: int, *overrides: str) -> list[Run]:
     words = [*SMALL, "budget.steps=1", f"output_dir={folder}", *overrides]
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return [identify(compose("config", [*words, f"seed={seed}"])) for seed in range(count)]
+        return [
+            identify(compose("config", [*words, f"seed={seed}"]), check_device=False)
+            for seed in range(count)
+        ]
 
 
-def execute(folder: Path, left: list[Run], slots: int, retries: int = 1) -> None:
-    places = [Slot(number, None, 1) for number in range(slots)]
-    Pool(places, folder, Screen("none"), retries).execute(Listed(left))
+def options(**given: Any) -> Options:
+    return Options.read({"slots": None, "runs_per_gpu": 1, "retries": 1, **given})
+
+
+def execute(left: list[Run], mode: str = "none", **given: Any) -> None:
+    pool = Pool(options(**given), Sweep(left, asked=len(left), here=True), Screen(mode))
+    dispatch(Listed(left), pool, at_once=len(left))
 
 
 def test_no_more_workers_than_runs(acting: type[ActingWorker], tmp_path: Path) -> None:
-    execute(tmp_path, runs(tmp_path, 1), slots=3)
+    execute(runs(tmp_path, 1), slots=3)
     assert len(acting.started) == 1
     assert acting.started[0]["OMP_NUM_THREADS"] == "1"
+    assert acting.closed == acting.started
 
 
 def test_a_worker_takes_run_after_run(acting: type[ActingWorker], tmp_path: Path) -> None:
-    execute(tmp_path, runs(tmp_path, 3), slots=1)
+    execute(runs(tmp_path, 3), slots=1)
     assert len(acting.started) == 1
     assert [job.content["seed"] for job in acting.jobs] == [0, 1, 2]
 
@@ -267,9 +289,10 @@ def test_each_retry_has_a_new_worker_and_there_is_an_end(
 ) -> None:
     acting.answers[0] = [WorkerEnded("ended") for _ in range(10)]
     left = runs(tmp_path, 2)
-    execute(tmp_path, left, slots=1, retries=retries)
-    assert [job.content["seed"] for job in acting.jobs] == [0] * (1 + retries) + [1]
-    assert len(acting.started) == 1 + retries + 1
+    execute(left, slots=1, retries=retries)
+    seeds = [job.content["seed"] for job in acting.jobs]
+    assert sorted(seeds) == [0] * (1 + retries) + [1]
+    assert len(acting.started) == len(acting.closed) >= 1 + retries
     result = left[0].record.read_result()
     assert result is not None
     assert result.status == "failed"
@@ -281,7 +304,7 @@ def test_what_a_worker_could_not_record_is_recorded(
 ) -> None:
     acting.answers[0] = ["the data are gone"]
     left = runs(tmp_path, 1)
-    execute(tmp_path, left, slots=1)
+    execute(left)
     result = left[0].record.read_result()
     assert result is not None
     assert (result.status, result.error) == ("failed", "the data are gone")
@@ -289,17 +312,140 @@ def test_what_a_worker_could_not_record_is_recorded(
 
 
 def test_a_rerun_that_is_tried_again_goes_on(acting: type[ActingWorker], tmp_path: Path) -> None:
-    """The first try has set the old record aside; the second must not do that to the new one."""
+    """The old record is set aside once: the second try must not do that to the new one."""
     (run,) = runs(tmp_path, 1, "rerun=true")
     run.record.directory.mkdir(parents=True)
     run.record.checkpoint.write_text("of the old record")
-    tries = Tries(run, run.record, retries=2)
-    tries.end("ended before it began")
-    assert tries.run.config.rerun
-    run.record.set_aside()
-    tries.end("ended later")
-    assert not tries.run.config.rerun
-    (run,) = runs(tmp_path / "fresh", 1, "rerun=true")
-    fresh = Tries(run, run.record, retries=1)
-    fresh.end("ended")
-    assert not fresh.run.config.rerun, "there was nothing to set aside"
+    acting.answers[0] = [WorkerEnded("ended")]
+    execute([run])
+    assert [job.content["rerun"] for job in acting.jobs] == [False, False]
+    (aside,) = run.record.directory.parent.glob("*.old-*")
+    assert (aside / "checkpoint.pt").read_text() == "of the old record"
+
+
+def test_a_rerun_of_a_run_that_another_process_has_is_left_to_the_worker(
+    acting: type[ActingWorker], tmp_path: Path
+) -> None:
+    (run,) = runs(tmp_path, 1, "rerun=true")
+    run.record.directory.mkdir(parents=True)
+    run.record.checkpoint.write_text("of another process")
+    with run.record.held(lambda holder: None):
+        execute([run])
+    assert [job.content["rerun"] for job in acting.jobs] == [True]
+    assert run.record.checkpoint.exists()
+
+
+def test_an_error_here_has_the_workers_save_and_end(
+    acting: type[ActingWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signals = []
+    monkeypatch.setattr(ActingWorker, "signal", lambda self, one: signals.append(one), False)
+    left = runs(tmp_path, 2)
+    pool = Pool(options(slots=2), Sweep(left, asked=2, here=True), Screen("none"))
+    monkeypatch.setattr(pool, "poll", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        dispatch(Listed(left), pool, at_once=2)
+    assert signals == [signal.SIGTERM] * 2
+    assert len(acting.closed) == 2
+
+
+# Slots.
+
+
+def hardware(device: str, threads: int | None = None) -> Hardware:
+    return composed(device, threads).config.hardware
+
+
+def composed(device: str, threads: int | None = None) -> Run:
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        words = [f"hardware.device={device}", f"hardware.threads={threads or 'null'}"]
+        return identify(compose("config", [*words, "tracking=none"]), check_device=False)
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "gpus", "given", "expected"),
+    [
+        ("auto", None, [], {}, [(None, 8)]),
+        ("auto", 3, [], {}, [(None, 3)] * 2),
+        ("auto", 9, [], {}, [(None, 9)]),
+        ("auto", None, [], {"slots": 3}, [(None, 2)] * 3),
+        ("auto", 1, [], {"slots": 3}, [(None, 1)] * 3),
+        ("auto", None, ["4", "7"], {}, [("4", 4), ("7", 4)]),
+        ("auto", 1, ["4", "7"], {"runs_per_gpu": 2}, [("4", 1), ("7", 1)] * 2),
+        ("cuda", None, ["4", "7"], {"slots": 3}, [("4", 2), ("7", 2), ("4", 2)]),
+        ("cuda:1", None, ["4", "7"], {}, [("7", 8)]),
+        ("cpu", 4, ["4", "7"], {}, [(None, 4)] * 2),
+    ],
+)
+def test_slots(
+    device: str, threads: int | None, gpus: list[str], given: dict[str, Any],
+    expected: list[tuple[str | None, int]], monkeypatch: pytest.MonkeyPatch,
+    acting: type[ActingWorker],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(local, "visible_gpus", lambda: gpus)
+    found = slots(hardware(device, threads), options(**given))
+    assert [(slot.gpu, slot.threads) for slot in found] == expected
+
+
+def test_omp_num_threads_is_the_default_of_a_run_alone_and_in_a_sweep(
+    acting: type[ActingWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert default_threads() == 2
+    execute(runs(tmp_path, 5, "hardware.threads=null"), mode="plain")
+    assert [one["OMP_NUM_THREADS"] for one in acting.started] == ["2"] * 4
+    said = "OMP_NUM_THREADS=2: a run has so many threads, and up to 4 runs go at once"
+    assert said in capsys.readouterr().out
+
+
+def test_without_a_number_a_run_has_all_cores_alone_and_in_a_sweep(
+    acting: type[ActingWorker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "_TORCHS_THREADS", 8)
+    monkeypatch.setattr(device, "available_cores", lambda: 3)  # a container's quota
+    monkeypatch.setattr(local, "available_cores", lambda: 3)
+    monkeypatch.setattr(local, "default_threads", default_threads)
+    (slot,) = slots(hardware("cpu"), options())
+    assert slot.threads == default_threads() == 3
+
+
+class Several(Pool):
+    """Keeps which devices ran at the same time."""
+
+    together: ClassVar[list[list[tuple[str, str | None]]]] = []
+
+    def poll(self) -> list[tuple[Task, End]]:
+        running = self._running.items()
+        self.together.append(
+            sorted((task.run.config.hardware.device, slot.gpu) for slot, task in running)
+        )
+        slot = next(iter(self._running))
+        return [(self._running.pop(slot), None)]
+
+
+@pytest.mark.parametrize(
+    ("threads", "given", "expected"),
+    [
+        # The CPU's runs take all cores: they come one by one after the GPUs' runs.
+        (None, {}, [["cuda0", "cuda1"], ["cuda1", "cuda0"], ["cuda0"], ["cpu"], ["cpu"]]),
+        (2, {}, [["cpu", "cpu", "cuda0", "cuda1"], ["cpu", "cuda0", "cuda1"], ["cuda0", "cuda1"],
+                 ["cuda0", "cuda1"], ["cuda0"]]),
+        (2, {"slots": 2}, [["cpu", "cpu"], ["cpu", "cuda0"], ["cuda0", "cuda1"], ["cuda0", "cuda1"],
+                           ["cuda0"]]),
+    ],
+)  # fmt: skip
+def test_runs_of_different_hardware_have_slots_of_their_own(
+    threads: int | None, given: dict[str, Any], expected: list[list[str]],
+    acting: type[ActingWorker], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(Several, "together", [])
+    words = f"hardware.threads={threads or 'null'}"
+    cpu = runs(tmp_path, 2, "hardware.device=cpu", words)
+    cuda = runs(tmp_path, 3, "hardware.device=cuda", words)
+    left = [*cpu, *cuda] if threads else [*cuda, *cpu]
+    pool = Several(options(**given), Sweep(left, asked=5, here=True), Screen("none"))
+    dispatch(Listed(left), pool, at_once=5)
+    found = [[f"{device}{gpu or ''}" for device, gpu in one] for one in Several.together]
+    assert [sorted(one) for one in found] == [sorted(one) for one in expected]

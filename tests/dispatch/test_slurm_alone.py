@@ -11,6 +11,7 @@ import yaml
 
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.config.schema import Config
+from opt_runner.dispatch.loop import Task
 from opt_runner.dispatch.slurm import queue
 from opt_runner.dispatch.slurm.options import Options
 from opt_runner.dispatch.slurm.submission import Submitted
@@ -19,10 +20,10 @@ from opt_runner.records.record import Record
 from opt_runner.records.result import Result
 
 ANSWER = """\
-12_0|RUNNING|None|digits-1a2b3c4d
-12_1|PENDING|Resources|digits-1a2b3c4d
-12_2|COMPLETED|None|digits-1a2b3c4d
-13|CANCELLED|None|digits-1a2b3c4d gs cnn6 | seed 0
+12_0|RUNNING|None|digits-1a2b3c4d|/home/me/outputs/.sweep/digits-1a2b3c4d/slurm-x/file.sh
+12_1|PENDING|Resources|digits-1a2b3c4d|/home/me/outputs/.sweep/digits-1a2b3c4d/slurm-x/file.sh
+12_2|COMPLETED|None|digits-1a2b3c4d|
+13|CANCELLED|None|digits-1a2b3c4d gs cnn6 | seed 0|(null)
 """
 
 
@@ -37,6 +38,7 @@ def test_the_queue_is_read() -> None:
     assert [job.live for job in jobs.values()] == [True, True, False, False]
     assert (jobs["12_1"].reason, jobs["12_1"].array) == ("Resources", "12")
     assert jobs["13"].name == "digits-1a2b3c4d gs cnn6 | seed 0"
+    assert Path(jobs["12_0"].script).parent.name == "slurm-x"
 
 
 def test_an_array_is_named_whole_only_where_all_of_it_that_lives_is_meant() -> None:
@@ -85,13 +87,14 @@ def test_a_wrong_value_is_named(given: dict[str, Any], message: str) -> None:
 
 def test_a_result_ends_a_job_only_where_nothing_is_left_to_do(tmp_path: Path) -> None:
     run: Any = SimpleNamespace(record=Record(tmp_path))
+    task = Task(run, run)
 
     def ends(status: Any, before: bool) -> bool:
         run.record.write_result(Result(status, "abc", "gs", "mlp", "digits", 0))
         written = run.record.result.stat().st_mtime_ns if before else None
-        return Submitted(run, "1", "name", tmp_path / "log", written).result() is not None
+        return Submitted(task, "1", tmp_path / "log", written).result() is not None
 
-    assert Submitted(run, "1", "name", tmp_path / "log", None).result() is None
+    assert Submitted(task, "1", tmp_path / "log", None).result() is None
     # One that another process finished in the meantime counts, too: the job only looks at it.
     assert [ends(status, False) for status in ("finished", "failed", "interrupted")] == [
         True, True, False,
@@ -100,7 +103,7 @@ def test_a_result_ends_a_job_only_where_nothing_is_left_to_do(tmp_path: Path) ->
         True, False, False,
     ]  # fmt: skip
     run.record.result.write_text("{")
-    assert Submitted(run, "1", "name", tmp_path / "log", None).result() is None
+    assert Submitted(task, "1", tmp_path / "log", None).result() is None
 
 
 def run_on(device: str) -> Config:

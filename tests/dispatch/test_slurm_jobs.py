@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import yaml
 
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.console.screen import Screen
-from opt_runner.dispatch.slurm import jobs, queue
+from opt_runner.dispatch.loop import Task, dispatch
+from opt_runner.dispatch.slurm import jobs, queue, submission
 from opt_runner.dispatch.slurm.options import Options
 from opt_runner.dispatch.slurm.submission import Refused, Submitted
 from opt_runner.errors import UserError
+from opt_runner.files import locked
 from opt_runner.records.result import Result
 from opt_runner.run.run import Run, identify
 from opt_runner.sweep.source import Listed
@@ -42,15 +45,16 @@ class ActingSlurm:
                 self.known[job.id] = replace(job, state="COMPLETED")
         return found
 
-    def submit(self, runs: Sequence[Run], options: Options, sweep: Sweep) -> list[Submitted]:
+    def submit(self, tasks: Sequence[Task], options: Options, sweep: Sweep) -> list[Submitted]:
         if self.refuses and self.refuses.pop(0):
             raise Refused("AssocMaxSubmitJobLimit")
-        self.submitted.append([run.config.seed for run in runs])
+        self.submitted.append([task.run.config.seed for task in tasks])
         folder = sweep.folder / f"slurm-{next(self.numbers)}"
         folder.mkdir(parents=True)
-        return [self._begin(run, folder) for run in runs]
+        return [self._begin(task, folder) for task in tasks]
 
-    def _begin(self, run: Run, folder: Path) -> Submitted:
+    def _begin(self, task: Task, folder: Path) -> Submitted:
+        run = task.run
         job_id = str(next(self.numbers))
         ends = self.ends.get(run.config.seed)
         state = ends.pop(0) if ends else "COMPLETING"
@@ -60,7 +64,7 @@ class ActingSlurm:
             names = config.method.name, config.model.name, config.dataset.name
             run.record.directory.mkdir(parents=True, exist_ok=True)
             run.record.write_result(Result("finished", run.signature, *names, config.seed))
-        return Submitted(run, job_id, "name", folder / f"{job_id}.out", None)
+        return Submitted(task, job_id, folder / f"{job_id}.out", None)
 
 
 class Told(Listed):
@@ -97,7 +101,7 @@ def execute(tmp_path: Path) -> Execute:
         content = {key: value for key, value in content.items() if not key.startswith("_")}
         sweep, source = Sweep(runs, asked=count, here=False), Told(runs)
         options = Options.read({**content, **given})
-        jobs.Jobs(options, sweep, Screen("plain")).execute(source, at_once or count)
+        dispatch(source, jobs.Jobs(options, sweep, Screen("plain")), at_once or count)
         return sweep, source
 
     return execute
@@ -165,3 +169,84 @@ def test_who_does_not_wait_leaves_after_submitting(slurm: ActingSlurm, execute: 
     slurm.ends = {0: ["PENDING"]}
     with pytest.raises(LeftRunning, match=r"submitted: 0 running, 1 queued.*scancel 1$"):
         execute(1, wait=False)
+
+
+# A command that is killed between sbatch and job.json.
+
+COMMANDS = {
+    "sbatch": """#!/bin/sh
+test -f "$(dirname "$1")/submitting" || exit 1
+echo "$1" >> {folder}/submitted
+echo "Submitted batch job $((70 + $(wc -l < {folder}/submitted)))"
+""",
+    "squeue": """#!/bin/sh
+n=70
+for script in $(cat {folder}/submitted); do
+    n=$((n + 1))
+    sweep=$(basename "$(dirname "$(dirname "$script")")")
+    for i in 0 1; do echo "${{n}}_$i|PENDING|None|$sweep|$script"; done
+done
+echo "99|PENDING|None|name|/somewhere/slurm-else/file.sh"
+""",
+    "scancel": """#!/bin/sh
+echo "$@" >> {folder}/cancelled
+""",
+    "srun": "#!/bin/sh",
+}
+
+
+@pytest.fixture
+def acting_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "submitted").touch()
+    for name, text in COMMANDS.items():
+        (programs / name).write_text(text.format(folder=programs))
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    return programs
+
+
+class Killed(BaseException):
+    """In the place of a SIGKILL: nothing more is written, and locks are free."""
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_jobs_of_a_killed_submission_are_cancelled_and_submitted_once_more(
+    written: int, acting_commands: Path, execute: Execute, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """written: how many of the two runs' job.json are on disk at the kill."""
+    left = [written]
+
+    def write(path: Path, content: str) -> None:
+        if not left[0]:
+            raise Killed
+        left[0] -= 1
+        path.write_text(content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(submission, "write_whole", write)
+        with pytest.raises(Killed):
+            execute(2, wait=False)
+    with pytest.raises(LeftRunning):
+        execute(2, wait=False)
+    assert (acting_commands / "cancelled").read_text() == "71\n"
+    assert len((acting_commands / "submitted").read_text().splitlines()) == 2
+    said = capsys.readouterr().out
+    assert "the command that submitted 71 was killed in the middle of it" in said
+    with pytest.raises(LeftRunning):  # now all is in order
+        execute(2, wait=False)
+    assert (acting_commands / "cancelled").read_text() == "71\n"
+    assert "slurm: 2 jobs submitted before" in capsys.readouterr().out
+
+
+def test_a_submission_under_way_in_another_command_is_left_alone(
+    acting_commands: Path, execute: Execute, tmp_path: Path
+) -> None:
+    other = tmp_path / ".sweep/another/slurm-else"
+    other.mkdir(parents=True)
+    with locked(other / "submitting", partial(pytest.fail)), pytest.raises(LeftRunning):
+        execute(1, wait=False)
+    assert not (acting_commands / "cancelled").exists()
+    assert (other / "submitting").exists()

@@ -24,7 +24,7 @@ from opt_runner.run.interrupt import Interrupted
 from opt_runner.run.run import Identifier, Run, command_line
 from opt_runner.sweep import search, trials
 from opt_runner.sweep.search import Options, conduct
-from opt_runner.sweep.source import Source, in_batches
+from opt_runner.sweep.source import Source
 from opt_runner.sweep.space import parse
 from opt_runner.sweep.sweep import Sweep
 
@@ -72,15 +72,15 @@ class FakeRunner:
         return self.most
 
     def serve(self, sweep: Sweep, screen: Screen, source: Source, at_once: int) -> None:
-        def launch(runs: Sequence[Run]) -> None:
+        while runs := [run for _ in range(at_once) if (run := source.take()) is not None]:
             self.batches.append(len(runs))
             for run in runs:
                 if len(self.executed) == self.cut_at:
                     raise Cut
                 self.executed.append(run)
                 (self.run_ or FakeRunner.leave)(run, self)
-
-        in_batches(source, at_once, launch)
+            for run in runs:
+                source.ended(run)
 
     @staticmethod
     def leave(run: Run, runner: "FakeRunner") -> None:

@@ -1,80 +1,79 @@
-"""What the launchers of opt-runner share: they take runs, composed and checked, not overrides."""
+"""Base of opt-runner's launchers: they take runs, composed and checked, not overrides."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from opt_runner.config.compose import compose
+from opt_runner.errors import UserError
 
 if TYPE_CHECKING:
+    from opt_runner.config.options import LauncherOptions
     from opt_runner.config.schema import Config
     from opt_runner.console.screen import Screen
+    from opt_runner.dispatch.loop import Backend
     from opt_runner.run.run import Run
     from opt_runner.sweep.source import Source
     from opt_runner.sweep.sweep import Sweep
 
 
 class RunLauncher(Launcher):
-    """here: the runs are executed on this machine, so that their device is known beforehand."""
+    """Launcher of runs. content: the keys of its YAML in conf/hydra/launcher/.
+
+    here: the runs are executed on this machine, so that their device is known beforehand.
+    """
 
     here = True
+    options: "LauncherOptions"
+
+    def __init__(self, **content: Any) -> None:
+        self.content = content
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        """Raise UserError for a wrong option, or if there is nothing to launch with."""
         self.hydra_context = hydra_context
         self.config = config
-
-    def placed(self, config: "Config") -> "Config":
-        """The config of a run with the device that it gets from this launcher."""
-        return config
-
-    def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
-        """What there is to do for a sweep even where none of its runs is left."""
+        self.connect()
 
     @abstractmethod
-    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
-        """Execute the runs that a source gives, at most so many at once, each taken when there is
-        room for it; each leaves its result on disk.
+    def connect(self) -> None:
+        """Set `options`, and whatever else the launcher needs before runs are composed."""
 
-        Raises Interrupted, where a signal asks to stop, once what runs has been saved.
-        """
+    @abstractmethod
+    def backend(self, sweep: "Sweep", screen: "Screen") -> "Backend":
+        """Return what starts the runs of a sweep."""
 
     @abstractmethod
     def at_once(self, run: "Run") -> int | None:
-        """How many runs like this one there is room for; None: as many as are given."""
+        """Return how many runs like this one there is room for; None: as many as are given."""
+
+    def placed(self, config: "Config") -> "Config":
+        """Return the config of a run with the device that it gets from this launcher."""
+        return config
+
+    def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
+        """Do what a sweep needs even if none of its runs is left."""
+
+    def serve(self, sweep: "Sweep", source: "Source", at_once: int, screen: "Screen") -> None:
+        """Execute the runs of a source: see `dispatch`."""
+        from opt_runner.dispatch.loop import dispatch
+
+        dispatch(source, self.backend(sweep, screen), at_once)
 
     def execute(self, sweep: "Sweep", left: "Sequence[Run]", screen: "Screen") -> None:
-        """Execute the runs of a sweep that are left. Raises as `serve` does."""
+        """Execute these runs: see `dispatch`."""
         from opt_runner.sweep.source import Listed
 
         self.serve(sweep, Listed(left), len(left), screen)
 
-    def launch(
-        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
-    ) -> Sequence[JobReturn]:
-        """For sweepers that know of no runs: Hydra's own, and others'."""
-        from opt_runner.console.screen import Screen
-        from opt_runner.run.run import command_line, identify
-        from opt_runner.sweep.sweep import Sweep
-
-        assert self.config is not None
-        name = self.config.hydra.job.config_name
-        runs = [
-            identify(self.placed(compose(name, job)), command_line([], job), check_device=self.here)
-            for job in job_overrides
-        ]
-        sweep = Sweep(runs, asked=len(runs), here=self.here)
-        self.execute(sweep, runs, Screen(runs[0].config.progress))
-        returns = []
-        for job, run in zip(job_overrides, runs, strict=True):
-            found = sweep.stored(run)
-            done = JobReturn(overrides=list(job), status=JobStatus.COMPLETED)
-            done.return_value = found.result.validation_error if found and found.result else None
-            returns.append(done)
-        return returns
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> NoReturn:
+        """Raise UserError: a sweeper of others gives overrides, and wants values back."""
+        raise UserError(
+            "this launcher executes the runs of hydra/sweeper=grid, optuna and fair; with another "
+            "sweeper use hydra/launcher=basic"
+        )

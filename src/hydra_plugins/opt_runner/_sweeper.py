@@ -6,19 +6,17 @@ Hydra imports its plugins for `--help`, which must answer at once: torch is impo
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.opt_runner._launcher import RunLauncher
 from opt_runner.cli import mistakes
-from opt_runner.errors import UserError, in_words
+from opt_runner.errors import UserError
 
 if TYPE_CHECKING:
     from opt_runner.console.screen import Screen
@@ -112,27 +110,31 @@ class RunSweeper(Sweeper):
         return Screen("none" if run.config.progress == "none" else "plain")
 
     def at_once(self, run: "Run") -> int | None:
-        """How many runs like this one the launcher executes at once; None: it does not say."""
-        return self.launcher.at_once(run) if isinstance(self.launcher, RunLauncher) else None
+        """Return how many runs like this one the launcher executes at once; None if it does not
+        say. Raises UserError for a launcher of others, which takes no runs one by one."""
+        return self._own_launcher().at_once(run)
 
     def launch(self, sweep: "Sweep", screen: "Screen", runs: "Sequence[Run]") -> None:
-        """Returns once these runs have ended."""
+        """Execute these runs. Raises what a job of another's launcher failed with."""
         assert self.launcher is not None
         if isinstance(self.launcher, RunLauncher):
             self.launcher.execute(sweep, runs, screen)
         else:
             jobs = [self._overrides[run.signature] for run in runs]
-            for run, done in zip(runs, self.launcher.launch(jobs, 0), strict=True):
-                record_failure(run, done, screen)
+            for done in self.launcher.launch(jobs, 0):
+                try:
+                    done.return_value  # noqa: B018  (raises what the job raised)
+                except UserError as error:  # not a mistake in this command
+                    raise RuntimeError(str(error)) from error
 
     def serve(self, sweep: "Sweep", screen: "Screen", source: "Source", at_once: int) -> None:
-        """Returns once all runs of the source have ended."""
-        from opt_runner.sweep.source import in_batches
+        """Execute all runs of the source."""
+        self._own_launcher().serve(sweep, source, at_once, screen)
 
+    def _own_launcher(self) -> RunLauncher:
         if isinstance(self.launcher, RunLauncher):
-            self.launcher.serve(sweep, source, at_once, screen)
-        else:
-            in_batches(source, at_once, partial(self.launch, sweep, screen))
+            return self.launcher
+        raise UserError("a search needs hydra/launcher=pool, slurm or ray: others run grids alone")
 
 
 class SearchSweeper(RunSweeper):
@@ -151,14 +153,3 @@ class SearchSweeper(RunSweeper):
         """Raises UserError where it is not installed. name: the sweeper's."""
         if find_spec("optuna") is None:
             raise UserError(f"hydra/sweeper={name} needs Optuna: pip install 'opt-runner[search]'")
-
-
-def record_failure(run: "Run", done: JobReturn, screen: "Screen") -> None:
-    """Of a job that failed outside of its run, which records its own failures."""
-    from opt_runner.run.execute import give_up
-
-    if done.status != JobStatus.COMPLETED:
-        try:
-            done.return_value  # noqa: B018  (raises what the job did)
-        except Exception as error:
-            give_up(run, in_words(error), screen)

@@ -1,9 +1,9 @@
 """The keys of a YAML in conf/hydra/: the options of a sweeper or of a launcher."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from opt_runner.config.schema import Node
 from opt_runner.errors import UserError, explain
@@ -29,3 +29,5 @@ class SweeperOptions(Options):
 
 class LauncherOptions(Options):
     where = "hydra.launcher"
+
+    retries: Annotated[int, Field(ge=0)]

@@ -12,12 +12,11 @@ import signal
 import socket
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import ray
 from pydantic import Field
@@ -26,22 +25,21 @@ from ray import exceptions
 from opt_runner.config.options import LauncherOptions
 from opt_runner.config.schema import Config, Hardware
 from opt_runner.console.screen import Screen
-from opt_runner.console.wandb import SWEEP_VARIABLE
 from opt_runner.dispatch import worker
-from opt_runner.dispatch.slots import thread_variables
-from opt_runner.dispatch.tries import Tries
+from opt_runner.dispatch.loop import LOOK_SECONDS, Backend, Died, End, Task
 from opt_runner.errors import UserError
-from opt_runner.machine import available_cores, visible_gpus
-from opt_runner.run.execute import give_up
-from opt_runner.run.interrupt import STOPPING, Interrupted, answered
-from opt_runner.run.run import Run
-from opt_runner.sweep.source import Source
+from opt_runner.machine import available_cores, threads_of_environment, visible_gpus
+from opt_runner.run.interrupt import Interrupted
 from opt_runner.sweep.sweep import Sweep
 
-_LOOK_SECONDS = 0.5
 _KNOCK_SECONDS = 10.0
-_OUTPUTS = (1, 2)
-_OBJECT_STORE = 80 * 2**20  # bytes, about Ray's least: what tasks exchange here is a config each
+_OBJECT_STORE = 80 * 2**20  # bytes, about Ray's minimum: a task exchanges no more than a config
+_DEATHS: dict[type[Exception], str] = {
+    exceptions.OutOfMemoryError: "was killed as memory ran out",
+    exceptions.NodeDiedError: "died with its machine",
+    exceptions.WorkerCrashedError: "died (killed, crashed or out of memory)",
+    exceptions.TaskCancelledError: "was stopped",
+}
 
 
 class Options(LauncherOptions):
@@ -50,21 +48,23 @@ class Options(LauncherOptions):
     address: str | None
     gpus_per_run: Annotated[float, Field(ge=0)] | None
     cpus_per_run: Annotated[float, Field(gt=0)] | None
-    retries: Annotated[int, Field(ge=0)]
     init: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one run."""
+    """What a run needs, or what a machine has."""
 
     cpus: float
     gpus: float
 
 
 def connect(options: Options) -> None:
-    """To the cluster that runs at the address, or to one of this machine alone, which starts here
-    and ends with this process. Raises UserError where there is none."""
+    """Connect to the cluster at the address; without an address start Ray on this machine, until
+    this process ends.
+
+    Raises UserError if there is no cluster, or Ray does not start.
+    """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -92,17 +92,17 @@ def connect(options: Options) -> None:
 
 
 def _knock(address: str | None) -> None:
-    """Raise OSError where nobody listens at HOST:PORT: Ray would try for a quarter of an hour."""
+    """Raise OSError if nobody listens at HOST:PORT: Ray would try for a quarter of an hour."""
     found = re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or "")
     if found:
         socket.create_connection((found[1], int(found[2])), _KNOCK_SECONDS).close()
 
 
 def resources(hardware: Hardware, options: Options) -> Resources:
-    """What a run gets: a GPU where there are any and `hardware` may use them, and as many cores as
-    it has threads, without a number its share of a machine.
+    """Return what a run gets: a GPU, if there are any that `hardware` may use, and a core a thread.
 
-    Raises UserError where that contradicts the options.
+    Without a number of threads it gets its share of a machine's cores.
+    Raises UserError if that contradicts the options.
     """
     nodes = _nodes(options)
     gpus = options.gpus_per_run
@@ -117,7 +117,7 @@ def resources(hardware: Hardware, options: Options) -> Resources:
         gpus = 1 if hardware.device == "cuda" or any(node.gpus for node in nodes) else 0
     elif gpus == 0 and hardware.device == "cuda":
         raise UserError("hydra.launcher.gpus_per_run=0 gives hardware=cuda no GPU")
-    cpus = options.cpus_per_run or hardware.threads
+    cpus = options.cpus_per_run or hardware.threads or threads_of_environment()
     if cpus is None:
         shares = [node.cpus // max(1, node.gpus // gpus if gpus else 1) for node in nodes]
         cpus = max(1, min((share for share in shares if share), default=1))
@@ -125,7 +125,7 @@ def resources(hardware: Hardware, options: Options) -> Resources:
 
 
 def room(hardware: Hardware, options: Options) -> int:
-    """How many such runs the machines have room for now."""
+    """Return how many such runs the machines have room for now."""
     need = resources(hardware, options)
     return sum(
         int(min(node.cpus / need.cpus, node.gpus / need.gpus if need.gpus else math.inf))
@@ -134,68 +134,65 @@ def room(hardware: Hardware, options: Options) -> int:
 
 
 def placed(config: Config, options: Options) -> Config:
-    """The config with the kind of device that its run gets."""
+    """Return the config with the kind of device that its run gets."""
     gpus = resources(config.hardware, options).gpus
     hardware = config.hardware.model_copy(update={"device": "cuda" if gpus else "cpu"})
     return config.model_copy(update={"hardware": hardware})
 
 
 def _nodes(options: Options) -> list[Resources]:
-    """What the machines have; of a cluster it takes a connection."""
+    """Return what the machines have. A cluster must be connected."""
     if options.address is None:
         own = options.init or {}
         gpus = own.get("num_gpus", len(visible_gpus()))
         return [Resources(own.get("num_cpus", available_cores()), gpus)]
     nodes: list[dict[str, Any]] = ray.nodes()
     found = [node["Resources"] for node in nodes if node["Alive"]]
-    return [Resources(one.get("CPU", 0), one.get("GPU", 0)) for one in found]
+    return [Resources(has.get("CPU", 0), has.get("GPU", 0)) for has in found]
 
 
-class Tasks:
-    """The runs of one sweep, a task each."""
+class Tasks(Backend):
+    """The backend of `hydra/launcher=ray`: a Ray task for each run."""
+
+    options: Options
 
     def __init__(self, options: Options, sweep: Sweep, screen: Screen) -> None:
-        self.options = options
-        self.sweep = sweep
-        self.screen = screen
-        self._open: dict[Any, Tries] = {}  # by Ray's reference to the task
-        self._signals = 0
-        self._stop: Interrupted | None = None
+        super().__init__(options, sweep, screen)
+        self._open: dict[Any, Task] = {}  # by Ray's reference
 
-    def execute(self, source: Source, at_once: int) -> None:
-        """Returns when all runs of the source have ended, each with its result on disk.
-
-        Raises Interrupted where a signal asks to stop, after the tasks have ended.
-        """
+    def __enter__(self) -> Self:
         connect(self.options)
-        self.sweep.folder.mkdir(parents=True, exist_ok=True)
-        self._check_room(self.sweep.runs)
-        with self._stopped_by_signals():
-            self._take(source, at_once)
-            told = 0
-            while self._open:
-                if told < self._signals:
-                    told += 1
-                    self._cancel(force=told > 1)
-                ended, _ = ray.wait(list(self._open), timeout=_LOOK_SECONDS)
-                for task in ended:
-                    tries = self._open.pop(task)
-                    if self._end(task, tries) and self._stop is None:
-                        source.ended(tries.run)
-                self._take(source, at_once)
-        if self._stop is not None:
-            raise self._stop
+        self._check_room()
+        return super().__enter__()
 
-    def _take(self, source: Source, at_once: int) -> None:
-        while self._stop is None and len(self._open) < at_once:
-            run = source.take()
-            if run is None:
-                return
-            self._submit(Tries(run, run.record, self.options.retries))
+    def __exit__(self, *error: object) -> None: ...
 
-    def _check_room(self, runs: Sequence[Run]) -> None:
-        """Ray lets tasks wait for ever that no machine has room for, without a word."""
+    def submit(self, tasks: Sequence[Task]) -> list[Task]:
+        for task in tasks:
+            task.start_over(self.screen)  # if another process has the run, the worker waits for it
+            hardware = task.run.config.hardware
+            needs = resources(hardware, self.options)
+            threads = hardware.threads or threads_of_environment() or max(1, int(needs.cpus))
+            place = Place(Path.cwd(), tuple(sys.path), threads, self.sweep.folder)
+            job = worker.Job.of(task.run, self.sweep, self.screen.mode == "none")
+            work = ray.remote(_work).options(
+                num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0, name=task.run.title
+            )
+            self._open[work.remote(job, place)] = task
+        return []
+
+    def poll(self) -> list[tuple[Task, End]]:
+        ended, _ = ray.wait(list(self._open), timeout=LOOK_SECONDS)
+        return [(self._open.pop(reference), _end(reference)) for reference in ended]
+
+    def stop(self, interrupted: Interrupted, again: bool) -> None:
+        for reference in self._open:
+            ray.cancel(reference, force=again)
+
+    def _check_room(self) -> None:
+        """Ray lets tasks wait for ever, without a word, if no machine has room for them."""
         nodes = _nodes(self.options)
+        runs = self.sweep.runs
         for need in {resources(run.config.hardware, self.options) for run in runs}:
             if any(node.cpus >= need.cpus and node.gpus >= need.gpus for node in nodes):
                 continue
@@ -207,75 +204,18 @@ class Tasks:
                 )
             self.screen.say(f"{text}: runs wait until the cluster has one")
 
-    @contextmanager
-    def _stopped_by_signals(self) -> Iterator[None]:
-        def ask(signum: int, frame: FrameType | None) -> None:
-            self._signals += 1
-            if self._stop is None:
-                self._stop = Interrupted(signum)
-                self.screen.say(f"{self._stop}: saving what runs; once more ends it at once")
 
-        with answered(dict.fromkeys(STOPPING, ask)):
-            yield
-
-    def _cancel(self, force: bool) -> None:
-        """Tasks that wait end, those that run save before; `force` kills their workers."""
-        for task in self._open:
-            ray.cancel(task, force=force)
-
-    def _submit(self, tries: Tries) -> None:
-        run = tries.run
-        needs = resources(run.config.hardware, self.options)
-        place = Place(
-            folder=Path.cwd(),
-            path=tuple(sys.path),
-            environment={
-                **thread_variables(run.config.hardware.threads or max(1, int(needs.cpus))),
-                SWEEP_VARIABLE: self.sweep.id,
-            },
-            logs=self.sweep.folder,
-        )
-        job = worker.Job.of(run, self.screen, self._status(run))
-        work = ray.remote(_work).options(
-            num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0, name=run.title
-        )
-        self._open[work.remote(job, place)] = tries
-
-    def _status(self, run: Run) -> Path:
-        return self.sweep.folder / f"slot-{run.signature}.json"
-
-    def _end(self, task: Any, tries: Tries) -> bool:
-        """Whether the run is not tried again."""
-        try:
-            failure: str | None = ray.get(task)
-        except exceptions.LocalRayletDiedError:
-            raise
-        except exceptions.RayError as error:
-            self._status(tries.run).unlink(missing_ok=True)
-            if self._stop is not None:
-                return True
-            how = _how_it_ended(error)
-            failure = tries.end(how) if how else textwrap.shorten(str(error), 300)
-            if how and tries.left:
-                self.screen.fail(f"{tries.run.title}: {failure}")
-                self._submit(tries)
-                return False
-        if failure is not None:
-            give_up(tries.run, failure, self.screen)
-        return True
-
-
-def _how_it_ended(error: Exception) -> str | None:
-    """What became of the worker; None where it is not that which died."""
-    if isinstance(error, exceptions.OutOfMemoryError):
-        return "was killed as memory ran out"
-    if isinstance(error, exceptions.NodeDiedError):
-        return "died with its machine"
-    if isinstance(error, exceptions.WorkerCrashedError):
-        return "died (killed, crashed or out of memory)"
-    if isinstance(error, exceptions.TaskCancelledError):
-        return "was stopped"
-    return None
+def _end(reference: Any) -> End:
+    try:
+        end: End = ray.get(reference)
+    except exceptions.LocalRayletDiedError:
+        raise
+    except exceptions.RayError as error:
+        for kind, how in _DEATHS.items():
+            if isinstance(error, kind):
+                return Died(how)
+        return textwrap.shorten(str(error), 300)
+    return end
 
 
 @dataclass(frozen=True)
@@ -284,23 +224,23 @@ class Place:
 
     folder: Path
     path: tuple[str, ...]
-    environment: Mapping[str, str]
+    threads: int
     logs: Path
 
 
 def _work(job: worker.Job, place: Place) -> str | None:
-    """The task. What was raised, in words, where the run's result is not on disk.
+    """Execute one run as a Ray task; return the error in words if it could not be recorded.
 
-    Ends the process after a signal, which may have come in the middle of an import.
+    A signal ends the process: it may have come in the middle of an import.
     """
     host = platform.node()
     if not place.folder.is_dir():
         return f"{host} does not see {place.folder}: a cluster needs a disk that its machines share"
     os.chdir(place.folder)
     sys.path += [folder for folder in place.path if folder not in sys.path]
-    os.environ.update(place.environment)
+    os.environ.update(worker.thread_variables(place.threads))
     log = place.logs / f"slot-{host}-{os.getpid()}.log"
-    with _written_to(log), worker.stop_on_signals() as stop:
+    with _output_to(log), worker.stop_on_signals() as stop:
         answer = worker.answer(job, stop)
     if isinstance(answer, Interrupted):
         sys.exit(str(answer))
@@ -308,15 +248,13 @@ def _work(job: worker.Job, place: Place) -> str | None:
 
 
 @contextmanager
-def _written_to(log: Path) -> Iterator[None]:
-    """Within the block the process's output goes to `log`; outside Ray writes marks of its own."""
-    before = [os.dup(stream) for stream in _OUTPUTS]
-    with log.open("ab") as file:
-        for stream in _OUTPUTS:
-            os.dup2(file.fileno(), stream)
+def _output_to(log: Path) -> Iterator[None]:
+    """Within the block the process's output goes to `log`; after it Ray writes its own marks."""
+    before = [os.dup(stream) for stream in worker.OUTPUTS]
+    worker.append_output_to(log)
     try:
         yield
     finally:
-        for stream, former in zip(_OUTPUTS, before, strict=True):
+        for stream, former in zip(worker.OUTPUTS, before, strict=True):
             os.dup2(former, stream)
             os.close(former)

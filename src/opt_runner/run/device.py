@@ -9,10 +9,20 @@ from torch import nn
 
 from opt_runner.config.schema import Hardware
 from opt_runner.errors import UserError
+from opt_runner.machine import available_cores, threads_of_environment
 from opt_runner.run import process
 from opt_runner.run.processes import ALONE, Processes
 
-_DEFAULT_THREADS = torch.get_num_threads()
+_TORCHS_THREADS = torch.get_num_threads()
+
+
+def default_threads() -> int:
+    """Return the threads of a run without `hardware.threads`, alone and in a sweep.
+
+    OMP_NUM_THREADS if it is set, else PyTorch's choice, which is one a physical core, but no more
+    than this process may use.
+    """
+    return threads_of_environment() or min(_TORCHS_THREADS, available_cores())
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ class Device:
     @classmethod
     def of(cls, options: Hardware, processes: Processes = ALONE) -> Self:
         """Sets the process's threads, memory use and determinism. Raises UserError."""
-        torch.set_num_threads(options.threads or _DEFAULT_THREADS)
+        torch.set_num_threads(options.threads or default_threads())
         found = find_device(options, processes)
         if options.reuse_memory and found.type == "cpu":
             process.keep_freed_memory()

@@ -1,7 +1,6 @@
 """Conduct a sweep: its plan, the launch of what is left of it, its tables."""
 
 import os
-import re
 import signal
 import sys
 import textwrap
@@ -19,7 +18,6 @@ from opt_runner.report import terminal
 from opt_runner.report.comparison import Comparison, compare
 from opt_runner.report.wandb import log_tables
 from opt_runner.run.execute import settled_result
-from opt_runner.run.interrupt import Interrupted
 from opt_runner.run.run import Run
 from opt_runner.sweep import plan
 from opt_runner.sweep.sweep import LeftRunning, Sweep
@@ -88,8 +86,6 @@ def worked(
     except UserError:
         raise
     except Exception as error:
-        if signum := _interruption(error):
-            return _interrupted(told, same, signum)
         if isinstance(error, CannotWrite):
             screen.fail(str(error))
         else:
@@ -103,17 +99,6 @@ def _interrupted(tell: Callable[[bool], int], same: str, signum: int) -> int:
     tell(False)
     print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
     return 128 + signum
-
-
-def _interruption(error: Exception) -> int | None:
-    """The signal that interrupted a worker, where that is what a launcher failed of.
-
-    Launchers hand on what a worker raised as the cause of another exception, or as the text of a
-    traceback: both are in the formatted one.
-    """
-    text = "".join(traceback.format_exception(error))
-    found = re.search(rf"\b{Interrupted.__name__}: (SIG[A-Z0-9]+)", text)
-    return signal.Signals[found[1]] if found else None
 
 
 def _log_failure(sweep: Sweep, error: Exception, screen: Screen) -> None:

@@ -1,5 +1,5 @@
-"""hydra/launcher=slurm: a job a run, in arrays, submitted by submitit.
+"""hydra/launcher=slurm: a job for each run, in arrays, submitted by submitit.
 
-What counts is on disk: a run is done when its result is. Which job a run has is kept in its record
-(`job.json`), so that the same command finds jobs that still wait or run, and submits no others.
+A run is done when its result is on disk. Its record names its job (`job.json`), so that the same
+command finds jobs that still wait or run, and does not submit them again.
 """

@@ -1,4 +1,4 @@
-"""What a run asks of Slurm: the keys of conf/hydra/launcher/slurm.yaml, and what they lead to."""
+"""What a run asks of Slurm: the keys of conf/hydra/launcher/slurm.yaml, and sbatch's parameters."""
 
 from typing import Annotated, Any, Self
 
@@ -9,7 +9,7 @@ from opt_runner.config.schema import Config
 from opt_runner.dispatch.slurm import queue
 from opt_runner.errors import UserError
 
-Whole = Annotated[int, Field(gt=0)]
+_Positive = Annotated[int, Field(gt=0)]
 
 
 class Options(LauncherOptions):
@@ -20,17 +20,16 @@ class Options(LauncherOptions):
     partition: str | None
     account: str | None
     qos: str | None
-    timeout_min: Whole
+    timeout_min: _Positive
     gpus_per_node: int | str | None
-    cpus_per_task: Whole | None
+    cpus_per_task: _Positive | None
     mem_gb: Annotated[float, Field(gt=0)] | None
     setup: tuple[str, ...] | None
     additional_parameters: dict[str, Any] | None
-    array_parallelism: Whole
-    max_array: Whole
+    array_parallelism: _Positive
+    max_array: _Positive
     signal_delay_s: Annotated[int, Field(ge=0)]
     max_num_timeout: Annotated[int, Field(ge=0)]
-    retries: Annotated[int, Field(ge=0)]
     wait: bool
     cancel_others: bool
 
@@ -44,8 +43,11 @@ class Options(LauncherOptions):
         return self
 
     def placed(self, config: Config) -> Config:
-        """The config with the kind of device that its job has: a job without it fails, and does not
-        train on another. Raises UserError where Slurm does not say whether it has GPUs."""
+        """Return the config with the kind of device that its job asks for.
+
+        A job that gets no GPU then fails, and does not train on the CPU. Raises UserError if Slurm
+        does not say whether it has GPUs.
+        """
         device = config.hardware.device
         if device.startswith("cuda:"):
             raise UserError(
@@ -54,14 +56,13 @@ class Options(LauncherOptions):
         if device == "auto":
             gpus = self.gpus_per_node
             if gpus is None:
-                with queue.answered():
-                    gpus = int(queue.has_gpus(self.partition))
+                gpus = int(queue.has_gpus(self.partition))
             device = "cpu" if gpus == 0 else "cuda"
         hardware = config.hardware.model_copy(update={"device": device})
         return config.model_copy(update={"hardware": hardware})
 
     def of_submitit(self, config: Config, name: str) -> dict[str, Any]:
-        """submitit's parameters of jobs with this config; what is not given is left to Slurm."""
+        """Return submitit's parameters for jobs with this config; the rest is Slurm's default."""
         gpus = 1 if self.gpus_per_node is None else self.gpus_per_node
         cpus = self.cpus_per_task or config.hardware.threads
         parameters = {

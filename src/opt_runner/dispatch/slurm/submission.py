@@ -1,52 +1,57 @@
-"""The job of a run: submitted in an array, and known by `job.json` in the run's record."""
+"""Submit the jobs of runs, and find jobs that an earlier command submitted."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from opt_runner.console.screen import Screen
+from opt_runner.dispatch.loop import Task
+from opt_runner.dispatch.slurm import queue
 from opt_runner.dispatch.slurm.job import RunOfJob
 from opt_runner.dispatch.slurm.options import Options
 from opt_runner.dispatch.slurm.queue import Job
+from opt_runner.dispatch.worker import Job as WorkerJob
 from opt_runner.errors import UserError
-from opt_runner.files import write_whole
+from opt_runner.files import is_locked, locked, write_whole
 from opt_runner.records.result import Result
 from opt_runner.run.run import Run
 from opt_runner.sweep.sweep import Sweep
 
+_SUBMITTING = "submitting"  # in a submission's folder until all its jobs are in their records
+
 
 class Refused(Exception):
-    """sbatch's words."""
+    """sbatch did not take the jobs; the text is sbatch's."""
 
 
 @dataclass(eq=False)
 class Submitted:
-    """A run and its job. log: where submitit has it write until the run's own log is open.
-    before: when the run's result was written, at submission."""
+    """A run and its job.
 
-    run: Run
+    log: where submitit has the job write until the run's own log is open. before: when the run's
+    result was written, at submission. missed: looks at the queue in a row that found it ended.
+    """
+
+    task: Task
     job_id: str
-    name: str
     log: Path
     before: int | None
-    missed: int = 0  # looks at the queue in a row that found it ended
+    missed: int = 0
 
-    def write(self) -> None:
-        """Raises CannotWrite."""
-        self.run.record.directory.mkdir(parents=True, exist_ok=True)
-        content = {"id": self.job_id, "name": self.name, "log": str(self.log)}
-        write_whole(self.run.record.job, json.dumps(content) + "\n")
+    @property
+    def run(self) -> Run:
+        return self.task.run
 
     def result(self) -> Result | None:
-        """The result after which the job does nothing more: a settled one, or one of its own.
+        """Return the result after which the job does nothing more: a settled one, or its own.
 
-        An interrupted run goes on, a damaged result is made anew.
+        An interrupted run resumes, and a damaged result is computed again.
         """
         written = _written(self.run)
         if written is None:
@@ -60,26 +65,110 @@ class Submitted:
         return result if result.settled or written != self.before else None
 
     def last_words(self) -> str:
-        """The last lines of what the job wrote, and where."""
+        """Return the last line of each of the job's logs, and their paths."""
         words = ""
-        for path in (self.log, _log(self.run)):
+        for path in (self.log, self.run.record.directory / "job.log"):
             with contextlib.suppress(OSError):
-                lines = path.read_text(errors="replace").splitlines()
-                if lines:
+                if lines := path.read_text(errors="replace").splitlines():
                     words += f"\n  {path}: {lines[-1]}"
         return words
 
 
-def submitted_before(run: Run, known: Mapping[str, Job]) -> Submitted | None:
-    """The run with the job that an earlier command submitted, where that has not ended."""
-    if live := live_job(run.record.job, known):
+def submitted_before(task: Task, known: Mapping[str, Job]) -> Submitted | None:
+    """Return the run with its job, if an earlier command submitted one that has not ended."""
+    if live := _live_job(task.run.record.job, known):
         job, log = live
-        return Submitted(run, job.id, job.name, log, _written(run))
+        return Submitted(task, job.id, log, _written(task.run))
     return None
 
 
-def live_job(path: Path, known: Mapping[str, Job]) -> tuple[Job, Path] | None:
-    """The job that a job.json names, where it has not ended, and submitit's log of it."""
+def submit(tasks: Sequence[Task], options: Options, sweep: Sweep) -> list[Submitted]:
+    """Submit an array of runs that ask Slurm for the same, and name each run's job in its record.
+
+    Raises Refused, and CannotWrite.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir=sweep.folder)).absolute()
+    executor = submitit.AutoExecutor(
+        folder=folder, cluster="slurm", slurm_max_num_timeout=options.max_num_timeout
+    )
+    first = tasks[0].run
+    name = sweep.id if len(tasks) > 1 else f"{sweep.id} {first.title}"
+    executor.update_parameters(**options.of_submitit(first.config, name))
+    submitted = []
+    # The next command cancels the jobs of a submission that was killed in this block.
+    with locked(folder / _SUBMITTING, busy=lambda holder: None):
+        try:
+            with _outside_of_jobs():
+                jobs = executor.submit_array([_work(task.run, sweep) for task in tasks])
+        except (FailedJobError, FailedSubmissionError) as error:
+            shutil.rmtree(folder)
+            raise Refused(" ".join(str(error).split())) from error
+        for task, job in zip(tasks, jobs, strict=True):
+            record, log = task.run.record, job.paths.stdout
+            record.directory.mkdir(parents=True, exist_ok=True)
+            content = {"id": job.job_id, "name": name, "log": str(log)}
+            write_whole(record.job, json.dumps(content) + "\n")
+            submitted.append(Submitted(task, job.job_id, log, _written(task.run)))
+        (folder / _SUBMITTING).unlink()
+    return submitted
+
+
+def cancel_orphans(sweep: Sweep, known: Mapping[str, Job], screen: Screen) -> set[str]:
+    """Cancel the jobs of submissions that were killed before all jobs were in their records.
+
+    The folder of a submission exists before its jobs, which squeue lists with the script in it.
+    Returns the cancelled ids. Raises NoAnswer.
+    """
+    cancelled = set()
+    for mark in sorted(sweep.folder.parent.glob(f"*/slurm-*/{_SUBMITTING}")):
+        if is_locked(mark):  # another command is submitting now
+            continue
+        name = mark.parent.name
+        ids = {job.id for job in known.values() if job.live and name in Path(job.script).parts}
+        if ids:
+            queue.cancel(queue.shortest(ids, known))
+            screen.say(
+                f"slurm: the command that submitted {' '.join(queue.shortest(ids, known))} was "
+                "killed in the middle of it: these jobs are cancelled"
+            )
+        mark.unlink(missing_ok=True)
+        cancelled |= ids
+    return cancelled
+
+
+def tell_others(options: Options, sweep: Sweep, screen: Screen) -> None:
+    """Name the jobs of the experiment's runs that are not in this grid, or cancel them.
+
+    Raises NoAnswer.
+    """
+    known = queue.jobs()
+    config = sweep.runs[0].config
+    mine = {run.record.directory.resolve() for run in sweep.runs}
+    experiment = Path(config.output_dir) / config.experiment_name
+    others = {
+        live[0].id: path.parent
+        for path in sorted(experiment.glob("*/*/*/*/job.json"))
+        if path.parent.resolve() not in mine and (live := _live_job(path, known))
+    }
+    if options.cancel_others and others:
+        queue.cancel(queue.shortest(others, known))
+        for job_id, directory in others.items():
+            screen.say(f"slurm: job {job_id} is cancelled: {directory} is not in this grid")
+    elif others:
+        count = f"{len(others)} jobs" if len(others) > 1 else "1 job"
+        some = [f"{job_id} {path.name}" for job_id, path in itertools.islice(others.items(), 3)]
+        named = ", ".join([*some, "..."] if len(others) > 3 else some)
+        screen.say(
+            f"slurm: {count} of {experiment} not in this grid ({named}); "
+            "hydra.launcher.cancel_others=true cancels such jobs"
+        )
+
+
+def _live_job(path: Path, known: Mapping[str, Job]) -> tuple[Job, Path] | None:
+    """Return the job that a job.json names, if it has not ended, and submitit's log of it."""
     try:
         content = json.loads(path.read_text())
         job, log = known.get(content["id"]), Path(content["log"])
@@ -89,60 +178,14 @@ def live_job(path: Path, known: Mapping[str, Job]) -> tuple[Job, Path] | None:
         return None
 
 
-def arrays(runs: Iterable[Run], most: int) -> Iterator[list[Run]]:
-    """Runs that ask Slurm for the same, at most so many in one array."""
-    same: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
-    for run in runs:
-        same[run.config.hardware.device, run.config.hardware.threads].append(run)
-    for group in same.values():
-        for first in range(0, len(group), most):
-            yield group[first : first + most]
-
-
-def submit(runs: Sequence[Run], options: Options, sweep: Sweep) -> list[Submitted]:
-    """Submit an array of runs that ask for the same, and write down their jobs. Raises Refused."""
-    import submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir=sweep.folder)).absolute()
-    executor = submitit.AutoExecutor(
-        folder=folder, cluster="slurm", slurm_max_num_timeout=options.max_num_timeout
-    )
-    name = sweep.id if len(runs) > 1 else f"{sweep.id} {runs[0].title}"
-    executor.update_parameters(**options.of_submitit(runs[0].config, name))
-    try:
-        with _outside_of_jobs():
-            jobs = executor.submit_array([_work(run, sweep) for run in runs])
-    except (FailedJobError, FailedSubmissionError) as error:
-        shutil.rmtree(folder)
-        raise Refused(" ".join(str(error).split())) from error
-    found = []
-    for run, job in zip(runs, jobs, strict=True):
-        one = Submitted(run, job.job_id, name, job.paths.stdout, _written(run))
-        one.write()
-        found.append(one)
-    return found
-
-
-def status_file(run: Run, sweep: Sweep) -> Path:
-    """Where the job says how far its run is."""
-    return sweep.folder / f"slot-{run.signature}.json"
-
-
-def begun(run: Run) -> Run:
-    """The run for a job that goes on from what there is: its old record is out of the way."""
-    return replace(run, config=run.config.model_copy(update={"rerun": False}))
-
-
 def _work(run: Run, sweep: Sweep) -> RunOfJob:
-    log, status = _log(run).absolute(), status_file(run, sweep).absolute()
-    return RunOfJob(begun(run).config.content, run.command, sweep.id, log, status)
+    return RunOfJob(WorkerJob.of(run, sweep, quiet=False), run.record.directory.absolute())
 
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Where this process is itself in a job, what that asked for is not what its jobs ask for."""
+    """Within the block hide the variables of a job that this process is in: they would be taken for
+    the parameters of the new jobs."""
     mine = ("SLURM_", "SRUN_", "SUBMITIT_")
     names = [name for name in os.environ if name.startswith(mine) and name != "SLURM_CONF"]
     hidden = {name: os.environ.pop(name) for name in names}
@@ -153,12 +196,8 @@ def _outside_of_jobs() -> Iterator[None]:
 
 
 def _written(run: Run) -> int | None:
-    """When the run's result was written, in ns."""
+    """Return when the run's result was written, in ns; None if there is none."""
     try:
         return run.record.result.stat().st_mtime_ns
     except OSError:
         return None
-
-
-def _log(run: Run) -> Path:
-    return run.record.directory / "job.log"

@@ -1,0 +1,216 @@
+"""Runs side by side on this machine, in worker processes with a GPU or some cores each."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from opt_runner.config.options import LauncherOptions
+from opt_runner.config.schema import Hardware
+from opt_runner.console.screen import Screen
+from opt_runner.dispatch.loop import LOOK_SECONDS, Backend, Died, End, Task
+from opt_runner.dispatch.worker import Job, thread_variables
+from opt_runner.machine import available_cores, threads_of_environment, visible_gpus
+from opt_runner.run.device import default_threads
+from opt_runner.run.interrupt import STOPPING, Interrupted
+from opt_runner.sweep.sweep import Sweep
+
+
+class Options(LauncherOptions):
+    """The keys of conf/hydra/launcher/pool.yaml, which says what they mean."""
+
+    slots: Annotated[int, Field(gt=0)] | None
+    runs_per_gpu: Annotated[int, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for one run at a time. gpu: as CUDA_VISIBLE_DEVICES names it; None: no GPU.
+    cores: what the run takes from the runs of other hardware."""
+
+    number: int
+    gpu: str | None
+    threads: int
+    cores: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        gpu = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
+        return {**thread_variables(self.threads), **gpu}
+
+
+def slots(hardware: Hardware, options: Options, first: int = 0) -> list[Slot]:
+    """Return the slots for runs with this hardware, numbered from `first`.
+
+    With GPUs that the runs may use, `runs_per_gpu` a GPU; else as many as the cores hold runs of
+    `hardware.threads`, by default OMP_NUM_THREADS, and one if neither is given. `options.slots`
+    sets another number; a run then has its share of the cores unless its threads are given.
+    """
+    cores = available_cores()
+    gpus = [] if hardware.device == "cpu" else visible_gpus()
+    if hardware.device.startswith("cuda:"):
+        gpus = gpus[int(hardware.device.removeprefix("cuda:")) :][:1]
+    given = hardware.threads or threads_of_environment()
+    places: list[str | None] = [gpu for _ in range(options.runs_per_gpu) for gpu in gpus]
+    if not places:
+        places = [None] * max(1, cores // (given or cores))
+    if options.slots:
+        places = [places[i % len(places)] for i in range(options.slots)]
+    share = max(1, cores // len(places))
+    threads = given or min(share, default_threads())
+    return [
+        Slot(number, gpu, threads, min(share, threads))
+        for number, gpu in enumerate(places, start=first)
+    ]
+
+
+class WorkerEnded(Exception):
+    """A worker is gone, or somebody else told it to stop; the text says how."""
+
+
+class Worker:
+    """A worker process. environment: added to this process's own. log: gets the worker's output."""
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        # The user's modules were found on this process's path.
+        program = (
+            f"import sys; sys.path[:] = {sys.path!r}; "
+            f"from opt_runner.dispatch.worker import serve; serve({os.getpid()})"
+        )
+        self.connection, its_end = Pipe()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        try:
+            with its_end, log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", program],
+                    env={**os.environ, **environment},
+                    stdin=its_end.fileno(),
+                    stdout=output,
+                    stderr=output,
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def send(self, job: Job) -> None:
+        with contextlib.suppress(OSError):  # it is gone, which shows when its answer is read
+            self.connection.send(job)
+
+    def answer(self) -> str | None:
+        """Return None if the run's result is on disk, else the worker's error in words.
+
+        Raises WorkerEnded.
+        """
+        try:
+            answer: Interrupted | str | None = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise WorkerEnded(_how_it_ended(self._process.wait())) from error
+        if isinstance(answer, Interrupted):
+            raise WorkerEnded(f"was stopped by {answer}")
+        return answer
+
+    def signal(self, signum: int) -> None:
+        self._process.send_signal(signum)
+
+    def close(self) -> None:
+        """Let the process end, and wait for it."""
+        self.connection.close()
+        self._process.wait()
+
+
+class Pool(Backend):
+    """The backend of `hydra/launcher=pool`.
+
+    A worker takes run after run; if it dies, its run gets a new worker. In the sweep's folder are
+    the workers' output (`slot-N.log`) and how far their runs are (`slot-SIGNATURE.json`).
+    """
+
+    options: Options
+
+    def __init__(self, options: Options, sweep: Sweep, screen: Screen) -> None:
+        super().__init__(options, sweep, screen)
+        self._cores = available_cores()
+        self._slots: dict[tuple[str, int | None], list[Slot]] = {}  # by device and threads
+        self._workers: dict[Slot, Worker] = {}
+        self._running: dict[Slot, Task] = {}
+
+    def __exit__(self, *error: object) -> None:
+        self.stop(Interrupted(signal.SIGTERM), again=False)  # those that an error here leaves
+        for worker in self._workers.values():
+            worker.connection.close()
+        for worker in self._workers.values():
+            worker.close()
+
+    def submit(self, tasks: Sequence[Task]) -> list[Task]:
+        return [task for task in tasks if not self._start(task)]
+
+    def poll(self) -> list[tuple[Task, End]]:
+        ready = wait([self._workers[slot].connection for slot in self._running], LOOK_SECONDS)
+        ended = [slot for slot in self._running if self._workers[slot].connection in ready]
+        return [(self._running.pop(slot), self._end(slot)) for slot in ended]
+
+    def stop(self, interrupted: Interrupted, again: bool) -> None:
+        for slot in self._running:
+            self._workers[slot].signal(signal.SIGKILL if again else interrupted.signum)
+
+    def _start(self, task: Task) -> bool:
+        """Start the run if a slot is free for it."""
+        slots = self._slots_for(task.run.config.hardware)
+        free = [slot for slot in slots if slot not in self._running and self._fits(slot, slots)]
+        if not free:
+            return False
+        slot = next((slot for slot in free if slot in self._workers), free[0])
+        if slot not in self._workers:
+            for idle in self._workers.keys() - self._running.keys() - set(slots):
+                self._workers.pop(idle).close()  # it may hold memory of the same GPU
+            log = self.sweep.folder / f"slot-{slot.number}.log"
+            self._workers[slot] = Worker(slot.environment, log)
+        task.start_over(self.screen)  # if another process has the run, the worker waits for it
+        self._workers[slot].send(Job.of(task.run, self.sweep, self.screen.mode == "none"))
+        self._running[slot] = task
+        return True
+
+    def _slots_for(self, hardware: Hardware) -> list[Slot]:
+        key = hardware.device, hardware.threads
+        if key not in self._slots:
+            first = sum(map(len, self._slots.values()))
+            self._slots[key] = found = slots(hardware, self.options, first)
+            if hardware.threads is None and (threads := threads_of_environment()):
+                self.screen.say(
+                    f"OMP_NUM_THREADS={threads}: a run has so many threads, and up to {len(found)} "
+                    "runs go at once; hardware.threads=N overrides it"
+                )
+        return self._slots[key]
+
+    def _fits(self, slot: Slot, alike: Sequence[Slot]) -> bool:
+        """True if the runs of other hardware leave room. alike: the slots of the same hardware."""
+        others = [other for other in self._running if other not in alike]
+        if not others:
+            return True
+        if self.options.slots:
+            return len(self._running) < self.options.slots
+        taken = sum(other.cores for other in self._running)
+        shares_gpu = slot.gpu is not None and any(other.gpu == slot.gpu for other in others)
+        return taken + slot.cores <= self._cores and not shares_gpu
+
+    def _end(self, slot: Slot) -> End:
+        try:
+            return self._workers[slot].answer()
+        except WorkerEnded as error:
+            self._workers.pop(slot).close()
+            return Died(str(error))
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    why = " (by somebody, or as memory ran out)" if -code == signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{why}"
