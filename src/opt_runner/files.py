@@ -1,10 +1,13 @@
 """Files that are written whole or not at all, and locks that die with their process."""
 
 import contextlib
+import errno
+import fcntl
 import itertools
 import os
 import platform
-import tempfile
+import re
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -14,6 +17,14 @@ from filelock import FileLock, Timeout
 from opt_runner.errors import UserError
 
 _WAIT_SECONDS = 0.5
+_ADVICE = {
+    None: "make room, then",  # PyTorch's errors have no number
+    errno.ENOSPC: "make room, then",
+    errno.EDQUOT: "make room, then",
+    errno.EFBIG: "make room, then",
+    errno.ELOOP: "it is a symbolic link, which is not followed: remove the link, then",
+}
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}", re.DOTALL)
 
 
 class CannotWrite(Exception):
@@ -21,53 +32,94 @@ class CannotWrite(Exception):
 
     def __init__(self, path: Path, error: OSError) -> None:
         self.reason = error.strerror or str(error)
-        super().__init__(
-            f"cannot write {path}: {self.reason}; make room, then run the command again"
-        )
+        advice = _ADVICE.get(error.errno, "to go on,")
+        super().__init__(f"cannot write {path}: {self.reason}; {advice} run the command again")
+
+
+class Lock:
+    """A lock file that this process holds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._held: os.stat_result | None = None
+
+    @property
+    def intact(self) -> bool:
+        """Return False once the file at the path is not the held one.
+
+        Somebody has then removed or replaced it, and another process may hold the new file.
+        """
+        try:
+            now = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return self._held is not None and os.path.samestat(self._held, now)
+
+    def sign(self, descriptor: int) -> None:
+        """Write into the new lock file who holds it."""
+        self._held = os.fstat(descriptor)
+        with contextlib.suppress(OSError):  # it is only a courtesy
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
 
 
 @contextlib.contextmanager
-def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock file `path`. While another process has it, wait, and call `busy` with who that
-    is, twice a second: what it raises ends the waiting.
+def locked(path: Path, busy: Callable[[str], None]) -> Iterator[Lock]:
+    """Hold the lock file `path`, and make its folder.
 
-    The lock is the kernel's: that of a dead process is gone with it. Raises UserError on a file
-    system without locks.
+    While another process holds it, wait, and call `busy` twice a second with the name of that
+    process. An error that `busy` raises ends the waiting.
+
+    The kernel holds the lock: it ends with the process. Raises UserError on a file system without
+    locks.
     """
-    lock = FileLock(path, fallback_to_soft=False, preserve_lock_file=True, on_acquired=_sign)
+    held = Lock(path)
+    lock = FileLock(path, fallback_to_soft=False, preserve_lock_file=True, on_acquired=held.sign)
     waits = False
     try:
         while not lock.is_locked:
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)  # it may be moved while we wait
                 lock.acquire(timeout=_WAIT_SECONDS if waits else 0)
+            except FileNotFoundError:  # as now
+                continue
             except Timeout:
                 waits = True
-                busy(path.read_text() or "another process")
+                busy(_holder(path))
+            else:
+                if not held.intact:  # it was moved between its opening and its locking
+                    lock.release()
     except (OSError, NotImplementedError) as error:
         raise UserError(
             f"{path} cannot be locked ({error}): choose a folder on a file system that has locks"
         ) from error
     try:
-        yield
+        yield held
     finally:
         lock.release()
 
 
+def _holder(path: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text(errors="replace") or "another process"
+    return "another process"
+
+
 @contextlib.contextmanager
 def locked_where_possible(path: Path) -> Iterator[None]:
-    """Wait for, and hold, the lock that keeps two processes from making the same files at once.
+    """Hold the lock that keeps two processes from making the same files at once.
 
-    Where nothing can be written nobody makes any, and some network file systems have no locks.
+    Hold none where nothing can be written, so that nobody makes files, and on a network file
+    system without locks.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, UserError):
-            path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path, busy=lambda holder: None))
         yield
 
 
 def is_locked(path: Path) -> bool:
-    """Whether another process holds the lock file `path`."""
+    """Return True if another process holds the lock file `path`."""
     if not path.exists():
         return False
     try:
@@ -79,24 +131,17 @@ def is_locked(path: Path) -> bool:
         return False
 
 
-def _sign(descriptor: int) -> None:
-    """Write into the lock file who holds it."""
-    with contextlib.suppress(OSError):  # it is only a courtesy
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
-
-
 def set_aside(path: Path, word: str = "damaged") -> Path:
-    """Rename a file to `<path>.<word>-N`; nothing is deleted."""
+    """Rename a file or a folder to `<path>.<word>-N`. Nothing is deleted."""
     aside = unused(path, word)
     path.rename(aside)
     return aside
 
 
 def unused(path: Path, word: str) -> Path:
-    """`<path>.<word>-N` with the first N that is free."""
+    """Return `<path>.<word>-N` with the first N that is free."""
     numbered = (path.with_name(f"{path.name}.{word}-{n}") for n in itertools.count(1))
-    return next(candidate for candidate in numbered if not candidate.exists())
+    return next(candidate for candidate in numbered if not os.path.lexists(candidate))
 
 
 def write_whole(
@@ -106,43 +151,86 @@ def write_whole(
 ) -> None:
     """Write `path` whole or not at all: temporary file, fsync, rename.
 
-    before_rename: gets the temporary file, whole on disk; an error there keeps the old `path`.
+    The umask holds. A link at `path` is replaced, not followed. Characters that UTF-8 does not
+    have, as of file names in another encoding, are written as `\\udcXX`.
+
+    before_rename: gets the temporary file, whole on disk. If it raises, the old `path` stays.
     Raises CannotWrite.
     """
-    temporary: str | None = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "wb") as file:
+        remove_abandoned(path.parent, path.name)
+        with _temporary(path) as (file, temporary):
             if isinstance(content, str):
-                file.write(content.encode())
+                file.write(content.encode(errors="backslashreplace"))
             else:
                 content(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        if before_rename:
-            before_rename(Path(temporary))
-        os.replace(temporary, path)
-        temporary = None
+            if before_rename:
+                before_rename(temporary)
+            os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
         raise CannotWrite(path, error) from error
-    finally:
-        if temporary:
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """Open `.NAME.RANDOM` beside `path`, and remove it at the end unless it was renamed.
+
+    It is locked: `remove_abandoned` of another process leaves it alone.
+    """
+    file, temporary = _open_temporary(path)
+    with file:
+        try:
+            yield file, temporary
+        finally:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
+
+
+def _open_temporary(path: Path) -> tuple[IO[bytes], Path]:
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        file = temporary.open("xb")
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if temporary.exists():
+            return file, temporary
+        file.close()  # another process took it for abandoned before it was locked
+
+
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files that killed processes were writing, of one name or of all.
+
+    A file that a living process writes is locked, and stays.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _TEMPORARY.fullmatch(entry.name)
+            if not found or name not in (None, found[1]) or not entry.is_file():
+                continue
+            with contextlib.suppress(OSError), open(entry.path, "rb", opener=no_links) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(entry.path)
+
+
+def no_links(path: str, flags: int) -> int:
+    """Open a file for `open(..., opener=no_links)`: a symbolic link is an error (ELOOP)."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def write_text_quickly(path: Path, content: str) -> None:
-    """Replace `path` in one step, but without waiting for the disk: for what is not to be kept."""
+    """Replace `path` in one step without waiting for the disk, for text that need not last."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
-        temporary.write_text(content)
+        with open(temporary, "w", errors="backslashreplace", opener=no_links) as file:
+            file.write(content)
         temporary.replace(path)
 
 
 def _sync_folder(folder: Path) -> None:
-    """The rename itself survives a loss of power only so."""
+    """Bring a rename to the disk, so that it survives a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,10 +1,18 @@
 """Records on disk: whole or not at all, and never destroyed."""
 
 import errno
+import itertools
+import logging
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from opt_runner.console.run_log import run_log
 from opt_runner.errors import UserError
 from opt_runner.files import CannotWrite, set_aside, write_whole
 from opt_runner.geometry import Geometry
@@ -62,8 +70,9 @@ def test_old_records_are_kept_side_by_side(tmp_path: Path) -> None:
     kept = record(tmp_path)
     assert kept.set_aside() is None
     for number in (1, 2):
-        kept.write_result(result(steps=number))
-        aside = kept.set_aside()
+        with kept.held(pytest.fail):
+            kept.write_result(result(steps=number))
+            aside = kept.set_aside()
         assert aside.name == f"run.old-{number}"
         assert Record(aside).read_result().steps == number
 
@@ -110,18 +119,121 @@ def test_half_a_row_is_no_row(tmp_path: Path) -> None:
     assert kept.read_metrics() == [{"step": 1}]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_row_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
     kept = record(tmp_path)
-    kept.metrics.symlink_to("/dev/full")
-    with pytest.raises(CannotWrite, match=r"metrics\.jsonl: No space left on device; make room"):
-        kept.append_metrics({"step": 1})
+    kept.append_metrics({"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kept.metrics_size() + 5, before[1]))
+        with pytest.raises(CannotWrite, match=r"metrics\.jsonl: .*; make room"):
+            kept.append_metrics({"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert kept.metrics.read_text() == '{"step": 1}\n'
 
 
 def test_what_a_killed_process_was_writing_goes_with_the_next_lock(tmp_path: Path) -> None:
     kept = record(tmp_path)
     kept.write_result(result())
-    (kept.directory / ".checkpoint.pt.abc").write_text("half")
+    (kept.directory / ".checkpoint.pt.0123abcd").write_text("half")
     with kept.held(lambda holder: None):
         names = {path.name for path in kept.directory.iterdir()}
     assert names == {"result.json", "lock"}
+
+
+def test_rows_are_not_written_through_a_link(tmp_path: Path) -> None:
+    kept = record(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text('{"step": 1}\n{"step": 2}\n')
+    kept.metrics.symlink_to(elsewhere)
+    with pytest.raises(CannotWrite, match="remove the link"):
+        kept.append_metrics({"step": 3})
+    with pytest.raises(CannotWrite, match="remove the link"):
+        kept.keep_metrics(12)
+    assert elsewhere.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_the_log_is_not_written_through_a_link(tmp_path: Path) -> None:
+    kept = record(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    kept.log.symlink_to(elsewhere)
+    with run_log(kept.log):
+        logging.getLogger("opt_runner").info("said")
+    assert elsewhere.read_text() == "precious"
+    assert "said" in kept.log.read_text()
+
+
+def test_a_holder_whose_record_is_removed_stops_writing(tmp_path: Path) -> None:
+    first = record(tmp_path)
+    with first.held(pytest.fail):
+        first.append_metrics({"step": 1})
+        shutil.rmtree(first.directory)
+        second = Record(first.directory)
+        with second.held(pytest.fail):
+            second.append_metrics({"step": 0})
+            second.write_result(result(steps=7))
+            for write in (
+                lambda: first.append_metrics({"step": 2}),
+                lambda: first.write_result(result()),
+                first.set_aside,
+            ):
+                with pytest.raises(CannotWrite, match="removed or replaced while"):
+                    write()
+            assert second.read_metrics() == [{"step": 0}]
+            assert second.read_result() == result(steps=7)
+
+
+def killed_at(operation: int, action: Callable[[], object], below: Path) -> bool:
+    """Do `action` in a process that dies just before its nth operation on files below a folder.
+
+    Return True if it died.
+    """
+    child = os.fork()
+    if not child:
+        left = operation
+
+        def count(event: str, arguments: tuple) -> None:
+            nonlocal left
+            known = event in ("open", "os.rename", "os.mkdir", "os.remove", "os.truncate")
+            if known and str(below) in str(arguments[0]):
+                left -= 1
+                if not left:
+                    os._exit(9)
+
+        sys.addaudithook(count)
+        try:
+            action()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def test_a_record_that_is_set_aside_is_whole_wherever_a_kill_comes(tmp_path: Path) -> None:
+    names = {"config.yaml", "command.txt", "result.json", "metrics.jsonl", "weights.safetensors"}
+
+    def set_aside_and_begin(kept: Record) -> None:
+        with kept.held(lambda holder: None):
+            kept.set_aside()
+        with kept.held(lambda holder: None):
+            kept.append_metrics({"step": 0})
+
+    kills = 0
+    for operation in itertools.count(1):
+        kept = Record(tmp_path / str(operation) / "run")
+        kept.directory.mkdir(parents=True)
+        for name in names:
+            (kept.directory / name).write_text("old")
+        died = killed_at(operation, lambda kept=kept: set_aside_and_begin(kept), kept.directory)
+        whole = [
+            folder
+            for folder in (kept.directory, kept.directory.with_name("run.old-1"))
+            if all((folder / name).exists() for name in names)
+        ]
+        assert len(whole) == 1, f"torn by a kill before operation {operation}"
+        if not died:
+            break
+        kills += 1
+        set_aside_and_begin(kept)  # the same command again
+        assert kept.read_metrics()[0] == {"step": 0}
+    assert kills >= 5

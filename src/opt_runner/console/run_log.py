@@ -8,13 +8,23 @@ from pathlib import Path
 log = logging.getLogger("opt_runner")
 
 
+class _RunLog(logging.FileHandler):
+    """A log whose lines may fail: a full disk must not end the run, or fill the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 @contextmanager
 def run_log(path: Path) -> Iterator[None]:
     """Within the block, log to `path` as well."""
+    with suppress(OSError):  # the run's result reports a full disk
+        if path.is_symlink():  # the log must not go to a file elsewhere
+            path.unlink()
     handler: logging.Handler
     try:
-        handler = logging.FileHandler(path)
-    except OSError:  # of a full disk the run's result tells
+        handler = _RunLog(path, errors="backslashreplace")
+    except OSError:
         handler = logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [log, logging.getLogger("py.warnings")]

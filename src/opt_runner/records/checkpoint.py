@@ -59,6 +59,7 @@ def save(
         with contextlib.suppress(FileNotFoundError):
             os.replace(record.checkpoint, record.previous_checkpoint)
 
+    record.check_held()
     _sync(record.metrics)
     write_whole(record.checkpoint, write, keep_previous)
 

@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from opt_runner.errors import UserError
-from opt_runner.files import CannotWrite, is_locked, locked, unused, write_whole
+from opt_runner.files import (
+    CannotWrite,
+    Lock,
+    is_locked,
+    locked,
+    no_links,
+    remove_abandoned,
+    set_aside,
+    write_whole,
+)
 from opt_runner.records.result import Result, finite
 
 
@@ -41,12 +50,13 @@ class Record:
         self.prune = directory / "prune"
         self.wandb = directory / "wandb.txt"
         self.job = directory / "job.json"
+        self._lock: Lock | None = None
 
     def read_result(self) -> Result | None:
         return Result.read(self.result)
 
     def checkpoints(self) -> list[Path]:
-        """Those that are there, the newest first."""
+        """Return the checkpoints that are there, the newest first."""
         return [path for path in (self.checkpoint, self.previous_checkpoint) if path.exists()]
 
     def drop_checkpoints(self) -> None:
@@ -61,37 +71,59 @@ class Record:
             write_whole(self.wandb, secrets.token_hex(6) + "\n")
         return self.wandb.read_text().strip()
 
+    def check_held(self) -> None:
+        """Raise CannotWrite if the record was removed while this process holds it.
+
+        Another process may have begun the run anew: two would write into its files.
+        """
+        if self._lock is not None and not self._lock.intact:
+            reason = "the record was removed or replaced while its run went on"
+            raise CannotWrite(self.directory, OSError(errno.ESTALE, reason))
+
     def write_result(self, result: Result) -> None:
+        """Write result.json. Raises CannotWrite."""
+        self.check_held()
         result.write(self.result)
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a row, whole or not at all. Raises CannotWrite."""
-        size = self.metrics_size()
+        self.check_held()
+        line = (json.dumps(finite(row)) + "\n").encode()
         try:
-            with self.metrics.open("ab", buffering=0) as file:
-                line = (json.dumps(finite(row)) + "\n").encode()
-                if file.write(line) < len(line):  # as where the disk is full after half of it
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with open(self.metrics, "ab", buffering=0, opener=no_links) as file:
+                size = os.fstat(file.fileno()).st_size
+                try:
+                    if file.write(line) < len(line):  # the disk was full after half of it
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        file.truncate(size)
+                    raise
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.truncate(self.metrics, size)
             raise CannotWrite(self.metrics, error) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows; one that was cut off in the middle, by a kill, is left out."""
+        """Return the rows, without one that a kill cut off in the middle."""
         lines = self.metrics.read_bytes().split(b"\n")[:-1]
         return [json.loads(line) for line in lines]
 
     def keep_metrics(self, size: int) -> bool:
-        """Drop the rows after the first `size` bytes. False where those are not whole rows."""
+        """Drop the rows after the first `size` bytes. Return False if those are not whole rows.
+
+        Raises CannotWrite.
+        """
         if not self.holds_metrics(size):
             return False
         if self.metrics.exists():
-            os.truncate(self.metrics, size)
+            try:
+                with open(self.metrics, "r+b", opener=no_links) as file:
+                    file.truncate(size)
+            except OSError as error:
+                raise CannotWrite(self.metrics, error) from error
         return True
 
     def holds_metrics(self, size: int) -> bool:
-        """Whether the first `size` bytes of metrics.jsonl are there and are whole rows."""
+        """Return True if metrics.jsonl has `size` bytes or more, and these are whole rows."""
         kept = self.metrics.read_bytes()[:size] if self.metrics.exists() else b""
         try:
             for line in kept.splitlines():
@@ -104,24 +136,24 @@ class Record:
         return self.metrics.stat().st_size if self.metrics.exists() else 0
 
     def set_aside(self) -> Path | None:
-        """Move an old record to `<directory>.old-N`, so that a new one can start."""
+        """Move an old record to `<directory>.old-N`, so that a new one can start.
+
+        It is one rename, which a kill cannot halve. The lock moves along: hold the record to call
+        this, then let it go, and hold the new one. Raises CannotWrite.
+        """
         if not self.result.exists() and not self.checkpoints():
             return None
-        aside = unused(self.directory, "old")
+        self.check_held()
         try:
-            aside.mkdir()
-            for path in self.directory.iterdir():
-                if path.name != "lock":
-                    path.rename(aside / path.name)
+            return set_aside(self.directory, "old")
         except OSError as error:
-            raise CannotWrite(aside, error) from error
-        return aside
+            raise CannotWrite(self.directory, error) from error
 
     @contextlib.contextmanager
     def held(self, busy: Callable[[str], None]) -> Iterator[None]:
-        """Hold the run. Where another process has it, call `busy` with who that is, then wait.
+        """Hold the run. While another process holds it, call `busy` with its name, and wait.
 
-        Raises what `busy` raises, and UserError where the directory cannot be written.
+        Raises what `busy` raises, and UserError if the directory cannot be written.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -129,17 +161,13 @@ class Record:
             raise UserError(
                 f"cannot write to {self.directory}: {error.strerror}; set output_dir=DIR"
             ) from error
-        with locked(self.directory / "lock", busy):
-            self._remove_unfinished()
-            yield
+        with locked(self.directory / "lock", busy) as self._lock:
+            try:
+                remove_abandoned(self.directory)
+                yield
+            finally:
+                self._lock = None
 
     def is_held(self) -> bool:
-        """Whether another process has the run."""
+        """Return True if another process holds the run."""
         return is_locked(self.directory / "lock")
-
-    def _remove_unfinished(self) -> None:
-        """What a killed process was writing; nobody else writes here while the run is held."""
-        for path in (self.config, self.command, self.result, self.checkpoint, self.weights):
-            for unfinished in self.directory.glob(f".{path.name}.*"):
-                with contextlib.suppress(OSError):
-                    unfinished.unlink()

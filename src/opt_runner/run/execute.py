@@ -162,10 +162,10 @@ def _begin(
     """Hold the run until `held` ends, and return where it starts: `new`, or as its checkpoint has
     it, or its result where nothing is left to do. Raises Busy, and UserError for the checkpoint of
     another run."""
-    held.enter_context(run.record.held(partial(_busy, run, screen, set())))
     if run.config.rerun:
         _set_aside(run, screen)
-    elif settled := settled_result(run, screen, mend=True):
+    held.enter_context(run.record.held(partial(_busy, run, screen, set())))
+    if settled := settled_result(run, screen, mend=True):
         return settled, None
 
     def say(text: str) -> None:
@@ -194,8 +194,9 @@ def _busy(run: Run, screen: Screen, reported: set[str], holder: str) -> None:
 
 
 def _set_aside(run: Run, screen: Screen) -> None:
-    if aside := run.record.set_aside():
-        screen.say(f"{run.title}: the old record is kept in {aside}")
+    with run.record.held(partial(_busy, run, screen, set())):
+        if aside := run.record.set_aside():
+            screen.say(f"{run.title}: the old record is kept in {aside}")
 
 
 def _copy_of_first(processes: Processes, opt: OPT, optimizer: Optimizer) -> None:
@@ -285,6 +286,7 @@ def _steps(
         train(setup, result, reporter, stop, losses)
         plain = merge(setup.opt)
         if setup.processes.first:
+            run.record.check_held()
             result.weights = weights.write(run.record.weights, plain, Interface.of(setup.data))
         result.status = "finished"
     except Diverged as error:
@@ -336,10 +338,10 @@ def _fail(run: Run, error: Exception, screen: Screen) -> Result | None:
     result.steps = _steps_on_disk(run)
     screen.fail(f"{run.title}: {outcome(result)}")
     try:
+        if run.config.rerun:
+            _set_aside(run, screen)
         with run.record.held(partial(_busy, run, screen, set())), run_log(run.record.log):
             log.error("%s", "".join(traceback.format_exception(error)))
-            if run.config.rerun:
-                _set_aside(run, screen)
             earlier = run.record.read_result()
             if earlier is None or not earlier.settled:
                 with suppress(CannotWrite):  # which the result then says
