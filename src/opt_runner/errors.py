@@ -43,7 +43,9 @@ def _explain_one(fault: dict[str, Any], where: str, known: list[str]) -> str:
         case "value_error":
             return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
     message = fault["msg"].removeprefix("Input should be ")
-    return f"{key}: must be {message}, got {fault['input']!r}"
+    number = fault["type"] == "string_type" and isinstance(fault["input"], int | float)
+    hint = f"; quote it for Hydra and the shell: '{key}=\"TEXT\"'" if number else ""
+    return f"{key}: must be {message}, got {fault['input']!r}{hint}"
 
 
 def _beside(key: str, known: list[str]) -> str:
@@ -57,7 +59,9 @@ def _beside(key: str, known: list[str]) -> str:
 
 def in_words(error: Exception) -> str:
     """A user's error as it is, any other with its name."""
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def gib(size: int) -> str:

@@ -71,7 +71,7 @@ def test_every_command_has_keys_and_values_that_there_are(
             composed += step.words[0] == "opt-run"
         else:
             monkeypatch.setattr(sys, "argv", step.words)
-            with pytest.raises(SystemExit), mistakes.told(all_are_mistakes=True):
+            with pytest.raises(SystemExit), mistakes.exit_on_error(hydra_runs=True):
                 documents.check_composes(step)
             assert capsys.readouterr().err == f"opt-run: {refused}\n"
     assert composed > 5

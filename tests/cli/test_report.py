@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from opt_runner.records.search import SearchRecord, Trial
-from tests.cli.conftest import TINY, Finished, Run
+from tests.cli.conftest import TINY, Finished, Run, results
 
 SWEEP = ["-m", "method=standard,gs", "seed=0,1", *TINY, "tracking=none"]
 
@@ -122,3 +122,25 @@ def test_a_comparison_that_has_only_been_searched(report, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "12.5" in done.stdout
     assert (tmp_path / "outputs/evidence/report/report.md").is_file()
+
+
+def test_runs_of_a_grid_that_are_trials_as_well_are_counted_and_can_be_shown(
+    report, finished: Finished, tmp_path: Path
+) -> None:
+    finished(*SWEEP)
+    runs = {(one["method"], one["seed"]): one["signature"] for one in results(tmp_path)}
+    trials = [
+        Trial(0, "finished", {"method": "gs"}, 5.0, [5.0], [runs["gs", 0]]),
+        Trial(1, "finished", {"method": "standard"}, 6.0, [6.0], [runs["standard", 0]]),
+    ]
+    folder = tmp_path / "outputs/default/search-01234567"
+    folder.mkdir()
+    SearchRecord("search-01234567", {"method": "gs,standard"}, [], trials).write(folder)
+    done = report("outputs/default")
+    assert "left out: 1 runs of trials that are not the best (--trials shows them)" in done.stdout
+    rows = list(csv.DictReader((tmp_path / "outputs/default/report/report.csv").open()))
+    assert len(rows) == 3
+    done = report("outputs/default", "--trials")
+    assert "left out" not in done.stdout
+    rows = list(csv.DictReader((tmp_path / "outputs/default/report/report.csv").open()))
+    assert len(rows) == 4

@@ -18,11 +18,11 @@ from opt_runner.files import CannotWrite
 from opt_runner.records.search import SearchRecord, find
 from opt_runner.records.tuned import superseded
 from opt_runner.run.run import Run
-from opt_runner.sweep import plan, study
-from opt_runner.sweep.entrants import Options, parse
-from opt_runner.sweep.fair import _own, conduct
-from opt_runner.sweep.sweep import Sweep
-from tests.sweep.test_search import Cut, Ends, FakeRunner
+from opt_runner.sweep import plan
+from opt_runner.sweep.entrants import ComparisonOptions, parse_command
+from opt_runner.sweep.fair import conduct, folder_name
+from opt_runner.sweep.sweep import LeftRunning, Sweep
+from tests.sweep.test_search import Cut, Ends, FakeRunner, Outcome
 
 
 def bowl(config: Config) -> float:
@@ -53,22 +53,15 @@ def begin(tmp_path: Path, fixed: list[str]) -> Begin:
     def begin(
         command: Sequence[str] = COMMAND, ends: Ends = bowl, cut_at: int | None = None, **more: Any
     ) -> tuple[int, FakeRunner]:
-        runner = FakeRunner(tmp_path, ends, fixed, cut_at=cut_at, most=2)
+        runner = FakeRunner(tmp_path, ends, fixed, cut_at=cut_at, most=1)
         options: dict[str, Any] = {
             "trials": 4, "share": 0.25, "validation": 0.1, "trial_seed": 1000, "conditions": [""],
-            "parallel": None, "seed": 0, "storage": str(tmp_path / "default"),
+            "seed": 0, "storage": str(tmp_path / "default"),
         }  # fmt: skip
 
-        def launch(sweep: Sweep, screen: Screen, runs: Sequence[Run]) -> None:
-            runner.batches.append(len(runs))
-            for run in runs:
-                if len(runner.executed) == runner.cut_at:
-                    raise Cut
-                runner.executed.append(run)
-                FakeRunner.leave(run, runner)
-
+        asked = ComparisonOptions(**{**options, **more})
         try:
-            code = conduct(parse(command), Options(**{**options, **more}), runner, launch)
+            code = conduct(parse_command(command), asked, runner)
         except Cut:
             code = -9
         return code, runner
@@ -115,6 +108,15 @@ def test_the_first_trials_are_spread_over_the_whole_space(begin: Begin) -> None:
     assert len(logarithms) == 8
     for place in range(4):
         assert any(place / 4 <= u < (place + 1) / 4 for u in logarithms)
+
+
+def test_the_points_are_those_of_published_comparisons(begin: Begin) -> None:
+    _, runner = begin(["method=cayley", "seed=0"], trials=3)
+    tried = [run.config for run in runner.executed[:3]]
+    assert [config.optimizer.lr for config in tried] == [0.1, 0.077906, 0.0077906]
+    assert [config.optimizer.weight_decay for config in tried] == [0.0005, 0.000255411, 0.00255411]
+    assert [config.optimizer.rotation_lr for config in tried] == [0.1, 0.0774559, 0.308357]
+    assert {config.method.options["start"] for config in tried} == {"identity"}
 
 
 @pytest.mark.parametrize("kill", [0, 3, 7, 9, 12])
@@ -186,7 +188,7 @@ def test_an_entrant_whose_trials_all_diverge_is_left_out_and_said(
     [
         ([*COMMAND, "dataset.validation=0.1"], "leave out dataset.validation"),
         ([*COMMAND, "rerun=true"], "rerun=true does not go with a search"),
-        (["method=gs", "seed=0,1000"], "seed=1000 is that of the trials"),
+        (["method=gs", "seed=0,1000"], "seed=1000 is the seed of the trials"),
         ([*COMMAND, "seed=0,x"], "seed"),
     ],
 )
@@ -217,44 +219,77 @@ def test_what_the_command_line_fixes_is_not_searched(begin: Begin) -> None:
     assert rates == [0.04, 0.04, 0.06, 0.06, 0.04, 0.06]
 
 
-def test_choices_that_are_numbers_and_a_recipe_outside_of_the_space(begin: Begin) -> None:
+def test_the_recipe_keeps_a_null_and_choices_that_are_numbers(begin: Begin) -> None:
     code, runner = begin(["method=mhe", "seed=0"], trials=1)
     assert code == 0
-    assert runner.executed[0].config.method.options["power"] == 0
+    options = runner.executed[0].config.method.options
+    assert (options["power"], options["hidden_weight"]) == (0, None)
 
 
-def test_a_point_that_failed_is_tried_again_by_the_same_command(begin: Begin) -> None:
-    def ends(config: Config) -> float | None:
-        return None if config.optimizer.weight_decay == 5e-4 else bowl(config)
+def test_a_recipe_outside_the_range_begins_in_the_middle_of_it(begin: Begin) -> None:
+    _, runner = begin(["method=gs", "seed=0", "optimizer.lr=interval(0.02,0.04)"], trials=1)
+    assert runner.executed[0].config.optimizer.lr == 0.03
 
-    code, first = begin(["method=gs", "seed=0"], ends=ends, cut_at=2)
-    assert code == -9
-    code, second = begin(["method=gs", "seed=0"])
+
+def test_a_failed_trial_does_not_count_and_is_run_anew_by_the_same_command(
+    begin: Begin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ends(config: Config) -> Outcome:
+        return "failed" if config.optimizer.weight_decay == 5e-4 else bowl(config)
+
+    code, first = begin(ends=ends)
+    assert code == 1
+    assert "gs: 1 of 4 trials failed and do not count, the first with: because" in (
+        capsys.readouterr().out
+    )
+    assert len(first.executed) == 8 + 6, "the others are compared"
+    code, second = begin()
     assert code == 0
-    recipe = first.executed[0]
-    assert recipe.config.optimizer.weight_decay == 5e-4
-    assert recipe.signature in [run.signature for run in second.executed[:4]]
+    trials = [run for run in second.executed if run.config.seed == 1000]
+    assert [run.config.optimizer.weight_decay for run in trials] == [5e-4, 5e-4]
 
 
-def test_a_trial_that_a_kill_left_half_drawn_is_drawn_again(begin: Begin, tmp_path: Path) -> None:
-    begin(["method=gs", "seed=0"], cut_at=0, trials=3)
-    (folder,) = tmp_path.glob("default/fair-*/all")
-    study.open_study(folder, folder.name, "none").ask()  # the recipe's trial, without parameters
-    code, runner = begin(["method=gs", "seed=0"], trials=3)
+def test_trials_that_do_not_finish_keep_the_final_runs_back(begin: Begin) -> None:
+    code, runner = begin(ends=lambda config: None)
+    assert code == 1
+    assert {run.config.seed for run in runner.executed} == {1000}
+
+
+def test_a_launcher_that_leaves_its_jobs_running_is_asked_again_for_the_final_runs(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leave(*_: Any) -> None:
+        raise LeftRunning("submitted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeRunner, "serve", leave)
+        assert begin()[0] == 0
+    assert "submitted" in capsys.readouterr().out
+    code, runner = begin()
     assert code == 0
-    tried = [run.config for run in runner.executed if run.config.seed == 1000]
-    assert len(tried) == 3
-    assert 5e-4 in [config.optimizer.weight_decay for config in tried]
+    assert len(runner.executed) == 8 + 6
 
 
-def test_entrants_have_folders_of_their_own_inside_the_comparison_s(tmp_path: Path) -> None:
-    labels = ["gs", "gs cnn6", "gs-cnn6 a", "gs cnn6-a", "/gs", "..", "[8,8]", "[8 8]", "x" * 300]
-    names = [_own(label) for label in labels]
-    assert names[:2] == ["gs", "gs-cnn6"]
-    assert len(set(names)) == len(names)
-    for name in names:
-        assert (tmp_path / name).resolve().parent == tmp_path.resolve()
-        (tmp_path / name).mkdir()
+def test_each_trial_that_ends_is_in_the_record_of_its_search(begin: Begin, tmp_path: Path) -> None:
+    begin(cut_at=6)
+    statuses = {one.label: [t.status for t in one.trials] for one in find([tmp_path])}
+    assert statuses["standard"] == ["finished"] * 4
+    assert statuses["gs"] == ["finished"] * 2 + ["not finished"] * 2
+
+
+def test_a_condition_that_leaves_fewer_images_than_a_batch_is_refused_before_the_search(
+    begin: Begin, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="batch size 128 does not suit 20 training images"):
+        begin(conditions=["", "dataset.share=0.01"])
+    assert find([tmp_path]) == []
+
+
+@pytest.mark.parametrize("label", ["gs cnn6", "/gs", "..", "[8,8]", "x" * 300])
+def test_an_entrant_has_a_folder_inside_that_of_the_comparison(tmp_path: Path, label: str) -> None:
+    name = folder_name(1, label)
+    assert (tmp_path / name).resolve().parent == tmp_path.resolve()
+    (tmp_path / name).mkdir()
 
 
 def test_runs_with_former_settings_are_left_out_of_reports(begin: Begin, tmp_path: Path) -> None:
@@ -273,13 +308,14 @@ def test_the_plan_times_a_trial_of_each_entrant(
 ) -> None:
     timed = []
 
-    def show_cost(run: Run, count: int, screen: Screen) -> None:
-        timed.append((run.config.method.name, count))
+    def show(
+        sweep: Sweep, left: Sequence[Run], screen: Screen, kind_of: Any = plan.kind_of
+    ) -> None:
+        timed.append(len({kind_of(run) for run in left}))
 
-    monkeypatch.setattr(plan, "show_cost", show_cost)
-    monkeypatch.setattr(plan, "show", lambda *_: None)
-    begin([*COMMAND, "plan.measure=true"], trials=1)
-    assert timed == [("standard", 1), ("gs", 1)]
+    monkeypatch.setattr(plan, "show", show)
+    begin([*COMMAND, "plan.measure=true"], trials=3)
+    assert timed == [2, 2], "of 6 trials two, of 6 runs two"
 
 
 def test_conditions_that_make_the_same_runs_run_once(begin: Begin) -> None:

@@ -23,9 +23,9 @@ from opt_runner.records.search import SearchRecord, find
 from opt_runner.run.interrupt import Interrupted
 from opt_runner.run.run import Identifier, Run, command_line
 from opt_runner.sweep import search, trials
-from opt_runner.sweep.search import Options, conduct
+from opt_runner.sweep.search import SearchOptions, conduct
 from opt_runner.sweep.source import Source
-from opt_runner.sweep.space import parse
+from opt_runner.sweep.space import parse_space
 from opt_runner.sweep.sweep import Sweep
 
 SPACE = ["optimizer.lr=tag(log,interval(0.003,0.3))", "method=gs,cayley"]
@@ -68,11 +68,15 @@ class FakeRunner:
     def screen(self, run: Run) -> Screen:
         return Screen(run.config.progress)
 
+    def prepare(self, sweep: Sweep, screen: Screen) -> None:
+        """Nothing to do."""
+
     def at_once(self, run: Run) -> int | None:
         return self.most
 
     def serve(self, sweep: Sweep, screen: Screen, source: Source, at_once: int) -> None:
-        while runs := [run for _ in range(at_once) if (run := source.take()) is not None]:
+        most = min(at_once, self.most or at_once)
+        while runs := [run for _ in range(most) if (run := source.take()) is not None]:
             self.batches.append(len(runs))
             for run in runs:
                 if len(self.executed) == self.cut_at:
@@ -121,9 +125,11 @@ def begin(tmp_path: Path, fixed: list[str]) -> Callable[..., tuple[int, FakeRunn
         given = {key: more.pop(key) for key in ("trials", "seed", "pruning") if key in more}
         options = {"trials": 8, "seed": 0, "pruning": "none", **given}
         runner = FakeRunner(tmp_path, ends, fixed, most=parallel, **more)
-        asked = Options(parallel=None, study="search", storage=str(tmp_path / "default"), **options)
+        asked = SearchOptions(
+            parallel=None, study="search", storage=str(tmp_path / "default"), **options
+        )
         try:
-            return conduct(parse(space), asked, runner), runner
+            return conduct(parse_space(space), asked, runner), runner
         except Cut:
             return -9, runner
 
@@ -161,7 +167,7 @@ def test_what_is_minimised_is_the_validation_error(
 
     said = capsys.readouterr().out
     assert "plan: search search-" in said
-    assert "25 trials: 0 settled, 0 to go on with, 25 to draw; up to 1 at once" in said
+    assert "25 trials: 0 done, 0 to go on with, 25 to draw; up to 1 at once" in said
     assert f"best: trial {best.number}: optimizer.lr={best.parameters['optimizer.lr']:.6g}" in said
     shown = re.findall(r"\b10\d\d\.\d\d\b", said)
     assert shown == [f"{best.value + 1000:.2f}"], "the test error of the best trial alone"
@@ -174,7 +180,7 @@ def test_the_same_command_again_runs_nothing_and_more_trials_extend(
     begin(trials=5)
     first = drawn(tmp_path)
     assert begin(trials=5)[1].executed == []
-    assert "5 settled, 0 to go on with, 0 to draw" in capsys.readouterr().out
+    assert "5 done, 0 to go on with, 0 to draw" in capsys.readouterr().out
     code, runner = begin(trials=7)
     assert code == 0
     assert len(runner.executed) == 2
@@ -337,7 +343,7 @@ def test_an_interruption_leaves_its_trials_to_the_same_command(
         "not finished"
     ]
     code, runner = begin()
-    assert "2 settled, 1 to go on with, 5 to draw" in capsys.readouterr().out
+    assert "2 done, 1 to go on with, 5 to draw" in capsys.readouterr().out
     assert code == 0
     assert len(runner.executed) == 6
 
@@ -415,7 +421,7 @@ def test_hyperband_stops_what_falls_behind_in_its_bracket(
     # Optuna draws a trial's bracket from the study's name and the trial's number. With this name
     # the first four are two of each: one bracket stops trials from 20% of the budget on, the other
     # from 60%.
-    monkeypatch.setattr(search, "_name", lambda *_: "study")
+    monkeypatch.setattr(search, "space_digest", lambda *_: "STUDY")
 
     def trained(run: Run, runner: FakeRunner) -> None:
         bad = len(runner.executed) > 4
@@ -504,4 +510,8 @@ def test_a_search_that_is_under_way_is_not_begun_a_second_time(
 
 def test_the_options_of_the_sweeper_are_those_of_its_yaml_file() -> None:
     keys = yaml.safe_load((conf_dir() / "hydra/sweeper/optuna.yaml").read_text()).keys()
-    assert keys - {"_target_", "params"} == search.Options.model_fields.keys()
+    assert keys - {
+        "_target_",
+        "_convert_",
+        "params",
+    } == search.SearchOptions.model_fields.keys() - {"params"}

@@ -5,8 +5,7 @@ Hydra imports its plugins for `--help`, which must answer at once: torch is impo
 
 import sys
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.core.plugins import Plugins
@@ -26,21 +25,21 @@ if TYPE_CHECKING:
 
 
 class RunSweeper(Sweeper):
-    """params: overrides that an experiment brings along; the command line's come after them.
+    """Sweeper that composes runs. content: the keys of its YAML, checked by `conduct`.
 
     here: the runs are executed on this machine, so that their device is known beforehand.
     """
 
-    # What makes the command of one of its runs a command for that run alone.
+    # Overrides that turn the recorded command of one run into a command for that run alone.
     alone: ClassVar[Sequence[str]] = ()
 
-    def __init__(self, params: Mapping[str, str] | None = None) -> None:
-        self.params = params or {}
+    def __init__(self, **content: Any) -> None:
+        self.content = content
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from opt_runner.config.compose import Composer
+        from opt_runner.config.compose import Composer, config_arguments
         from opt_runner.run.run import Identifier
 
         self.hydra_context = hydra_context
@@ -50,8 +49,7 @@ class RunSweeper(Sweeper):
         )
         # A launcher of others may take the runs to other machines, with other devices.
         self.here = isinstance(self.launcher, RunLauncher) and self.launcher.here
-        sources = config.hydra.runtime.config_sources
-        self._folders = [source.path for source in sources if source.provider == "command-line"]
+        self._arguments = config_arguments(config.hydra)
         self._compose = Composer(config.hydra.job.config_name)
         self._identify = Identifier(check_device=self.here)
         self._overrides: dict[str, Sequence[str]] = {}  # by the signature of a run
@@ -60,7 +58,7 @@ class RunSweeper(Sweeper):
         """Ends the program where the exit code is not 0."""
         from opt_runner.run.processes import started_by_torchrun
 
-        with mistakes.told(quiet=mistakes.another_tells()):
+        with mistakes.exit_on_error(quiet=mistakes.rank_0_reports()):
             if started_by_torchrun():
                 raise UserError(
                     "torchrun starts the processes of one run, and this is a sweep: leave out one "
@@ -73,12 +71,6 @@ class RunSweeper(Sweeper):
     @abstractmethod
     def conduct(self, arguments: Sequence[str]) -> int:
         """The sweep that the command line asks for. Returns the exit code."""
-
-    def after_params(
-        self, arguments: Sequence[str], more: Mapping[str, object] | None = None
-    ) -> list[str]:
-        """The experiment's overrides, `more` of them, and then the command line's."""
-        return [*(f"{k}={v}" for k, v in {**self.params, **(more or {})}.items()), *arguments]
 
     def run(self, overrides: Sequence[str]) -> "Run":
         """Raises UserError, which names the run, and Hydra's exceptions for a mistake."""
@@ -94,7 +86,7 @@ class RunSweeper(Sweeper):
                         "several train one run as srun --ntasks=N opt-run "
                         "hardware.processes=slurm ..., without -m"
                     )
-            run = self._identify(config, command_line(self._folders, [*overrides, *self.alone]))
+            run = self._identify(config, command_line(self._arguments, [*overrides, *self.alone]))
         except UserError as error:
             raise UserError(f"{error} [in the run {' '.join(overrides)}]") from error
         self._overrides.setdefault(run.signature, overrides)
@@ -112,7 +104,12 @@ class RunSweeper(Sweeper):
     def at_once(self, run: "Run") -> int | None:
         """Return how many runs like this one the launcher executes at once; None if it does not
         say. Raises UserError for a launcher of others, which takes no runs one by one."""
-        return self._own_launcher().at_once(run)
+        return self.own_launcher().at_once(run)
+
+    def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
+        """Do what the launcher does for a sweep even if none of its runs is left."""
+        if isinstance(self.launcher, RunLauncher):
+            self.launcher.prepare(sweep, screen)
 
     def launch(self, sweep: "Sweep", screen: "Screen", runs: "Sequence[Run]") -> None:
         """Execute these runs. Raises what a job of another's launcher failed with."""
@@ -129,27 +126,19 @@ class RunSweeper(Sweeper):
 
     def serve(self, sweep: "Sweep", screen: "Screen", source: "Source", at_once: int) -> None:
         """Execute all runs of the source."""
-        self._own_launcher().serve(sweep, source, at_once, screen)
+        self.own_launcher().serve(sweep, source, at_once, screen)
 
-    def _own_launcher(self) -> RunLauncher:
+    def own_launcher(self) -> RunLauncher:
         if isinstance(self.launcher, RunLauncher):
             return self.launcher
         raise UserError("a search needs hydra/launcher=pool, slurm or ray: others run grids alone")
 
 
 class SearchSweeper(RunSweeper):
-    """What the sweepers share that choose runs with Optuna. options: the keys of their YAML."""
+    """Sweeper that chooses runs by their validation error."""
 
     alone = ("hydra.mode=RUN",)
 
-    def __init__(
-        self, params: Mapping[str, str] | None = None, grids: object = None, **options: Any
-    ) -> None:
-        super().__init__(params)
+    def __init__(self, grids: object = None, **content: Any) -> None:
         # `grids` is a key of the default sweeper, into whose YAML that of an experiment is merged.
-        self.options = options if grids is None else {**options, "grids": grids}
-
-    def require_optuna(self, name: str) -> None:
-        """Raises UserError where it is not installed. name: the sweeper's."""
-        if find_spec("optuna") is None:
-            raise UserError(f"hydra/sweeper={name} needs Optuna: pip install 'opt-runner[search]'")
+        super().__init__(**content, **({} if grids is None else {"grids": grids}))

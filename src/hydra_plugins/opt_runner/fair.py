@@ -6,12 +6,12 @@ from hydra_plugins.opt_runner._sweeper import SearchSweeper
 
 
 class FairSweeper(SearchSweeper):
-    """options: the keys of conf/hydra/sweeper/fair.yaml."""
+    """Sweeper of a fair comparison. content: see conf/hydra/sweeper/fair.yaml."""
 
     def conduct(self, arguments: Sequence[str]) -> int:
-        self.require_optuna("fair")
         from opt_runner.sweep import entrants, fair
 
-        options = entrants.Options.read(self.options)
-        command = entrants.parse(self.after_params(arguments))
-        return fair.conduct(command, options, self, self.launch)
+        self.own_launcher()
+        options = entrants.ComparisonOptions.read(self.content)
+        command = entrants.parse_command(options.after_params(arguments))
+        return fair.conduct(command, options, self)

@@ -1,4 +1,4 @@
-"""A user's mistake ends in one line a fault and exit code 2, a bug in a traceback and 1."""
+"""Exit of a command: a user's mistake is one line a fault and code 2, a bug a traceback and 1."""
 
 import argparse
 import os
@@ -12,48 +12,54 @@ from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from opt_runner.config.compose import conf_dir
+from opt_runner.config.overrides import explain_grammar
 from opt_runner.errors import Elsewhere, UserError, nearest
 
 _TRACEBACKS = "OPT_RUN_FULL_ERROR"
 _WAIT_SECONDS = 30
+_CODE = ("opt_runner.", "hydra_plugins.")
 
 
 def take_over_from_hydra() -> None:
-    """Let Hydra raise what it would print; HYDRA_FULL_ERROR=1 of the user's asks for tracebacks."""
+    """Let Hydra raise its errors. It prints them unless HYDRA_FULL_ERROR=1, by which a user asks
+    for tracebacks."""
     os.environ.setdefault(_TRACEBACKS, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
-def another_tells() -> bool:
-    """Whether torchrun started this process beside another of the same machine, which gets the same
-    command line and configs, and so tells of the mistakes in them."""
+def rank_0_reports() -> bool:
+    """Return True for local ranks above 0: rank 0 reports mistakes in the command line."""
     return os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 @contextmanager
-def told(
-    all_are_mistakes: bool = False, quiet: bool = False, command: str = "opt-run"
+def exit_on_error(
+    hydra_runs: bool = False, quiet: bool = False, command: str = "opt-run"
 ) -> Iterator[None]:
-    """Within the block an exception ends the program as this module says.
+    """End the program if the block raises an exception: see this module's docstring.
 
-    all_are_mistakes: of what Hydra does with a command line any exception is about that line.
-    quiet: say nothing of mistakes, and leave the other process time to say it: torchrun kills all
-    others as soon as one has ended.
+    Args:
+        hydra_runs: Hydra runs in the block. Whatever it raises is about the command line, unless
+            the exception comes from the code of a run, a sweeper or a launcher.
+        quiet: Print no mistakes, and leave rank 0 time to print them: torchrun kills all processes
+            as soon as one has ended.
+        command: The name in front of each line.
     """
     try:
         yield
     except Elsewhere:
         sys.exit(1)
-    except Exception as error:
+    except Exception as raised:
+        error = _cause(raised)
         known = isinstance(error, UserError | HydraException | OmegaConfBaseException)
-        mistake = known or all_are_mistakes
+        mistake = known or (hydra_runs and not _comes_from_code(error))
         if not mistake or os.environ.get(_TRACEBACKS) == "1":
-            traceback.print_exc()
+            traceback.print_exception(raised)
         if not mistake:
             sys.exit(1)
         if quiet:
@@ -64,11 +70,28 @@ def told(
         sys.exit(2)
 
 
+def _cause(error: Exception) -> Exception:
+    """Return the exception that a constructor raised, from inside Hydra's report of it."""
+    cause = error.__cause__
+    if isinstance(error, InstantiationException) and isinstance(cause, Exception):
+        return cause if _comes_from_code(cause) else error
+    return error
+
+
+def _comes_from_code(error: Exception) -> bool:
+    """Return True if the exception went through our code below the command, or through a plugin."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    names = [str(frame.f_globals.get("__name__")) for frame in frames]
+    return any(name.startswith(_CODE) and not name.startswith("opt_runner.cli") for name in names)
+
+
 def _lines(error: Exception) -> list[str]:
-    """One line a fault; Hydra's messages with the nearest match of a misspelt name."""
+    """Return one line a fault. Hydra's messages get the nearest match of a misspelt name."""
     text = str(error)
     if isinstance(error, UserError):
         return text.splitlines()
+    if isinstance(error, OverrideParseException):
+        return [explain_grammar(error.override, text)]
     missing = r"Could not find '(.+)/(.+)'\s+Available options in '.*':((?:\n\t.+)+)"
     if found := re.search(missing, text):
         group, choice, options = found.groups()
@@ -79,20 +102,26 @@ def _lines(error: Exception) -> list[str]:
         key = found.group(1)
         cause = str(error.__cause__ or "")
         if "not in struct" in cause or "No match in the defaults list" in text:
-            known = _known_keys()
-            if key in known:
-                return [
-                    f"{key}: not every run of the sweep has this key: put those that have it in a "
-                    "sweep of their own"
-                ]
-            hint = nearest(key, known)
-            return [f"unknown key {key!r}{hint} (opt-run --cfg job shows all keys)"]
+            if inner := re.search(r"full_key: (\S+)", cause):  # of optimizer={lrr:0.2}
+                key = inner.group(1)
+            return [_unknown(key)]
         return [f"{key}: {' '.join(cause.split()) or text.splitlines()[0]}"]
-    return [" ".join(text.split())]
+    return [" ".join(text.split()) or type(error).__name__]
+
+
+def _unknown(key: str) -> str:
+    """Return a line about a key that a config does not have."""
+    known = _known_keys()
+    if key in known:
+        return (
+            f"{key}: not every run of the sweep has this key: put those that have it in a sweep "
+            "of their own"
+        )
+    return f"unknown key {key!r}{nearest(key, known)} (opt-run --cfg job shows all keys)"
 
 
 def _known_keys() -> list[str]:
-    """Every key, dotted, of the config that the command's groups make, and every group."""
+    """Return all keys, dotted, of the config that the command's groups make, and all groups."""
     groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
     chosen = [word for word in sys.argv[1:] if word.partition("=")[0] in groups]
     parser = argparse.ArgumentParser(add_help=False)

@@ -1,4 +1,4 @@
-"""opt-report: tables and pictures of what opt-run left on disk.
+"""Command opt-report: tables and pictures of what opt-run left on disk.
 
 Exit codes: 0 written, 2 a mistake in the command or nothing to report.
 """
@@ -14,9 +14,10 @@ from opt_runner.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command with these arguments, by default those of the process."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     given = _parser().parse_args(arguments)
-    with mistakes.told(command="opt-report"):
+    with mistakes.exit_on_error(command="opt-report"):
         _report(given, shlex.join(["opt-report", *arguments]))
 
 
@@ -32,6 +33,11 @@ def _parser() -> argparse.ArgumentParser:
                         help="where to look for records (default: outputs)")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR",
                         help="where the files go (default: FOLDER/report)")  # fmt: skip
+    parser.add_argument(
+        "--trials",
+        action="store_true",
+        help="show the runs of all trials of a search, not those of the best alone",
+    )
     parser.add_argument("--title", default="OPT: methods compared", help="of the page")
     return parser
 
@@ -48,10 +54,11 @@ def _report(given: argparse.Namespace, command: str) -> None:
     screen = Screen()
     folders = given.folders or [Path("outputs")]
     searches = search.find(folders)
-    # Of a fair comparison that is cut short there are searches alone: their runs lie elsewhere.
+    # A comparison that was interrupted may have searches alone: their runs are elsewhere.
     runs = stored.find(folders, allow_none=bool(searches))
     former = tuned.superseded(folders)
-    left_out = search.beaten(searches) | former
+    beaten = set() if given.trials else search.beaten(searches) - former
+    left_out = beaten | former
     tables = compare(run for run in runs if run.signature not in left_out)
     terminal.show(tables, screen, fault=screen.say)
     for note in notes(tables, brief=True):
@@ -62,8 +69,8 @@ def _report(given: argparse.Namespace, command: str) -> None:
     for one in alone:
         screen.say(trials.counts(one))
         screen.show(trials.table(one))
-    if alone:
-        screen.say("of a search the tables of runs hold the best trial alone")
+    if count := sum(run.signature in beaten for run in runs):
+        screen.say(f"left out: {count} runs of trials that are not the best (--trials shows them)")
     if count := sum(run.signature in former for run in runs):
         screen.say(
             f"left out: {count} runs of fair comparisons with settings found before the best"

@@ -1,4 +1,4 @@
-"""opt-run: one run, or a sweep with `-m`.
+"""Command opt-run: one run, or a sweep with `-m`.
 
 Exit codes: 0 all finished, 1 a run failed, 2 a mistake in the command, 130 or 143 interrupted.
 Help, `--cfg` and completion answer without importing torch.
@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from opt_runner.cli import mistakes
 from opt_runner.config import compose
+from opt_runner.config.overrides import with_quoted_texts
 from opt_runner.config.schema import Config
 from opt_runner.errors import Elsewhere
 from opt_runner.run import interrupt, process
@@ -29,13 +30,15 @@ if TYPE_CHECKING:
 
 @hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name="config")
 def _app(cfg: DictConfig) -> float | None:
-    """One run; returns its validation error, for sweepers that optimise: None without validation.
-    Failures are on disk."""
+    """Execute one run. Return its validation error for sweepers that optimise, None without one.
+
+    Failures are on disk.
+    """
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return _run_of_a_sweep(cfg)
-    with mistakes.told(quiet=mistakes.another_tells()):
+    with mistakes.exit_on_error(quiet=mistakes.rank_0_reports()):
         config = compose.read(cfg)
-    with mistakes.told():
+    with mistakes.exit_on_error():
         code = _run_alone(config)
     if code:
         sys.exit(code)
@@ -43,7 +46,10 @@ def _app(cfg: DictConfig) -> float | None:
 
 
 def _run_alone(config: Config) -> int:
-    """In this process, or in the several that torchrun or srun started for it."""
+    """Execute one run in this process, or in those that torchrun or srun started for it.
+
+    Returns the exit code.
+    """
     from opt_runner.console.screen import Screen
     from opt_runner.console.wandb import upload_hint
     from opt_runner.run.processes import joined
@@ -70,7 +76,10 @@ def _run_alone(config: Config) -> int:
 
 
 def _run_of_a_sweep(cfg: DictConfig) -> float | None:
-    """In a process of Hydra's or another's launcher, which may be this one."""
+    """Execute one run in a process of a launcher, which may be this one.
+
+    Returns its validation error.
+    """
     from opt_runner.console.screen import Screen
     from opt_runner.run.processes import joined
 
@@ -81,7 +90,7 @@ def _run_of_a_sweep(cfg: DictConfig) -> float | None:
         screen = Screen("plain" if shows else "none")
         try:
             _, result = _execute(config, screen, processes, in_sweep=True)
-        except Elsewhere:  # the first process tells
+        except Elsewhere:  # rank 0 reports
             return None
     return result.validation_error if result else None
 
@@ -99,23 +108,24 @@ def _execute(
 
 
 def _command() -> str:
-    """What makes the run that Hydra runs now, alone or in a sweep."""
+    """Return the command line that repeats the current run."""
     from opt_runner.run.run import command_line
 
     hydra_config = HydraConfig.get()
-    mine = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
-    return command_line(mine, hydra_config.overrides.task)
+    return command_line(compose.config_arguments(hydra_config), hydra_config.overrides.task)
 
 
 def main() -> None:
+    """Run the command `opt-run`."""
     # argparse takes all positional arguments in one run: `a=1 -m b=2,3` would be a mistake.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    sys.argv[1:] = with_quoted_texts(sys.argv[1:], compose.text_keys())
     process.spin_briefly()
     interrupt.raise_on_sigterm()
     mistakes.take_over_from_hydra()
-    logging.raiseExceptions = False  # a log that cannot be written is no reason to speak up
+    logging.raiseExceptions = False  # no message if a log cannot be written
     try:
-        with mistakes.told(all_are_mistakes=True, quiet=mistakes.another_tells()):
+        with mistakes.exit_on_error(hydra_runs=True, quiet=mistakes.rank_0_reports()):
             _app()
     except KeyboardInterrupt as error:
         _interrupted(error)
@@ -128,6 +138,6 @@ def _interrupted(error: KeyboardInterrupt) -> NoReturn:
     # With `rerun` what is done would be done again.
     reruns = any(word.startswith("rerun=") and word != "rerun=false" for word in sys.argv)
     same = "the same command without rerun" if reruns else "the same command"
-    if not mistakes.another_tells():
+    if not mistakes.rank_0_reports():
         print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
     sys.exit(128 + int(getattr(error, "signum", 2)))

@@ -1,24 +1,24 @@
-"""From what stands on the command line to a checked config.
+"""Composition of a checked config from the words of a command line.
 
 This module does not import torch: help and completion must answer at once.
 """
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from opt_runner.config import components
-from opt_runner.config.schema import Config, Node
+from opt_runner.config.overrides import parse, with_quoted_texts
+from opt_runner.config.schema import Config
 from opt_runner.errors import UserError, explain
 
 # What a component is given beside its options in the config.
@@ -26,26 +26,29 @@ NETWORK_SUPPLIED = frozenset({"in_channels", "image_size", "num_classes", "bn_mo
 
 
 def compose(config_name: str, overrides: Sequence[str]) -> Config:
-    """What Hydra, initialized, composes from these overrides, checked.
+    """Return the checked config that Hydra, once initialized, composes from these overrides.
 
     Raises UserError and Hydra's and OmegaConf's exceptions for a mistake in the overrides.
     """
     try:
-        cfg = hydra.compose(config_name, list(overrides))
-    except (ValueError, TypeError) as error:  # of a group that is given a number or a list, say
+        cfg = hydra.compose(config_name, with_quoted_texts(overrides, text_keys()))
+    except (ValueError, TypeError) as error:  # for a group that is given a number or a list, say
         raise UserError(str(error)) from error
     return read(cfg)
 
 
 def from_arguments(*arguments: str) -> Config:
-    """The config that `opt-run` with these arguments would have; raises what `compose` does."""
+    """Return the config of `opt-run` with these arguments. Raises as `compose` does."""
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose("config", arguments)
 
 
 class Composer:
-    """`compose` for the many runs of a grid: Hydra composes once for all that differ in plain
-    values of keys alone, as `seed`, which takes it a tenth of a second."""
+    """`compose` for the many runs of a sweep.
+
+    Hydra needs a tenth of a second to compose. It composes once for all runs that differ only in
+    plain values of keys, as `seed`.
+    """
 
     def __init__(self, config_name: str) -> None:
         self.config_name = config_name
@@ -56,11 +59,15 @@ class Composer:
         values: dict[str, Any] = {}
         others = []
         for word in overrides:
-            override = _parse(word)
+            override = parse(word)
+            key = override.key_or_group
             if self._is_plain(override):
-                values[override.key_or_group] = override.value()
-            else:
-                others.append(word)
+                values[key] = override.value()
+                continue
+            others.append(word)
+            # It comes after values below this key, and replaces them.
+            if key not in self._groups and any(f"{k}.".startswith(f"{key}.") for k in values):
+                return compose(self.config_name, overrides)
         base = self._base(tuple(others))
         if base is None or not all(_has(base, key) for key in values):
             return compose(self.config_name, overrides)
@@ -74,7 +81,7 @@ class Composer:
         return check(plain)
 
     def _is_plain(self, override: Override) -> bool:
-        """key=number, key=true, key=null: what needs none of Hydra's rules."""
+        """Return True for key=number, key=true and key=null, which need none of Hydra's rules."""
         return (
             override.type == OverrideType.CHANGE
             and override.package is None
@@ -85,7 +92,7 @@ class Composer:
         )
 
     def _base(self, overrides: tuple[str, ...]) -> dict[str, Any] | None:
-        """The config of these overrides as plain values; None where values refer to others."""
+        """Return the config of these overrides, unchecked; None if values refer to others."""
         if overrides not in self._composed:
             cfg = hydra.compose(self.config_name, list(overrides))
             plain = OmegaConf.to_container(cfg, resolve=False)
@@ -99,12 +106,17 @@ class Composer:
 def with_overrides(
     plain: dict[str, Any], overrides: Sequence[str], rooms: Sequence[str], folder: Path | None
 ) -> Config:
-    """A record's config with other choices and values in these of its nodes, as `dataset`.
+    """Return a record's config with other choices and values in some nodes, as `dataset`.
 
-    overrides: as on opt-run's command line. folder: as its --config-dir.
+    Args:
+        plain: The config of the record.
+        overrides: As on opt-run's command line.
+        rooms: The nodes that may change.
+        folder: As opt-run's --config-dir.
+
     Raises UserError, and Hydra's and OmegaConf's exceptions, for a mistake in the overrides.
     """
-    words = {word: _parse(word) for word in overrides}
+    words = {word: parse(word) for word in overrides}
     for word, override in words.items():
         node = override.key_or_group.partition(".")[0]
         if node not in rooms or override.is_sweep_override() or override.is_delete():
@@ -124,11 +136,6 @@ def with_overrides(
     return check(changed)
 
 
-@cache
-def _parse(word: str) -> Override:
-    return OverridesParser.create().parse_override(word)
-
-
 def _has(node: Any, key: str) -> bool:
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
@@ -138,12 +145,12 @@ def _has(node: Any, key: str) -> bool:
 
 
 def read(cfg: DictConfig) -> Config:
-    """The composed config, checked: see `check`."""
+    """Return the composed config, checked: see `check`."""
     return check(_plain(cfg))
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
-    """As plain values. Raises UserError where one is missing."""
+    """Return a config as plain values. Raises UserError if one is missing."""
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
@@ -155,14 +162,15 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def check(plain: dict[str, Any]) -> Config:
-    """A config as plain values, checked against the schema and the components' signatures.
+    """Return a config checked against the schema and the components' signatures.
 
     Raises UserError, one line a fault.
     """
     try:
         config = Config.model_validate(plain)
     except ValidationError as error:
-        raise UserError(_explain_nested(error)) from error
+        _check_packages(plain)
+        raise UserError(explain(error, "", known_keys())) from error
     components.check(config.method, "method")
     components.check(config.model, "model", NETWORK_SUPPLIED)
     components.check(config.dataset, "dataset")
@@ -174,23 +182,48 @@ def check(plain: dict[str, Any]) -> Config:
     return config
 
 
-def _explain_nested(error: ValidationError) -> str:
-    return explain(error, "", known_keys())
+def _check_packages(plain: dict[str, Any]) -> None:
+    """Raise UserError if a group's file without `@package` has put keys of the whole config below
+    its group, as `dataset.dataset`."""
+    for group, node in plain.items():
+        if not isinstance(node, dict) or "_target_" in node or not (conf_dir() / group).is_dir():
+            continue
+        if keys := [key for key in node if key in Config.model_fields]:
+            raise UserError(
+                f"{group}.{keys[0]}: a file of the group {group} that sets {keys[0]} of the whole "
+                "config must begin with the line: # @package _global_"
+            )
 
 
-def known_keys(node: type[Node] = Config, path: str = "") -> list[str]:
-    """Every key of the schema, dotted."""
-    keys = []
+def known_keys() -> list[str]:
+    """Return every key of the schema, dotted."""
+    return [key for key, _ in _annotations(Config)]
+
+
+@cache
+def text_keys() -> frozenset[str]:
+    """Return the keys of the schema that hold text, dotted."""
+    return frozenset(key for key, kind in _annotations(Config) if kind in (str, str | None))
+
+
+def _annotations(node: type[BaseModel], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a node and of the nodes inside it, with their types."""
     for key, field in node.model_fields.items():
-        keys.append(f"{path}{key}")
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Node):
-            keys += known_keys(inner, f"{path}{key}.")
-    return keys
+        yield f"{path}{field.alias or key}", field.annotation
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _annotations(field.annotation, f"{path}{key}.")
 
 
 def conf_dir() -> Path:
-    """conf/: the copy in the installed package, or the checkout's."""
+    """Return conf/: the copy in the installed package, or the checkout's."""
     package = Path(__file__).parents[1]
     packaged = package / "conf"
     return packaged if packaged.is_dir() else package.parents[1] / "conf"
+
+
+def config_arguments(hydra_config: Any) -> list[str]:
+    """Return the --config-dir and --config-name of the command that Hydra runs."""
+    folders = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
+    name = hydra_config.job.config_name
+    arguments = [part for folder in folders for part in ("--config-dir", folder)]
+    return arguments if name == "config" else [*arguments, "--config-name", name]

@@ -1,6 +1,6 @@
-"""The keys of a YAML in conf/hydra/: the options of a sweeper or of a launcher."""
+"""Options of a sweeper or of a launcher: the keys of their YAML in conf/hydra/."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
@@ -10,13 +10,13 @@ from opt_runner.errors import UserError, explain
 
 
 class Options(Node):
-    """where: the node of the config that has the keys, for messages."""
+    """Options of a node of the config. where: the node, for messages."""
 
     where: ClassVar[str]
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Self:
-        """Raises UserError, one line a fault."""
+        """Return the checked options. Raises UserError, one line a fault."""
         try:
             return cls.model_validate(dict(content))
         except ValidationError as error:
@@ -24,10 +24,25 @@ class Options(Node):
 
 
 class SweeperOptions(Options):
+    """Options that every sweeper has. params: overrides that an experiment brings along."""
+
     where = "hydra.sweeper"
+    params: dict[str, Any] | None = None
+
+    def after_params(self, arguments: Sequence[str], grid: Mapping[str, Any] = {}) -> list[str]:
+        """Return the experiment's overrides, those of a grid, and then the command line's."""
+        return [*(f"{k}={v}" for k, v in {**(self.params or {}), **grid}.items()), *arguments]
+
+
+class GridOptions(SweeperOptions):
+    """Options of conf/hydra/sweeper/grid.yaml."""
+
+    grids: tuple[dict[str, Any], ...] | None = None
 
 
 class LauncherOptions(Options):
+    """Options of a launcher."""
+
     where = "hydra.launcher"
 
     retries: Annotated[int, Field(ge=0)]

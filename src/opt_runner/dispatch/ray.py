@@ -192,8 +192,8 @@ class Tasks(Backend):
     def _check_room(self) -> None:
         """Ray lets tasks wait for ever, without a word, if no machine has room for them."""
         nodes = _nodes(self.options)
-        runs = self.sweep.runs
-        for need in {resources(run.config.hardware, self.options) for run in runs}:
+        configs = self.sweep.configs
+        for need in {resources(config.hardware, self.options) for config in configs}:
             if any(node.cpus >= need.cpus and node.gpus >= need.gpus for node in nodes):
                 continue
             text = f"no machine has the {need.cpus:g} cores and {need.gpus:g} GPUs of a run"

@@ -14,6 +14,7 @@ from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 
 NAME = "search.json"
+WORST = 100.0  # the value, in percent, of a trial that diverged
 STATUSES = ("finished", "pruned", "diverged", "failed", "not finished")
 
 

@@ -91,7 +91,7 @@ def execute(
         return result
     except Busy:
         return None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a user's code may call sys.exit
         if isinstance(error, UserError) and not in_sweep:
             raise
         if not processes.first:  # the first one reports
@@ -331,7 +331,7 @@ def _write_config(run: Run) -> None:
     write_whole(run.record.command, run.command + "\n")
 
 
-def _fail(run: Run, error: Exception, screen: Screen) -> Result | None:
+def _fail(run: Run, error: BaseException, screen: Screen) -> Result | None:
     """Record a failure outside of training, unless a result of earlier work stands."""
     result = _new_result(run)
     result.status, result.error = "failed", _reason(error)

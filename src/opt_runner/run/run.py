@@ -61,7 +61,7 @@ def identify(config: Config, command: str = "", check_device: bool = True) -> Ru
     return Identifier(check_device)(config, command)
 
 
-def command_line(config_folders: Sequence[str], overrides: Sequence[str]) -> str:
-    """opt-run with these arguments. A sweep's experiment makes it a sweep, of this one run."""
-    folders = [part for folder in config_folders for part in ("--config-dir", folder)]
-    return shlex.join(["opt-run", *folders, *overrides])
+def command_line(config_arguments: Sequence[str], overrides: Sequence[str]) -> str:
+    """Return the command opt-run with these arguments. A sweep's experiment makes it a sweep of
+    this one run."""
+    return shlex.join(["opt-run", *config_arguments, *overrides])

@@ -1,4 +1,4 @@
-"""Conduct a sweep: its plan, the launch of what is left of it, its tables."""
+"""A sweep from its plan to its tables."""
 
 import os
 import signal
@@ -24,25 +24,37 @@ from opt_runner.sweep.sweep import LeftRunning, Sweep
 from opt_runner.sweep.watch import watched
 
 Launch = Callable[[Sequence[Run]], object]
+KindOf = Callable[[Run], str]
 
 
-def conduct(sweep: Sweep, launch: Launch, screen: Screen) -> int:
-    """Plan the sweep, launch what is left of it, tell of all of it.
+def conduct(
+    sweep: Sweep,
+    launch: Launch,
+    screen: Screen,
+    kind_of: KindOf = plan.kind_of,
+    report: Callable[[bool], int] | None = None,
+) -> int:
+    """Show the plan of a sweep, launch its remaining runs, and report on all runs.
 
-    launch: starts the runs that it is given, and returns once they have ended, or raises
-    LeftRunning. Whatever else it raises, the table is shown: what counts is on disk.
+    Args:
+        sweep: The sweep; its runs are known.
+        launch: Starts the runs that it is given, and returns once they have ended, or raises
+            LeftRunning. Whatever else it raises, the results on disk are reported.
+        screen: Shows the plan, the progress and the results.
+        kind_of: See `plan.show`.
+        report: See `work_and_report`; None: show the tables.
+
     Returns the exit code: 0 all finished or left running, 1 some did not finish, 130 or 143
-    interrupted.
-    Raises UserError, before anything starts, where a run cannot be set up or launched, or the disk
-    is too small.
+    interrupted. Raises UserError, before anything starts, if a run cannot be set up or launched, or
+    the disk is too small.
     """
-    first = sweep.runs[0].config
+    first = sweep.configs[0]
     if first.note:
         screen.say(first.note)
     if doubles := sweep.asked - len(sweep.runs):
         screen.say(f"{doubles} of {sweep.asked} runs are asked for twice and run once")
     left = [run for run in sweep.runs if run.config.rerun or not settled_result(run, screen)]
-    plan.show(sweep, left, screen)
+    plan.show(sweep, left, screen, kind_of)
     os.environ[wandb.SWEEP_VARIABLE] = sweep.id
 
     def work() -> None:
@@ -50,28 +62,28 @@ def conduct(sweep: Sweep, launch: Launch, screen: Screen) -> int:
             with watched(sweep, left, screen):
                 launch(left)
 
-    # With rerun, what is done would be done again.
+    # With rerun=true, finished runs would be trained again.
     same = "the same command without rerun" if first.rerun else "the same command"
-    return worked(sweep, work, partial(tell, sweep, screen), screen, same)
+    return work_and_report(sweep, work, report or partial(_report, sweep, screen), screen, same)
 
 
-def worked(
+def work_and_report(
     sweep: Sweep,
     work: Callable[[], None],
-    tell: Callable[[bool], int],
+    report: Callable[[bool], int],
     screen: Screen,
-    same: str,
+    same: str = "the same command",
 ) -> int:
-    """Do the work of a sweep, then tell of it: what counts is on disk. Returns the exit code.
+    """Do the work of a sweep, then report on it, whatever has happened. Returns the exit code.
 
-    tell: is given whether the work was done, and returns the exit code if so. same: what goes on
-    after an interruption.
-    Raises UserError, and nothing else, where `work` does.
+    report: shows the results on disk and returns the exit code. Its argument is True if the work
+    was done. same: the command that resumes an interrupted sweep.
+    Raises UserError, and nothing else, if `work` does.
     """
 
-    def told(done: bool) -> int:
+    def reported(done: bool) -> int:
         try:
-            return tell(done)
+            return report(done)
         except CannotWrite as error:
             screen.fail(str(error))
             return 1
@@ -79,7 +91,7 @@ def worked(
     try:
         work()
     except KeyboardInterrupt as error:
-        return _interrupted(told, same, int(getattr(error, "signum", signal.SIGINT)))
+        return _interrupted(reported, same, int(getattr(error, "signum", signal.SIGINT)))
     except LeftRunning as left_running:
         screen.say(str(left_running))
         return 0
@@ -90,19 +102,19 @@ def worked(
             screen.fail(str(error))
         else:
             _log_failure(sweep, error, screen)
-        told(False)
+        reported(False)
         return 1
-    return told(True)
+    return reported(True)
 
 
-def _interrupted(tell: Callable[[bool], int], same: str, signum: int) -> int:
-    tell(False)
+def _interrupted(report: Callable[[bool], int], same: str, signum: int) -> int:
+    report(False)
     print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
     return 128 + signum
 
 
 def _log_failure(sweep: Sweep, error: Exception, screen: Screen) -> None:
-    """A line of what the launcher failed of; its traceback says nothing to who did not write it."""
+    """Print one line about the launcher's error and write its traceback to launcher.log."""
     reason = textwrap.shorten(str(error), 300)
     screen.fail(f"the launcher failed: {type(error).__name__}: {reason}")
     path = sweep.folder / "launcher.log"
@@ -116,10 +128,12 @@ def _log_failure(sweep: Sweep, error: Exception, screen: Screen) -> None:
         screen.fail(f"its traceback: {path}")
 
 
-def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
-    """Show the sweep's tables from disk, for W&B as well with `summary`; 1 where a run did not
-    finish."""
-    first = sweep.runs[0].config
+def _report(sweep: Sweep, screen: Screen, done: bool) -> int:
+    """Show the tables of a sweep, and send them to W&B if it is done.
+
+    Returns the exit code: 1 if a run did not finish.
+    """
+    first = sweep.configs[0]
     found = [run for planned in sweep.runs if (run := sweep.stored(planned))]
     if first.note and found:
         screen.say(first.note)
@@ -132,21 +146,21 @@ def tell(sweep: Sweep, screen: Screen, summary: bool) -> int:
             f"{len(under_way)} of {len(sweep.runs)} runs are still under way, in other processes; "
             "the same command waits for them"
         )
-    if summary:
+    if done:
         log_tables(first, sweep.id, comparisons, screen)
-    say_where(first, screen)
+    show_where(first, screen)
     return 0 if not missing and all(run.status == "finished" for run in found) else 1
 
 
 def show_tables(runs: Iterable[StoredRun], screen: Screen) -> list[Comparison]:
-    """The tables of these runs, which are shown."""
+    """Show the tables of these runs and return them."""
     comparisons = compare(runs)
     terminal.show(comparisons, screen, fault=screen.fail)
     return comparisons
 
 
-def say_where(config: Config, screen: Screen) -> None:
-    """Where the records are, and what lies offline."""
+def show_where(config: Config, screen: Screen) -> None:
+    """Show where the records are, and which W&B runs are offline."""
     if hint := wandb.upload_hint(config.tracking, config.output_dir):
         screen.say(hint)
     folder = os.path.join(config.output_dir, config.experiment_name)

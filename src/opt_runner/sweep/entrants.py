@@ -1,6 +1,7 @@
-"""Who takes part in a fair comparison: what of each is searched, and the runs that come of it."""
+"""The entrants of a fair comparison: what is searched for each, and the runs that result."""
 
 import itertools
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,88 +11,111 @@ from pydantic import Field
 
 from opt_runner.config.components import target
 from opt_runner.config.options import SweeperOptions
+from opt_runner.config.overrides import assignments, by_key
 from opt_runner.config.schema import Config, Role, of_roles
 from opt_runner.errors import UserError
+from opt_runner.records.search import WORST, SearchRecord, Trial
+from opt_runner.records.stored import StoredRun
 from opt_runner.run.run import Run
+from opt_runner.sweep import plan
 from opt_runner.sweep.search import Runner
-from opt_runner.sweep.space import Space, values_of
-from opt_runner.sweep.space import parse as parse_space
-
-_START = 10  # trials before the sampler goes by what it has learned
+from opt_runner.sweep.space import Space, parse_space
+from opt_runner.sweep.sweep import Sweep
 
 
-class Options(SweeperOptions):
-    """The keys of conf/hydra/sweeper/fair.yaml."""
+class ComparisonOptions(SweeperOptions):
+    """Options of conf/hydra/sweeper/fair.yaml."""
 
     trials: int = Field(gt=0)
     share: float = Field(gt=0, le=1)
     validation: float = Field(gt=0, le=0.5)
     trial_seed: int = Field(ge=0, lt=2**31)
     conditions: tuple[str, ...] = Field(min_length=1)
-    parallel: int | None = Field(gt=0)
     seed: int = Field(ge=0, lt=2**31)
     storage: str = Field(min_length=1)
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """fixed: the words that make it. label: those of them that tell it from the others. space: what
-    is searched. example: its run with the first seed, all else as the config says."""
-
-    label: str
-    fixed: Sequence[str]
-    space: Space
-    example: Run
-
-    def recipe(self) -> dict[str, Any]:
-        """Of the setting that the config has by itself, what lies in the space."""
-        found = {key: _value(self.example.config, key) for key in self.space.distributions}
-        return {
-            key: self.space.as_drawn(key, value)
-            for key, value in found.items()
-            if self.space.contains(key, value)
-        }
-
-    def start(self, count: int, seed: int) -> list[dict[str, Any]]:
-        """What the first trials try: the recipe, then points of a scrambled Halton sequence, which
-        fill the space evenly however few they are."""
-        count = min(count, _START)
-        return [self.recipe(), *self.space.spread(count - 1, seed)]
-
-
-@dataclass(frozen=True)
 class Command:
-    """What the command line asks for: `entrants`, each a list of words, and the words of each seed.
-    searched: parameters that are searched for every entrant, over what its method says."""
+    """The command line of a comparison.
 
-    entrants: Sequence[Sequence[str]]
-    labels: Sequence[str]
+    entrants: the label of each and its overrides. seeds: their overrides. searched: overrides with
+    intervals, which are searched for every entrant.
+    """
+
+    entrants: Sequence[tuple[str, Sequence[str]]]
     seeds: Sequence[str]
     searched: Sequence[str]
 
 
-def parse(overrides: Sequence[str]) -> Command:
-    """`KEY=a,b` makes entrants, `seed=0,1` seeds, `KEY=interval(a,b)` is searched.
+@dataclass(frozen=True)
+class Entrant:
+    """A method on a network.
 
-    Raises UserError, and HydraException for bad grammar.
+    fixed: its overrides. space: of its trials. config: of its final run with the first seed, before
+    it is tuned. points: of its trials. trials: their runs.
     """
-    values, searched = values_of(overrides)
+
+    label: str
+    fixed: Sequence[str]
+    space: Space
+    config: Config
+    points: Sequence[Mapping[str, Any]]
+    trials: Sequence[Run]
+
+    def record(self, sweep: Sweep) -> SearchRecord:
+        """Return its trials as reports read them, from the records on disk."""
+        log = [key for key, parameter in self.space.parameters.items() if parameter.log]
+        trials = [
+            _trial(number, dict(point), run.signature, sweep.stored(run))
+            for number, (point, run) in enumerate(zip(self.points, self.trials, strict=True))
+        ]
+        return SearchRecord(sweep.id, dict(self.space.written), log, trials, self.label)
+
+
+def _trial(number: int, point: dict[str, Any], planned: str, found: StoredRun | None) -> Trial:
+    result = found.result if found else None
+    ended = result is not None and result.status in ("finished", "diverged", "failed")
+    status = result.status if result and ended else "not finished"
+    error = result.validation_error if result and status == "finished" else None
+    return Trial(
+        number=number,
+        status=status,
+        parameters=point,
+        value=WORST if status == "diverged" else error,
+        errors=[] if error is None else [error],
+        runs=[found.signature if found else planned],
+        reason=result.error if result else None,
+    )
+
+
+def parse_command(overrides: Sequence[str]) -> Command:
+    """Return what a command line asks for. Raises UserError for bad grammar.
+
+    `KEY=a,b` makes entrants, `seed=0,1` seeds; `KEY=interval(a,b)` is searched.
+    """
+    parsed = by_key(overrides)
+    searched = [str(o.input_line) for o in parsed.values() if o.is_interval_sweep()]
+    values = {
+        key: list(dict.fromkeys(assignments(override)))
+        for key, override in parsed.items()
+        if not override.is_interval_sweep()
+    }
     seeds = values.pop("seed", ["seed=0"])
-    several = [key for key, words in values.items() if len(words) > 1]
-    entrants, labels = [], []
-    for combination in itertools.product(*values.values()):
-        entrants.append(combination)
-        named = dict(zip(values, combination, strict=True))
-        labels.append(" ".join(named[key].partition("=")[2] for key in several) or "all")
-    return Command(entrants, labels, seeds, searched)
+    entrants = []
+    for fixed in itertools.product(*values.values()):
+        several = [
+            word for word, words in zip(fixed, values.values(), strict=True) if len(words) > 1
+        ]
+        entrants.append((" ".join(word.partition("=")[2] for word in several) or "all", fixed))
+    return Command(entrants, seeds, searched)
 
 
 def entrant_of(
-    label: str, fixed: Sequence[str], command: Command, options: Options, runner: Runner
+    label: str, fixed: Sequence[str], command: Command, options: ComparisonOptions, runner: Runner
 ) -> Entrant:
-    """Raises UserError for what cannot be searched."""
-    example = runner.run([*fixed, command.seeds[0]])
-    config = example.config
+    """Return an entrant. Raises UserError if it cannot be tuned."""
+    config = runner.run([*fixed, command.seeds[0]]).config
     if config.dataset.validation:
         raise UserError(
             "a fair comparison holds back hydra.sweeper.validation of the training images for the "
@@ -102,21 +126,40 @@ def entrant_of(
             "rerun=true does not go with a search: experiment_name=NAME starts another comparison"
         )
     own = getattr(target(config.method, "method"), "search", {})
-    # What the command line fixes is not searched.
+    # Values on the command line are not searched.
     given = {word.partition("=")[0] for word in (*fixed, *command.searched)}
-    searched = [f"{key}={values}" for key, values in own.items() if key not in given]
-    trial = [
-        *fixed,
-        *_trial_budget(config, options.share),
-        f"dataset.validation={options.validation}",
-        "evaluate.test=never",
-        f"experiment_name={config.experiment_name}_search",
-        f"seed={options.trial_seed}",
-    ]
-    space = parse_space([*trial, *command.searched, *searched])
-    for parameters in [space.first(), *space.ends()]:  # a mistake in them shows now
-        runner.run(space.overrides(parameters, space.seeds[0]))
-    return Entrant(label, fixed, space, example)
+    space = parse_space(
+        [
+            *fixed,
+            *_trial_budget(config, options.share),
+            f"dataset.validation={options.validation}",
+            "evaluate.test=never",
+            f"experiment_name={config.experiment_name}_search",
+            f"seed={options.trial_seed}",
+            *command.searched,
+            *(f"{key}={values}" for key, values in own.items() if key not in given),
+        ]
+    )
+    for corner in space.corners():  # a mistake in a range is found now
+        runner.run(space.overrides(corner, space.seeds[0]))
+    points = [_recipe(config, space), *space.spread(options.trials - 1, options.seed)]
+    trials = [runner.run(space.overrides(point, space.seeds[0])) for point in points]
+    return Entrant(label, fixed, space, config, points, trials)
+
+
+def _recipe(config: Config, space: Space) -> dict[str, Any]:
+    """Return the config's own values of the parameters.
+
+    A value outside its range is replaced by the middle of the range. A null, by which a recipe
+    leaves the value to the method, stays.
+    """
+    recipe: dict[str, Any] = {}
+    for key, parameter in space.parameters.items():
+        value = _value(config, key)
+        near = parameter.nearest(value)
+        if near is not None or value is not None:
+            recipe[key] = parameter.at(0.5) if near is None else near
+    return recipe
 
 
 def _trial_budget(config: Config, share: float) -> list[str]:
@@ -126,25 +169,35 @@ def _trial_budget(config: Config, share: float) -> list[str]:
     return [f"budget.epochs={share * config.budget.epochs:.6g}"]
 
 
-def check(entrants: Sequence[Entrant], command: Command, options: Options, runner: Runner) -> None:
-    """Raises UserError where a run with one of the seeds or conditions could not be compared: not
-    after hours of searching."""
+def check(
+    entrants: Sequence[Entrant], command: Command, options: ComparisonOptions, runner: Runner
+) -> None:
+    """Raise UserError if a run with one of the seeds or conditions cannot be compared or set up.
+
+    It is called before the search, which may take hours.
+    """
+    tasks: dict[str, Run] = {}
     for condition in options.conditions:
         for entrant in entrants:
-            config = final_run(entrant, [], condition, command.seeds[0], runner).config
-            same = _of_method(config) == _of_method(entrant.example.config)
+            run = final_run(entrant, [], condition, command.seeds[0], runner)
+            config = run.config
+            same = _of_method(config) == _of_method(entrant.config)
             if not same or config.dataset.validation or config.rerun:
                 raise UserError(
                     f"hydra.sweeper.conditions: {condition!r}: a condition changes the task, as "
                     "dataset.share=0.1 does, and neither the method, its optimizer and schedule, "
                     "nor dataset.validation and rerun"
                 )
+            tasks.setdefault(json.dumps(of_roles(config.content, Role.TASK)), run)
     for seed in command.seeds:
         if runner.run([*entrants[0].fixed, seed]).config.seed == options.trial_seed:
             raise UserError(
-                f"{seed} is that of the trials: the comparison takes other seeds, or set "
+                f"{seed} is the seed of the trials: the comparison takes other seeds, or set "
                 "hydra.sweeper.trial_seed"
             )
+    if runner.here:
+        for run in tasks.values():  # a condition may leave fewer images than a batch has
+            plan.try_set_up(run)
 
 
 def _of_method(config: Config) -> dict[str, Any]:
@@ -154,6 +207,7 @@ def _of_method(config: Config) -> dict[str, Any]:
 def final_run(
     entrant: Entrant, setting: Sequence[str], condition: str, seed: str, runner: Runner
 ) -> Run:
+    """Return the run of an entrant with a setting, under a condition."""
     try:
         task = shlex.split(condition)
     except ValueError as error:
@@ -161,13 +215,8 @@ def final_run(
     return runner.run([*entrant.fixed, *setting, *task, "evaluate.test=last", seed])
 
 
-def trial_run(entrant: Entrant, runner: Runner) -> Run:
-    space = entrant.space
-    return runner.run(space.overrides(space.first(), space.seeds[0]))
-
-
 def _value(config: Config, key: str) -> Any:
-    """Of a key as `method.scale`; R's learning rate is that of all else unless it is given."""
+    """Look up a dotted key. optimizer.rotation_lr falls back to optimizer.lr."""
     value: Any = config.model_dump(by_alias=True)
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

@@ -1,7 +1,7 @@
-"""What a sweep is going to do, shown before it starts: runs, time, disk.
+"""The plan of a sweep, shown before it starts: runs, time, disk.
 
-The time is that of a few real steps of every kind of run, on its own data: a network that does
-not fit, data that is missing and a full disk show here, not after a day.
+The time comes from a few real steps of each kind of run on its own data: a network that does not
+fit, missing data and a full disk are found here, not after a day.
 """
 
 import json
@@ -9,7 +9,7 @@ import shutil
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,24 +22,27 @@ from opt_runner.config.schema import Role, of_roles
 from opt_runner.console.screen import Screen, duration
 from opt_runner.errors import UserError
 from opt_runner.run.run import Run
-from opt_runner.run.set_up import set_up
+from opt_runner.run.set_up import Setup, set_up
 from opt_runner.run.size import Size, size_of
 from opt_runner.run.step import TrainingStep
 from opt_runner.sweep.sweep import Sweep
 
 _WARM_UP, _MEASURED = 2, 5
-_FIGURES = ("runs", "steps", "GFLOP a step", "memory", "ms a step", "time")
+_FIGURES = ("runs", "steps", "memory", "ms a step", "time")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Runs that differ in nothing but their seed, and what one of them takes."""
+    """Cost of runs that need the same time and space.
+
+    size: of a step; None if it cannot be known from shapes. disk: bytes of one run.
+    """
 
     runs: Sequence[Run]
     steps: int
     seconds_a_step: float
-    size: Size | None  # of a step; None where the shapes alone do not tell
-    disk: int  # bytes
+    size: Size | None
+    disk: int
     data: str
     device: str
 
@@ -48,10 +51,19 @@ class Kind:
         return len(self.runs) * self.steps * self.seconds_a_step
 
 
-def show(sweep: Sweep, left: Sequence[Run], screen: Screen) -> None:
-    """Show what is finished and what is left and, with `plan.measure`, how long that takes.
+def kind_of(run: Run) -> str:
+    """Return the same text for runs that differ in nothing but their seed."""
+    same = of_roles(run.config.content, Role.TASK, Role.METHOD)
+    return json.dumps(same, sort_keys=True)
 
-    Raises UserError where a run cannot be set up, or the disk is too small.
+
+def show(
+    sweep: Sweep, left: Sequence[Run], screen: Screen, kind_of: Callable[[Run], str] = kind_of
+) -> None:
+    """Show the number of finished and remaining runs and, with `plan.measure`, their cost.
+
+    kind_of: returns the same text for runs of the same cost, of which one is measured.
+    Raises UserError if a run cannot be set up, or the disk is too small.
     """
     begun = sum(bool(run.record.checkpoints()) and not run.config.rerun for run in left)
     screen.say(
@@ -59,30 +71,28 @@ def show(sweep: Sweep, left: Sequence[Run], screen: Screen) -> None:
         f"on with, {len(left) - begun} to run"
     )
     if left and sweep.here and left[0].config.plan.measure:
-        _show_cost([_measured(runs) for runs in _kinds(left)], screen)
+        kinds: dict[str, list[Run]] = defaultdict(list)
+        for run in left:
+            kinds[kind_of(run)].append(run)
+        _show_cost([_measured(runs) for runs in kinds.values()], screen)
 
 
 def show_cost(run: Run, count: int, screen: Screen) -> None:
-    """How long so many runs like this one take. Raises as `show` does."""
+    """Show the cost of so many runs like this one. Raises as `show` does."""
     _show_cost([_measured([run] * count)], screen)
 
 
-def _kinds(runs: Sequence[Run]) -> list[list[Run]]:
-    kinds: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        same = of_roles(run.config.content, Role.TASK, Role.METHOD)
-        kinds[json.dumps(same, sort_keys=True)].append(run)
-    return list(kinds.values())
+def try_set_up(run: Run) -> Setup:
+    """Set a run up. Raises UserError, which names the run, if its parts do not fit."""
+    try:
+        return set_up(run.config, run.dataset.load())
+    except UserError as error:
+        raise UserError(f"{error} [in the run {run.title}]") from error
 
 
 def _measured(runs: Sequence[Run]) -> Kind:
-    run = runs[0]
-    images = run.dataset.load()
-    try:
-        size = size_of(run.config, images)
-        setup = set_up(run.config, images)
-    except UserError as error:
-        raise UserError(f"{error} [in the run {run.title}]") from error
+    setup = try_set_up(runs[0])
+    size = size_of(setup.config, setup.data)
     setup.opt.train()
     step = TrainingStep(setup)
     samples = []
@@ -115,8 +125,7 @@ def _show_cost(kinds: Sequence[Kind], screen: Screen) -> None:
         config = kind.runs[0].config
         table.add_row(
             config.dataset.name, config.model.name, config.method.name, str(len(kind.runs)),
-            f"{kind.steps:,}", f"{kind.size.flops / 1e9:,.1f}" if kind.size else "?",
-            _mebibytes(kind.size.memory) if kind.size else "?",
+            f"{kind.steps:,}", _mebibytes(kind.size.memory) if kind.size else "?",
             f"{1000 * kind.seconds_a_step:,.1f}", duration(kind.seconds),
         )  # fmt: skip
     screen.show(table)

@@ -1,18 +1,18 @@
 """A search: trials that Optuna draws, each the mean over the runs of its seeds.
 
-The validation error after the last step is minimised; no test error is looked at before the search
-tells of its best trial. The study is on disk: the same command goes on after any cut.
+It minimises the validation error after the last step. No test error is shown before all trials are
+done. The study is on disk: the same command resumes it after any kill.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from optuna.distributions import distribution_to_json
 from pydantic import Field
 
 from opt_runner.config.options import SweeperOptions
@@ -26,7 +26,7 @@ from opt_runner.report import trials as report
 from opt_runner.report.wandb import log_tables
 from opt_runner.run.run import Run
 from opt_runner.sweep import plan
-from opt_runner.sweep.conduct import say_where, show_tables, worked
+from opt_runner.sweep.conduct import show_tables, show_where, work_and_report
 from opt_runner.sweep.source import Source
 from opt_runner.sweep.space import Space
 from opt_runner.sweep.study import Pruning, open_study
@@ -35,8 +35,8 @@ from opt_runner.sweep.trials import Trials
 from opt_runner.sweep.watch import watched
 
 
-class Options(SweeperOptions):
-    """The keys of conf/hydra/sweeper/optuna.yaml."""
+class SearchOptions(SweeperOptions):
+    """Options of conf/hydra/sweeper/optuna.yaml."""
 
     trials: int = Field(gt=0)
     parallel: int | None = Field(gt=0)
@@ -52,43 +52,52 @@ class Runner(Protocol):
     here: bool
 
     def run(self, overrides: Sequence[str]) -> Run:
-        """Raises UserError, and Hydra's and OmegaConf's exceptions for a mistake."""
+        """Return a run. Raises UserError, and Hydra's and OmegaConf's exceptions for a mistake."""
         ...
 
     def screen(self, run: Run) -> Screen:
-        """The screen of a search of runs like this one."""
+        """Return the screen for a sweep of runs like this one."""
+        ...
+
+    def prepare(self, sweep: Sweep, screen: Screen) -> None:
+        """Do what the launcher does for a grid even if none of its runs is left."""
         ...
 
     def at_once(self, run: Run) -> int | None:
-        """How many runs like this one the launcher has room for; None: it does not say."""
+        """Return how many runs like this one the launcher executes at once, None if unknown."""
         ...
 
     def serve(self, sweep: Sweep, screen: Screen, source: Source, at_once: int) -> None:
-        """Returns once all runs of the source have ended."""
+        """Execute all runs of the source. Returns once they have ended."""
 
 
-def conduct(space: Space, options: Options, runner: Runner) -> int:
-    """Search, or go on with it, and tell of all of it.
+def conduct(space: Space, options: SearchOptions, runner: Runner) -> int:
+    """Search, or resume a search, and report on all of it.
 
-    Returns the exit code: 0 all trials are there, 1 it stopped before, 130 or 143 interrupted.
-    Raises UserError, before anything starts, for what cannot be searched.
+    Returns the exit code: 0 all trials are done, 1 some are not, 130 or 143 interrupted.
+    Raises UserError, before anything starts, if the space cannot be searched.
     """
-    example = runner.run(space.overrides(space.first(), space.seeds[0]))
+    corners = [runner.run(space.overrides(point, space.seeds[0])) for point in space.corners()]
+    example = corners[0]
     _check(example.config)
-    for parameters in space.ends():  # a mistake in them shows now
-        runner.run(space.overrides(parameters, space.seeds[0]))
-    parallel = at_once(options.parallel, runner.at_once(example))
-    name = _name(space, options, example)
+    parallel = options.parallel or runner.at_once(example)
+    if parallel is None:
+        raise UserError(
+            "hydra.sweeper.parallel=N must be given: this launcher does not say how many runs it "
+            "executes at once"
+        )
+    digest = space_digest(space, example, options.seed, options.pruning)
+    name = f"{options.study}-{digest}"
     folder = Path(options.storage) / name
-    make(folder)
-    sweep = Sweep([example], asked=1, here=runner.here, name=name)
+    make_folder(folder)
+    sweep = Sweep([], asked=0, here=runner.here, name=name, example=example.config)
     screen = runner.screen(example)
-    with locked(folder / "lock", partial(busy, name)):
+    with locked(folder / "lock", partial(refuse_second, name)):
         study = open_study(folder, name, options.pruning)
         trials = Trials(
             study, space, runner.run, options.trials, options.seed, sweep, folder, screen
         )
-        return _conduct(trials, runner, parallel)
+        return _conduct(trials, example, runner, parallel)
 
 
 def _check(config: Config) -> None:
@@ -103,19 +112,8 @@ def _check(config: Config) -> None:
         )
 
 
-def at_once(asked: int | None, room: int | None) -> int:
-    """How many runs at once: as many as asked for, or as the launcher has room for."""
-    parallel = asked or room
-    if parallel is None:
-        raise UserError(
-            "hydra.sweeper.parallel=N must be given: this launcher does not say how many runs it "
-            "has room for"
-        )
-    return parallel
-
-
-def make(folder: Path) -> None:
-    """Raises UserError where it cannot be made."""
+def make_folder(folder: Path) -> None:
+    """Make the folder of a search. Raises UserError if that is impossible."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -124,35 +122,26 @@ def make(folder: Path) -> None:
         ) from error
 
 
-def digest(space: Space, example: Run, *more: object) -> str:
-    """Eight digits, the same for the same search: what it draws from, all else that changes its
-    runs, and `more`."""
-    content = [
-        {key: distribution_to_json(one) for key, one in space.distributions.items()},
-        space.seeds,
-        *more,
-        example.signature,
-    ]
+def space_digest(space: Space, example: Run, *more: object) -> str:
+    """Return eight digits, the same for the same space, `more`, and other values of the runs."""
+    parameters = {key: asdict(one) for key, one in space.parameters.items()}
+    content = [parameters, space.seeds, *more, example.signature]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _name(space: Space, options: Options, example: Run) -> str:
-    return f"{options.study}-{digest(space, example, options.seed, options.pruning)}"
-
-
-def busy(name: str, holder: str) -> None:
+def refuse_second(name: str, holder: str) -> None:
+    """Raise UserError: another process, `holder`, conducts the search."""
     raise UserError(f"search {name} is under way: {holder} has it; wait for it to end")
 
 
-def _conduct(trials: Trials, runner: Runner, parallel: int) -> int:
+def _conduct(trials: Trials, example: Run, runner: Runner, parallel: int) -> int:
     sweep, screen, left = trials.sweep, trials.screen, trials.left
-    example = sweep.runs[0]
     os.environ[wandb.SWEEP_VARIABLE] = sweep.id
     if example.config.note:
         screen.say(example.config.note)
     parallel = min(parallel, left)
     screen.say(
-        f"plan: search {sweep.id}: {trials.count} trials: {trials.settled} settled, "
+        f"plan: search {sweep.id}: {trials.count} trials: {trials.done} done, "
         f"{trials.begun} to go on with, {left - trials.begun} to draw; up to {parallel} at once"
     )
     if left and sweep.here and example.config.plan.measure:
@@ -160,29 +149,31 @@ def _conduct(trials: Trials, runner: Runner, parallel: int) -> int:
 
     def work() -> None:
         if left:
-            with watched(sweep, [], screen, lambda: trials.to_come) as begin:
-                trials.execute(lambda: runner.serve(sweep, screen, trials, parallel), begin)
+            with watched(sweep, [], screen, lambda: trials.expected) as add:
+                trials.execute(lambda: runner.serve(sweep, screen, trials, parallel), add)
 
-    return worked(sweep, work, partial(_tell, trials, runner), screen, "the same command")
+    return work_and_report(sweep, work, partial(_report, trials, example, runner), screen)
 
 
-def _tell(trials: Trials, runner: Runner, done: bool) -> int:
-    """Show the best trials and, once all are there, of the very best what a grid shows: its test
-    error is not for who may still search. Returns the exit code."""
+def _report(trials: Trials, example: Run, runner: Runner, done: bool) -> int:
+    """Show the best trials and, once all are done, the tables of the best one.
+
+    Its test error is not for people who may still search. Returns the exit code.
+    """
     screen, record = trials.screen, trials.record()
     record.write(trials.folder)
     screen.say(report.counts(record))
     ranked = record.ranked()
     if ranked:
         screen.show(report.table(record))
-        _tell_best(ranked[0], trials, runner, done)
+        _show_best(ranked[0], trials, runner, done)
     if trials.stopped is not None:
         screen.fail(trials.stopped)
-    say_where(trials.sweep.runs[0].config, screen)
+    show_where(example.config, screen)
     return 0 if ranked and not trials.left else 1
 
 
-def _tell_best(best: Trial, trials: Trials, runner: Runner, done: bool) -> None:
+def _show_best(best: Trial, trials: Trials, runner: Runner, done: bool) -> None:
     sweep, screen, space = trials.sweep, trials.screen, trials.space
     runs = [runner.run(space.overrides(best.parameters, seed)) for seed in space.seeds]
     screen.say(f"best: trial {best.number}: {' '.join(words(best.parameters))}")

@@ -1,20 +1,16 @@
-"""What a search draws from, as it stands on the command line in Hydra's grammar."""
+"""The space of a search, written in Hydra's grammar on the command line."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from hydra.errors import HydraException
 
+from opt_runner.config.overrides import assignments, by_key
 from opt_runner.errors import UserError
 from opt_runner.records.search import words
 
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-
-# A search for these would compare errors on other images.
+# A search over these would compare errors on different images.
 _NOT_SEARCHED = (
     "dataset",
     "dataset.validation",
@@ -26,189 +22,143 @@ _FORMS = "KEY=a,b,c or KEY=range(1,5) or KEY=interval(0,1) or KEY=tag(log,interv
 
 
 @dataclass(frozen=True)
+class Choices:
+    """Values of a parameter as words of the command line."""
+
+    values: tuple[str, ...]
+    log = False
+
+    def at(self, u: float) -> str:
+        """Return the value at the share 0 <= u < 1 of the list."""
+        return self.values[int(u * len(self.values))]
+
+    def nearest(self, value: Any) -> str | None:
+        """Return the word for a value of a config, None if it is no choice."""
+        word = "null" if value is None else str(value)
+        word = word.lower() if isinstance(value, bool) else word
+        return word if word in self.values else None
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from low to high, both included. step: between them; None: all real numbers."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.low > self.high:
+            raise ValueError("the range begins above its end")
+        if self.log and self.low <= 0:
+            raise ValueError("a logarithmic range must begin above 0")
+        if self.log and self.step not in (None, 1):
+            raise ValueError("a logarithmic range takes no step")
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The lowest and the highest number."""
+        return (self.low, self.high)
+
+    def at(self, u: float) -> float:
+        """Return the number at the share 0 <= u < 1 of the range."""
+        low, high = self.low, self.high + (self.step or 0)  # the last number has a share as well
+        value: float = low * (high / low) ** u if self.log else low + u * (high - low)
+        if self.step is None:
+            return value
+        return min(self.high, low + int((value - low) / self.step) * self.step)
+
+    def nearest(self, value: Any) -> float | None:
+        """Return a value of a config if it lies in the range, else None."""
+        inside = isinstance(value, int | float) and self.low <= value <= self.high
+        return value if inside else None
+
+
+@dataclass(frozen=True)
 class Space:
-    """distributions: by key. written: the same as on the command line. fixed: the other overrides.
-    seeds: the overrides of the runs of a trial, whose mean it is; one that is empty where the
-    command line gives no seed."""
+    """What a search may try.
 
-    distributions: "dict[str, BaseDistribution]"
-    written: dict[str, str]
-    fixed: list[str]
-    seeds: list[list[str]]
+    parameters: by key. written: the same as on the command line. fixed: the other overrides.
+    seeds: overrides of the runs of a trial, whose mean it is; an empty one if the command line
+    gives no seed.
+    """
 
-    def overrides(self, parameters: Mapping[str, Any], seed: Sequence[str]) -> list[str]:
-        """What makes a run."""
-        return [*self.fixed, *words(parameters), *seed]
+    parameters: Mapping[str, Choices | Range]
+    written: Mapping[str, str]
+    fixed: Sequence[str]
+    seeds: Sequence[Sequence[str]]
 
-    def first(self) -> dict[str, Any]:
-        """The first choice and the lowest value of every parameter."""
-        return {key: _values(one)[0] for key, one in self.distributions.items()}
+    def overrides(self, values: Mapping[str, Any], seed: Sequence[str]) -> list[str]:
+        """Return the overrides of a run with these values of the parameters."""
+        return [*self.fixed, *words(values), *seed]
 
-    def contains(self, key: str, value: Any) -> bool:
-        """Whether a value of the config is one that the search may try."""
-        from optuna.distributions import CategoricalDistribution
-
-        one = self.distributions[key]
-        if isinstance(one, CategoricalDistribution):
-            return _word(value) in one.choices
-        return isinstance(value, int | float) and one.low <= value <= one.high  # type: ignore[attr-defined]
-
-    def as_drawn(self, key: str, value: Any) -> Any:
-        """A value of the config as the search draws it: choices are words."""
-        from optuna.distributions import CategoricalDistribution
-
-        return (
-            _word(value) if isinstance(self.distributions[key], CategoricalDistribution) else value
-        )
+    def corners(self) -> list[dict[str, Any]]:
+        """Return points to check: the first value of every parameter, then every other choice and
+        every highest number, with the first values of the other parameters."""
+        first = {key: one.values[0] for key, one in self.parameters.items()}
+        others = [(key, v) for key, one in self.parameters.items() for v in one.values[1:]]
+        return [first, *(first | {key: value} for key, value in others)]
 
     def spread(self, count: int, seed: int) -> list[dict[str, Any]]:
-        """The first points of a scrambled Halton sequence."""
-        from scipy.stats.qmc import Halton
+        """Return the first points of a scrambled Halton sequence, which fill the space evenly."""
+        from scipy.stats.qmc import Halton  # slow to import, and of use to fair comparisons alone
 
-        points = Halton(len(self.distributions), rng=seed).random(count)
+        keys = list(self.parameters)
+        points = Halton(len(keys), rng=seed).random(count)
         return [
-            {
-                key: _at(one, float(u))
-                for (key, one), u in zip(self.distributions.items(), point, strict=True)
-            }
+            {key: self.parameters[key].at(float(u)) for key, u in zip(keys, point, strict=True)}
             for point in points
         ]
 
-    def ends(self) -> list[dict[str, Any]]:
-        """Every choice, and the highest value, of one parameter with the first of all others."""
-        first = self.first()
-        return [
-            first | {key: value}
-            for key, one in self.distributions.items()
-            for value in _values(one)[1:]
-        ]
 
+def parse_space(overrides: Sequence[str]) -> Space:
+    """Return the space that a command line asks for. Raises UserError for a mistake.
 
-def parse(overrides: Sequence[str]) -> Space:
-    """Of a key given twice the last counts.
-
-    Raises UserError, and HydraException for bad grammar.
+    If a key is given twice, the last value is used.
     """
     seeds: list[list[str]] = [[]]
     fixed, written = [], {}
-    distributions: dict[str, BaseDistribution] = {}
-    for key, override in _by_key(overrides).items():
+    parameters: dict[str, Choices | Range] = {}
+    for key, override in by_key(overrides).items():
         if key == "seed":
-            seeds = [[f"seed={seed}"] for seed in _seeds(override)]
+            if override.is_interval_sweep():
+                raise UserError(
+                    f"{override.input_line}: a search takes the mean over seeds, as seed=0,1,2, "
+                    "and does not search them"
+                )
+            seeds = [[seed] for seed in dict.fromkeys(assignments(override))]
         elif not override.is_sweep_override():
-            fixed.append(f"{key}={override.get_value_element_as_str()}")
+            fixed += assignments(override)
         elif key in _NOT_SEARCHED:
-            raise UserError(
-                f"{override.input_line}: a search is of one dataset and one split of it"
-            )
+            raise UserError(f"{override.input_line}: a search has one dataset and one split of it")
         else:
-            distributions[key] = _distribution(override)
-            assert override.input_line is not None
-            written[key] = override.input_line.partition("=")[2]
-    if not distributions:
+            parameters[key] = _parameter(override)
+            written[key] = str(override.input_line).partition("=")[2]
+    if not parameters:
         raise UserError(f"nothing to search: give at least one key as {_FORMS}")
-    return Space(distributions, written, fixed, seeds)
+    return Space(parameters, written, fixed, seeds)
 
 
-def values_of(overrides: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The words of each key's values, as `a=1` and `a=2` of a=1,2; and the overrides that have no
-    values but an interval. Of a key given twice the last counts.
-
-    Raises HydraException for bad grammar.
-    """
-    values: dict[str, list[str]] = {}
-    intervals = []
-    for key, override in _by_key(overrides).items():
-        if not override.is_sweep_override():
-            values[key] = [f"{key}={override.get_value_element_as_str()}"]
-        elif override.is_discrete_sweep():
-            words = (f"{key}={value}" for value in override.sweep_string_iterator())
-            values[key] = list(dict.fromkeys(words))
-        else:
-            assert override.input_line is not None
-            intervals.append(override.input_line)
-    return values, intervals
-
-
-def _by_key(overrides: Sequence[str]) -> dict[str, Override]:
-    """Of a key given twice the last. Raises HydraException for bad grammar."""
-    parsed = OverridesParser.create().parse_overrides([*overrides])
-    return {override.get_key_element(): override for override in parsed}
-
-
-def _word(value: Any) -> str:
-    """A value of the config as it is written on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
-
-
-def _seeds(override: Override) -> list[str]:
-    if not override.is_sweep_override():
-        return [override.get_value_element_as_str()]
-    if not override.is_discrete_sweep():
-        raise UserError(
-            f"{override.input_line}: a search takes the mean over seeds, as seed=0,1,2, and does "
-            "not search them"
-        )
-    return list(dict.fromkeys(override.sweep_string_iterator()))
-
-
-def _distribution(override: Override) -> "BaseDistribution":
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
+def _parameter(override: Override) -> Choices | Range:
     value = override.value()
+    if not isinstance(value, IntervalSweep | RangeSweep):
+        found = (word.partition("=")[2] for word in assignments(override))
+        return Choices(tuple(dict.fromkeys(found)))
     try:
+        if unknown := value.tags - {"log"}:
+            raise ValueError(f"no tag {min(unknown)!r}, the only one is log")
+        log = "log" in value.tags
         if isinstance(value, IntervalSweep):
             low, high = value.start, value.end
             assert low is not None
             assert high is not None
-            if isinstance(low, int) and isinstance(high, int):
-                return IntDistribution(low, high, _is_log(override, value.tags))
-            return FloatDistribution(low, high, _is_log(override, value.tags))
-        if isinstance(value, RangeSweep):
-            numbers = sorted(value.range())
-            if not numbers:
-                raise ValueError("the range is empty")
-            step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
-            if isinstance(numbers[0], int):
-                return IntDistribution(
-                    numbers[0], int(numbers[-1]), _is_log(override, value.tags), int(step)
-                )
-            return FloatDistribution(numbers[0], numbers[-1], _is_log(override, value.tags), step)
-        return CategoricalDistribution(list(dict.fromkeys(override.sweep_string_iterator())))
-    except (ValueError, HydraException) as error:
-        reason = str(error).rstrip(".")
-        raise UserError(f"{override.input_line}: {reason}; write {_FORMS}") from error
-
-
-def _is_log(override: Override, tags: set[str]) -> bool:
-    if unknown := tags - {"log"}:
-        raise UserError(f"{override.input_line}: no tag {min(unknown)!r}, the only one is log")
-    return "log" in tags
-
-
-def _at(distribution: "BaseDistribution", u: float) -> Any:
-    """The value at the share 0 <= u < 1 of the range."""
-    from optuna.distributions import CategoricalDistribution, IntDistribution
-
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[int(u * len(distribution.choices))]
-    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
-    whole = isinstance(distribution, IntDistribution)
-    if whole:
-        high += 1
-    value = low * (high / low) ** u if distribution.log else low + u * (high - low)  # type: ignore[attr-defined]
-    return low + int(value - low) // distribution.step * distribution.step if whole else value  # type: ignore[attr-defined]
-
-
-def _values(distribution: "BaseDistribution") -> list[Any]:
-    from optuna.distributions import CategoricalDistribution
-
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    return [distribution.low, distribution.high]  # type: ignore[attr-defined]
+            whole = isinstance(low, int) and isinstance(high, int)
+            return Range(low, high, log, 1) if whole else Range(float(low), float(high), log)
+        numbers = sorted(value.range())
+        if not numbers:
+            raise ValueError("the range is empty")
+        step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
+        return Range(numbers[0], numbers[-1], log, step)
+    except ValueError as error:
+        raise UserError(f"{override.input_line}: {error}; write {_FORMS}") from error

@@ -1,10 +1,16 @@
-"""The Optuna study of a search: in a journal on disk, which a kill at any moment leaves usable."""
+"""The Optuna study of a search: a journal on disk, which a kill at any moment leaves usable."""
 
 import os
 from pathlib import Path
 from typing import Literal
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
@@ -13,22 +19,23 @@ from optuna.trial import FrozenTrial, TrialState
 
 from opt_runner.datasets.batches import mix
 from opt_runner.errors import UserError
+from opt_runner.sweep.space import Choices, Range, Space
 
 Pruning = Literal["none", "median", "hyperband"]
 
-# A run's progress is told to the pruner in percent of its budget: runs of different lengths, as of
-# another batch size, are compared at the same place of their schedule of learning rates.
+# The pruner counts progress in percent of the budget: runs of different lengths, as with another
+# batch size, are compared at the same place of their schedules.
 WHOLE = 100
 _NOT_BEFORE = 20
 
 
 def open_study(folder: Path, name: str, pruning: Pruning) -> optuna.Study:
-    """The study of this name; a new one where there is none.
+    """Return the study of this name, a new one if there is none. Hold the lock of `folder`.
 
-    Only for who holds the lock of `folder`. Raises UserError for a journal that is damaged.
+    Raises UserError for a damaged journal.
     """
     journal = folder / "journal.log"
-    _mend(journal)
+    _repair(journal)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         return optuna.create_study(
@@ -40,35 +47,42 @@ def open_study(folder: Path, name: str, pruning: Pruning) -> optuna.Study:
         )
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"{journal} is damaged ({error}): move it away and run the command again; what is "
-            "trained is not trained again"
+            f"{journal} is damaged ({error}): move it away and run the command again; finished "
+            "runs are not trained again"
         ) from error
 
 
-def ask(study: optuna.Study, space: "Distributions", seed: int) -> optuna.Trial:
-    """A new trial. It depends on the seed and on the trials before it alone, so that a search that
-    was cut off draws what it would have drawn."""
+def ask(study: optuna.Study, space: Space, seed: int) -> optuna.Trial:
+    """Return a new trial. It depends on the seed and the trials before it alone: a search that
+    was killed draws the trials that an undisturbed one draws."""
     number = len(study.get_trials(deepcopy=False))
     study.sampler = TPESampler(seed=mix(seed, number))
-    return study.ask(space)
+    return study.ask({key: _distribution(one) for key, one in space.parameters.items()})
 
 
-def cut_off(study: optuna.Study, space: "Distributions") -> list[optuna.Trial]:
-    """The trials that a process had begun when it ended."""
+def unfinished(study: optuna.Study, space: Space) -> list[optuna.Trial]:
+    """Return the trials that were running when an earlier process ended."""
     found = []
     for frozen in of_state(study, TrialState.RUNNING):
-        if frozen.params.keys() == space.keys():
+        if frozen.params.keys() == space.parameters.keys():
             found.append(optuna.Trial(study, frozen._trial_id))
-        else:  # it was being drawn
+        else:  # the process ended while it drew the parameters
             study.tell(frozen.number, state=TrialState.FAIL)
     return found
 
 
 def of_state(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    """Return the trials in one of these states."""
     return study.get_trials(deepcopy=False, states=states)
 
 
-Distributions = dict[str, optuna.distributions.BaseDistribution]
+def _distribution(parameter: Choices | Range) -> BaseDistribution:
+    if isinstance(parameter, Choices):
+        return CategoricalDistribution(parameter.values)
+    low, high, log, step = parameter.low, parameter.high, parameter.log, parameter.step
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log, int(step or 1))
+    return FloatDistribution(low, high, log, step)
 
 
 def _pruner(pruning: Pruning) -> BasePruner:
@@ -79,10 +93,9 @@ def _pruner(pruning: Pruning) -> BasePruner:
     return NopPruner()
 
 
-def _mend(journal: Path) -> None:
-    """Undo what a killed process leaves: half a line, and Optuna's own lock."""
-    for left in journal.parent.glob(f"{journal.name}.lock*"):
-        left.unlink()
+def _repair(journal: Path) -> None:
+    """Remove what a killed process leaves: half a line, and Optuna's own lock."""
+    for lock in journal.parent.glob(f"{journal.name}.lock*"):
+        lock.unlink()
     if journal.exists():
-        whole = journal.read_bytes().rfind(b"\n") + 1
-        os.truncate(journal, whole)
+        os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)

@@ -1,51 +1,65 @@
-"""A sweep: many runs, known before the first one starts."""
+"""A sweep: many runs that one command asks for."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from opt_runner.config.schema import Config
 from opt_runner.records import stored
 from opt_runner.records.stored import StoredRun
 from opt_runner.run.run import Run
 
 
 class LeftRunning(Exception):
-    """What a launcher raises that leaves before its runs have ended: they go on without it. Its
-    text says how, and where to look."""
+    """Raised by a launcher that leaves before its runs have ended. They go on without it.
+
+    Its text says how, and where to look.
+    """
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """runs: each once, in the order in which they are launched. asked: how many the command names,
-    doubles among them. here: they run on this machine. name: of a search, whose runs are not known
-    beforehand: `runs` is an example, in what all of them share."""
+    """A sweep.
+
+    runs: each once, in the order of launch; none for a search, which draws them one by one.
+    asked: the number of runs that the command names, doubles included.
+    here: the runs are executed on this machine.
+    name: its id; None: one made of the signatures of its runs.
+    example: for a search, the config of a run, for the values that all its runs share.
+    """
 
     runs: Sequence[Run]
     asked: int
     here: bool
     name: str | None = None
+    example: Config | None = None
+
+    @property
+    def configs(self) -> list[Config]:
+        """The configs of the known runs, or the example of a search."""
+        return [run.config for run in self.runs] or ([self.example] if self.example else [])
 
     @property
     def id(self) -> str:
-        """The same runs make the same sweep, also when it is started again."""
+        """Its name. The same runs make the same sweep, also when it is started again."""
         if self.name is not None:
             return self.name
         signatures = " ".join(sorted(run.signature for run in self.runs))
-        name = self.runs[0].config.experiment_name
+        name = self.configs[0].experiment_name
         return f"{name}-{hashlib.sha256(signatures.encode()).hexdigest()[:8]}"
 
     @property
     def folder(self) -> Path:
-        """Where its launcher keeps what it needs while it runs."""
-        return Path(self.runs[0].config.output_dir) / ".sweep" / self.id
+        """The folder for what its launcher needs while it runs."""
+        return Path(self.configs[0].output_dir) / ".sweep" / self.id
 
     def knows_device(self, run: Run) -> bool:
-        """Whether the device of a run, and with it its signature, is known beforehand."""
+        """Return True if the device of a run, and so its signature, is known beforehand."""
         return self.here or run.config.hardware.device != "auto"
 
     def stored(self, run: Run) -> StoredRun | None:
-        """What there is of a run; None for one that has not begun."""
+        """Return what is on disk of a run; None if it has not begun."""
         if self.knows_device(run):
             return stored.read(run.record.directory)
         return stored.read_on_any_device(StoredRun(run.record, run.config.content, None))

@@ -1,4 +1,4 @@
-"""The trials of a search, as a launcher's source of runs."""
+"""The trials of a search, as a source of runs for a launcher."""
 
 import statistics
 import threading
@@ -17,7 +17,7 @@ from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
 from opt_runner.files import CannotWrite
 from opt_runner.records.record import Record
-from opt_runner.records.search import SearchRecord
+from opt_runner.records.search import WORST, SearchRecord
 from opt_runner.records.search import Trial as TrialRecord
 from opt_runner.records.stored import StoredRun
 from opt_runner.run.run import Run
@@ -25,24 +25,22 @@ from opt_runner.sweep import study
 from opt_runner.sweep.space import Space
 from opt_runner.sweep.sweep import Sweep
 
-# The value, in percent, of a trial that diverged: the sampler learns to stay away from it.
-_WORST = 100.0
 _FAILURES = 5  # in a row, that end a search
 _POLL_SECONDS = 1.0
 
 
 @dataclass
 class _Trial:
-    """A trial under way: its runs, one a seed, go one after the other.
+    """A trial under way: its runs, one a seed, are executed one after the other.
 
-    errors: the validation errors of the runs that have finished. told: percent of the first run's
-    budget that the pruner has heard of. resumed: an earlier command began it.
+    resumed: an earlier command began it. reported: the percents of the first run's budget that
+    the pruner has been given. errors: validation errors of the finished runs.
     """
 
     trial: optuna.Trial
     runs: Sequence[Run]
     resumed: bool
-    told: set[int]
+    reported: set[int]
     errors: list[float] = field(default_factory=list)
 
     @property
@@ -51,102 +49,103 @@ class _Trial:
 
 
 class Trials:
-    """Draws a trial when a slot is free, and tells the study how it ended.
+    """Draws a trial when a slot is free, and records its end in the study.
 
-    make: composes a run; raises UserError, and Hydra's and OmegaConf's exceptions, for a mistake.
-    label: of the search, where there are several.
-    stopped: why no more trials are drawn, where that is so before there are `count` of them.
+    compose: makes a run; raises UserError, and Hydra's and OmegaConf's exceptions, for a mistake.
+    stopped: why no more trials are drawn, if fewer than `count` are done.
     """
 
     def __init__(
         self,
         journal: optuna.Study,
         space: Space,
-        make: Callable[[Sequence[str]], Run],
+        compose: Callable[[Sequence[str]], Run],
         count: int,
         seed: int,
         sweep: Sweep,
         folder: Path,
         screen: Screen,
-        label: str = "",
     ) -> None:
         self.study = journal
         self.space = space
-        self.make = make
+        self.compose = compose
         self.count = count
         self.seed = seed
         self.sweep = sweep
         self.folder = folder
         self.screen = screen
-        self.label = label
-        self._said = f"{label}: trial" if label else "trial"
         self.stopped: str | None = None
-        self.to_come = 0  # runs that are still to be launched
+        self.expected = 0  # runs that are still to be launched
         self._prunes = not isinstance(journal.pruner, optuna.pruners.NopPruner)
-        self._cut_off = deque(study.cut_off(journal, space.distributions))
+        self._unfinished = deque(study.unfinished(journal, space))
         self._between: deque[_Trial] = deque()  # trials between two of their runs
         self._running: list[tuple[Run, _Trial]] = []
         self._failures = 0  # in a row
         self._fault: Exception | None = None
-        self._begin: Callable[[Run], None]
+        self._on_start: Callable[[Run], None] = lambda run: None
         self._lock = threading.RLock()
-        self._count_to_come()
+        self._count_expected()
 
     @property
-    def settled(self) -> int:
+    def done(self) -> int:
+        """The number of trials that need no more runs."""
         return len(study.of_state(self.study, TrialState.COMPLETE, TrialState.PRUNED))
 
     @property
     def left(self) -> int:
-        return max(0, self.count - self.settled)
+        return max(0, self.count - self.done)
 
     @property
     def begun(self) -> int:
-        """How many of those that are left an earlier command has begun."""
-        return min(self.left, len(self._cut_off))
+        """The number of trials left that an earlier command has begun."""
+        return min(self.left, len(self._unfinished))
 
-    def execute(self, serve: Callable[[], None], begin: Callable[[Run], None]) -> None:
-        """serve: has a launcher execute the runs of this source. begin: is told of each of them.
+    def execute(self, serve: Callable[[], None], on_start: Callable[[Run], None]) -> None:
+        """Have a launcher execute the runs of this source.
 
-        Raises what `serve` raises, and what went wrong in one of the launcher's threads.
+        serve: calls the launcher. on_start: is called with each run.
+        Raises what `serve` raises, and the first error in the launcher's threads.
         """
-        self._begin = begin
+        self._on_start = on_start
         with self._pruning() if self._prunes else nullcontext():
             serve()
         if self._fault is not None:
             raise self._fault
 
     def take(self) -> Run | None:
-        with self._whole():
+        """Return the next run, see `Source`."""
+        with self._locked():
             while self.stopped is None and self._fault is None:
                 trial = self._next()
                 if trial is None:
                     return None
                 found = self.sweep.stored(trial.run)
-                if found is not None and self._is_over(trial, found):
-                    self._take_in(trial, found)
+                if found is not None and self._needs_no_run(trial, found):
+                    self._end_run(trial, found)
                     continue
                 self._running.append((trial.run, trial))
-                self._count_to_come()
-                self._begin(trial.run)
+                self._count_expected()
+                self._on_start(trial.run)
                 return trial.run
         return None
 
     def ended(self, run: Run) -> None:
-        with self._whole():
+        """Record the end of a run, see `Source`."""
+        with self._locked():
             trial = next(trial for one, trial in self._running if one is run)
             self._running = [(one, other) for one, other in self._running if one is not run]
-            self._take_in(trial, self.sweep.stored(run))
-            self._count_to_come()
+            self._end_run(trial, self.sweep.stored(run))
+            self._count_expected()
 
     def record(self) -> SearchRecord:
-        log = [key for key, one in self.space.distributions.items() if getattr(one, "log", False)]
-        trials = [_stored(frozen) for frozen in self.study.get_trials(deepcopy=False)]
-        return SearchRecord(self.sweep.id, self.space.written, log, trials, self.label)
+        """Return the search as reports read it."""
+        trials = [_record(frozen) for frozen in self.study.get_trials(deepcopy=False)]
+        log = [key for key, parameter in self.space.parameters.items() if parameter.log]
+        return SearchRecord(self.sweep.id, dict(self.space.written), log, trials)
 
     @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """One thread at a time. What goes wrong ends the search, in its main thread."""
+    def _locked(self) -> Iterator[None]:
+        """Let one thread at a time into the block. Its errors end the search, in `execute`."""
         with self._lock:
             try:
                 yield
@@ -156,34 +155,34 @@ class Trials:
                 self._fault = self._fault or error
 
     def _next(self) -> _Trial | None:
-        """The trial whose turn it is; None where enough of them are settled or under way."""
+        """Return the next trial; None if enough of them are done or under way."""
         if self._between:
             return self._between.popleft()
         while len(self._running) < self.left and self.stopped is None:
-            resumed = bool(self._cut_off)
+            resumed = bool(self._unfinished)
             trial = (
-                self._cut_off.popleft()
+                self._unfinished.popleft()
                 if resumed
-                else study.ask(self.study, self.space.distributions, self.seed)
+                else study.ask(self.study, self.space, self.seed)
             )
             try:
                 runs = [
-                    self.make(self.space.overrides(trial.params, seed)) for seed in self.space.seeds
+                    self.compose(self.space.overrides(trial.params, seed))
+                    for seed in self.space.seeds
                 ]
             except (UserError, HydraException, OmegaConfBaseException) as error:
                 self._fail(trial, str(error))
                 continue
             trial.set_user_attr("runs", [run.signature for run in runs])
-            told = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values.keys()
-            return _Trial(trial, runs, resumed, set(told))
+            frozen = self.study.get_trials(deepcopy=False)[trial.number]
+            return _Trial(trial, runs, resumed, set(frozen.intermediate_values))
         return None
 
-    def _is_over(self, trial: _Trial, found: StoredRun) -> bool:
-        """Whether the trial's run need not be executed."""
+    def _needs_no_run(self, trial: _Trial, found: StoredRun) -> bool:
         pruned = self._prunes and trial.resumed and found.status == "pruned"
         return pruned or (found.result is not None and found.result.settled)
 
-    def _take_in(self, trial: _Trial, found: StoredRun | None) -> None:
+    def _end_run(self, trial: _Trial, found: StoredRun | None) -> None:
         result = found.result if found else None
         if found is not None and self._prunes and not trial.errors:
             self._report(trial, found.record)
@@ -202,59 +201,59 @@ class Trials:
             else:
                 self._finish(trial, "finished")
 
-    def _finish(self, trial: _Trial, status: str, reason: str | None = None) -> None:
-        one, text = trial.trial, f"{status}, {reason}"
-        one.set_user_attr("status", status)
-        one.set_user_attr("errors", trial.errors)
-        one.set_user_attr("reason", reason)
+    def _finish(self, ended: _Trial, status: str, reason: str | None = None) -> None:
+        trial, text = ended.trial, f"{status}, {reason}"
+        trial.set_user_attr("status", status)
+        trial.set_user_attr("errors", ended.errors)
+        trial.set_user_attr("reason", reason)
         if status == "pruned":
-            self.study.tell(one, state=TrialState.PRUNED)
+            self.study.tell(trial, state=TrialState.PRUNED)
         elif status == "diverged":
-            self.study.tell(one, _WORST)
+            self.study.tell(trial, WORST)  # the sampler learns to stay away from it
         else:
-            mean = statistics.fmean(trial.errors)
-            self.study.tell(one, mean)
+            mean = statistics.fmean(ended.errors)
+            self.study.tell(trial, mean)
             text = f"validation error {mean:.2f}%"
         self._failures = 0
         record = self.record()
         record.write(self.folder)
         ranked = record.ranked()
         best = f" (best: trial {ranked[0].number}, {ranked[0].value:.2f}%)" if ranked else ""
-        self.screen.say(f"{self._said} {one.number}: {text}{best}")
+        self.screen.say(f"trial {trial.number}: {text}{best}")
 
     def _fail(self, trial: optuna.Trial, error: str) -> None:
-        """Nothing is to be learned from it."""
+        """Record that the trial failed. The sampler does not learn from it."""
         reason = error.splitlines()[0]
         trial.set_user_attr("status", "failed")
         trial.set_user_attr("reason", reason)
         self.study.tell(trial, state=TrialState.FAIL)
         self.record().write(self.folder)
-        self.screen.fail(f"{self._said} {trial.number}: failed, {reason}; another takes its place")
+        self.screen.fail(f"trial {trial.number}: failed, {reason}; another takes its place")
         self._failures += 1
         if self._failures == _FAILURES:
             self.stopped = (
                 f"the search stops: {_FAILURES} trials in a row failed, the last one with: "
-                f"{reason}; the same command goes on once that is mended"
+                f"{reason}; repair this, then the same command goes on"
             )
 
-    def _count_to_come(self) -> None:
+    def _count_expected(self) -> None:
         under_way = [*self._between, *(trial for _, trial in self._running)]
         seeds = len(self.space.seeds)
         begun = sum(seeds - len(trial.errors) for trial in under_way) - len(self._running)
-        self.to_come = max(0, self.left - len(under_way)) * seeds + begun
+        self.expected = max(0, self.left - len(under_way)) * seeds + begun
 
     @contextmanager
     def _pruning(self) -> Iterator[None]:
-        """Within the block, runs that fall behind are asked to stop, by a file in their record.
+        """Ask runs that fall behind to stop, by a file in their record.
 
-        A trial's first run speaks for it: its seed is the same in all trials, and the next run of
-        a trial begins only after it has ended.
+        The first run of a trial decides: its seed is the same in all trials, and the next run
+        begins only after it has ended.
         """
         over = threading.Event()
 
         def watch() -> None:
             while not over.wait(_POLL_SECONDS):
-                with self._whole():
+                with self._locked():
                     for run, trial in self._running:
                         found = None if trial.errors else self.sweep.stored(run)
                         if found is not None and self._report(trial, found.record):
@@ -269,9 +268,10 @@ class Trials:
             thread.join()
 
     def _report(self, trial: _Trial, record: Record) -> bool:
-        """Tell the pruner of the validation errors that it has not heard of; whether one of them
-        is too far behind. It is asked after each, however many there are at a look and whether or
-        not the run has ended: successive halving compares runs that it has seen at the same place.
+        """Give the pruner new validation errors. Return True if the run should stop.
+
+        The pruner is asked after each error, also if the run has ended: successive halving
+        compares runs that it has seen at the same place.
         """
         try:
             rows = record.read_metrics()
@@ -282,14 +282,14 @@ class Trials:
         for row in rows:
             done = row["step"] / budget.steps if budget.steps else row["epoch"] / budget.epochs
             percent = int(study.WHOLE * done)
-            if "validation_error" in row and percent not in trial.told:
+            if "validation_error" in row and percent not in trial.reported:
                 trial.trial.report(row["validation_error"], percent)
-                trial.told.add(percent)
+                trial.reported.add(percent)
                 behind |= trial.trial.should_prune()
         return behind
 
 
-def _stored(frozen: FrozenTrial) -> TrialRecord:
+def _record(frozen: FrozenTrial) -> TrialRecord:
     attributes, over = frozen.user_attrs, frozen.state.is_finished()
     return TrialRecord(
         number=frozen.number,
