@@ -89,6 +89,15 @@ def test_a_part_has_its_share_of_every_class(labels: list[int], share: float, se
         assert want - 1e-3 <= kept.train_labels.tolist().count(label) < want + 1
 
 
+@pytest.mark.parametrize(
+    ("share", "kept"), [(0.3, 30), (0.15, 15), (0.6, 60), (0.301, 31), (1e-6, 1)]
+)
+def test_a_part_of_a_hundred_images_a_class_is_not_rounded_twice(share: float, kept: int) -> None:
+    """In float32 0.3 of 100 is 30.000002: 31 images."""
+    data = images([0] * 100 + [1] * 100)
+    assert part(data, share, 0).train_labels.bincount().tolist() == [kept, kept]
+
+
 def test_parts_differ_by_seed_alone() -> None:
     data = images([i % 7 for i in range(300)])
     first = numbers(part(data, 0.1, 0).train_images)

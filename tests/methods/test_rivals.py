@@ -447,6 +447,8 @@ def test_what_cannot_register_is_explained() -> None:
         OPT(mlp(), "parametrization", constraint="no.such")
     with pytest.raises(UserError, match="does not register"):
         OPT(mlp(), "parametrization", constraint="torch.nn.init.ones_")
+    with pytest.raises(UserError, match=r"unexpected keyword argument 'x'"):
+        OPT(mlp(), "parametrization", arguments={"x": [1]})
     with pytest.raises(UserError, match=r"hra.reflections"):
         OPT(mlp(), "hra", reflections=3)
 

@@ -19,14 +19,14 @@ class Augmentation(Protocol):
     def draw(
         self, count: int, size: tuple[int, int], generator: torch.Generator
     ) -> Sequence[Tensor]:
-        """What is random for the `count` images of an epoch, on the CPU: tensors (count, ...).
+        """Draw the random numbers of an epoch's `count` images, on the CPU: tensors (count, ...).
 
         size: (H, W) of the images.
         """
         ...
 
     def apply(self, images: Tensor, *drawn: Tensor) -> Tensor:
-        """The images of a batch, changed: uint8 (B, C, H, W), on the device that trains.
+        """Return a batch of images, augmented: uint8 (B, C, H, W), on the device that trains.
 
         drawn: what `draw` gave for these images, (B, ...) each, on the same device.
         """

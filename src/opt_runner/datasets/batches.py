@@ -96,7 +96,7 @@ class Batches:
             self._ahead.close()
 
     def _read(self, step: int) -> list[Tensor]:
-        """The images of a batch as they are, their indices, crops and flips, on the CPU."""
+        """Return the images of a batch as they are, their indices, crops and flips, on the CPU."""
         index, *crop = self._of_step(step, torch.device("cpu"))
         if isinstance(self.images, Stored):
             return [self.images[index].read(pin_memory=self.labels.is_cuda), index, *crop]
@@ -113,7 +113,7 @@ class Batches:
         return [drawn[here][self._part] for drawn in self._drawn]
 
     def _draw(self, epoch: int) -> list[Tensor]:
-        """The order of an epoch's images and, if they are augmented, their crops and flips."""
+        """Return the order of an epoch's images and, if they are augmented, their crops and flips."""
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         count = len(self.images)
         drawn = [torch.randperm(count, generator=generator)]

@@ -15,9 +15,9 @@ class Dataset(Protocol):
         """Raise UserError, cheaply, where `load` would fail for a reason that can be seen now."""
 
     def fingerprint(self) -> str:
-        """A short name of the data: same data, same string, wherever it lies."""
+        """Return a short name of the data: same data, same string, wherever it lies."""
         ...
 
     def load(self) -> Images:
-        """The images and labels, on the CPU."""
+        """Return the images and labels, on the CPU."""
         ...

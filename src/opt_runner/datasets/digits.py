@@ -26,11 +26,11 @@ class Digits:
         """Nothing can be missing."""
 
     def fingerprint(self) -> str:
-        """Always the same: the data cannot change."""
+        """Return a constant: the data cannot change."""
         return "digits"
 
     def load(self) -> Images:
-        """The images, uint8 (N, 1, 8, 8)."""
+        """Return the images, uint8 (N, 1, 8, 8)."""
         with files(__package__).joinpath("digits.npz").open("rb") as file, np.load(file) as stored:
             images, labels = stored["images"], stored["labels"].astype(np.int64)
         images = np.rint(images * (255 / BRIGHTEST)).astype(np.uint8)[:, None]

@@ -41,7 +41,7 @@ class Images:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width)"""
+        """Return (height, width)."""
         return self.train_images.shape[2], self.train_images.shape[3]
 
     @property
@@ -49,7 +49,7 @@ class Images:
         return len(self.classes)
 
     def to(self, device: torch.device | str, streamed: bool = False) -> Self:
-        """The same on `device`; streamed: the labels alone, the images stay where they are."""
+        """Return the same on `device`; streamed: the labels alone, the images stay where they are."""
         labels = replace(
             self,
             train_labels=self.train_labels.to(device),

@@ -27,6 +27,6 @@ def padded_crop(images: Tensor, rows: Tensor, columns: Tensor, flips: Tensor, pa
 
 
 def _reflect(x: Tensor, side: int) -> Tensor:
-    """x in -side..2 side - 1 reflected into 0..side - 1, the edge pixel repeated."""
+    """Return x in -side..2 side - 1 reflected into 0..side - 1, the edge pixel repeated."""
     x = torch.maximum(x, -1 - x)
     return torch.minimum(x, 2 * side - 1 - x)

@@ -19,11 +19,12 @@ _TRIES = 10
 def draw_boxes(
     count: int, size: tuple[int, int], least: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """First pixel and length of `count` boxes in images of `size` (H, W), (count, 2) int64: down,
-    across.
+    """Draw `count` boxes in images of `size` (H, W).
+
+    Returns first pixel and length, int64 (count, 2), down and across.
 
     The share of the area is uniform in [least, 1], the logarithm of the ratio in that of RATIOS.
-    What does not fit is drawn again, ten times at most; then the box is the whole image.
+    A box that does not fit is drawn again, ten times at most; then the box is the whole image.
     """
     whole = torch.tensor(size)
     # float64, so that no rounding of a library's exp decides about a pixel.

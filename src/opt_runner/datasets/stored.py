@@ -43,13 +43,13 @@ class Stored:
         return len(self._rows)
 
     def __getitem__(self, chosen: slice | Tensor) -> "Stored":
-        """The chosen images, in that order."""
+        """Return the chosen images, in that order."""
         other = copy(self)
         other._rows = self._rows[chosen]
         return other
 
     def read(self, pin_memory: bool = False) -> Tensor:
-        """The images, on the CPU. Raises UserError where the file does not hold them any more."""
+        """Return the images, on the CPU. Raises UserError where the file does not hold them any more."""
         images = torch.empty(self.shape, dtype=torch.uint8, pin_memory=pin_memory)
         size = images[:1].numel()
         for image, row in zip(images.numpy(), self._rows.tolist(), strict=True):
@@ -65,7 +65,7 @@ class Stored:
         return images
 
     def to(self, device: torch.device | str) -> Tensor:
-        """The images as a tensor on `device`; of the memory of the CPU no more is taken."""
+        """Return the images as a tensor on `device`; of the memory of the CPU no more is taken."""
         if torch.device(device).type == "cpu":
             return self._mapped()
         images = torch.empty(self.shape, dtype=torch.uint8, device=device)

@@ -52,7 +52,7 @@ class TorchvisionSet:
             raise UserError(f"{missing}: put {self._expected} there, or set download=true")
 
     def fingerprint(self) -> str:
-        """The set's name: published files do not change, and CIFAR's are held to their checksums.
+        """Return the set's name: published files do not change, and CIFAR's are held to their checksums.
 
         The MNIST family's carry none, so there the sizes of other files than the published ones
         are added.
@@ -67,7 +67,7 @@ class TorchvisionSet:
         return self.source if sizes == published else "-".join([self.source, *map(str, sizes)])
 
     def load(self) -> Images:
-        """The images, uint8: (N, 1, 28, 28) of the MNIST family, (N, 3, 32, 32) of CIFAR.
+        """Return the images, uint8: (N, 1, 28, 28) of the MNIST family, (N, 3, 32, 32) of CIFAR.
 
         Raises UserError where files are missing and cannot be fetched, or are damaged.
         """
@@ -158,7 +158,7 @@ def _md5_damage(file: Path, md5: str) -> str | None:
 
 
 def _idx_damage(file: Path) -> str | None:
-    """What is wrong with a file of the MNIST family: 0 0 8 d, d sizes of 4 bytes, the bytes."""
+    """Return the fault of a file of the MNIST family: 0 0 8 d, d sizes of 4 bytes, the bytes."""
     dimensions = 3 if "idx3" in file.name else 1
     with file.open("rb") as content:
         header = content.read(4 + 4 * dimensions)
@@ -171,7 +171,7 @@ def _idx_damage(file: Path) -> str | None:
 
 @contextmanager
 def _impatient_sockets() -> Iterator[None]:
-    """torchvision sets no timeout: without one, a network that swallows packets hangs the run."""
+    """Set a timeout: torchvision has none, and a network that drops packets would hang the run."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS_TO_ANSWER)
     try:

@@ -19,16 +19,17 @@ class Validation:
     labels: Tensor
 
     def to(self, device: torch.device | str, streamed: bool = False) -> Self:
-        """The same on `device`; streamed: the labels alone, the images stay where they are."""
+        """Return the same on `device`; streamed: the labels alone, the images stay where they are."""
         images = self.images if streamed else self.images.to(device)
         return replace(self, images=images, labels=self.labels.to(device))
 
 
 def hold_back(data: Images, share: float, seed: int) -> tuple[Images, Validation]:
-    """The data with fewer training images, and those taken from them; both keep their order.
+    """Return the data with fewer training images, and those taken from them; both keep their order.
 
-    share: above 0, at most 0.5. Of a class of n images less than one more or less than n share is
-    taken, and never its only one. The same images in every call with the same seed.
+    share: above 0, at most 0.5. From a class of n images, floor(n share) or
+    ceil(n share) are taken; a class never loses its only image. The same images in every call
+    with the same seed.
     Raises UserError where that is no image at all.
     """
     taken = _taken(data.train_labels, share, seed)
@@ -44,7 +45,7 @@ def hold_back(data: Images, share: float, seed: int) -> tuple[Images, Validation
 
 
 def part(data: Images, share: float, seed: int) -> Images:
-    """The data with a share of its training images, which keep their order.
+    """Return the data with a share of its training images, which keep their order.
 
     Of a class of n images n share stay, rounded up.
     """
@@ -52,14 +53,18 @@ def part(data: Images, share: float, seed: int) -> Images:
     counts = data.train_labels.bincount()
     first = (counts.cumsum(0) - counts)[data.train_labels[by_class]]
     rank = torch.arange(len(by_class)) - first
-    stays = rank < (counts * share).ceil()[data.train_labels[by_class]]
+    # In float64, less its rounding: 0.3 of 100 is 30 and not 31.
+    kept_of = (counts.double() * share - 1e-9).ceil().clamp(min=1)
+    stays = rank < kept_of[data.train_labels[by_class]]
     kept = by_class[stays].sort().values
     return replace(data, train_images=data.train_images[kept], train_labels=data.train_labels[kept])
 
 
 def with_label_noise(data: Images, share: float, seed: int) -> Images:
-    """The data with `share` of the training labels replaced, each by another class, all others
-    alike (symmetric noise)."""
+    """Return the data with `share` of the training labels replaced (symmetric noise).
+
+    A replaced label becomes any other class, all alike.
+    """
     labels, classes = data.train_labels, data.num_classes
     generator = torch.Generator().manual_seed(seed)
     count = round(share * len(labels))
@@ -84,6 +89,6 @@ def _taken(labels: Tensor, share: float, seed: int) -> Tensor:
 
 
 def _shuffled_by_class(labels: Tensor, seed: int) -> Tensor:
-    """The indices (N,), class by class, those of a class in random order."""
+    """Return the indices (N,), class by class, those of a class in random order."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     return shuffled[labels[shuffled].argsort(stable=True)]

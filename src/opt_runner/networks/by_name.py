@@ -94,6 +94,7 @@ def set_in_channels(network: nn.Module, in_channels: int) -> None:
 
 
 def set_bn_momentum(network: nn.Module, bn_momentum: float | None) -> None:
+    """Set the momentum of every BatchNorm; None leaves the network's own."""
     if bn_momentum is None:
         return
     for module in network.modules():

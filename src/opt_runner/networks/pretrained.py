@@ -18,8 +18,10 @@ _MOST = 20
 
 
 def load_weights(network: nn.Module, path: Path, left_out: Sequence[str] = ()) -> None:
-    """Give the network the weights of a file, on the CPU: safetensors, or a state_dict that
-    torch.save wrote, alone or under `state_dict` or `model`, also that of a DDP or compiled module.
+    """Load the weights of a file into the network, on the CPU.
+
+    The file is safetensors, or a state_dict that torch.save wrote, alone or under `state_dict` or
+    `model`, also of a DDP or compiled module.
 
     left_out: patterns of names that stay as they are.
     Raises UserError where the file cannot be read, and with all names that do not fit.

@@ -112,7 +112,7 @@ class WiderIdentity(nn.Module):
 def stages(
     unit: Callable[[int, int, int], nn.Module], channels: int, widths: Sequence[int], units: int
 ) -> nn.Sequential:
-    """A stage a width, each of so many units; the first unit of every later stage halves the image.
+    """Return a stage for each width; the first unit of every later stage halves the image.
 
     unit: makes one of its channels, its width and its stride. channels: of what comes in.
     """

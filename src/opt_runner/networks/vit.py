@@ -21,7 +21,7 @@ def vit(
     mlp_width: Positive = 768,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> nn.Module:
-    """A transformer on patches of `patch` x `patch` pixels; the defaults are ViT-Tiny.
+    """Return a transformer on patches of `patch` x `patch` pixels; the defaults are ViT-Tiny.
 
     It starts as torchvision starts it. Input (batch, in_channels, side, side); output (batch,
     num_classes).

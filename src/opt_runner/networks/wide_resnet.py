@@ -13,8 +13,9 @@ from opt_runner.networks.resnet import stages
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-factor: residual units that normalise first, in stages of 16, 32 and 64 times
-    `factor` channels; depth = 6n + 4 for n units a stage.
+    """WRN-depth-factor: residual units that normalise first.
+
+    Stages have 16, 32 and 64 times `factor` channels; depth = 6n + 4 for n units a stage.
 
     Input (batch, in_channels, height, width) of any size; output (batch, num_classes).
     Source: Zagoruyko and Komodakis, "Wide Residual Networks" (BMVC 2016).

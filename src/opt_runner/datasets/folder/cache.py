@@ -48,7 +48,7 @@ def lock_of(folder: Path, key: str) -> Path:
 
 
 def read(folder: Path, key: str) -> Stored | None:
-    """The images that were written under `key`, or None: not there, damaged, or of another key."""
+    """Return the images that were written under `key`, or None: not there, damaged, or of another key."""
     path = _path(folder, key)
     if not path.is_file():
         return None
@@ -62,7 +62,7 @@ def read(folder: Path, key: str) -> Stored | None:
 def write(
     folder: Path, key: str, shape: tuple[int, int, int, int], fill: Callable[[Put], None]
 ) -> Stored:
-    """The file of `key` with uint8 images of this shape.
+    """Return the file of `key` with uint8 images of this shape.
 
     fill: gets what puts bytes at their place; offsets are counted from the first image on.
     Raises UserError where there is no room, or no file can be written.
@@ -115,7 +115,7 @@ def _path(folder: Path, key: str) -> Path:
 
 
 def _checked(path: Path, key: str) -> Stored:
-    """Raises ValueError and others where the file is not what was written."""
+    """Read the file. Raises ValueError and others where it is not as it was written."""
     note = json.loads(path.with_suffix(".json").read_text())
     if note["key"] != key:
         raise ValueError("of another key")

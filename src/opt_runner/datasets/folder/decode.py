@@ -22,7 +22,7 @@ FILES_A_TASK = 256
 
 
 def survey(paths: Sequence[str]) -> tuple[int, Literal[1, 3]]:
-    """The size and channels that suit the files, from their headers.
+    """Return the size and channels that suit the files, from their headers.
 
     Size: the commonest short side, the smallest of equally common ones; if all images are squares
     of one size, that size. Channels: 1 if every file is of a grey mode, else 3.

@@ -39,9 +39,9 @@ class FolderTree:
 
 
 def scan(root: Path) -> FolderTree:
-    """What lies below `root`, as `LAYOUT` says, at any depth below a class.
+    """Return the images below `root`, as `LAYOUT` says, at any depth below a class.
 
-    Hidden files and folders are passed over, and so is what does not end in one of SUFFIXES.
+    Hidden files and folders are passed over, and so are files without one of SUFFIXES.
     Raises UserError where a folder is missing or empty, or the halves' classes differ.
     """
     if not root.is_dir():
@@ -83,7 +83,7 @@ def _half(root: Path, *names: str) -> dict[str, list[ImageFile]]:
 def _images(
     folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...]
 ) -> Iterator[ImageFile]:
-    """The images at any depth below `folder`, links followed, but not back into a folder above."""
+    """Return the images at any depth below `folder`, links followed, but not back into a folder above."""
     status = _status(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:

@@ -1,5 +1,6 @@
 """Q by a parametrization of torch's, geotorch's or of your own."""
 
+import json
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -56,7 +57,9 @@ class Parametrization(Rotation):
         return {"lr": lr, "weight_decay": 0.0 if tensor == "R" else weight_decay}
 
     def _module(self, d: int, device: str, dtype: torch.dtype) -> nn.Module:
-        return _registered(self.constraint, tuple(self.arguments.items()), d, device, dtype)
+        # As text, which is hashable whatever the values are.
+        arguments = json.dumps(self.arguments, sort_keys=True)
+        return _registered(self.constraint, arguments, d, device, dtype)
 
 
 def _Q(module: nn.Module, R: Tensor) -> Tensor:
@@ -66,18 +69,21 @@ def _Q(module: nn.Module, R: Tensor) -> Tensor:
 
 @cache
 def _registered(
-    constraint: str, arguments: tuple[tuple[str, Any], ...], d: int, device: str, dtype: torch.dtype
+    constraint: str, arguments: str, d: int, device: str, dtype: torch.dtype
 ) -> nn.Module:
-    """The parametrization of a d x d weight that is I; its `original` is the R of Q = I."""
+    """Return the parametrization of a d x d weight that is I; its `original` is the R of Q = I.
+
+    arguments: of the constraint, as JSON.
+    """
     linear = nn.Linear(d, d, bias=False, dtype=dtype)
     nn.init.eye_(linear.weight)
     try:
-        _imported(constraint)(linear, "weight", **dict(arguments))
+        _imported(constraint)(linear, "weight", **json.loads(arguments))
         module: nn.Module = linear.get_submodule("parametrizations.weight")
         module.get_parameter("original")
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"method.constraint={constraint} with arguments {dict(arguments)} does not register a "
+            f"method.constraint={constraint} with arguments {arguments} does not register a "
             f"parametrization of one tensor: {error}"
         ) from error
     return module.to(device)
