@@ -49,7 +49,7 @@ class Ahead(Generic[T]):
 
 
 def pieces(images: Tensor | Stored, size: int) -> Iterator[Tensor]:
-    """Return the images in their order, `size` at a time; those of a file are read one piece ahead."""
+    """Yield the images in order, `size` at a time; a file is read one piece ahead."""
     starts = range(0, len(images), size)
     if isinstance(images, Tensor):
         yield from (images[start : start + size] for start in starts)

@@ -113,7 +113,7 @@ class Batches:
         return [drawn[here][self._part] for drawn in self._drawn]
 
     def _draw(self, epoch: int) -> list[Tensor]:
-        """Return the order of an epoch's images and, if they are augmented, their crops and flips."""
+        """Return the order of an epoch's images and, with augmentation, crops and flips."""
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         count = len(self.images)
         drawn = [torch.randperm(count, generator=generator)]

@@ -49,7 +49,7 @@ class Images:
         return len(self.classes)
 
     def to(self, device: torch.device | str, streamed: bool = False) -> Self:
-        """Return the same on `device`; streamed: the labels alone, the images stay where they are."""
+        """Return the same on `device`; streamed: images stay where they are."""
         labels = replace(
             self,
             train_labels=self.train_labels.to(device),

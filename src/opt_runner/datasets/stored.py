@@ -49,7 +49,7 @@ class Stored:
         return other
 
     def read(self, pin_memory: bool = False) -> Tensor:
-        """Return the images, on the CPU. Raises UserError where the file does not hold them any more."""
+        """Return the images, on the CPU. Raises UserError if the file no longer holds them."""
         images = torch.empty(self.shape, dtype=torch.uint8, pin_memory=pin_memory)
         size = images[:1].numel()
         for image, row in zip(images.numpy(), self._rows.tolist(), strict=True):

@@ -52,7 +52,7 @@ class TorchvisionSet:
             raise UserError(f"{missing}: put {self._expected} there, or set download=true")
 
     def fingerprint(self) -> str:
-        """Return the set's name: published files do not change, and CIFAR's are held to their checksums.
+        """Return the set's name: published files do not change, and CIFAR's have checksums.
 
         The MNIST family's carry none, so there the sizes of other files than the published ones
         are added.

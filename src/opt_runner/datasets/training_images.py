@@ -19,7 +19,7 @@ class Validation:
     labels: Tensor
 
     def to(self, device: torch.device | str, streamed: bool = False) -> Self:
-        """Return the same on `device`; streamed: the labels alone, the images stay where they are."""
+        """Return the same on `device`; streamed: images stay where they are."""
         images = self.images if streamed else self.images.to(device)
         return replace(self, images=images, labels=self.labels.to(device))
 

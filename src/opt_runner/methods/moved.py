@@ -16,8 +16,9 @@ Rate = Annotated[float, Field(gt=0, le=1e6)]
 
 @method_options
 class MovedV(Method):
-    """V (d, n) starts as W and trains, under the name R as in every method that owns a matrix;
-    `optimizer_class` moves it and keeps what the method keeps.
+    """V (d, n) starts as W and trains, moved by `optimizer_class`.
+
+    Its name is R, as in every method that owns a matrix.
 
     rotation_lr: learning rate of V.
     rotation_factor: its factor at every milestone.

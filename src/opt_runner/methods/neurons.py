@@ -42,7 +42,7 @@ def refined(W: Tensor) -> Tensor:
 
 
 def _simplex(U: Tensor) -> Tensor:
-    """The regular simplex of n <= d + 1 unit columns that is nearest to U (d, n).
+    """Return the regular simplex of n <= d + 1 unit columns that is nearest to U (d, n).
 
     Its Gram matrix is n / (n - 1) (I - 1 1^T / n), so it is sqrt(n / (n - 1)) times a partial
     isometry that maps 1 to 0: the polar factor of the centred U, without its zero singular value.

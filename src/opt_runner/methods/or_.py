@@ -41,8 +41,10 @@ class OrthogonalRegularization(SquareRotation):
 
 
 class _Distance(torch.autograd.Function):
-    """||E||_F of E = R R^T - I for R (k, d, d): (k,). Its derivative is 2 E R / ||E||_F, and at
-    E = 0, where there is none, is taken as 0."""
+    """||E||_F of E = R R^T - I for R (k, d, d): (k,).
+
+    Its derivative is 2 E R / ||E||_F; at E = 0, where there is none, 0 is taken.
+    """
 
     @staticmethod
     def forward(ctx: Any, R: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def lock_of(folder: Path, key: str) -> Path:
 
 
 def read(folder: Path, key: str) -> Stored | None:
-    """Return the images that were written under `key`, or None: not there, damaged, or of another key."""
+    """Return the images of `key`, or None if they are not there, damaged or of another key."""
     path = _path(folder, key)
     if not path.is_file():
         return None

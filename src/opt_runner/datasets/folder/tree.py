@@ -83,7 +83,10 @@ def _half(root: Path, *names: str) -> dict[str, list[ImageFile]]:
 def _images(
     folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...]
 ) -> Iterator[ImageFile]:
-    """Return the images at any depth below `folder`, links followed, but not back into a folder above."""
+    """Yield the images at any depth below `folder`.
+
+    Links are followed, but not back into a folder above.
+    """
     status = _status(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:

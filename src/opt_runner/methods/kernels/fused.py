@@ -131,14 +131,14 @@ def _bordered_rows(W: Tensor, extra: int) -> Tensor:
 
 
 def _parts(stacks: Sequence[Tensor]) -> list[Tensor]:
-    """The matrices of all stacks on the CPU, else the stacks."""
+    """Return the matrices of all stacks on the CPU, else the stacks."""
     if stacks[0].device.type != "cpu":
         return list(stacks)
     return [matrix for stack in stacks for matrix in stack]
 
 
 def _joined(parts: list[Tensor], lengths: list[int]) -> tuple[Tensor, ...]:
-    """The stacks of such lengths again."""
+    """Return the stacks of such lengths again."""
     if parts[0].device.type != "cpu":
         return tuple(parts)
     matrices = iter(parts)

@@ -11,7 +11,7 @@ def positive_signs(factors: Tensor) -> Tensor:
 
 
 def skew_product(A: Tensor, B: Tensor) -> Tensor:
-    """A B^T - B A^T of A, B (..., d, n)."""
+    """Return a B^T - B A^T of A, B (..., d, n)."""
     if A.shape[-1] < _WIDE:
         # One product of rank 2n: nothing of size d x d is transposed, which is slow for d = 1024.
         return torch.cat([A, B], dim=-1) @ torch.cat([B, -A], dim=-1).mT

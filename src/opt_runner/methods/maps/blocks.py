@@ -10,7 +10,7 @@ _BATCHED_BELOW = 128
 
 
 def divisor_near(d: int, wanted: int) -> int:
-    """The divisor of d nearest to `wanted`, above 1 unless d is 1; the larger of two as near.
+    """Return the divisor of d nearest to `wanted`, above 1 unless d is 1; the larger of two as near.
 
     Blocks of 1 x 1 would rotate nothing: a d that is prime is one block.
     """
@@ -34,8 +34,10 @@ def cayley_blocks(R: Tensor) -> Tensor:
 
 
 def neumann_blocks(R: Tensor, terms: int) -> Tensor:
-    """(I + A)(I + A + ... + A^terms): the Cayley transform's series, of which Q^T Q = I holds only
-    for small A."""
+    """Return (I + A)(I + A + ... + A^terms), the series of the Cayley transform.
+
+    Q^T Q = I holds for small A alone.
+    """
     upper = R.triu(1)
     A = upper - upper.mT
     eye = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)

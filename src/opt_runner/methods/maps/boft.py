@@ -37,7 +37,7 @@ class ButterflyFinetuning(Rotation):
     colour: ClassVar[str] = "#A35BC4"
 
     def sizes(self, d: int) -> tuple[int, int]:
-        """b and m for a layer."""
+        """Return b and m for a layer."""
         b = divisor_near(d, self.block)
         if b % 2:
             return b, 1

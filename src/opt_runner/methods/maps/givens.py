@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 @method_options
 class GivensRotations(Rotation):
-    """V = G_L ... G_1 W: G_l turns coordinates 2^l k and 2^l k + 2^(l-1), for every k, each pair
-    by an angle pi tanh(r) of its own. There are d - 1 pairs: R is (d - 1), from 0.
+    """V = G_L ... G_1 W, products of plane rotations.
+
+    G_l turns coordinates 2^l k and 2^l k + 2^(l-1), for every k, each pair by an angle pi tanh(r)
+    of its own. There are d - 1 pairs: R is (d - 1), from 0.
 
     d - 1 angles carry any one vector to any other, but do not reach every rotation.
 

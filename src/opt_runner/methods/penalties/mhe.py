@@ -69,7 +69,7 @@ class MinimumEnergy(Penalty):
 
 
 def pair_energy(W: Tensor, power: Power, angular: bool, half: bool) -> Tensor:
-    """The mean over pairs for W (k, d, n), n > 1: (k,). See `MinimumEnergy`."""
+    """Return the mean over pairs for W (k, d, n), n > 1: (k,). See `MinimumEnergy`."""
     n = W.shape[-1]
     gram = W.mT @ W
     lengths = (gram.diagonal(dim1=-2, dim2=-1) + 1e-4).sqrt()

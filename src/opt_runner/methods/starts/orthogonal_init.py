@@ -33,6 +33,6 @@ class OrthogonalInit(Method):
 
 
 def orthogonal(d: int, n: int, gain: float, generator: torch.Generator | None) -> Tensor:
-    """gain times a random (d, n) matrix with orthonormal columns, or rows where n > d."""
+    """Return gain times a random (d, n) matrix with orthonormal columns, or rows where n > d."""
     # Rows are torch's neurons.
     return torch.nn.init.orthogonal_(torch.empty(n, d), gain, generator=generator).T

@@ -57,8 +57,10 @@ class OrthogonalR(SquareRotation):
         return R if self.trains_V(W) else R @ W
 
     def measure(self, W: Tensor, V: Tensor, R: Tensor, **others: Any) -> Tensors:
-        """Where V trains: the largest change of w_i . w_j between unit neurons, their own
-        lengths included, which is |w_i^T (Q^T Q - I) w_j|."""
+        """Return the error of Q, or where V trains the largest change of w_i . w_j.
+
+        For unit neurons that is |w_i^T (Q^T Q - I) w_j|, their own lengths included.
+        """
         if not self.trains_V(W):
             return super().measure(W, V, R)
         lengths = torch.linalg.vector_norm(W, dim=-2, keepdim=True)
@@ -105,5 +107,5 @@ class OrthonormalU(OrthogonalR):
         return R @ (W if S is None else S)
 
     def measure(self, W: Tensor, V: Tensor, R: Tensor, **others: Any) -> Tensors:
-        """The largest entry of |U^T U - I|."""
+        """Return the largest entry of |U^T U - I|."""
         return {"orthogonality_error": orthogonality_error(R)}
