@@ -58,7 +58,7 @@ class ImageFolder:
         _ = self._tree
 
     def fingerprint(self) -> str:
-        """Return a hash of the options, of names and sizes of files, and of a sample of the content.
+        """Return a hash of options, of names and sizes of files, and of a sample of the content.
 
         The sample tells uncompressed images apart, which are of one size whatever they show.
         """
@@ -70,7 +70,7 @@ class ImageFolder:
         return digest.hexdigest()[:16]
 
     def load(self) -> Images:
-        """Return the images, uint8 (N, channels, size, size), from the cache file; decode them first.
+        """Return the images, uint8 (N, channels, size, size), from the cache; decode them first.
 
         Raises UserError as `check` does, naming the file where an image cannot be read, and where
         the decoded images cannot be written.

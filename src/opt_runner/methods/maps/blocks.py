@@ -10,7 +10,9 @@ _BATCHED_BELOW = 128
 
 
 def divisor_near(d: int, wanted: int) -> int:
-    """Return the divisor of d nearest to `wanted`, above 1 unless d is 1; the larger of two as near.
+    """Return the divisor of d nearest to `wanted`, above 1 unless d is 1.
+
+    Of two that are as near, the larger.
 
     Blocks of 1 x 1 would rotate nothing: a d that is prime is one block.
     """
