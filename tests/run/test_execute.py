@@ -11,9 +11,9 @@ from hydra import initialize_config_dir
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.console.screen import Screen
 from opt_runner.records.record import Record
-from opt_runner.run.execute import execute, settled_result
+from opt_runner.run.execute import execute
 from opt_runner.run.interrupt import StopRequest
-from opt_runner.run.run import Run, identify
+from opt_runner.run.run import Run, identify, settled_result
 
 
 @pytest.fixture

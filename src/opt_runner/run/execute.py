@@ -18,18 +18,19 @@ from torch.optim import Optimizer
 from opt_runner import __version__
 from opt_runner.console import wandb
 from opt_runner.console.run_log import run_log
-from opt_runner.console.screen import RunDisplay, Screen, outcome
+from opt_runner.console.screen import Screen, outcome
 from opt_runner.errors import Elsewhere, UserError, in_words
-from opt_runner.files import CannotWrite, set_aside, write_whole
+from opt_runner.files import CannotWrite, write_whole
 from opt_runner.opt import OPT, merge
 from opt_runner.records import checkpoint, weights
-from opt_runner.records.result import DamagedResult, Result, finite
+from opt_runner.records.result import Result
 from opt_runner.records.weights import Interface
 from opt_runner.run.evaluate import Diverged
 from opt_runner.run.interrupt import Interrupted, StopRequest
-from opt_runner.run.loop import Pruned, Reporter, train
+from opt_runner.run.loop import Pruned, train
 from opt_runner.run.processes import ALONE, Processes
-from opt_runner.run.run import Run
+from opt_runner.run.reporter import NoReporter, RecordReporter, Reporter
+from opt_runner.run.run import Run, settled_result
 from opt_runner.run.set_up import Setup, set_up
 
 log = logging.getLogger("opt_runner")
@@ -83,7 +84,7 @@ def execute(
                 _train(run, setup, result, losses, screen, stop)
             else:
                 tell = partial(_tell_of_process, run, processes.rank, screen)
-                _steps(run, setup, result, losses, _NoReporter(), stop, tell)
+                _steps(run, setup, result, losses, NoReporter(), stop, tell)
             if result.status != "failed":
                 with suppress(Elsewhere):
                     processes.gather(None)  # torchrun ends all processes after the first exit
@@ -97,28 +98,6 @@ def execute(
         if not processes.first:  # the first one reports
             return None
         return _fail(run, error, screen)
-
-
-def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | None:
-    """Return the result of a run with which nothing is left to do, else None.
-
-    mend: set a damaged result aside. Only the holder of the run may do so.
-    """
-    try:
-        result = run.record.read_result()
-    except DamagedResult as error:
-        if mend:
-            screen.say(f"{run.title}: {error}; set aside as {set_aside(run.record.result).name}")
-        return None
-    if result is None or not result.settled:
-        return None
-    screen.say(f"{run.title}: {result.status} before, skipped ({run.record.directory})")
-    if result.metrics_size is not None and not run.record.holds_metrics(result.metrics_size):
-        screen.say(
-            f"{run.title}: its result is whole, but {run.record.metrics} is damaged and has no "
-            "curves to draw; rerun=true trains the run anew"
-        )
-    return result
 
 
 def give_up(run: Run, reason: str, screen: Screen) -> None:
@@ -212,41 +191,6 @@ def _copy_of_first(processes: Processes, opt: OPT, optimizer: Optimizer) -> None
         checkpoint.restore(state, opt, optimizer)
 
 
-class _Reporter:
-    """Sends what the loop reports to the record, to W&B and to the screen."""
-
-    def __init__(self, run: Run, setup: Setup, tracker: wandb.Tracker, display: RunDisplay) -> None:
-        self.record = run.record
-        self.tracker = tracker
-        self.display = display
-        self.show = display.show
-        self._save = partial(checkpoint.save, run.record, run.signature, setup.opt, setup.optimizer)
-
-    def report(self, row: dict[str, Any]) -> None:
-        self.record.append_metrics(row)
-        self.tracker.log(row)
-        self.display.report(row)
-
-    def save(self, progress: dict[str, Any]) -> None:
-        self._save(finite(progress))
-
-    def pruned(self) -> bool:
-        return self.record.prune.exists()
-
-
-class _NoReporter:
-    """The loop's news where another process reports them."""
-
-    def report(self, row: dict[str, Any]) -> None: ...
-
-    def save(self, progress: dict[str, Any]) -> None: ...
-
-    def show(self, step: int, loss: float) -> None: ...
-
-    def pruned(self) -> bool:
-        return False
-
-
 def _train(
     run: Run, setup: Setup, result: Result, losses: Losses, screen: Screen, stop: StopRequest
 ) -> None:
@@ -257,7 +201,8 @@ def _train(
         wandb.start(run.config, run.record.wandb_id, run.signature, screen) as tracker,
     ):
         log.info("%s: %s; %s", run.title, setup.hardware, setup.placement.why)
-        reporter = _Reporter(run, setup, tracker, display)
+        save = partial(checkpoint.save, run.record, run.signature, setup.opt, setup.optimizer)
+        reporter = RecordReporter(run.record, save, tracker, display)
         _steps(run, setup, result, losses, reporter, stop, tell=log.error)
         _write_result(run, result, screen)
         tracker.finish(result)

@@ -3,12 +3,13 @@
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 from opt_runner.records.result import Result
 from opt_runner.run.evaluate import Diverged, evaluate
 from opt_runner.run.interrupt import Interrupted, StopRequest
 from opt_runner.run.processes import Poll
+from opt_runner.run.reporter import Reporter
 from opt_runner.run.set_up import Setup
 from opt_runner.run.step import TrainingStep
 
@@ -17,23 +18,6 @@ _SHOW_SECONDS = 0.5
 
 class Pruned(Exception):
     """A search expects no good result of the run. Raised after saving."""
-
-
-class Reporter(Protocol):
-    """Where the loop's news go."""
-
-    def report(self, row: dict[str, Any]) -> None:
-        """Take a row of metrics."""
-
-    def save(self, progress: dict[str, Any]) -> None:
-        """Write a checkpoint. progress: plain values, for `train` to resume from."""
-
-    def show(self, step: int, loss: float) -> None:
-        """Show a person how far the run is, twice a second."""
-
-    def pruned(self) -> bool:
-        """Return True to stop, as a search expects no good result. Asked after each evaluation."""
-        ...
 
 
 def train(

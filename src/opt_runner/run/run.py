@@ -8,8 +8,11 @@ from opt_runner.config import components
 from opt_runner.config.schema import Config
 from opt_runner.config.signature import signature
 from opt_runner.console import wandb
+from opt_runner.console.screen import Screen
 from opt_runner.datasets import Dataset
+from opt_runner.files import set_aside
 from opt_runner.records.record import Record
+from opt_runner.records.result import DamagedResult, Result
 from opt_runner.run.device import find_device
 
 
@@ -65,3 +68,25 @@ def command_line(config_arguments: Sequence[str], overrides: Sequence[str]) -> s
     """Return the command opt-run with these arguments. A sweep's experiment makes it a sweep of
     this one run."""
     return shlex.join(["opt-run", *config_arguments, *overrides])
+
+
+def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | None:
+    """Return the result of a run with which nothing is left to do, else None.
+
+    mend: set a damaged result aside. Only the holder of the run may do so.
+    """
+    try:
+        result = run.record.read_result()
+    except DamagedResult as error:
+        if mend:
+            screen.say(f"{run.title}: {error}; set aside as {set_aside(run.record.result).name}")
+        return None
+    if result is None or not result.settled:
+        return None
+    screen.say(f"{run.title}: {result.status} before, skipped ({run.record.directory})")
+    if result.metrics_size is not None and not run.record.holds_metrics(result.metrics_size):
+        screen.say(
+            f"{run.title}: its result is whole, but {run.record.metrics} is damaged and has no "
+            "curves to draw; rerun=true trains the run anew"
+        )
+    return result

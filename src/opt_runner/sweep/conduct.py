@@ -17,8 +17,7 @@ from opt_runner.records.stored import StoredRun
 from opt_runner.report import terminal
 from opt_runner.report.comparison import Comparison, compare
 from opt_runner.report.wandb import log_tables
-from opt_runner.run.execute import settled_result
-from opt_runner.run.run import Run
+from opt_runner.run.run import Run, settled_result
 from opt_runner.sweep import plan
 from opt_runner.sweep.sweep import LeftRunning, Sweep
 from opt_runner.sweep.watch import watched

@@ -1,0 +1,72 @@
+"""Where the news of the training loop go: to the record, to W&B and to the screen."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from opt_runner.console import wandb
+from opt_runner.console.screen import RunDisplay
+from opt_runner.records.record import Record
+from opt_runner.records.result import finite
+
+
+class Reporter(Protocol):
+    """What the training loop needs of its surroundings."""
+
+    def report(self, row: dict[str, Any]) -> None:
+        """Take a row of metrics."""
+
+    def save(self, progress: dict[str, Any]) -> None:
+        """Write a checkpoint. progress: plain values, for `train` to resume from."""
+
+    def show(self, step: int, loss: float) -> None:
+        """Show a person how far the run is, twice a second."""
+
+    def pruned(self) -> bool:
+        """Return True to stop, as a search expects no good result. Asked after each evaluation."""
+        ...
+
+
+class RecordReporter:
+    """Sends the loop's news to the record, to W&B and to the screen.
+
+    write: writes a checkpoint with plain values.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        write: Callable[[dict[str, Any]], None],
+        tracker: wandb.Tracker,
+        display: RunDisplay,
+    ) -> None:
+        self.record = record
+        self.write = write
+        self.tracker = tracker
+        self.display = display
+
+    def report(self, row: dict[str, Any]) -> None:
+        self.record.append_metrics(row)
+        self.tracker.log(row)
+        self.display.report(row)
+
+    def save(self, progress: dict[str, Any]) -> None:
+        self.write(finite(progress))
+
+    def show(self, step: int, loss: float) -> None:
+        self.display.show(step, loss)
+
+    def pruned(self) -> bool:
+        return self.record.prune.exists()
+
+
+class NoReporter:
+    """Does nothing, in the processes of a run that have no record."""
+
+    def report(self, row: dict[str, Any]) -> None: ...
+
+    def save(self, progress: dict[str, Any]) -> None: ...
+
+    def show(self, step: int, loss: float) -> None: ...
+
+    def pruned(self) -> bool:
+        return False
