@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,8 @@ def test_a_rerun_is_another_run_of_wandb_and_a_resumed_one_is_not(run: Run) -> N
         first = run.record.wandb_id()
         assert run.record.wandb_id() == first
     start(run)
-    run.record.set_aside()
+    assert run.record.wandb_id() == first
+    start(replace(run, config=run.config.model_copy(update={"rerun": True})))
     assert run.record.wandb_id() != first
 
 
