@@ -49,6 +49,11 @@ LIMITED = """#!/bin/sh
 squeue --me -h -o %r | grep -q Held && echo AssocMaxSubmitJobLimit >&2 && exit 1
 exec {sbatch} "$@"
 """
+# Ends the command that submits before it has written down what it submitted.
+KILLING = """#!/bin/sh
+{sbatch} "$@"
+kill -KILL $PPID
+"""
 
 
 @pytest.fixture(scope="session")
@@ -91,11 +96,12 @@ class Folder:
         )  # fmt: skip
 
     @contextlib.contextmanager
-    def limited_to_one_array(self) -> Iterator[None]:
+    def sbatch(self, text: str) -> Iterator[None]:
+        """Within the block this script stands in front of the cluster's sbatch."""
         real = self.slurm.environment["PATH"].partition(":")[0]
         self.programs.mkdir()
         script = self.programs / "sbatch"
-        script.write_text(LIMITED.format(sbatch=f"{real}/sbatch"))
+        script.write_text(text.format(sbatch=f"{real}/sbatch"))
         script.chmod(0o755)
         yield
         shutil.rmtree(self.programs)
@@ -216,7 +222,7 @@ def test_the_same_command_finds_its_jobs_and_cancels_those_that_left_the_grid(
     folder: Folder,
 ) -> None:
     asked = (HELD, "budget.steps=5", "experiment_name=held", "hydra.launcher.max_array=1")
-    with folder.limited_to_one_array():
+    with folder.sbatch(LIMITED):
         first = folder.run("seed=1,0", *asked, LEAVE)
     assert "0 running, 1 queued, 1 not submitted, as Slurm takes no more now" in first
     (of_1,) = folder.slurm.jobs("held")
@@ -240,6 +246,22 @@ def test_the_same_command_finds_its_jobs_and_cancels_those_that_left_the_grid(
     assert "the jobs go on: 0 running, 1 queued" in words
     assert f"scancel {kept.partition('_')[0]}\n" in words
     assert list(folder.slurm.jobs("held")) == [kept]
+
+
+def test_jobs_of_a_command_that_was_killed_as_it_submitted_are_not_left_alone(
+    folder: Folder,
+) -> None:
+    asked = ("seed=0,1", HELD, "budget.steps=5", "experiment_name=orphans", LEAVE)
+    with folder.sbatch(KILLING):
+        folder.run(*asked, code=-signal.SIGKILL)
+    lost = {job_id.partition("_")[0] for job_id in folder.slurm.jobs("orphans")}
+    assert len(lost) == 1
+    assert not list(folder.path.glob("outputs/**/job.json"))
+    output = folder.run(*asked)
+    assert f"slurm: the command that submitted {lost.pop()} was killed in the middle" in output
+    until(lambda: len(folder.slurm.jobs("orphans")) == 2)
+    jobs = {folder.job(record) for record in folder.records("orphans")}
+    assert jobs == folder.slurm.jobs("orphans").keys()
 
 
 def test_a_search_takes_the_next_trial_when_one_ends_and_finds_its_jobs_again(
