@@ -15,11 +15,13 @@ run: $(READY)    ## train plain training and all seven variants on digits, end i
 
 # SCALE=paper or small; without it, paper where there is a GPU. Narrowed or changed by
 # SEEDS=0,1 MODELS=cnn6 METHODS=standard,gs DATASET=cifar10 (or a folder of images) ARGS="...".
+# A folder with the name of a dataset, as .../cifar100, has its name and its recipe.
 SCALE ?= $(shell $(BIN)/python -c 'import torch; print("paper" if torch.cuda.is_available() else "small")')
 EXPERIMENT = reproduce_table$(if $(filter small,$(SCALE)),_small)
 GRID = $(if $(SEEDS),seed=$(SEEDS)) $(if $(MODELS),model=$(MODELS)) \
   $(if $(METHODS),method=$(METHODS)) $(if $(DATASET),$(if $(wildcard $(DATASET)/.),\
-  dataset=image_folder dataset.root=$(abspath $(DATASET)),dataset=$(DATASET))) $(ARGS)
+  dataset=$(if $(wildcard conf/dataset/$(notdir $(abspath $(DATASET))).yaml),$(notdir \
+  $(abspath $(DATASET))),image_folder) dataset.root=$(abspath $(DATASET)),dataset=$(DATASET))) $(ARGS)
 
 reproduce-table: $(READY)  ## the paper's table: methods x networks x seeds, with a report
 	$(eval SCALE := $(SCALE))@case "$(SCALE)" in small|paper) ;; *) \

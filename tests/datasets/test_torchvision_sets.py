@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision import datasets
 
-from opt_runner.datasets import TorchvisionSet
+from opt_runner.datasets import ImageFolder, TorchvisionSet, published_set
 from opt_runner.errors import UserError
 from tests.datasets.idx_files import IDX, idx, write_idx
 
@@ -248,3 +249,32 @@ def test_read_only_root_is_read(tmp_path: Path, no_network: str, monkeypatch) ->
 
     monkeypatch.setattr(Path, "open", read_only)
     assert isinstance(TorchvisionSet("MNIST", str(tmp_path)).load().train_images, torch.Tensor)
+
+
+def class_folders(root: Path, classes: int) -> None:
+    for number in range(classes):
+        for half in ("train", "test"):
+            folder = root / half / f"c{number:03}"
+            folder.mkdir(parents=True)
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(folder / "a.webp", lossless=True)
+
+
+def test_a_published_set_may_lie_in_class_folders(tmp_path: Path) -> None:
+    class_folders(tmp_path, 10)
+    found = published_set("CIFAR10", str(tmp_path))
+    assert isinstance(found, ImageFolder)
+    images = found.load()
+    assert images.classes == [f"c{number:03}" for number in range(10)]
+    assert images.size == (32, 32)
+
+
+def test_class_folders_of_another_set_are_refused(tmp_path: Path) -> None:
+    class_folders(tmp_path, 3)
+    with pytest.raises(
+        UserError, match=r"has 3 class folders, and CIFAR100 has 100"
+    ):
+        published_set("CIFAR100", str(tmp_path))
+
+
+def test_without_folders_it_is_torchvisions_own(tmp_path: Path) -> None:
+    assert isinstance(published_set("CIFAR10", str(tmp_path)), TorchvisionSet)

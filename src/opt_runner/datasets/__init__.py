@@ -9,7 +9,7 @@ from opt_runner.datasets.digits import Digits
 from opt_runner.datasets.folder import ImageFolder
 from opt_runner.datasets.images import Images
 from opt_runner.datasets.stored import Stored
-from opt_runner.datasets.torchvision_sets import TorchvisionSet
+from opt_runner.datasets.torchvision_sets import TorchvisionSet, published_set
 from opt_runner.datasets.training_images import (
     Validation,
     hold_back,
@@ -32,5 +32,6 @@ __all__ = [
     "normalise",
     "part",
     "pieces",
+    "published_set",
     "with_label_noise",
 ]

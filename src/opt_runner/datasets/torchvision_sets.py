@@ -12,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from opt_runner.datasets.dataset import Dataset
+from opt_runner.datasets.folder.image_folder import ImageFolder
 from opt_runner.datasets.images import Images
 from opt_runner.errors import UserError
 from opt_runner.files import locked_where_possible
@@ -27,6 +29,30 @@ IDX_BYTES = {
 }
 
 
+CLASSES = {"MNIST": 10, "FashionMNIST": 10, "CIFAR10": 10, "CIFAR100": 100}
+Source = Literal["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"]
+
+
+def published_set(source: Source, root: str = "data", download: bool = True) -> Dataset:
+    """Return one of torchvision's sets: its published files, or the same images in class folders.
+
+    Where `root` holds train/CLASS/* and not the published files, as copies of CIFAR often come,
+    the images are read from there. Sorted names are the official order of CIFAR's classes.
+    See `TorchvisionSet` for the parameters. Raises UserError for another number of classes.
+    """
+    published = TorchvisionSet(source, root, download)
+    train = published.root / "train"
+    if published.is_there or not train.is_dir():
+        return published
+    found = sum(path.is_dir() and not path.name.startswith(".") for path in train.iterdir())
+    if found != CLASSES[source]:
+        raise UserError(
+            f"dataset.root={root}: {train} has {found} class folders, and {source} has "
+            f"{CLASSES[source]}: dataset=image_folder reads any folders"
+        )
+    return ImageFolder(root)
+
+
 class TorchvisionSet:
     """One of torchvision's sets, in its published files below `root`.
 
@@ -37,13 +63,18 @@ class TorchvisionSet:
 
     def __init__(
         self,
-        source: Literal["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"],
+        source: Source,
         root: str = "data",
         download: bool = True,
     ) -> None:
         self.source = source
         self.root = Path(root).expanduser()
         self.download = download
+
+    @property
+    def is_there(self) -> bool:
+        """Return True if all published files are there."""
+        return not self._missing()
 
     def check(self) -> None:
         """Raise UserError where files are missing and may not be fetched."""
