@@ -1,10 +1,13 @@
 """Weights & Biases: one of its runs for each of ours, never in the way of the training."""
 
+import atexit
 import logging
 import netrc
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +23,13 @@ log = logging.getLogger(__name__)
 SWEEP_VARIABLE = "OPT_RUNNER_SWEEP"  # the sweep's id, for launchers' child processes too
 
 
+# The longest that a call of W&B may take. The training waits for it.
+_MOST_SECONDS = 120.0
+
+
 class Tracker(Protocol):
+    """Takes the rows of one run, and its result."""
+
     def log(self, row: dict[str, Any]) -> None: ...
     def finish(self, result: Result) -> None: ...
 
@@ -28,15 +37,13 @@ class Tracker(Protocol):
 class NoTracker:
     """tracking=none: the record on disk is all, and wandb is not imported."""
 
-    def log(self, row: dict[str, Any]) -> None:
-        pass
+    def log(self, row: dict[str, Any]) -> None: ...
 
-    def finish(self, result: Result) -> None:
-        pass
+    def finish(self, result: Result) -> None: ...
 
 
 class WandbTracker:
-    """A W&B run. Whatever goes wrong in it is a warning, once; the training goes on."""
+    """A W&B run. An error in it ends the tracking with one line, and the training goes on."""
 
     def __init__(self, run: Any, screen: Screen) -> None:
         self._run = run
@@ -53,22 +60,82 @@ class WandbTracker:
         self._guard(end)
         self._run = None
 
+    def abandon(self) -> None:
+        """Mark the run failed in W&B, unless it has ended."""
+        self._guard(lambda run: run.finish(exit_code=1))
+
     def _guard(self, action: Callable[[Any], None]) -> None:
         if self._run is None:
             return
         try:
-            action(self._run)
+            with bounded():
+                action(self._run)
         except Exception as error:
-            log.warning("W&B: %s; tracking of this run ends here", error, exc_info=True)
-            self._screen.say(f"W&B failed ({error}); the record on disk is complete")
             self._run = None
+            log.warning("W&B: %s; tracking of this run ends here", error, exc_info=True)
+            self._screen.say(f"W&B failed ({_line(error)}); the record on disk is complete")
+            tear_down()
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Within the block, kill W&B's service if it does not answer for two minutes.
+
+    A call that waits for it then fails. Raises TimeoutError in its place.
+    """
+    expired = threading.Event()
+
+    def expire() -> None:
+        expired.set()
+        for pid in _services():
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+    timer = threading.Timer(_MOST_SECONDS, expire)
+    timer.daemon = True
+    with suppress(RuntimeError):  # some Pythons start no thread while they end
+        timer.start()
+    try:
+        yield
+    except Exception as error:
+        if expired.is_set():
+            raise TimeoutError(f"no answer within {_MOST_SECONDS:.0f} s") from error
+        raise
+    finally:
+        timer.cancel()
+
+
+def _services() -> list[int]:
+    """Return the processes of W&B's services that this process has started, where /proc is."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            pid, _, rest = path.read_text(errors="replace").partition(" (")
+            name, _, fields = rest.rpartition(") ")
+            state, parent = fields.split()[:2]
+            if "wandb" in name and int(parent) == os.getpid() and state != "Z":
+                found.append(int(pid))
+    return found
+
+
+def tear_down() -> None:
+    """End W&B's service, so that a run after this one gets a new one.
+
+    It also runs at the end of the process: wandb itself would wait there without a limit, and
+    print the traceback of a service that was killed.
+    """
+    import wandb
+
+    # SystemExit is how wandb reports a service that was killed.
+    with suppress(Exception, SystemExit), bounded():
+        wandb.teardown()
 
 
 @contextmanager
 def start(
     config: Config, run_id: Callable[[], str], signature: str, screen: Screen
 ) -> Iterator[Tracker]:
-    """The tracker of one run. A run that raises is marked failed in W&B as well."""
+    """Yield the tracker of one run. A run that raises is marked failed in W&B as well."""
     if config.tracking.name == "none":
         yield NoTracker()
         return
@@ -77,13 +144,11 @@ def start(
     if run is None:
         yield NoTracker()
         return
-    import wandb
-
+    tracker = WandbTracker(run, screen)
     try:
-        yield WandbTracker(run, screen)
+        yield tracker
     finally:
-        if wandb.run is not None:
-            wandb.finish(exit_code=1)
+        tracker.abandon()
 
 
 def start_run(
@@ -94,32 +159,32 @@ def start_run(
     screen: Screen,
     job_type: str | None = None,
 ) -> Any:
-    """The W&B run in the first mode that starts, or None; what does not start is told.
+    """Return the W&B run in the first mode that starts, or None. Report a mode that does not.
 
     content: W&B's config of the run. job_type: the method's name, unless given.
     """
-    import wandb
-
     mode = _mode(config.tracking)
     try:
-        run = _init(config, content, run_id, title, job_type or config.method.name, mode)
+        with bounded():
+            run = _init(config, content, run_id, title, job_type or config.method.name, mode)
     except Exception as error:
         log.warning("W&B did not start %s", mode, exc_info=True)
+        tear_down()  # the id is taken in wandb's service until that ends
         if mode != "online":
             screen.say(f"W&B did not start ({_line(error)}); the record on disk is complete")
             return None
         screen.say(f"W&B cannot be reached ({_line(error)}); going on offline")
-        # The id is taken in wandb's service until that ends. The runs after this one do not try.
-        wandb.teardown()
-        os.environ["WANDB_MODE"] = "offline"
+        os.environ["WANDB_MODE"] = "offline"  # the runs after this one do not try
         return start_run(config, content, run_id, title, screen, job_type)
+    atexit.unregister(tear_down)
+    atexit.register(tear_down)  # the last to be registered is the first to run: before wandb's
     if mode == "online":
         screen.say(f"W&B: {run.url}")
     return run
 
 
 def upload_hint(tracking: Tracking, output_dir: str) -> str | None:
-    """How to upload what lies offline below `output_dir`, or None where nothing does."""
+    """Return how to upload the offline runs below `output_dir`, or None if there are none."""
     folder = Path(output_dir) / "wandb"
     if tracking.name == "none" or _mode(tracking) != "offline":
         return None
@@ -133,7 +198,7 @@ def upload_hint(tracking: Tracking, output_dir: str) -> str | None:
 
 
 def check(tracking: Tracking) -> None:
-    """Raise UserError where W&B is to be online and has no key: it would ask at the terminal."""
+    """Raise UserError if W&B is to be online and has no key: it would ask at the terminal."""
     if tracking.name == "wandb" and _mode(tracking) == "online" and not _has_key():
         raise UserError(
             "tracking is online but no W&B API key was found: run `wandb login`, set "
@@ -167,7 +232,7 @@ def _init(
 
 
 def _mode(tracking: Tracking) -> str:
-    """online, offline or disabled. wandb asks at the terminal where it is online without a key."""
+    """Return online, offline or disabled. Without a key wandb would ask at the terminal."""
     if wanted := os.environ.get("WANDB_MODE"):
         return wanted
     if tracking.mode != "auto":
@@ -186,7 +251,7 @@ def _has_key() -> bool:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Nested values as `energy_excess/layer/1`, and without what is not there."""
+    """Return nested values under keys as `energy_excess/layer/1`, without those that are None."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, dict):

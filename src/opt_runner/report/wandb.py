@@ -25,12 +25,13 @@ def log_tables(config: Config, sweep_id: str, tables: Sequence[Comparison], scre
     if run is None:
         return
     try:
-        with run:
+        with tracking.bounded(), run:
             for table in tables:
                 run.log(_content(table))
     except Exception as error:
         log.warning("W&B: %s", error, exc_info=True)
         screen.say(f"W&B did not take the report ({error}); opt-report makes it from disk")
+        tracking.tear_down()
 
 
 def _content(table: Comparison) -> dict[str, Any]:
