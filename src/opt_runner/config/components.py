@@ -5,21 +5,42 @@ before any work starts; `Annotated[int, Field(gt=0)]` and `Literal[...]` state w
 """
 
 import inspect
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 from hydra.utils import get_object
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from opt_runner.errors import UserError, explain, nearest
+
+
+def _no_old(name: str) -> str:
+    """Refuse a name that reports would take for an old record's."""
+    if ".old-" in name:
+        raise ValueError(f"{name!r} must not contain '.old-', which marks records set aside")
+    return name
+
+
+# Of folders and tables.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$"), AfterValidator(_no_old)]
+
+
+def refuse_booleans(given: Any, checked: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key given as true or false that pydantic took for a number."""
+    for key, value in given.items() if isinstance(given, Mapping) else ():
+        found = checked.get(key)
+        became_number = isinstance(found, int | float) and not isinstance(found, bool)
+        if isinstance(value, bool) and became_number:
+            raise ValueError(f"{key} must be a number, got {str(value).lower()}")
 
 
 class Component(BaseModel):
     """A node of the config: `name` for directories and tables, `_target_`, and options."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    name: Name
     target: str = Field(alias="_target_")
 
     @property
@@ -119,6 +140,7 @@ def _validated_options(
             extra="allow" if takes_any else "forbid",
             arbitrary_types_allowed=True,
             protected_namespaces=(),
+            allow_inf_nan=False,
         ),
         **fields,
     )
@@ -128,4 +150,9 @@ def _validated_options(
         # Keys beside the options, as of a dataset.
         own = type(component).model_fields.keys() - Component.model_fields.keys()
         raise UserError(explain(error, where, [*fields, *own])) from error
-    return {key: getattr(checked, key) for key in options}
+    found = {key: getattr(checked, key) for key in options}
+    try:
+        refuse_booleans(options, found)
+    except ValueError as error:
+        raise UserError(f"{where}.{error}") from error
+    return found

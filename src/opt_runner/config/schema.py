@@ -3,7 +3,6 @@
 This module does not import torch: help and completion must answer at once.
 """
 
-from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeGuard
@@ -12,12 +11,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
+    ModelWrapValidatorHandler,
     model_validator,
 )
 
-from opt_runner.config.components import Component
+from opt_runner.config.components import Component, Name, refuse_booleans
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -37,14 +35,24 @@ class Role(Enum):
 
 
 class Node(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A node of the config: keys that the schema does not have are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _numbers(cls, content: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse true for 1, which pydantic allows."""
+        node = handler(content)
+        refuse_booleans(content, vars(node))
+        return node
 
 
 class Budget(Node):
     """How long a run trains. `steps`, where given, counts; else `epochs`."""
 
-    steps: int | None = Field(gt=0)
-    epochs: float | None = Field(gt=0)
+    steps: int | None = Field(gt=0, le=10**9)
+    epochs: float | None = Field(gt=0, le=1e6)
 
     @model_validator(mode="after")
     def _one_is_given(self) -> Self:
@@ -62,10 +70,10 @@ class Budget(Node):
 class Optimizer(Node):
     """rotation_lr: the learning rate of what a method trains beside the network, as R; null: lr."""
 
-    lr: float = Field(gt=0)
-    rotation_lr: float | None = Field(default=None, gt=0)
+    lr: float = Field(gt=0, le=1e38)
+    rotation_lr: float | None = Field(default=None, gt=0, le=1e38)
     momentum: float = Field(ge=0, lt=1)
-    weight_decay: float = Field(ge=0)
+    weight_decay: float = Field(ge=0, le=1e38)
     nesterov: bool
 
     @model_validator(mode="after")
@@ -73,14 +81,6 @@ class Optimizer(Node):
         if self.nesterov and self.momentum == 0:
             raise ValueError("optimizer.nesterov needs optimizer.momentum above 0")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Runs keep the signature that they had before there was the key `rotation_lr`."""
-        content: dict[str, Any] = serialize(self)
-        if self.rotation_lr is None:
-            del content["rotation_lr"]
-        return content
 
 
 class Schedule(Node):
@@ -109,38 +109,26 @@ class Augment(Node):
     """
 
     enabled: bool
-    pad: int = Field(ge=0)
+    pad: int = Field(ge=0, le=10_000)
     flip: bool
     resized_crop: float | None = Field(default=None, gt=0, le=1)
     then: Component | None = None
 
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _changed(self, serialize(self), keys=("resized_crop", "then"))
-
 
 class Interval(Node):
-    every: int | None = Field(gt=0)
+    every: int | None = Field(gt=0, le=10**9)
 
 
 class Evaluate(Node):
     """test: when to look at the test images: at every evaluation, at the last one, or never."""
 
-    every: int | None = Field(gt=0)
+    every: int | None = Field(gt=0, le=10**9)
     test: Literal["every", "last", "never"] = "every"
-
-    @model_serializer(mode="wrap")
-    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Runs keep the signature that they had before there was the key `test`."""
-        content: dict[str, Any] = serialize(self)
-        if self.test == "every":
-            del content["test"]
-        return content
 
 
 class Checkpoint(Node):
-    every_seconds: float = Field(ge=0)
-    every_steps: int | None = Field(gt=0)
+    every_seconds: float = Field(ge=0, le=1e9)
+    every_steps: int | None = Field(gt=0, le=10**9)
 
 
 class DatasetChoice(Component):
@@ -159,24 +147,15 @@ class DatasetChoice(Component):
 
     @property
     def trained_on(self) -> dict[str, Any]:
-        """What the fingerprint of the data does not tell; empty for all images as they are."""
-        told: dict[str, Any] = {}
+        """Return the choice of training images, of which the data's fingerprint knows nothing."""
+        chosen: dict[str, Any] = {}
         if self.validation:
-            told["validation"] = [self.validation, self.validation_seed]
+            chosen["validation"] = [self.validation, self.validation_seed]
         if self.share < 1:
-            told["share"] = self.share
+            chosen["share"] = self.share
         if self.label_noise:
-            told["label_noise"] = self.label_noise
-        return told
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = serialize(self)
-        for key in {"validation", "share", "label_noise"} - self.trained_on.keys():
-            del content[key]
-        if not self.validation:
-            del content["validation_seed"]
-        return content
+            chosen["label_noise"] = self.label_noise
+        return chosen
 
 
 class ModelChoice(Component):
@@ -196,10 +175,6 @@ class ModelChoice(Component):
             raise ValueError(f"model.weights={self.weights} must be a file that ends in {allowed}")
         return self
 
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _changed(self, serialize(self), keys=("weights", "weights_except"))
-
 
 class Covered(Node):
     """Which layers a method covers: see `opt_runner.Rule`."""
@@ -207,7 +182,7 @@ class Covered(Node):
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     types: tuple[str, ...] | None = None
-    max_d: int | None = Field(default=None, gt=0)
+    max_d: int | None = Field(default=None, gt=0, le=10**9)
 
 
 class OtherMethod(Covered):
@@ -230,18 +205,6 @@ class Layers(Covered):
     per_group: bool = False
     weights: Literal["given", "gaussian", "pretrained"] | None = None
 
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _changed(self, serialize(self), keys=tuple(type(self).model_fields))
-
-
-def _changed(node: BaseModel, content: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """The content without those of the keys that have their default values: it is then what it was
-    before there were such keys, and so is the signature."""
-    fields = type(node).model_fields
-    unchanged = {key for key in keys if getattr(node, key) == fields[key].default}
-    return {key: value for key, value in content.items() if key not in unchanged}
-
 
 class Hardware(Node):
     """`device` may be `auto`: a signature and a report take the kind of device that it came to.
@@ -255,7 +218,7 @@ class Hardware(Node):
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.NONE]
     precision: Annotated[Literal["float32", "bfloat16", "float64"], Role.TASK]
-    threads: Annotated[int | None, Field(gt=0), Role.NONE]
+    threads: Annotated[int | None, Field(gt=0, le=4096), Role.NONE]
     channels_last: Annotated[bool, Role.TASK]
     compile: Annotated[bool, Role.TASK]
     reuse_memory: Annotated[bool, Role.NONE]
@@ -280,14 +243,14 @@ class Config(Node):
     """One run, checked: what conf/ composes to."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31), Role.SEED]
-    experiment_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$"), Role.NONE]
+    experiment_name: Annotated[Name, Role.NONE]
     output_dir: Annotated[str, Field(min_length=1), Role.NONE]
     note: Annotated[str, Role.NONE]
     rerun: Annotated[bool, Role.NONE]
     plan: Annotated[Plan, Role.NONE]
     when_locked: Annotated[Literal["wait", "leave"], Role.NONE]
     progress: Annotated[Literal["auto", "bar", "plain", "none"], Role.NONE]
-    batch_size: Annotated[int, Field(gt=0), Role.TASK]
+    batch_size: Annotated[int, Field(gt=0, le=10**7), Role.TASK]
     budget: Annotated[Budget, Role.TASK]
     optimizer: Annotated[Optimizer, Role.METHOD]
     schedule: Annotated[Schedule, Role.METHOD]
@@ -303,20 +266,18 @@ class Config(Node):
     hardware: Annotated[Hardware, Role.TASK]
     tracking: Annotated[Tracking, Role.NONE]
 
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _changed(self, serialize(self), keys=("layers",))
-
     @property
     def title(self) -> str:
+        """Return method, model, dataset and seed, for messages."""
         return f"{self.method.name} {self.model.name} {self.dataset.name} seed {self.seed}"
 
     @property
     def content(self) -> dict[str, Any]:
-        """Plain values, as config.yaml and W&B hold them."""
+        """Return plain values, as config.yaml and W&B hold them."""
         return self.model_dump(mode="json", by_alias=True)
 
     def directory(self, signature: str) -> Path:
+        """Return the record's directory."""
         return (
             Path(self.output_dir)
             / self.experiment_name
@@ -328,9 +289,9 @@ class Config(Node):
 
 
 def of_roles(content: dict[str, Any], *roles: Role, schema: type[Node] = Config) -> dict[str, Any]:
-    """Of a config as plain values, the keys of these roles.
+    """Return the keys of `content`, a config as plain values, that have one of these roles.
 
-    A key that the schema does not have, as of the record of another release, counts as TASK.
+    A key that the schema does not have counts as TASK.
     """
     chosen: dict[str, Any] = {}
     for key, value in content.items():
@@ -347,7 +308,7 @@ def of_roles(content: dict[str, Any], *roles: Role, schema: type[Node] = Config)
 
 
 def has_roles(node: Any) -> TypeGuard[type[Node]]:
-    """Whether the keys inside a node have roles of their own."""
+    """Return True if the keys inside a node have roles of their own."""
     return (
         isinstance(node, type)
         and issubclass(node, Node)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import stat
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,26 +16,24 @@ RESULTS_VERSION = 2
 
 _OURS = "opt_runner."
 
-# Options of methods that are younger than their records. At these values a run has the signature
-# that it had before there were such options.
-_SINCE = {"train_w": False, "neurons": "drawn"}
-
 
 def signature(config: Config, data: str, device: str) -> str:
-    """Twelve hexadecimal digits.
+    """Return twelve hexadecimal digits.
 
     data: the dataset's fingerprint, which stands for its options (paths among them) but for what
     of its training images is trained on.
     device: the kind of device, once `auto` is resolved.
     Of a file of weights its content counts. Raises UserError where it cannot be read.
     """
-    content = of_roles(config.content, Role.TASK, Role.METHOD, Role.SEED)
+    # Without defaults: a key that a later release adds leaves the signatures of older runs alone.
+    content = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    content = of_roles(content, Role.TASK, Role.METHOD, Role.SEED)
     for room in ("method", "model"):
         content[room] = _component(content[room])
-    content["method"] = without_later_options(content["method"])
     if config.model.weights:
         content["model"]["weights"] = weights_fingerprint(config.model.weights)
     content["dataset"] = data
+    content.setdefault("hardware", {})
     content |= config.dataset.trained_on
     content["hardware"]["device"] = device
     content["results_version"] = RESULTS_VERSION
@@ -43,11 +42,13 @@ def signature(config: Config, data: str, device: str) -> str:
 
 
 def weights_fingerprint(path: Path) -> str:
-    """Of a file's content. Raises UserError."""
+    """Return a hash of a file's content. Raises UserError."""
     try:
         changed = path.stat()
     except OSError as error:
         raise UserError(f"model.weights={path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(changed.st_mode):  # a pipe or a device may never end
+        raise UserError(f"model.weights={path} is no file")
     return _digest(path, changed.st_mtime_ns, changed.st_size)
 
 
@@ -58,17 +59,13 @@ def _digest(path: Path, *changed: int) -> str:
 
 
 def _component(content: dict[str, Any]) -> dict[str, Any]:
-    """A component of ours is known by the name of its class and its options, wherever the class
-    stands in the package; a user's by the whole `_target_`."""
+    """Return the component without the place of a class of ours in the package.
+
+    A component of ours is known by the name of its class and its options, a user's by the whole
+    `_target_`.
+    """
     target: str = content["_target_"]
     if not target.startswith(_OURS):
         return content
     room, name = target.removeprefix(_OURS).split(".")[0], target.rpartition(".")[2]
     return {**content, "_target_": f"{_OURS}{room}.{name}"}
-
-
-def without_later_options(method: dict[str, Any]) -> dict[str, Any]:
-    """A method's options but those that records of former releases lack, at their old meaning."""
-    return {
-        key: value for key, value in method.items() if key not in _SINCE or value != _SINCE[key]
-    }

@@ -24,7 +24,7 @@ class OrthogonalRegularization(SquareRotation):
     and a learning rate of 0.1 may end in NaN.
     """
 
-    scale: Annotated[float, Field(ge=0)] = 0.1
+    scale: Annotated[float, Field(ge=0, le=1e6)] = 0.1
 
     colour: ClassVar[str] = "#000000"
     search: ClassVar[Mapping[str, str]] = {

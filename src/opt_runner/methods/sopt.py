@@ -38,8 +38,8 @@ class StochasticOPT(SquareRotation):
     start: Start = "identity"
     inner: Literal["gs", "hr", "ls", "cayley"] = "gs"
     share: Annotated[float, Field(gt=0, le=1)] = 0.25
-    rounds: Annotated[int, Field(gt=0)] = 400
-    round_steps: Annotated[int, Field(gt=0)] | None = None
+    rounds: Annotated[int, Field(gt=0, le=10**9)] = 400
+    round_steps: Annotated[int, Field(gt=0, le=10**9)] | None = None
 
     colour: ClassVar[str] = "#56B4E9"
     search: ClassVar[Mapping[str, str]] = {

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from opt_runner.errors import UserError, nearest
+from opt_runner.networks.options import Momentum
 
 _WITH_AUXILIARY = ("googlenet", "inception_v3")  # which give several outputs when they train
 _COLOURS = 3
@@ -16,7 +17,7 @@ def from_torchvision(
     in_channels: int,
     image_size: tuple[int, int],
     num_classes: int,
-    bn_momentum: float | None = None,
+    bn_momentum: Momentum | None = None,
     **options: Any,
 ) -> nn.Module:
     """torchvision.models.get_model(arch), without weights, for these images and classes.
@@ -49,7 +50,7 @@ def from_timm(
     in_channels: int,
     image_size: tuple[int, int],
     num_classes: int,
-    bn_momentum: float | None = None,
+    bn_momentum: Momentum | None = None,
     **options: Any,
 ) -> nn.Module:
     """timm.create_model(arch), without weights, for these images and classes.

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from opt_runner.errors import UserError
 from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Epsilon, Momentum, Positive, Widths
+from opt_runner.networks.options import Depth, Epsilon, Momentum, Positive, Widths
 
 
 class PlainCNN(nn.Module):
@@ -24,7 +24,7 @@ class PlainCNN(nn.Module):
         image_size: tuple[int, int],
         num_classes: int,
         widths: Widths = (64, 64, 64),
-        convs: Positive = 2,
+        convs: Depth = 2,
         fc_width: Positive = 64,
         bn_momentum: Momentum = 0.001,
         bn_eps: Epsilon = 1e-3,

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from opt_runner.errors import UserError
 from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Epsilon, Momentum, Positive, Widths
+from opt_runner.networks.options import Depth, Epsilon, Momentum, Widths
 
 Shortcut = Literal["identity", "projection"]
 
@@ -32,7 +32,7 @@ class ResNet(nn.Module):
         self,
         in_channels: int,
         num_classes: int,
-        units: Positive = 3,
+        units: Depth = 3,
         widths: Widths = (16, 32, 64),
         shortcut: Shortcut = "identity",
         bn_momentum: Momentum = 0.1,

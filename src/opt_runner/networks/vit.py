@@ -7,7 +7,7 @@ from torch import nn
 
 from opt_runner.errors import UserError
 from opt_runner.networks.by_name import set_in_channels
-from opt_runner.networks.options import Positive
+from opt_runner.networks.options import Depth, Positive
 
 
 def vit(
@@ -16,7 +16,7 @@ def vit(
     num_classes: int,
     patch: Positive = 4,
     width: Positive = 192,
-    depth: Positive = 12,
+    depth: Depth = 12,
     heads: Positive = 3,
     mlp_width: Positive = 768,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from opt_runner.errors import UserError
 from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Epsilon, Momentum, Positive
+from opt_runner.networks.options import Depth, Epsilon, Momentum, Positive
 from opt_runner.networks.resnet import stages
 
 
@@ -26,7 +26,7 @@ class WideResNet(nn.Module):
         self,
         in_channels: int,
         num_classes: int,
-        depth: Positive = 16,
+        depth: Depth = 16,
         factor: Positive = 4,
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         bn_momentum: Momentum = 0.1,

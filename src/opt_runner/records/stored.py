@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from opt_runner.config.schema import Role, of_roles
-from opt_runner.config.signature import without_later_options
 from opt_runner.errors import UserError
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
@@ -52,8 +51,7 @@ class StoredRun:
     @cached_property
     def method_keys(self) -> dict[str, Any]:
         """Dotted keys and values that make a row of a table."""
-        keys = of_roles(self.config, Role.METHOD)
-        return _flat({**keys, "method": without_later_options(keys["method"])})
+        return _flat(of_roles(self.config, Role.METHOD))
 
     @cached_property
     def task_keys(self) -> dict[str, Any]:

@@ -1,18 +1,15 @@
-"""What a step of a run takes, told from the shapes before anything is allocated.
+"""The memory of a training step, from the shapes alone, before anything is allocated.
 
 The run's own network, method and optimizer make one step on PyTorch's `meta` device, where tensors
 have shapes and no content.
 """
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from opt_runner.config.schema import Config
 from opt_runner.datasets import Images
@@ -25,26 +22,17 @@ from opt_runner.run.build import dtype_of, network_of, opt_of
 from opt_runner.run.loss import smoothed_cross_entropy
 
 _aten = torch.ops.aten
-# Only where R and what goes with it are more than this share of the memory is it looked at closely.
+# Skip the exact check if R, its gradient and momentum need less than this share of free memory.
 _WORTH_A_LOOK = 0.1
 _COPIES = 4  # R, its gradient, its momentum, the factors of a decomposition
 _MOST_TRIES = 6
 
 
-@dataclass(frozen=True)
-class Size:
-    """memory: bytes of what trains, its gradients, the optimizer's state, W, and what the forward
-    pass keeps for the backward pass; workspaces of the libraries come on top.
-    flops: operations of a step: products, convolutions and decompositions.
-    beside: the numbers that train beside the network, as R."""
+def memory_of_step(config: Config, images: Images) -> int | None:
+    """Return the bytes of a step; None for a network that needs data to be built or computed.
 
-    memory: int
-    flops: int
-    beside: int
-
-
-def size_of(config: Config, images: Images) -> Size | None:
-    """Of a step of this run; None for a network that needs data to be built or computed.
+    They are those of all that trains, its gradients, the optimizer's state, W, and the tensors
+    that the forward pass keeps for the backward pass. Workspaces of libraries come on top.
 
     bfloat16 is counted as float32, which it is for all but the network's activations.
     """
@@ -57,45 +45,42 @@ def size_of(config: Config, images: Images) -> Size | None:
             )
             y = torch.empty(config.batch_size, dtype=torch.int64)
             kept = _Kept(opt)
-            with FlopCounterMode(display=False, custom_mapping=_FLOPS) as counter:
-                with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-                    total = smoothed_cross_entropy(opt(x), y) + opt.penalty()
-                torch.autograd.backward(total)
-                held = [p.grad for p in opt.parameters() if p.grad is not None]
-                optimizer.step()
+            with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+                total = smoothed_cross_entropy(opt(x), y) + opt.penalty()
+            torch.autograd.backward(total)
+            held = [p.grad for p in opt.parameters() if p.grad is not None]
+            optimizer.step()
         except UserError:
             raise
         except Exception:
             return None
     state = [value for of_one in optimizer.state.values() for value in of_one.values()]
     tensors = [*opt.parameters(), *opt.buffers(), *held, *state]
-    memory = kept.bytes + sum(_bytes(t) for t in tensors if isinstance(t, Tensor))
-    beside = sum(tensor.numel() for tensor in opt.stacks.parameters())
-    return Size(memory, counter.get_total_flops(), beside)
+    return kept.bytes + sum(_bytes(t) for t in tensors if isinstance(t, Tensor))
 
 
 def check_fits(config: Config, images: Images, device: torch.device) -> None:
     """Raise UserError where a step takes more memory than the device has free, with what would fit.
 
-    Says nothing where either is not known.
+    Nothing is raised where either is not known.
     """
     free = free_memory(device)
     if free is None or _rotations(config, images) < _WORTH_A_LOOK * free:
         return
-    size = size_of(config, images)
-    if size is None or size.memory <= free:
+    memory = memory_of_step(config, images)
+    if memory is None or memory <= free:
         return
     layers = _covered(config, images)
     largest = max(layers, key=lambda layer: layer.d)
     smaller = sorted({layer.d for layer in layers if layer.d < largest.d}, reverse=True)
     ways = [f"layers.max_d={d}" for d in smaller[:_MOST_TRIES]] + ["method=sopt"]
     fits = [
-        f"{way} takes {gib(other.memory)}"
+        f"{way} takes {gib(other)}"
         for way in ways
-        if (other := size_of(_changed(config, way), images)) and other.memory <= free
+        if (other := memory_of_step(_changed(config, way), images)) and other <= free
     ]
     raise UserError(
-        f"a step of {config.method.name} on {config.model.name} takes {gib(size.memory)} and "
+        f"a step of {config.method.name} on {config.model.name} takes {gib(memory)} and "
         f"{device} has {gib(free)} free: of {len(layers)} layers {largest.name} is the largest, "
         f"with d = {largest.d:,} and so {largest.d**2:,} entries of R; "
         + (f"what fits: {', '.join((fits[0], *fits[-1:]) if len(fits) > 1 else fits)}" if fits
@@ -104,12 +89,12 @@ def check_fits(config: Config, images: Images, device: torch.device) -> None:
 
 
 def _rotations(config: Config, images: Images) -> int:
-    """Bytes of R and its like, for all layers that are covered, were they square."""
+    """Return the bytes of R, its gradient, momentum and factors, were all R square."""
     return _COPIES * 4 * sum(layer.d**2 for layer in _covered(config, images))
 
 
 def _covered(config: Config, images: Images) -> list[Layer]:
-    """All layers that a method covers; none where that is not known, see `size_of`."""
+    """Return all layers that a method covers; none for a network that needs data."""
     with torch.device("meta"), _Shapes():  # type: ignore[no-untyped-call]
         try:
             stacks = cast(Iterable[Stack], _opt(config, images).stacks)
@@ -126,7 +111,7 @@ def _opt(config: Config, images: Images) -> OPT:
 
 
 def _changed(config: Config, way: str) -> Config:
-    """The config with one of the ways that `check_fits` names."""
+    """Return the config with one of the ways that `check_fits` names."""
     key, _, value = way.partition("=")
     if key == "layers.max_d":
         layers = config.layers.model_copy(update={"max_d": int(value)})
@@ -168,37 +153,6 @@ class _Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is _aten.ormqr.default:
             return torch.empty_like(args[2])
         return func(*args, **(kwargs or {}))
-
-
-def _of_square(factor: float) -> Callable[..., int]:
-    """factor d^3 for each of the matrices (..., d, d)."""
-
-    def flops(A: Sequence[int], *_: Any, **__: Any) -> int:
-        return int(factor * math.prod(A) * A[-1])
-
-    return flops
-
-
-def _of_columns(factor: int, position: int) -> Callable[..., int]:
-    """factor d^2 n for a (..., d, d) on the argument (..., d, n) at the position."""
-
-    def flops(A: Sequence[int], *others: Sequence[int], **_: Any) -> int:
-        return factor * math.prod(A) * others[position - 1][-1]
-
-    return flops
-
-
-# Golub and Van Loan, Matrix Computations: sections 3.2, 4.2, 5.2 and 8.6.
-_FLOPS: dict[Any, Any] = {
-    _aten.geqrf: _of_square(4 / 3),
-    _aten.ormqr: _of_columns(2, position=2),
-    _aten.linalg_lu_factor_ex: _of_square(2 / 3),
-    _aten.linalg_lu_solve: _of_columns(2, position=2),
-    _aten.linalg_solve_triangular: _of_columns(1, position=1),
-    _aten._linalg_svd: _of_square(22),
-    _aten.linalg_cholesky_ex: _of_square(1 / 3),
-    _aten.cholesky_inverse: _of_square(2 / 3),
-}
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -21,9 +21,10 @@ from rich.table import Table
 from opt_runner.config.schema import Role, of_roles
 from opt_runner.console.screen import Screen, duration
 from opt_runner.errors import UserError
+from opt_runner.machine import available_cores
 from opt_runner.run.run import Run
 from opt_runner.run.set_up import Setup, set_up
-from opt_runner.run.size import Size, size_of
+from opt_runner.run.size import memory_of_step
 from opt_runner.run.step import TrainingStep
 from opt_runner.sweep.sweep import Sweep
 
@@ -35,14 +36,16 @@ _FIGURES = ("runs", "steps", "memory", "ms a step", "time")
 class Kind:
     """Cost of runs that need the same time and space.
 
-    size: of a step; None if it cannot be known from shapes. disk: bytes of one run.
+    memory: bytes of a step; None if shapes alone do not tell. checkpoints: bytes of the two that
+    a run keeps while it trains. weights: bytes that a finished run keeps.
     """
 
     runs: Sequence[Run]
     steps: int
     seconds_a_step: float
-    size: Size | None
-    disk: int
+    memory: int | None
+    checkpoints: int
+    weights: int
     data: str
     device: str
 
@@ -92,7 +95,7 @@ def try_set_up(run: Run) -> Setup:
 
 def _measured(runs: Sequence[Run]) -> Kind:
     setup = try_set_up(runs[0])
-    size = size_of(setup.config, setup.data)
+    memory = memory_of_step(setup.config, setup.data)
     setup.opt.train()
     step = TrainingStep(setup)
     samples = []
@@ -110,8 +113,9 @@ def _measured(runs: Sequence[Run]) -> Kind:
         runs=runs,
         steps=setup.steps,
         seconds_a_step=statistics.median(samples[_WARM_UP:] or samples or [0.0]),
-        size=size,
-        disk=2 * setup.checkpoint_bytes(),  # two checkpoints of each run are kept
+        memory=memory,
+        checkpoints=2 * setup.checkpoint_bytes(),
+        weights=sum(t.numel() * t.element_size() for t in setup.opt.network.state_dict().values()),
         data=f"{' + '.join(f'{count:,}' for count in counts)} images",
         device=setup.device.name,
     )
@@ -125,15 +129,14 @@ def _show_cost(kinds: Sequence[Kind], screen: Screen) -> None:
         config = kind.runs[0].config
         table.add_row(
             config.dataset.name, config.model.name, config.method.name, str(len(kind.runs)),
-            f"{kind.steps:,}", _mebibytes(kind.size.memory) if kind.size else "?",
+            f"{kind.steps:,}", "?" if kind.memory is None else _mebibytes(kind.memory),
             f"{1000 * kind.seconds_a_step:,.1f}", duration(kind.seconds),
         )  # fmt: skip
     screen.show(table)
-    disk = sum(
-        max(0, kind.disk - sum(path.stat().st_size for path in run.record.checkpoints()))
-        for kind in kinds
-        for run in kind.runs
-    )
+    # At most one run for each core has checkpoints at a time.
+    at_once = min(available_cores(), sum(len(kind.runs) for kind in kinds))
+    disk = sum(len(kind.runs) * kind.weights for kind in kinds)
+    disk += at_once * max(kind.checkpoints for kind in kinds)
     folder = Path(kinds[0].runs[0].config.output_dir).absolute()
     while not folder.exists():
         folder = folder.parent

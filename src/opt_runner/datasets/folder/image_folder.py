@@ -44,7 +44,7 @@ class ImageFolder:
     def __init__(
         self,
         root: str,
-        size: Annotated[int, Field(gt=0)] | None = None,
+        size: Annotated[int, Field(gt=0, le=100_000)] | None = None,
         channels: Literal[1, 3] | None = None,
         cache_dir: str | None = None,
     ) -> None:

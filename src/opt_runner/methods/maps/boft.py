@@ -30,8 +30,8 @@ class ButterflyFinetuning(Rotation):
     without its CUDA extension the code has m = 1.
     """
 
-    block: Annotated[int, Field(gt=1)] = 8
-    factors: Annotated[int, Field(gt=0)] = 3
+    block: Annotated[int, Field(gt=1, le=100_000)] = 8
+    factors: Annotated[int, Field(gt=0, le=64)] = 3
 
     family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#A35BC4"

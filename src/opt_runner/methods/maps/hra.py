@@ -29,8 +29,8 @@ class HouseholderReflections(Rotation):
     out: the code's Gram-Schmidt form, which does not start at I, and not well defined there.
     """
 
-    reflections: Annotated[int, Field(gt=0, multiple_of=2)] = 8
-    scale: Annotated[float, Field(ge=0)] = 1e-4
+    reflections: Annotated[int, Field(gt=0, multiple_of=2, le=100_000)] = 8
+    scale: Annotated[float, Field(ge=0, le=1e6)] = 1e-4
 
     family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#C988E0"

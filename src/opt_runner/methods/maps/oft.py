@@ -31,9 +31,9 @@ class OrthogonalFinetuning(Rotation):
     moves half as far, and the inverse of Q. Its convolution does not rotate neurons; this does.
     """
 
-    block: Annotated[int, Field(gt=1)] = 32
+    block: Annotated[int, Field(gt=1, le=100_000)] = 32
     constrained: bool = False
-    eps: Annotated[float, Field(gt=0)] = 1e-3
+    eps: Annotated[float, Field(gt=0, le=1e6)] = 1e-3
     rescaled: bool = False
 
     family: ClassVar[str | None] = "maps"

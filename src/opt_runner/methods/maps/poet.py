@@ -42,10 +42,10 @@ class ReparameterizedTraining(Method):
     transforms by default; trained by SGD, published by AdamW with a round of 400 steps.
     """
 
-    block: Annotated[int, Field(gt=1)] = 64
-    terms: Annotated[int, Field(ge=0)] | None = None
-    rounds: Annotated[int, Field(gt=0)] = 100
-    round_steps: Annotated[int, Field(gt=0)] | None = None
+    block: Annotated[int, Field(gt=1, le=100_000)] = 64
+    terms: Annotated[int, Field(ge=0, le=100)] | None = None
+    rounds: Annotated[int, Field(gt=0, le=10**9)] = 100
+    round_steps: Annotated[int, Field(gt=0, le=10**9)] | None = None
     neurons: Neurons = "drawn"
 
     family: ClassVar[str | None] = "maps"

@@ -31,10 +31,10 @@ class CompressiveMinimumEnergy(Penalty):
     the place of the hidden weight.
     """
 
-    dimensions: Annotated[int, Field(gt=0)] = 40
-    projections: Annotated[int, Field(gt=0)] = 20
-    hidden_weight: Annotated[float, Field(ge=0)] = 1.0
-    output_weight: Annotated[float, Field(ge=0)] = 10.0
+    dimensions: Annotated[int, Field(gt=0, le=100_000)] = 40
+    projections: Annotated[int, Field(gt=0, le=10_000)] = 20
+    hidden_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    output_weight: Annotated[float, Field(ge=0, le=1e6)] = 10.0
 
     colour: ClassVar[str] = "#5B8DEF"
     search: ClassVar[Mapping[str, str]] = {

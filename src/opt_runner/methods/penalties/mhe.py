@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from opt_runner.layers import Layer
 
 Power = Literal[0, 1, 2]
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @method_options

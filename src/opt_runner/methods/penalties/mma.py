@@ -29,7 +29,7 @@ class MaximalMinimalAngles(Penalty):
     github.com/wznpub/MMA_Regularization, MMA.py.
     """
 
-    scale: Annotated[float, Field(ge=0)] = 0.07
+    scale: Annotated[float, Field(ge=0, le=1e6)] = 0.07
 
     colour: ClassVar[str] = "#2F6DB5"
     search: ClassVar[Mapping[str, str]] = {

@@ -36,7 +36,7 @@ class OrthogonalConvolution(Penalty):
     not squared, and with stride 2 and padding 1 it compares shifts -1 and 1 and never shift 0.
     """
 
-    scale: Annotated[float, Field(ge=0)] = 0.01
+    scale: Annotated[float, Field(ge=0, le=1e6)] = 0.01
     classifier: bool = False
     first: bool = False
 

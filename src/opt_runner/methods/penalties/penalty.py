@@ -47,9 +47,9 @@ class FadingPenalty(Penalty):
     which has SRIP alone. Its weight of 1e-2 and its fading are the defaults of all four here.
     """
 
-    scale: Annotated[float, Field(ge=0)] = 1e-2
+    scale: Annotated[float, Field(ge=0, le=1e6)] = 1e-2
     fades: bool = True
-    steps: Annotated[int, Field(gt=0)] | None = None
+    steps: Annotated[int, Field(gt=0, le=10**9)] | None = None
 
     search: ClassVar[Mapping[str, str]] = {
         **Method.search,

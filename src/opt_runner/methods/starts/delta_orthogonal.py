@@ -26,7 +26,7 @@ class DeltaOrthogonal(Method):
     here the n neurons are orthogonal then, too.
     """
 
-    gain: Annotated[float, Field(gt=0)] = 2**0.5
+    gain: Annotated[float, Field(gt=0, le=1e6)] = 2**0.5
 
     family: ClassVar[str | None] = "starts"
     colour: ClassVar[str] = "#6F6757"

@@ -21,7 +21,7 @@ class OrthogonalInit(Method):
     Source: Saxe, McClelland, Ganguli (ICLR 2014), as `torch.nn.init.orthogonal_`.
     """
 
-    gain: Annotated[float, Field(gt=0)] = 2**0.5
+    gain: Annotated[float, Field(gt=0, le=1e6)] = 2**0.5
 
     family: ClassVar[str | None] = "starts"
     colour: ClassVar[str] = "#A89F91"

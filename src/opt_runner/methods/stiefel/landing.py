@@ -50,7 +50,7 @@ class Landing(OrthonormalU):
     orthonormal, published rows.
     """
 
-    attraction: Annotated[float, Field(ge=0)] = 1.0
+    attraction: Annotated[float, Field(ge=0, le=1e6)] = 1.0
 
     family: ClassVar[str | None] = "manifold"
     colour: ClassVar[str] = "#E86F4D"

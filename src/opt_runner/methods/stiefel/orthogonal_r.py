@@ -27,9 +27,9 @@ class OrthogonalR(SquareRotation):
     """
 
     start: Start = "identity"
-    rotation_lr: Annotated[float, Field(gt=0)] = 0.02
+    rotation_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.02
     rotation_factor: Annotated[float, Field(gt=0, le=1)] = 0.2
-    plain_weight_decay_scale: Annotated[float, Field(ge=0)] = 0.1
+    plain_weight_decay_scale: Annotated[float, Field(ge=0, le=1e6)] = 0.1
 
     search: ClassVar[Mapping[str, str]] = {
         **Method.search,
