@@ -270,9 +270,7 @@ def test_a_published_set_may_lie_in_class_folders(tmp_path: Path) -> None:
 
 def test_class_folders_of_another_set_are_refused(tmp_path: Path) -> None:
     class_folders(tmp_path, 3)
-    with pytest.raises(
-        UserError, match=r"has 3 class folders, and CIFAR100 has 100"
-    ):
+    with pytest.raises(UserError, match=r"has 3 class folders, and CIFAR100 has 100"):
         published_set("CIFAR100", str(tmp_path))
 
 
