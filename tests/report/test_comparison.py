@@ -4,19 +4,21 @@ from typing import Any
 
 import pytest
 
-from opt_runner.report.columns import columns, notes
+from opt_runner.report.columns import sheet
 from opt_runner.report.comparison import Comparison
 from opt_runner.report.terminal import faults
 from tests.report.conftest import Tables, Write, geometry
 
 
 def shown(comparison: Comparison, heading: str) -> dict[str, str]:
-    (column,) = (column for column in columns(comparison) if column.heading == heading)
-    return {row.label: column.text(comparison, row) for row in comparison.rows}
+    text = sheet(comparison)
+    place = text.headings.index(heading)
+    cells = [cells[place] for cells in text.cells]
+    return {row.label: cell for row, cell in zip(comparison.rows, cells, strict=True)}
 
 
 def headings(comparison: Comparison, brief: bool = False) -> list[str]:
-    return [column.heading for column in columns(comparison, brief)]
+    return sheet(comparison, brief).headings
 
 
 def test_seeds_are_averaged_and_compared_with_standard(write: Write, tables: Tables) -> None:
@@ -148,13 +150,14 @@ def test_what_methods_measure_has_columns(write: Write, tables: Tables) -> None:
     write("standard", 0)
     (comparison,) = tables()
     assert shown(comparison, "rank loss") == {"standard": "-", "gs": "5.0e-01"}
-    assert any(note.startswith("rank loss: ") for note in notes([comparison]))
+    assert any(note.startswith("rank loss: ") for note in sheet(comparison).notes)
     assert "rank loss" not in headings(comparison, brief=True)
 
 
 def test_notes_tell_of_the_columns_that_are_there(write: Write, tables: Tables) -> None:
     write("standard", 0)
-    told = notes(tables())
+    (comparison,) = tables()
+    told = sheet(comparison).notes
     assert len(told) == len(set(told))
     assert any(note.startswith("energy excess: ") for note in told)
     assert not any(note.startswith(("minus standard", "energy change")) for note in told)

@@ -11,7 +11,7 @@ from tests.report.conftest import Tables, Write
 def shown(table: Comparison, width: int) -> str:
     console = Console(width=width, force_terminal=False)
     with console.capture() as capture:
-        console.print(terminal.table(table, width))
+        console.print(terminal.table(table, width)[0])
     return capture.get()
 
 

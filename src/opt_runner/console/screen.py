@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Column
 
+from opt_runner.records.reading import printable
 from opt_runner.records.result import Result
 
 Mode = Literal["auto", "bar", "plain", "none"]
@@ -49,7 +50,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         if self.mode != "none":
-            self.console.print(text, markup=False)
+            self.console.print(printable(text), markup=False)
 
     def show(self, table: Any) -> None:
         """A rich table."""
@@ -59,7 +60,7 @@ class Screen:
     def fail(self, text: str) -> None:
         """Why something failed: a line in every mode."""
         if self.mode == "none":
-            new_console(stderr=True).print(text, markup=False)
+            new_console(stderr=True).print(printable(text), markup=False)
         else:
             self.say(text)
 
