@@ -9,8 +9,8 @@ import pytest
 import torch
 from hydra import initialize_config_dir
 
+from benchmarks.workloads import Workload
 from opt_runner import OPT, merge
-from opt_runner.bench.workloads import Workload
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.console.screen import Screen
 from opt_runner.methods import METHODS

@@ -2,7 +2,7 @@
 
 import torch
 
-from opt_runner.bench.allocated import peak_allocated
+from benchmarks.memory import peak_allocated
 
 MIB = 2**20
 CPU = torch.device("cpu")

@@ -1,7 +1,6 @@
-"""Every variant as it is first written down: the definition, differentiated by autograd.
+"""Every variant by its definition, differentiated by autograd. R and Q(R) are (d, d).
 
-Loops are over vectors, with the inner products of one round in one call: the quickest of the
-plain ways to write them. R is (d, d), and so is Q(R).
+Loops are over vectors, with the inner products of a round in one call: the fastest plain loops.
 """
 
 import torch
@@ -9,10 +8,7 @@ from torch import Tensor
 
 
 def gram_schmidt_loop(R: Tensor) -> Tensor:
-    """Gram-Schmidt on the rows r_i: q_i = r_i / |r_i|, then r_j <- r_j - (r_j . q_i) q_i, j > i.
-
-    The modified form, which is as quick as the classical one and more orthogonal.
-    """
+    """Return Q by modified Gram-Schmidt: q_i = r_i / |r_i|, r_j <- r_j - (r_j . q_i) q_i, j > i."""
     rows: list[Tensor] = []
     rest = R
     for _ in range(len(R)):
@@ -23,15 +19,17 @@ def gram_schmidt_loop(R: Tensor) -> Tensor:
 
 
 def gram_schmidt_qr(R: Tensor) -> Tensor:
-    """The same Q by R^T = H U, Q = sign(diag U) H^T, and PyTorch's derivative of QR."""
+    """Return the same Q by R^T = H U, Q = sign(diag U) H^T, and PyTorch's derivative of QR."""
     H, U = torch.linalg.qr(R.T)
     Q: Tensor = (H * U.diagonal().sign()).T
     return Q
 
 
 def householder_loop(R: Tensor) -> Tensor:
-    """Q = H_1 ... H_{d-1}, H_j = I - 2 u_j u_j^T: u_j is along x - |x| e1, where x is what the
-    reflections before left of column j, from its diagonal on."""
+    """Return Q = H_1 ... H_{d-1}, H_j = I - 2 u_j u_j^T.
+
+    u_j is along x - |x| e1, where x is the reflected column j from its diagonal on.
+    """
     d = len(R)
     rest = R
     normals: list[Tensor] = []
@@ -49,15 +47,14 @@ def householder_loop(R: Tensor) -> Tensor:
 
 
 def lowdin_svd(R: Tensor) -> Tensor:
-    """Q = X Y^T of R = X S Y^T; autograd goes through the singular vectors."""
+    """Return Q = X Y^T of R = X S Y^T; autograd goes through the singular vectors."""
     X, _, Yt = torch.linalg.svd(R)
     Q: Tensor = X @ Yt
     return Q
 
 
 def cayley_inverse(R: Tensor) -> Tensor:
-    """Q = (I + A)(I - A)^-1, A = triu(R, 1) - triu(R, 1)^T: the inverse written out, as in the
-    reference."""
+    """Return Q = (I + A)(I - A)^-1, A = triu(R, 1) - triu(R, 1)^T, as in the reference."""
     A = R.triu(1) - R.triu(1).T
     eye = torch.eye(len(R), dtype=R.dtype, device=R.device)
     Q: Tensor = (eye + A) @ torch.linalg.inv(eye - A)
@@ -65,7 +62,7 @@ def cayley_inverse(R: Tensor) -> Tensor:
 
 
 def penalty(R: Tensor, scale: float = 0.1) -> Tensor:
-    """What `or` adds to the loss: scale ||R R^T - I||_F."""
+    """Return the penalty of `or`: scale ||R R^T - I||_F."""
     eye = torch.eye(len(R), dtype=R.dtype, device=R.device)
     distance: Tensor = torch.linalg.matrix_norm(R @ R.T - eye)
     return scale * distance
@@ -75,7 +72,7 @@ def penalty(R: Tensor, scale: float = 0.1) -> Tensor:
 def retraction(
     R: Tensor, M: Tensor, G: Tensor, lr: float, momentum: float = 0.9
 ) -> tuple[Tensor, Tensor]:
-    """A step of ogd on R (d, d) with momentum M and the dense gradient G: the next R and M.
+    """Return the next R and M of ogd's step with momentum M and the dense gradient G.
 
     Source: Li, Fuxin, Todorovic, "Efficient Riemannian Optimization on the Stiefel Manifold via
     the Cayley Transform" (ICLR 2020), algorithm 1, two fixed-point steps.
