@@ -1,13 +1,11 @@
 """OPT on networks with large layers: the plan of a step, from its shapes, and its measurement."""
 
-from dataclasses import asdict
-
 from benchmarks import memory
 from benchmarks.report import Column, Report, Row, Settings, say, table
 from benchmarks.samples import figure
 from benchmarks.steps import PEAK, TIMES, times
 from benchmarks.workloads import WORKLOADS
-from opt_runner.run.size import size_of
+from opt_runner.run.size import memory_of_step
 
 NETWORKS = ("resnet18", "wide_resnet", "convnext_tiny", "vit_tiny")
 
@@ -30,13 +28,12 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 # A process each is slow to start: one method of each kind.
 _MEMORY_OF = ("standard", "cayley", "cayley, d <= 1,152")
-# A method with more operations than this, in those of plain training, is only planned.
-_MOST = 6.0
+# A method that needs more memory than this, in that of plain training, is only planned: its R are so
+# large that a step takes minutes.
+_MOST = 2.0
 
 _COLUMNS: dict[str, Column] = {
     "method": "method",
-    "R (million)": ("beside", 1e-6),
-    "GFLOP": ("flops", 1e-9),
     "planned MiB": ("memory", 2**-20),
     **TIMES,
     **PEAK,
@@ -56,9 +53,8 @@ def run(settings: Settings) -> Report:
         report.tables.append(table(title, _COLUMNS, rows))
     report.notes = [
         "ratio: a sample by the mean of the samples of `standard` right before and after it",
-        "R: numbers that train beside the network; GFLOP and planned MiB: of a step, from the "
-        "shapes, as `plan.measure=true` shows them",
-        f"not measured: methods with more than {_MOST:g} times the operations of plain training",
+        "planned MiB: memory of a step, from the shapes, as `plan.measure=true` shows it",
+        f"not measured: methods that need more than {_MOST:g} times the memory of plain training",
         memory.HOW[settings.used.torch_device.type],
     ]
     return report
@@ -68,19 +64,17 @@ def _rows(network: str, samples: int, settings: Settings) -> list[Row]:
     workload, arguments = WORKLOADS[network], settings.arguments
     images = workload.images_for(*arguments)
     planned = {
-        name: size_of(workload.config(*METHODS[name], *arguments), images)
+        name: memory_of_step(workload.config(*METHODS[name], *arguments), images)
         for name in (_MEMORY_OF[::2] if settings.quick else METHODS)
     }
     plain = planned["standard"]
     rows: dict[str, Row] = {}
-    for name, size in planned.items():
-        if "," in name and size is not None and size == planned.get(name.partition(",")[0]):
+    for name, bytes_ in planned.items():
+        if "," in name and bytes_ is not None and bytes_ == planned.get(name.partition(",")[0]):
             continue  # no layer is larger than the limit
-        rows[name] = {"network": network, "method": name, "error": None}
-        if size is not None and plain is not None:
-            rows[name] |= asdict(size)
-            if (factor := size.flops / plain.flops) > _MOST:
-                rows[name]["why"] = f"not measured: {figure(factor)} times the operations"
+        rows[name] = {"network": network, "method": name, "error": None, "memory": bytes_}
+        if bytes_ and plain and (factor := bytes_ / plain) > _MOST:
+            rows[name]["why"] = f"not measured: {figure(factor)} times the memory"
     say(f"networks: steps of {network}, n = {samples}")
     within = {name: METHODS[name] for name, row in rows.items() if "why" not in row}
     for row in times(network, within, images, samples, settings):
