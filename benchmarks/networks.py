@@ -28,8 +28,8 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 # A process each is slow to start: one method of each kind.
 _MEMORY_OF = ("standard", "cayley", "cayley, d <= 1,152")
-# A method that needs more memory than this, in that of plain training, is only planned: its R are so
-# large that a step takes minutes.
+# A method that needs more memory than this, in that of plain training, is only planned: a step with
+# so large R takes minutes.
 _MOST = 2.0
 
 _COLUMNS: dict[str, Column] = {

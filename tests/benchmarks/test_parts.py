@@ -46,8 +46,6 @@ def test_data(part: str, measures: int, bench: Bench) -> None:
 def test_networks(bench: Bench) -> None:
     plain, rotated = bench("networks")
     assert [plain["method"], rotated["method"]] == ["standard", "cayley, d <= 1,152"]
-    assert plain["beside"] == 0
-    assert 0 < plain["flops"] < rotated["flops"]
     assert 0 < plain["memory"] < rotated["memory"]
     assert rotated["ratio"].keys() == rotated["peak_bytes"].keys() == SUMMARY
 
