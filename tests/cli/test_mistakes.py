@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from hydra_plugins.opt_runner.grid import GridSweeper
+from hydra_plugins.opt_runner.sweepers import GridSweeper
 from opt_runner.cli.mistakes import exit_on_error
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.errors import UserError
