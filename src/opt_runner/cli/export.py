@@ -14,7 +14,7 @@ from opt_runner.errors import UserError
 
 def main(argv: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(argv)
-    with mistakes.exit_on_error(command="opt-export"):
+    with mistakes.command_of_files("opt-export"):
         _export(given)
 
 

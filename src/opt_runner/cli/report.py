@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with these arguments, by default those of the process."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     given = _parser().parse_args(arguments)
-    with mistakes.exit_on_error(command="opt-report"):
+    with mistakes.command_of_files("opt-report"):
         _report(given, shlex.join(["opt-report", *arguments]))
 
 
