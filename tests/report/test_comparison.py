@@ -179,3 +179,36 @@ def test_a_method_whose_seeds_all_differ_alike_has_no_p_and_counts_as_compared(
     assert comparison.corrected_p(hr) == pytest.approx(2 * alone.p)
     assert comparison.power is not None
     assert "among 2 methods" in comparison.power
+
+
+def test_runs_that_failed_early_do_not_lengthen_the_title_of_other_tables(
+    write: Write, tables: Tables
+) -> None:
+    write("gs", 0)
+    write("gs", 0, "dataset.share=0.1", status="failed", rows=[], device=None, versions={})
+    assert {comparison.title for comparison in tables()} == {
+        "digits, cnn6, 100 steps, dataset.share=1", "digits, cnn6, dataset.share=0.1",
+    }  # fmt: skip
+
+
+def test_rows_that_are_lower_than_the_bold_one_are_named_with_the_reason(
+    write: Write, tables: Tables
+) -> None:
+    for seed in range(3):
+        write("standard", seed, test_error=10.0 + seed)
+        write("gs", seed, test_error=8.0 + seed + 0.01 * seed)
+        write("hr", seed, test_error=(0.0, 19.0, 1.0)[seed])
+    write("ls", 0, test_error=1.0)
+    write("cayley", 0, test_error=20.0)
+    (comparison,) = tables()
+    assert comparison.best is comparison.rows[1]
+    hr = comparison.corrected_p(comparison.rows[2])
+    assert comparison.above_best == (
+        f"Lower than the bold row, but not bold: hr (p {hr:.2g}), ls (1 of 3 runs finished)."
+    )
+    assert comparison.above_best in comparison.remarks
+
+
+def test_the_bold_row_alone_needs_no_word(table: Comparison) -> None:
+    assert table.best is not None
+    assert table.above_best is None

@@ -15,7 +15,7 @@ from opt_runner.report.figures.canvas import as_bytes
 from opt_runner.report.figures.curves import draw_curves, draw_energy, draw_speed
 from opt_runner.report.figures.dots import draw_conditions, draw_dots, families
 from opt_runner.report.figures.scatter import draw_cost, draw_generalisation
-from opt_runner.report.figures.view import View
+from opt_runner.report.figures.view import MOST_ROWS, View
 from opt_runner.report.statistics import Difference
 from tests.report.conftest import ERRORS, SEEDS, STEPS, Tables, Write, metrics
 
@@ -382,3 +382,23 @@ def test_a_large_family_has_several_lines_of_panels(write: Write, tables: Tables
     assert figure
     assert len(figure.axes) == 4
     assert as_bytes(figure, "svg")
+
+
+def test_of_many_rows_the_lowest_and_standard_are_drawn_and_the_picture_says_so(
+    write: Write, tables: Tables
+) -> None:
+    count = MOST_ROWS + 3
+    write("standard", 0, test_error=99.0)
+    for number in range(count - 1):
+        error = None if number == 7 else 50.0 - number / 10
+        write("gs", 0, name=f"own{number:02}", rows=[], test_error=error)
+    (table,) = tables()
+    view = View(table)
+    assert len(view.rows) == MOST_ROWS
+    left_out = {row.label for row in table.rows} - {row.label for row in view.rows}
+    assert left_out == {"own00", "own01", "own07"}
+    assert view.rows[0].label == "standard"
+    figure = draw_dots(view)
+    assert figure
+    said = f"drawn: {MOST_ROWS} of {count} rows, the lowest test errors and standard"
+    assert said in " ".join(text(figure).split())

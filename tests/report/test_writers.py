@@ -78,3 +78,15 @@ def test_a_report_takes_the_place_of_a_former_one(
     one = writers.write(writers.collect(both[:1], "One", "opt-report"), folder)
     assert {*one, kept} == set(folder.iterdir())
     assert kept.read_text() == "not ours"
+
+
+def test_of_many_tables_the_first_have_pictures_and_the_page_says_so(
+    write: Write, tables: Tables
+) -> None:
+    for steps in range(1, writers._MOST + 2):
+        write("gs", 0, f"budget.steps={steps}", rows=[], test_error=1.0)
+    found = writers.collect(tables(), "Many", "opt-report")
+    assert [len(section.pictures) for section in found.sections] == [1] * writers._MOST + [0]
+    assert found.remark == "Pictures are of the first 12 tables and searches alone."
+    assert found.remark in writers.WRITERS["report.html"](found)
+    assert all(not section.notes for section in found.sections[1:]), "each note stands once"

@@ -112,29 +112,22 @@ def find(
 
     Raises UserError if a folder is missing or, unless `allow_none`, holds no run.
     """
-    found: list[StoredRun] = []
-    known: set[Path] = set()
+    found: dict[Path, StoredRun] = {}
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder: give a folder that opt-run wrote, as outputs")
-        before = len(known)
         for directory, files in folders_below([folder], fault):
-            if "config.yaml" not in files and not _DIRECTORY.fullmatch(directory.name):
-                continue
-            real = directory.resolve()
-            try:
-                run = None if real in known else load(directory)
-            except UserError as error:
-                if _DIRECTORY.fullmatch(directory.name) or "command.txt" in files:
-                    fault(f"left out: {error}")
-                continue
-            known.add(real)
-            found += [run] if run else []
+            ours = _DIRECTORY.fullmatch(directory.name) or "command.txt" in files
+            if ours or "config.yaml" in files:
+                try:
+                    found[directory.resolve()] = load(directory)
+                except UserError as error:
+                    if ours:
+                        fault(f"left out: {error}")
         here = folder.resolve()
-        new = len(known) > before or any(path.is_relative_to(here) for path in known)
-        if not new and not allow_none:
+        if not allow_none and not any(path.is_relative_to(here) for path in found):
             raise UserError(f"{folder} holds no records of opt-run")
-    return sorted(found, key=lambda run: run.record.directory.resolve())
+    return [found[path] for path in sorted(found)]
 
 
 def read(directory: Path) -> StoredRun | None:
@@ -168,15 +161,9 @@ def read_on_any_device(planned: StoredRun) -> StoredRun | None:
 
     The device is in the signature: the directory is another than planned, beside it.
     """
-    folder = planned.record.directory.parent
+    folder, keys = planned.record.directory.parent, (planned.task_keys, planned.method_keys)
     beside = (read(p) for p in folder.glob(f"seed{planned.seed}-*") if ".old-" not in p.name)
-    same = [
-        run
-        for run in beside
-        if run is not None
-        and run.task_keys == planned.task_keys
-        and run.method_keys == planned.method_keys
-    ]
+    same = [run for run in beside if run and (run.task_keys, run.method_keys) == keys]
     return max(same, key=lambda run: run.record.config.stat().st_mtime, default=None)
 
 

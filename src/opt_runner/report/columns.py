@@ -42,17 +42,12 @@ def sheet(table: Comparison, brief: bool = False) -> Sheet:
     """Return the columns in which some row has a value. brief: those for a terminal."""
     finished_runs = (result for row in table.rows for result in row.finished.values())
     measured = sorted({name for result in finished_runs for name in result.measured})
-    every = (*_COLUMNS[:-1], *(_measured(name) for name in measured), *_COSTS, _COLUMNS[-1])
+    every = (*_COLUMNS, *(_measured(name) for name in measured), *_COSTS)
     columns = [column for column in every if column.brief or not brief]
-    filled = []
-    for column in columns:
-        texts = [column.text(table, row) for row in table.rows]
-        if any(text != NOTHING for text in texts):
-            filled.append((column, texts))
-    return Sheet(
-        [column for column, _ in filled],
-        [*zip(*(texts for _, texts in filled), strict=True)],
-    )
+    texts = [[column.text(table, row) for row in table.rows] for column in columns]
+    filled = [place for place, cells in enumerate(texts) if {*cells} != {NOTHING}]
+    cells = zip(*(texts[place] for place in filled), strict=True)
+    return Sheet([columns[place] for place in filled], [*cells])
 
 
 def finished(table: Comparison, row: TableRow) -> str:
@@ -64,47 +59,30 @@ def finished(table: Comparison, row: TableRow) -> str:
     return f"{n} of {len(table.seeds)}: {counts}"
 
 
-def mean(value: Mean | None, form: str) -> str:
-    """Return a mean as text, with its standard deviation if it has one."""
-    spread = "" if value is None or value.std is None else f" ± {value.std:{form}}"
-    return _number(value.mean if value else None, form) + spread
-
-
-def _number(value: float | None, form: str) -> str:
-    return NOTHING if value is None else f"{value:{form}}"
+def mean(value: Mean | None, form: str, spread: bool = True) -> str:
+    """Return a mean as text, by default with its standard deviation if it has one."""
+    deviation = f" ± {value.std:{form}}" if spread and value and value.std is not None else ""
+    return f"{value.mean:{form}}{deviation}" if value else NOTHING
 
 
 def _difference(table: Comparison, row: TableRow) -> str:
     value = table.difference(row)
-    if value is None or value.low is None:
-        return _number(value.mean if value else None, "+.2f")
-    return f"{value.mean:+.2f} [{value.low:+.2f}, {value.high:+.2f}]"
+    if value is None:
+        return NOTHING
+    interval = "" if value.low is None else f" [{value.low:+.2f}, {value.high:+.2f}]"
+    return f"{value.mean:+.2f}{interval}"
 
 
 def _p(table: Comparison, row: TableRow) -> str:
     value = table.corrected_p(row)
-    return "<0.001" if value is not None and value < 0.001 else _number(value, ".3f")
+    return NOTHING if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _mean(heading: str, name: str, form: str, note: str = "", brief: bool = False) -> Column:
-    """Return the column of a field's mean over seeds, with its deviation."""
-    return Column(heading, lambda _, row: mean(row.mean(name), form), note, brief)
-
-
-def _plain(heading: str, name: str, form: str, note: str = "", brief: bool = False) -> Column:
-    """Return the column of a field's mean over seeds."""
-
-    def text(_: Comparison, row: TableRow) -> str:
-        value = row.mean(name)
-        return _number(value.mean if value else None, form)
-
-    return Column(heading, text, note, brief)
-
-
-def _largest(
-    heading: str, value: Callable[[TableRow], float | None], note: str, brief: bool = False
+def _mean(
+    heading: str, name: str, form: str, note: str = "", brief: bool = False, spread: bool = True
 ) -> Column:
-    return Column(heading, lambda _, row: _number(value(row), ".1e"), note, brief)
+    """Return the column of a field's mean over seeds."""
+    return Column(heading, lambda _, row: mean(row.mean(name), form, spread), note, brief)
 
 
 def _change(heading: str, name: str, reduce: Callable[..., float], form: str, note: str) -> Column:
@@ -117,81 +95,59 @@ def _change(heading: str, name: str, reduce: Callable[..., float], form: str, no
     return Column(heading, text, note, brief=name == "half_space_excess")
 
 
+def _largest(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1e}"
+
+
 def _measured(name: str) -> Column:
     """Return the column of a value that a method measures, see `Method.measure`."""
     note = f"{name}: measured by the method itself after training, largest over layers and seeds"
-    return _largest(name, lambda row: row.measured(name), note)
+    return Column(name, lambda _, row: _largest(row.measured(name)), note)
 
 
 _COLUMNS = (
     Column("method", lambda _, row: row.label, brief=True),
-    _mean(
-        "test error %", "test_error", ".2f",
-        "mean ± standard deviation over the n seeds whose runs finished; "
-        "test error: after the last step",
-        brief=True,
-    ),
-    Column(
-        "minus standard [95%]", _difference,
-        "minus standard: mean difference of the test error over the seeds that finished in both "
-        "rows, with its 95% confidence interval (paired t-test, of each method alone); none where "
-        "all seeds differ alike",
-        brief=True,
-    ),
-    Column(
-        "p", _p,
-        "p: of that difference, corrected by Holm for the number of methods; of the rows whose p "
-        "is below 0.05 and whose runs all finished, the one furthest below standard is bold",
-        brief=True,
-    ),
-    _mean(
-        "at best validation %", "test_error_at_best", ".2f",
-        "at best validation: test error after the step with the lowest validation error",
-        brief=True,
-    ),
-    _mean(
-        "validation error %", "validation_error", ".2f",
-        "validation error: after the last step, on the training images that are held back",
-    ),
+    _mean("test error %", "test_error", ".2f",
+          "mean ± standard deviation over the n seeds whose runs finished; test error: after the "
+          "last step", brief=True),
+    Column("minus standard [95%]", _difference,
+           "minus standard: mean difference of the test error over the seeds that finished in "
+           "both rows, with its 95% confidence interval (paired t-test, of each method alone); "
+           "none where all seeds differ alike", brief=True),
+    Column("p", _p,
+           "p: of that difference, corrected by Holm for the number of methods; of the rows whose "
+           "p is below 0.05 and whose runs all finished, the one furthest below standard is bold",
+           brief=True),
+    _mean("at best validation %", "test_error_at_best", ".2f",
+          "at best validation: test error after the step with the lowest validation error",
+          brief=True),
+    _mean("validation error %", "validation_error", ".2f",
+          "validation error: after the last step, on the training images that are held back"),
     _mean("train loss", "train_loss", ".4f", brief=True),
-    _mean(
-        "train error %", "train_error", ".2f",
-        "train error: after the last step, of as many training images as there are test images, "
-        "not augmented",
-    ),
-    Column(
-        "gap", lambda _, row: mean(row.gap(), ".2f"),
-        "gap: test error minus train error",
-    ),
-    _mean(
-        "test NLL", "test_nll", ".3f",
-        "test NLL: mean negative log-likelihood of the test labels",
-    ),
-    _mean(
-        "calibration error %", "calibration_error", ".2f",
-        "calibration error: expected calibration error of the test images, 15 bins of confidence",
-    ),
-    _change(
-        "energy excess", "half_space_excess", fmean, "+z.2f",
-        "energy excess: before → after training, mean over layers; the half-space energy (s = 0) "
-        "of a layer's neurons minus that of random neurons, in standard deviations of the latter",
-    ),
-    _change(
-        "largest |cos|", "largest_cosine", max, ".3f",
-        "largest |cos|: of the angle between two neurons of a layer, over all layers, before → "
-        "after training; 1: two neurons are parallel or opposite",
-    ),
-    _largest(
-        "|QᵀQ-I|", lambda row: max(row.values("orthogonality_error").values(), default=None),
-        "|QᵀQ-I|: its largest entry over layers and seeds, after training",
-        brief=True,
-    ),
-    Column("n", finished, brief=True),
+    _mean("train error %", "train_error", ".2f",
+          "train error: after the last step, of as many training images as there are test images, "
+          "not augmented"),
+    Column("gap", lambda _, row: mean(row.gap(), ".2f"), "gap: test error minus train error"),
+    _mean("test NLL", "test_nll", ".3f",
+          "test NLL: mean negative log-likelihood of the test labels"),
+    _mean("calibration error %", "calibration_error", ".2f",
+          "calibration error: expected calibration error of the test images, 15 bins of "
+          "confidence"),
+    _change("energy excess", "half_space_excess", fmean, "+z.2f",
+            "energy excess: before → after training, mean over layers; the half-space energy "
+            "(s = 0) of a layer's neurons minus that of random neurons, in standard deviations of "
+            "the latter"),
+    _change("largest |cos|", "largest_cosine", max, ".3f",
+            "largest |cos|: of the angle between two neurons of a layer, over all layers, before → "
+            "after training; 1: two neurons are parallel or opposite"),
+    Column("|QᵀQ-I|",
+           lambda _, row: _largest(max(row.values("orthogonality_error").values(), default=None)),
+           "|QᵀQ-I|: its largest entry over layers and seeds, after training", brief=True),
 )  # fmt: skip
 _COSTS = (
-    _plain("trainable parameters", "trainable_parameters", ",.0f"),
-    _plain("images/s", "images_per_second", ",.0f"),
-    _plain(
-        "seconds", "seconds", ",.1f", "seconds: of training, evaluation not counted", brief=True
-    ),
-)
+    _mean("trainable parameters", "trainable_parameters", ",.0f", spread=False),
+    _mean("images/s", "images_per_second", ",.0f", spread=False),
+    _mean("seconds", "seconds", ",.1f", "seconds: of training, evaluation not counted",
+          brief=True, spread=False),
+    Column("n", finished, brief=True),
+)  # fmt: skip

@@ -79,27 +79,22 @@ class TableRow:
 
 
 def before_and_after(result: Result, name: str, reduce: Reduce) -> tuple[float, float] | None:
-    """Return a geometric value {layer: value} before and after training, each as one number.
-
-    Layers without a value at the start do not count: some measures are not defined for all sizes.
-    None if nothing is known, or if a layer has lost its value (records keep NaN as null).
-    """
+    """Return a geometric value {layer: value} before and after training, each as one number."""
     start, end = getattr(result.start, name, None), getattr(result.end, name, None)
-    layers = known_layers(start)
-    before, after = reduced(start, layers, reduce), reduced(end, layers, reduce)
+    before, after = reduced(start, start, reduce), reduced(end, start, reduce)
     return None if before is None or after is None else (before, after)
 
 
-def known_layers(values: Any) -> list[str]:
-    """Return the layers that have a value in {layer: value}."""
-    return [k for k, v in values.items() if is_number(v)] if isinstance(values, dict) else []
+def reduced(values: Any, start: Any, reduce: Reduce) -> float | None:
+    """Return {layer: value} as one number, of the layers that have a value at the start.
 
-
-def reduced(values: Any, layers: Sequence[str], reduce: Reduce) -> float | None:
-    """Return the values of `layers` in {layer: value} as one number, or None if one is missing."""
-    if not layers or not set(layers) <= set(known_layers(values)):
+    Some measures are not defined for all sizes of layers. None if nothing is known, or if a layer
+    has lost its value (records keep NaN as null).
+    """
+    if not isinstance(values, dict) or not isinstance(start, dict):
         return None
-    return reduce([values[layer] for layer in layers])
+    found = [values.get(layer) for layer, value in start.items() if is_number(value)]
+    return reduce(found) if found and all(map(is_number, found)) else None
 
 
 def is_number(value: Any) -> bool:

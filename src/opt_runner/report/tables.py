@@ -28,26 +28,22 @@ def compare(runs: Iterable[StoredRun]) -> list[Comparison]:
     for run, task in zip(runs, tasks, strict=True):
         # A run that failed too early to know its versions joins the first table of its task.
         groups[task, run.versions or min(versions[task], default=())].append(run)
-    same_names: dict[tuple[str, str], list[tuple[dict[str, Any], list[StoredRun]]]] = defaultdict(
-        list
-    )
-    for (_, version), group in sorted(groups.items(), key=lambda item: -len(item[1])):
+    same_names: dict[tuple[str, str], list[tuple[dict[str, Any], list[StoredRun]]]] = {}
+    for (_, version), group in groups.items():
         description = group[0].task_keys | dict(zip(_VERSIONS, version, strict=False))
-        same_names[_names(group[0])].append((description, group))
+        config = group[0].config
+        names = config["dataset"]["name"], config["model"]["name"]
+        same_names.setdefault(names, []).append((description, group))
     tables = []
-    for (dataset, model), described in same_names.items():
-        differing = _differing([description for description, _ in described])
+    for names, described in same_names.items():
         # A table without versions, whose runs all failed early, distinguishes no other table.
-        known = _differing([d for d, _ in described if "torch" in d])
-        differing = (differing - {*_VERSIONS}) | (known & {*_VERSIONS})
+        known = _differing([description for description, _ in described if "torch" in description])
+        others = _differing([description for description, _ in described])
+        differing = (others - {*_VERSIONS}) | (known & {*_VERSIONS})
         for description, group in described:
             differs = {key: value for key, value in description.items() if key in differing}
-            tables.append(Comparison(dataset, model, differs, _rows(group)))
+            tables.append(Comparison(*names, differs, _rows(group)))
     return sorted(tables, key=lambda table: -sum(len(row.runs) for row in table.rows))
-
-
-def _names(run: StoredRun) -> tuple[str, str]:
-    return run.config["dataset"]["name"], run.config["model"]["name"]
 
 
 def _rows(group: Sequence[StoredRun]) -> list[TableRow]:
@@ -56,15 +52,12 @@ def _rows(group: Sequence[StoredRun]) -> list[TableRow]:
     for run in group:
         forms[_key(run.method_keys)].append(run)
 
-    def place(runs: Sequence[StoredRun]) -> tuple[int, str]:
-        name = runs[0].method
-        return _ORDER.get(name, len(_ORDER)), name
-
     rows = []
-    for runs in sorted(forms.values(), key=place):
+    for runs in forms.values():
         # If a seed was run again, the last record counts.
         latest = {run.seed: run for run in sorted(runs, key=_written)}
         rows.append([latest[seed] for seed in sorted(latest)])
+    rows.sort(key=lambda runs: (_ORDER.get(runs[0].method, len(_ORDER)), runs[0].method))
     return [
         TableRow(label, runs, _stated(runs, "colour"))
         for label, runs in zip(_labels(rows), rows, strict=True)

@@ -1,6 +1,6 @@
 """A comparison in the terminal."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opt_runner.records.reading import printable
-from opt_runner.report.columns import Sheet, sheet
+from opt_runner.report.columns import sheet
 from opt_runner.report.comparison import Comparison
 
 if TYPE_CHECKING:
@@ -50,17 +50,19 @@ def table(comparison: Comparison, width: int) -> tuple[Table, list[str]]:
     width: of the terminal, in characters.
     """
     brief = sheet(comparison, brief=True)
-    widths = _widths(brief)
-    kept = _fitting(widths, width)
+    every = zip(brief.headings, *brief.cells, strict=True)
+    widths = [max(map(len, texts)) for texts in every]
+    for place in (0, -1):
+        widths[place] = min(_WRAPPED, widths[place])
+    kept = [*range(len(widths))]
+    while len(kept) > 2 and sum(widths[place] + _GAP for place in kept) > width:
+        kept.pop(-2)
     drawn = grid(comparison.title)
     for place in kept:
         drawn.add_column(
-            brief.headings[place],
-            justify="right" if place else "left",
-            no_wrap=0 < place < len(widths) - 1,
-            min_width=widths[place],
-            overflow="fold",
-        )
+            text(brief.headings[place]), justify="right" if place else "left", overflow="fold",
+            no_wrap=0 < place < len(widths) - 1, min_width=widths[place],
+        )  # fmt: skip
     for row, cells in zip(comparison.rows, brief.cells, strict=True):
         style = "bold" if row is comparison.best else ""
         if comparison.unfinished(row):
@@ -80,23 +82,6 @@ def grid(title: str = "") -> Table:
 def text(cell: str, style: str = "") -> Text:
     """Return a cell as one line that the terminal does not obey."""
     return Text(" ".join(printable(cell).split()), style=style)
-
-
-def _widths(brief: Sheet) -> list[int]:
-    """Return the least width of each column."""
-    every = [brief.headings, *brief.cells]
-    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
-    for place in (0, -1):
-        widths[place] = min(_WRAPPED, widths[place])
-    return widths
-
-
-def _fitting(widths: Sequence[int], width: int) -> list[int]:
-    """Return the places of the columns that fit: the first ones, and the last."""
-    kept = list(range(len(widths)))
-    while len(kept) > 2 and sum(widths[place] + _GAP for place in kept) > width:
-        kept.pop(-2)
-    return kept
 
 
 def faults(comparison: Comparison) -> Iterator[str]:

@@ -123,4 +123,5 @@ def as_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     with drawing():  # ticks are made only now
         metadata = {"Date": None} if kind == "svg" else None
         figure.savefig(file, format=kind, dpi=_DPI, metadata=metadata)
+    figure.set_layout_engine("none")  # of the next file: it keeps this layout
     return file.getvalue()

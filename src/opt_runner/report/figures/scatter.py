@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Sequence
 from statistics import fmean, quantiles
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -83,25 +83,27 @@ def _panel(
         return None
     means = {place: (fmean(xs), fmean(ys)) for place, (xs, ys) in points.items()}
     high_x, high_y = (_highest(q, [m[i] for m in means.values()]) for i, q in enumerate((x, y)))
+    seeds = [p for xs, ys in points.values() for p in zip(xs, ys, strict=True)]
+    near = [(a, b) for a, b in seeds if a <= 1.25 * high_x and b <= 1.25 * high_y]
+    near += [(min(a, high_x), min(b, high_y)) for a, b in means.values()]
 
     def draw(axes: Axes, places: Collection[int]) -> None:
         axes.set_xlabel(x.title, color=QUIET)
         for place in (place for place in places if place in points):
-            style, (mean_x, mean_y) = view.styles[place], means[place]
+            colour, marker = view.styles[place].colour, view.styles[place].marker
             if len(points[place][0]) > 1:
-                axes.plot(
-                    *points[place], style.marker, color=style.colour, markersize=4, alpha=0.35,
-                    markeredgewidth=0,
-                )  # fmt: skip
-            beyond = mean_x > high_x or mean_y > high_y
+                axes.plot(*points[place], marker, color=colour, markersize=4, alpha=0.35,
+                          markeredgewidth=0)  # fmt: skip
+            mean_x, mean_y = means[place]
+            look: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.6}
+            if mean_x > high_x or mean_y > high_y:
+                look = {"fillstyle": "none", "markeredgewidth": 1.5}
             axes.plot(
-                min(mean_x, high_x), min(mean_y, high_y), style.marker, color=style.colour,
-                markersize=8, fillstyle="none" if beyond else "full", clip_on=not beyond,
-                markeredgecolor=style.colour if beyond else "white",
-                markeredgewidth=1.5 if beyond else 0.6, label=wrapped(view.rows[place].label),
+                min(mean_x, high_x), min(mean_y, high_y), marker, color=colour, markersize=8,
+                label=wrapped(view.rows[place].label), **look,
             )  # fmt: skip
-        _set_limits(axes, "x", x, high_x, [v for xs, _ in points.values() for v in xs])
-        _set_limits(axes, "y", y, high_y, [v for _, ys in points.values() for v in ys])
+        _set_limits(axes, "x", x, [a for a, _ in near])
+        _set_limits(axes, "y", y, [b for _, b in near])
         if behind:
             behind(axes)
 
@@ -117,19 +119,15 @@ def _highest(quantity: Quantity, means: Sequence[float]) -> float:
     return max(mean for mean in means if mean <= limit)
 
 
-def _set_limits(
-    axes: Axes, name: Literal["x", "y"], quantity: Quantity, high: float, values: Sequence[float]
-) -> None:
-    shown = [value for value in values if value <= 1.25 * high] or [high]
-    if quantity.logarithmic:
+def _set_limits(axes: Axes, name: Literal["x", "y"], of: Quantity, shown: list[float]) -> None:
+    if of.logarithmic:
         make_logarithmic(axes, name, shown, narrow=True)
-        if high >= _THOUSAND:
+        if max(shown) >= _THOUSAND:
             axis = axes.xaxis if name == "x" else axes.yaxis
             axis.set_major_formatter(EngFormatter(sep=""))
         return
-    low, high = min(shown), max([high, *shown])
-    edge = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-    axes.set(**{f"{name}lim": (low - edge, high + edge)})
+    edge = 0.06 * (max(shown) - min(shown)) or 0.1 * abs(max(shown)) or 1.0
+    axes.set(**{f"{name}lim": (min(shown) - edge, max(shown) + edge)})
 
 
 def _draw_equal_gaps(axes: Axes) -> None:

@@ -13,14 +13,7 @@ from numpy.typing import NDArray
 from opt_runner.errors import UserError
 from opt_runner.records.reading import parse_json, read_text
 from opt_runner.records.stored import StoredRun
-from opt_runner.report.comparison import (
-    Comparison,
-    Reduce,
-    TableRow,
-    is_number,
-    known_layers,
-    reduced,
-)
+from opt_runner.report.comparison import Comparison, Reduce, TableRow, is_number, reduced
 from opt_runner.report.figures.canvas import new_figure, wrapped
 from opt_runner.report.figures.style import Style, styles
 
@@ -139,8 +132,7 @@ def _lowest(table: Comparison) -> list[TableRow]:
 
 def _change(by_step: Mapping[int, Any], reduce: Reduce) -> dict[int, float]:
     """Return the change of a geometric value since step 0, empty if that is not known."""
-    layers = known_layers(by_step.get(0))
-    found = {step: reduced(values, layers, reduce) for step, values in by_step.items()}
+    found = {step: reduced(values, by_step.get(0), reduce) for step, values in by_step.items()}
     start = found.get(0)
     if start is None:
         return {}

@@ -48,37 +48,29 @@ def collect(
     command: makes this report again. fault: called with a line about each file of metrics that
     cannot be read.
     """
+    views = [View(table, fault) for table in tables]
+    drawn = [_draw(name, kind.shows, kind.draw, views) for name, kind in figures.PICTURES.items()]
     sections: list[Section] = []
-    known: dict[str, None] = {}
-    for number, table in enumerate(tables, 1):
-        text, suffix = sheet(table), f"-{number}" if len(tables) > 1 else ""
-        pictures = [
-            _picture(name + suffix, f"{figures.PICTURES[name].shows}: {table.title}", figure)
-            for name, figure in (
-                figures.draw(View(table, fault)) if number <= _MOST else {}
-            ).items()
-        ]
-        sections.append(Section(table, text, [n for n in text.notes if n not in known], pictures))
-        known |= dict.fromkeys(text.notes)
+    known: set[str] = set()
+    for table, *pictures in zip(tables, *drawn, strict=True):
+        text = sheet(table)
+        new = [note for note in text.notes if note not in known]
+        sections.append(Section(table, text, new, [one for one in pictures if one]))
+        known.update(new)
     stated = {row.method: row.colour for table in tables for row in table.rows}
     tuned, alone = tunings(searches), [search for search in searches if not search.label]
-    conditions = families(tables)[:_MOST]
-    most = max(len(tables), len(tuned), len(alone))
+    tunings_ = _draw("tuning", TUNING, partial(draw_tuning, stated=stated), tuned)
+    conditions = _draw("conditions", CONDITIONS, draw_conditions, families(tables))
+    many = max(len(tables), len(tuned), len(alone)) > _MOST
     return Report(
         title,
         command,
         datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         sections,
-        [one for one in _draw("conditions", CONDITIONS, draw_conditions, conditions) if one],
-        [
-            *zip(
-                tuned,
-                _draw("tuning", TUNING, partial(draw_tuning, stated=stated), tuned),
-                strict=True,
-            )
-        ],
+        [picture for picture in conditions if picture],
+        [*zip(tuned, tunings_, strict=True)],
         [*zip(alone, _draw("search", SEARCH, draw_search, alone), strict=True)],
-        f"Pictures are of the first {_MOST} tables and searches alone." if most > _MOST else "",
+        f"Pictures are of the first {_MOST} tables and searches alone." if many else "",
     )
 
 
@@ -90,12 +82,9 @@ def _draw(
     for place, one in enumerate(every[:_MOST]):
         if figure := draw(one):
             suffix = f"-{place + 1}" if len(every) > 1 else ""
-            found[place] = _picture(name + suffix, shows, figure)
+            svg, png = as_bytes(figure, "svg"), as_bytes(figure, "png")
+            found[place] = Picture(name + suffix, shows, svg, png)
     return found
-
-
-def _picture(name: str, shows: str, figure: Figure) -> Picture:
-    return Picture(name, shows, as_bytes(figure, "svg"), as_bytes(figure, "png"))
 
 
 def write(report: Report, folder: Path) -> list[Path]:
