@@ -1,7 +1,7 @@
 """OPT for any network: a method makes effective weights, the network runs on them."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
@@ -13,7 +13,6 @@ from opt_runner.choice import Rule, choose
 from opt_runner.errors import UserError
 from opt_runner.layers import Layer, assembled, candidates
 from opt_runner.methods import Method
-from opt_runner.methods.base import Tensors
 from opt_runner.methods.stack import Stack
 from opt_runner.recompute import Recompute, places
 from opt_runner.summary import Summary, summarise
@@ -22,7 +21,6 @@ from opt_runner.summary import Summary, summarise
 _STATE_VERSION = 1
 
 Weights = Literal["given", "gaussian", "pretrained"]
-MakeWeights = Callable[[Sequence[Tensor], Sequence[Tensors]], list[Tensor]]
 
 
 class OPT(nn.Module):
@@ -84,8 +82,6 @@ class OPT(nn.Module):
         choice = choose(type(network).__name__, candidates(network, per_group), rules)
         self.hidden = choice.hidden
         self.steps = 0
-        # Where several processes share the work of `method.weights`, what they do instead.
-        self.shared: MakeWeights | None = None
         self.stacks = nn.ModuleList()
         # Each method that covers something, and its stacks.
         self._parts: list[tuple[Method, slice]] = []
@@ -209,7 +205,7 @@ class OPT(nn.Module):
         for number, method, stacks in self._of_methods():
             if not method.changes_weight:
                 continue
-            made = _make(method, stacks, self.shared)
+            made = _make(method, stacks)
             for stack, (_, V) in zip(stacks, made, strict=True):
                 for layer, weight in stack.as_weights(V):
                     parts.setdefault(layer.parameter, []).append((layer, weight))
@@ -355,13 +351,11 @@ def merge(opt: OPT) -> nn.Module:
     return plain
 
 
-def _make(
-    method: Method, stacks: Sequence[Stack], weights: MakeWeights | None = None
-) -> list[tuple[Tensor, Tensor]]:
+def _make(method: Method, stacks: Sequence[Stack]) -> list[tuple[Tensor, Tensor]]:
     """W and V, each (k, d, n), of each stack of a method."""
     Ws = [stack.W() for stack in stacks]
     with _no_autocast(Ws[0]):
-        Vs = (weights or method.weights)(Ws, [stack.tensors for stack in stacks])
+        Vs = method.weights(Ws, [stack.tensors for stack in stacks])
     return list(zip(Ws, Vs, strict=True))
 
 

@@ -22,7 +22,7 @@ NO_OPTIONS = {
 def hardware(device: str = "auto", threads: int | None = None) -> Hardware:
     return Hardware(
         device=device, precision="float32", threads=threads, channels_last=False, compile=False,
-        reuse_memory=True, processes="auto", share_rotations="auto",
+        reuse_memory=True, processes="auto",
     )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ class RunSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Conduct the sweep; end the program if the exit code is not 0."""
-        from opt_runner.run.processes import started_by_torchrun
+        from opt_runner.run.process import started_by_torchrun
 
         with mistakes.exit_on_error(quiet=mistakes.rank_0_reports()):
             if started_by_torchrun():

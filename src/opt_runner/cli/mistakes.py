@@ -23,7 +23,7 @@ from opt_runner.config.overrides import explain_grammar
 from opt_runner.console.steady import make_steady
 from opt_runner.errors import Elsewhere, UserError, nearest
 from opt_runner.records.reading import printable
-from opt_runner.run import interrupt
+from opt_runner.run import interrupt, process
 
 _TRACEBACKS = "OPT_RUN_FULL_ERROR"
 _WAIT_SECONDS = 30
@@ -39,7 +39,7 @@ def take_over_from_hydra() -> None:
 
 def rank_0_reports() -> bool:
     """Return True for local ranks above 0: rank 0 reports mistakes in the command line."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
+    return process.started_by_torchrun() and os.environ["LOCAL_RANK"] != "0"
 
 
 @contextmanager
