@@ -27,18 +27,19 @@ IDX_BYTES = {
     "t10k-images-idx3-ubyte": 7_840_016,
     "t10k-labels-idx1-ubyte": 10_008,
 }
-
-
 CLASSES = {"MNIST": 10, "FashionMNIST": 10, "CIFAR10": 10, "CIFAR100": 100}
 Source = Literal["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"]
 
 
-def published_set(source: Source, root: str = "data", download: bool = True) -> Dataset:
+def published_set(
+    source: Source, root: str = "data", download: bool = True, cache_dir: str | None = None
+) -> Dataset:
     """Return one of torchvision's sets: its published files, or the same images in class folders.
 
-    Where `root` holds train/CLASS/* and not the published files, as copies of CIFAR often come,
-    the images are read from there. Sorted names are the official order of CIFAR's classes.
-    See `TorchvisionSet` for the parameters. Raises UserError for another number of classes.
+    Copies of CIFAR often come as `root`/train/CLASS/*: such folders are read where there are no
+    published files. Sorted names are the official order of CIFAR's classes.
+    See `TorchvisionSet` and, for cache_dir, `ImageFolder`. Raises UserError for another number of
+    classes.
     """
     published = TorchvisionSet(source, root, download)
     train = published.root / "train"
@@ -50,7 +51,7 @@ def published_set(source: Source, root: str = "data", download: bool = True) -> 
             f"dataset.root={root}: {train} has {found} class folders, and {source} has "
             f"{CLASSES[source]}: dataset=image_folder reads any folders"
         )
-    return ImageFolder(root)
+    return ImageFolder(root, cache_dir=cache_dir)
 
 
 class TorchvisionSet:

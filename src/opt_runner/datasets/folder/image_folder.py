@@ -110,7 +110,7 @@ class ImageFolder:
     def _say_skipped(self) -> None:
         if skipped := self._tree.skipped:
             log.warning(
-                "%s: %s files are left out, as they are no regular files that end in %s: %s",
+                "%s: left out %s files that do not end in %s, or are no regular files: %s",
                 self.root, f"{len(skipped):,}", " ".join(SUFFIXES), listed(skipped),
             )  # fmt: skip
 
