@@ -45,9 +45,7 @@ class RayLauncher(RunLauncher):
         try:
             from opt_runner.dispatch.ray import Options, connect
         except ImportError as error:
-            raise UserError(
-                f"hydra/launcher=ray needs Ray ({error}): pip install 'opt-runner[ray]'"
-            ) from error
+            raise UserError(f"hydra/launcher=ray needs Ray ({error}): pip install ray") from error
         self.options = Options.read(self.content)
         self.here = self.options.address is None
         if not self.here:  # what the runs get depends on what the cluster has

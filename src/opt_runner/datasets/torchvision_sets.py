@@ -57,9 +57,9 @@ def published_set(
 class TorchvisionSet:
     """One of torchvision's sets, in its published files below `root`.
 
-    source: which set; CIFAR100 comes with its 100 fine labels.
-    root: the folder in which torchvision keeps, or is to put, its folder of this set.
-    download: fetch the files if they are not there.
+    source: the name of the set; CIFAR100 has its 100 fine labels.
+    root: the folder that holds torchvision's folder of this set.
+    download: fetch files that are missing or damaged.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TorchvisionSet:
         return not self._missing()
 
     def check(self) -> None:
-        """Raise UserError where files are missing and may not be fetched."""
+        """Raise UserError if files are missing and may not be fetched."""
         missing = self._missing()
         if missing and not self.download:
             raise UserError(f"{missing}: put {self._expected} there, or set download=true")
@@ -86,8 +86,7 @@ class TorchvisionSet:
     def fingerprint(self) -> str:
         """Return the set's name: published files do not change, and CIFAR's have checksums.
 
-        The MNIST family's carry none, so there the sizes of other files than the published ones
-        are added.
+        The MNIST family has no checksums. If the sizes are not the published ones, they are added.
         """
         if not self._is_idx:
             return self.source
@@ -101,7 +100,7 @@ class TorchvisionSet:
     def load(self) -> Images:
         """Return the images, uint8: (N, 1, 28, 28) of the MNIST family, (N, 3, 32, 32) of CIFAR.
 
-        Raises UserError where files are missing and cannot be fetched, or are damaged.
+        Raises UserError if files are missing or damaged and cannot be fetched.
         """
         self.check()
         lock = self.root / f".{self.source}.lock"
@@ -137,7 +136,7 @@ class TorchvisionSet:
 
     @property
     def _files(self) -> dict[Path, str | None]:
-        """The files that must be there, and their MD5 where one is published."""
+        """Return the files that must be there, and their MD5 if it is published."""
         if self._is_idx:
             return {self._folder / name: None for name in IDX_BYTES}
         cifar = self._torchvision_class
@@ -175,8 +174,8 @@ class TorchvisionSet:
             ) from error
 
     def _read(self, train: bool) -> tuple[Tensor, Tensor, list[str]]:
-        """One half: images (N, C, H, W), labels (N,), classes."""
-        # Only reached by files of the right checksum or header: no unknown pickle is ever opened.
+        """Return images (N, C, H, W), labels (N,) and classes of one half."""
+        # `load` has checked the checksums, so that no unknown pickle is opened.
         half = self._torchvision_class(self.root, train=train)
         images = torch.as_tensor(half.data)
         images = images.unsqueeze(1) if self._is_idx else images.permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays of one size, with Pillow, in threads."""
+"""Decoding of image files into uint8 arrays of one size, with Pillow, in threads."""
 
 import hashlib
 import warnings
@@ -17,13 +17,13 @@ from opt_runner.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Named, as Pillow would also hand a disguised PostScript file to Ghostscript.
+# Without this list Pillow would hand a disguised PostScript file to Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "AVIF", "PPM", "TIFF")
 # White in grey files of more than 8 bits: the values of 8, 10, 12, 14 and 16 bits.
 WHITES = (255, 1_023, 4_095, 16_383, 65_535)
 # An image with no value above this one is black to the eye.
 BLACK = 15
-# Small images decode faster than a task is handed to a thread.
+# One file a task would be slow: small images decode faster than a task starts.
 FILES_A_TASK = 256
 # Broken files that a message names.
 _NAMED = 10
@@ -72,7 +72,7 @@ def survey(paths: Sequence[str]) -> Survey:
 def decode_all(
     paths: Sequence[str], size: int, channels: int, white: int, put: Callable[[bytes, int], None]
 ) -> list[str]:
-    """Put the images, each as `decode` gives it; any of them may be first. Return the black ones.
+    """Decode all images in any order, and put their bytes. Return the paths of black ones.
 
     put: takes the bytes of an image and their offset. No more than one a thread is in memory.
     Raises UserError naming the files that cannot be decoded.
@@ -120,7 +120,7 @@ def _digest(path: str) -> str:
 def _header(path: str) -> _Header:
     with _opened(path) as image:
         brightest = int(_values(image).max()) if _is_wide(image) else None
-        # A palette is no grey mode, whatever it holds.
+        # Images with a palette count as colour.
         return _Header(min(image.size), Image.getmodebase(image.mode) == "L", brightest)
 
 
@@ -175,7 +175,7 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> li
         except UserError as error:
             return error
 
-    # The filters are the whole process's, so they are set here and not in the threads.
+    # Warning filters hold for the whole process: set them here, not in the threads.
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         tasks = pool.map(task, range(0, len(items), FILES_A_TASK))

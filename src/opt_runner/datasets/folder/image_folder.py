@@ -1,4 +1,4 @@
-"""A person's own images: one folder a class, decoded once and cached."""
+"""A user's own images: one folder for each class, decoded once and cached."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from opt_runner.files import locked_where_possible
 
 log = logging.getLogger(__name__)
 
-# Raised when decoding gives other values: what older versions cached is then left alone.
+# Increase it when decoding gives other values: older files in the cache are then not used.
 CACHE_FORMAT = 3
 
 
@@ -53,23 +53,22 @@ class ImageFolder:
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else cache.default_folder()
 
     def check(self) -> None:
-        """Raise UserError where folders are missing or empty, or their classes do not do."""
+        """Raise UserError if folders are missing or empty, or if the classes do not match."""
         _ = self._tree
 
     def fingerprint(self) -> str:
         """Return a hash of the options and of the names and contents of all files.
 
-        A copy has the same, wherever it lies. All files are read at the first call, and again once
-        a size or a time of change (ctime) is another; the cache remembers the hash.
+        A copy elsewhere has the same fingerprint. The first call reads all files. The cache keeps
+        the hash until a size or a time of change (ctime) differs.
         """
         options = [self.size, self.channels, len(self._labels(self._tree.train))]
         return _hash([options, self._content])[:16]
 
     def load(self) -> Images:
-        """Return the images, uint8 (N, channels, size, size), from the cache; decode them first.
+        """Return the images, uint8 (N, channels, size, size), from the cache; fill it if needed.
 
-        Raises UserError as `check` does, naming the files where images cannot be read, and where
-        the decoded images cannot be written.
+        Raises UserError as `check` does, and if images cannot be read or the cache not written.
         """
         key = _hash([CACHE_FORMAT, self.fingerprint()])[:32]
         stored = cache.read(self.cache_dir, key) or self._decoded(key)
@@ -89,7 +88,7 @@ class ImageFolder:
 
     @cached_property
     def _content(self) -> str:
-        """A hash of all names and contents. One of the processes side by side computes it."""
+        """Return a hash of all names and contents. Of several processes one computes it."""
         states = [(file.name, file.bytes, file.changed_ns) for file in self._tree.files]
         key = _hash(states)[:32]
         if known := cache.remembered(self.cache_dir, key):
@@ -115,7 +114,7 @@ class ImageFolder:
             )  # fmt: skip
 
     def _decoded(self, key: str) -> Stored:
-        """Decode in one of the processes side by side; the others wait for it."""
+        """Decode the images. Of several processes one decodes, and the others wait."""
         with locked_where_possible(cache.lock_of(self.cache_dir, key)):
             return cache.read(self.cache_dir, key) or self._decode(key)
 
