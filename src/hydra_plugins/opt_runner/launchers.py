@@ -59,9 +59,7 @@ class RayLauncher(RunLauncher):
         try:
             from opt_runner.dispatch.ray import RayOptions
         except ImportError as error:
-            raise UserError(
-                f"hydra/launcher=ray needs Ray ({error}): pip install 'opt-runner[ray]'"
-            ) from error
+            raise UserError(f"hydra/launcher=ray needs Ray ({error}): pip install ray") from error
         return RayOptions
 
 
