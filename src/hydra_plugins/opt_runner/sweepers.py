@@ -185,7 +185,7 @@ class OptunaSweeper(SearchSweeper):
 
     def conduct(self, arguments: Sequence[str]) -> int:
         if find_spec("optuna") is None:
-            raise UserError("hydra/sweeper=optuna needs Optuna: pip install 'opt-runner[search]'")
+            raise UserError("hydra/sweeper=optuna needs Optuna: pip install optuna")
         from opt_runner.sweep import search
         from opt_runner.sweep.space import parse_space
 

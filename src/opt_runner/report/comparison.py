@@ -93,7 +93,7 @@ def reduced(values: Any, start: Any, reduce: Reduce) -> float | None:
     """
     if not isinstance(values, dict) or not isinstance(start, dict):
         return None
-    found = [values.get(layer) for layer, value in start.items() if is_number(value)]
+    found: list[Any] = [values.get(layer) for layer, value in start.items() if is_number(value)]
     return reduce(found) if found and all(map(is_number, found)) else None
 
 

@@ -313,4 +313,4 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"the run's code called sys.exit({error.code!r})"
     known = isinstance(error, CannotWrite | Elsewhere | WorkerFailed)
-    return str(error) if known else in_words(error)  # type: ignore[arg-type]
+    return str(error) if known else in_words(error)

@@ -17,7 +17,7 @@ from typing import Any
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PRE_EMPTION = (signal.SIGUSR1, signal.SIGUSR2)
 
-Handler = Callable[[int, FrameType | None], Any]
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
 
 class Interrupted(KeyboardInterrupt):
@@ -75,10 +75,11 @@ def answered(answers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
 
     def hang_up(signum: int, frame: FrameType | None) -> None:
         signal.signal(signum, signal.SIG_IGN)
-        answers[signal.SIGHUP](signum, frame)
+        if callable(answer := answers[signal.SIGHUP]):
+            answer(signum, frame)
 
     former = {
-        one: signal.signal(one, hang_up if one == signal.SIGHUP else answer)
+        one: signal.signal(one, hang_up if one == signal.SIGHUP and callable(answer) else answer)
         for one, answer in answers.items()
         if not _hung_up(one)
     }

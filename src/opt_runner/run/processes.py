@@ -12,8 +12,9 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -222,7 +223,8 @@ def joined(hardware: Hardware) -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
-class _Place(NamedTuple):
+@dataclass(frozen=True)
+class _Place:
     """Where the environment puts this process, and where the processes meet.
 
     attempt: the same for all; the store may still hold values of an earlier one.

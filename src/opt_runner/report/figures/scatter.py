@@ -83,8 +83,8 @@ def _panel(
         return None
     means = {place: (fmean(xs), fmean(ys)) for place, (xs, ys) in points.items()}
     high_x, high_y = (_highest(q, [m[i] for m in means.values()]) for i, q in enumerate((x, y)))
-    seeds = [p for xs, ys in points.values() for p in zip(xs, ys, strict=True)]
-    near = [(a, b) for a, b in seeds if a <= 1.25 * high_x and b <= 1.25 * high_y]
+    each = [pair for xs, ys in points.values() for pair in zip(xs, ys, strict=True)]
+    near = [(a, b) for a, b in each if a <= 1.25 * high_x and b <= 1.25 * high_y]
     near += [(min(a, high_x), min(b, high_y)) for a, b in means.values()]
 
     def draw(axes: Axes, places: Collection[int]) -> None:
