@@ -84,8 +84,10 @@ class Optimizer(Node):
 
 
 class Schedule(Node):
-    """The learning rate rises over the share `warmup` of the budget and falls by `factor` at each
-    milestone, a share as well."""
+    """A learning rate that rises during warm-up and falls by `factor` at each milestone.
+
+    `warmup` and the milestones are shares of the budget.
+    """
 
     warmup: float = Field(ge=0, lt=1)
     milestones: tuple[Share, ...]
@@ -99,13 +101,17 @@ class Schedule(Node):
 
 
 class Loss(Node):
+    """Options of the loss of the data."""
+
     label_smoothing: float = Field(ge=0, lt=1)
     softmax_floor: float = Field(ge=0, lt=1)
 
 
 class Augment(Node):
-    """resized_crop: the least share of an image's area, in place of the padded crop; null: that.
-    then: an augmentation of the user's own, after the crop and the flip.
+    """The augmentation of training images.
+
+    resized_crop: the least share of an image's area in the crop; None: the padded crop is used.
+    then: the user's own augmentation, applied after the crop and the flip.
     """
 
     enabled: bool
@@ -116,6 +122,8 @@ class Augment(Node):
 
 
 class Interval(Node):
+    """A number of steps between two rows of metrics; None: 200 rows in a run."""
+
     every: int | None = Field(gt=0, le=10**9)
 
 
@@ -127,6 +135,8 @@ class Evaluate(Node):
 
 
 class Checkpoint(Node):
+    """The time, and the number of steps, between two checkpoints."""
+
     every_seconds: float = Field(ge=0, le=1e9)
     every_steps: int | None = Field(gt=0, le=10**9)
 
@@ -226,10 +236,14 @@ class Hardware(Node):
 
 
 class Plan(Node):
+    """Options of the plan of a sweep. measure: time some steps, and count operations and memory."""
+
     measure: bool
 
 
 class Tracking(Node):
+    """Options of Weights & Biases."""
+
     name: Literal["wandb", "none"]
     project: str = "opt-runner"
     entity: str | None = None

@@ -48,7 +48,7 @@ class TrainingStep:
         self.loss_count += 1
 
     def update(self, x: Tensor, y: Tensor) -> None:
-        """The step on one batch, at the learning rate that is set."""
+        """Make the step on one batch, at the current learning rate."""
         opt, optimizer, options = self.setup.opt, self.setup.optimizer, self.setup.config.loss
         with self.setup.device.autocast():
             logits = opt(x)
@@ -68,8 +68,10 @@ class TrainingStep:
         self._diverged_at = torch.where(bad, self.done + 1, self._diverged_at)
 
     def _of_whole_batch(self, loss: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses, and in place the gradients, of this process's part of the batch are replaced
-        by their means over all parts, which are those of the batch."""
+        """Return the losses of the whole batch, and make the gradients those of the whole batch.
+
+        Both are means over the parts that the processes have computed.
+        """
         processes = self.setup.processes
         if not processes.several:
             return loss, total
@@ -79,7 +81,7 @@ class TrainingStep:
         return losses[0], losses[1]
 
     def take_mean_loss(self) -> float:
-        """The mean since it was last taken. Waits for a GPU."""
+        """Return the mean loss since the last call. Waits for a GPU."""
         mean = float(self.loss_sum) / self.loss_count
         self.loss_sum.zero_()
         self.loss_count = 0
@@ -90,5 +92,5 @@ class TrainingStep:
         return {"loss_sum": float(self.loss_sum), "loss_count": self.loss_count}
 
     def diverged_at(self) -> int:
-        """The first step whose loss was NaN or infinite, or 0. Waits for a GPU."""
+        """Return the first step whose loss was NaN or infinite, or 0. Waits for a GPU."""
         return int(self._diverged_at)
