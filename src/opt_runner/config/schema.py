@@ -119,7 +119,7 @@ class Augment(Node):
 
 
 class Interval(Node):
-    """The number of steps between two rows of metrics; None: 200 rows in a run."""
+    """The number of steps between two rows of metrics; None: 1/200 of the budget."""
 
     every: int | None = Field(gt=0, le=10**9)
 
