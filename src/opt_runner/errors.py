@@ -1,4 +1,4 @@
-"""Errors whose text is meant for the person at the terminal, and what went wrong elsewhere."""
+"""Errors whose text is for the person at the terminal, and their wording."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,15 +8,18 @@ from pydantic import ValidationError
 
 
 class UserError(Exception):
-    """One line a fault: what was wrong, what is allowed, what to do. Shown without a traceback."""
+    """A user's mistake, shown without a traceback.
+
+    One line for each fault: what was wrong, what is allowed, what to do.
+    """
 
 
 class Elsewhere(Exception):
-    """Another of the processes that train one run together has failed, and tells of it."""
+    """Another process of the same run has failed, and reports the error itself."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of the known words, or an empty string."""
+    """Return `; did you mean 'x'?` for the nearest known word, or an empty string."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
@@ -31,8 +34,7 @@ def explain(error: ValidationError, where: str, known: Iterable[str]) -> str:
 
 
 def _explain_one(fault: dict[str, Any], where: str, known: list[str]) -> str:
-    # pydantic appends the member of a union that it tried ("constrained-int"): only keys and
-    # positions are names a user wrote.
+    # For a union pydantic appends the type that it tried ("constrained-int"), which no user wrote.
     path = [str(part) for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
     key = ".".join([where, *path] if where else path)
     match fault["type"]:

@@ -1,4 +1,4 @@
-"""The way of a tensor to the device."""
+"""Copies of tensors to the device."""
 
 import torch
 from torch import Tensor

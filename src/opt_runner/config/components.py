@@ -1,7 +1,8 @@
-"""Methods, networks and datasets named by `_target_` in the config: ours and a user's alike.
+"""Components: methods, networks and datasets that the config names by `_target_`.
 
-A component is any class or function. Its annotated signature is the schema of its options, checked
-before any work starts; `Annotated[int, Field(gt=0)]` and `Literal[...]` state what is allowed.
+A component is a class or a function, of the package or of a user. Its annotated signature is the
+schema of its options: `Annotated[int, Field(gt=0)]` and `Literal[...]` say which values are
+allowed. Options are checked before any work starts.
 """
 
 import inspect
@@ -16,18 +17,18 @@ from opt_runner.errors import UserError, explain, nearest
 
 
 def _no_old(name: str) -> str:
-    """Refuse a name that reports would take for an old record's."""
+    """Refuse a name with which reports mark old records."""
     if ".old-" in name:
         raise ValueError(f"{name!r} must not contain '.old-', which marks records set aside")
     return name
 
 
-# Of folders and tables.
+# A name for folders and tables.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$"), AfterValidator(_no_old)]
 
 
 def refuse_booleans(given: Any, checked: Mapping[str, Any]) -> None:
-    """Raise ValueError for a key given as true or false that pydantic took for a number."""
+    """Raise ValueError if pydantic read true or false as a number."""
     for key, value in given.items() if isinstance(given, Mapping) else ():
         found = checked.get(key)
         became_number = isinstance(found, int | float) and not isinstance(found, bool)
@@ -49,9 +50,9 @@ class Component(BaseModel):
 
 
 def check(component: Component, where: str, supplied: frozenset[str] = frozenset()) -> None:
-    """Raise UserError where the target is not there or does not take the options.
+    """Raise UserError if the target does not exist or does not take the options.
 
-    supplied: parameters that `build` will be given beside the options.
+    supplied: the names of parameters that `build` gets in addition to the options.
     """
     _check(type(component), component.model_dump_json(by_alias=True), where, supplied)
 
@@ -84,7 +85,7 @@ def named_method(name: str, options: dict[str, Any], where: str) -> Component:
 
     Raises UserError if there is no such method.
     """
-    from opt_runner.methods import METHODS  # imports torch, which help must not wait for
+    from opt_runner.methods import METHODS  # imports torch, which is slow
 
     path = name
     if name in METHODS:
@@ -107,7 +108,7 @@ def target(component: Component, where: str) -> Any:
             f"{where}._target_: cannot import {component.target!r}: {reason}"
         ) from error
     if not callable(found):
-        raise UserError(f"{where}._target_: {component.target!r} is no class or function")
+        raise UserError(f"{where}._target_: {component.target!r} is not a class or function")
     return found
 
 
@@ -150,7 +151,7 @@ def _validated_options(
     try:
         checked = model(**options)
     except ValidationError as error:
-        # Keys beside the options, as of a dataset.
+        # Keys of the schema that are no options of the class, as a dataset's `share`.
         own = type(component).model_fields.keys() - Component.model_fields.keys()
         raise UserError(explain(error, where, [*fields, *own])) from error
     found = {key: getattr(checked, key) for key in options}

@@ -1,6 +1,6 @@
 """Composition of a checked config from the words of a command line.
 
-This module does not import torch: help and completion must answer at once.
+This module does not import torch: `--help` and completion must answer at once.
 """
 
 import copy
@@ -21,18 +21,18 @@ from opt_runner.config.overrides import parse, with_quoted_texts
 from opt_runner.config.schema import Config
 from opt_runner.errors import UserError, explain
 
-# What a component is given beside its options in the config.
+# Parameters of a network that are not in the config.
 NETWORK_SUPPLIED = frozenset({"in_channels", "image_size", "num_classes", "bn_momentum"})
 
 
 def compose(config_name: str, overrides: Sequence[str]) -> Config:
     """Return the checked config that Hydra, once initialized, composes from these overrides.
 
-    Raises UserError and Hydra's and OmegaConf's exceptions for a mistake in the overrides.
+    Raises UserError, or an exception of Hydra or OmegaConf, for a mistake in the overrides.
     """
     try:
         cfg = hydra.compose(config_name, with_quoted_texts(overrides, text_keys()))
-    except (ValueError, TypeError) as error:  # for a group that is given a number or a list, say
+    except (ValueError, TypeError) as error:  # a group got a number or a list, for example
         raise UserError(str(error)) from error
     return read(cfg)
 
@@ -44,10 +44,10 @@ def from_arguments(*arguments: str) -> Config:
 
 
 class Composer:
-    """`compose` for the many runs of a sweep.
+    """A faster `compose` for the runs of a sweep.
 
-    Hydra needs a tenth of a second to compose. It composes once for all runs that differ only in
-    plain values of keys, as `seed`.
+    Hydra needs a tenth of a second for a config. This composes once for all runs that differ only
+    in plain values of keys, as `seed`.
     """
 
     def __init__(self, config_name: str) -> None:
@@ -65,7 +65,7 @@ class Composer:
                 values[key] = override.value()
                 continue
             others.append(word)
-            # It comes after values below this key, and replaces them.
+            # This override replaces earlier values of keys below it.
             if key not in self._groups and any(f"{k}.".startswith(f"{key}.") for k in values):
                 return compose(self.config_name, overrides)
         base = self._base(tuple(others))
@@ -81,7 +81,7 @@ class Composer:
         return check(plain)
 
     def _is_plain(self, override: Override) -> bool:
-        """Return True for key=number, key=true and key=null, which need none of Hydra's rules."""
+        """Return True for key=number, key=true and key=null, which need no rules of Hydra."""
         return (
             override.type == OverrideType.CHANGE
             and override.package is None
@@ -92,7 +92,7 @@ class Composer:
         )
 
     def _base(self, overrides: tuple[str, ...]) -> dict[str, Any] | None:
-        """Return the config of these overrides, unchecked; None if values refer to others."""
+        """Return the unchecked config of these overrides; None if values refer to other values."""
         if overrides not in self._composed:
             cfg = hydra.compose(self.config_name, list(overrides))
             plain = OmegaConf.to_container(cfg, resolve=False)
@@ -106,15 +106,15 @@ class Composer:
 def with_overrides(
     plain: dict[str, Any], overrides: Sequence[str], rooms: Sequence[str], folder: Path | None
 ) -> Config:
-    """Return a record's config with other choices and values in some nodes, as `dataset`.
+    """Return a record's config with some nodes changed, as `dataset`.
 
     Args:
         plain: The config of the record.
-        overrides: As on opt-run's command line.
-        rooms: The nodes that may change.
-        folder: As opt-run's --config-dir.
+        overrides: The changes, as on opt-run's command line.
+        rooms: The names of the nodes that may change.
+        folder: The value of --config-dir.
 
-    Raises UserError, and Hydra's and OmegaConf's exceptions, for a mistake in the overrides.
+    Raises UserError, or an exception of Hydra or OmegaConf, for a mistake in the overrides.
     """
     words = {word: parse(word) for word in overrides}
     for word, override in words.items():
@@ -145,7 +145,7 @@ def _has(node: Any, key: str) -> bool:
 
 
 def read(cfg: DictConfig) -> Config:
-    """Return the composed config, checked: see `check`."""
+    """Return the composed config after `check`."""
     return check(_plain(cfg))
 
 
@@ -164,7 +164,7 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 def check(plain: dict[str, Any]) -> Config:
     """Return a config checked against the schema and the components' signatures.
 
-    Raises UserError, one line a fault.
+    Raises UserError with one line for each fault.
     """
     try:
         config = Config.model_validate(plain)

@@ -16,7 +16,7 @@ _NUMBER_OR_BOOL = re.compile(r"[-+]?[\d_.]+(e[-+]?\d+)?|[-+]?inf|nan|true|false"
 
 @cache
 def parse(text: str) -> Override:
-    """Return the parsed override. Raises UserError, which names it, for bad grammar."""
+    """Return the parsed override. Raises UserError for bad grammar, with the override's text."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -29,14 +29,14 @@ def by_key(overrides: Iterable[str]) -> dict[str, Override]:
 
 
 def combinations(overrides: Iterable[str]) -> list[list[str]]:
-    """Return every combination of the values of all keys. Raises UserError as `assignments`."""
+    """Return every combination of the values of all keys. Raises UserError, see `assignments`."""
     return [list(job) for job in product(*map(assignments, by_key(overrides).values()))]
 
 
 def assignments(override: Override) -> list[str]:
     """Return `KEY=VALUE` for each value, as `a=1` and `a=2` for a=1,2.
 
-    Raises UserError if there is no value, and for an interval.
+    Raises UserError for an interval, and if there is no value.
     """
     key = override.get_key_element()
     if override.is_delete():
@@ -58,7 +58,7 @@ def assignments(override: Override) -> list[str]:
 
 
 def explain_grammar(text: str, fault: str) -> str:
-    """Return one line for an override that Hydra cannot parse, whose message is `fault`."""
+    """Return a line that explains `fault`, Hydra's message about an override."""
     reason = fault.removeprefix(f"Error parsing override '{text}'").strip().split("\n")[0]
     if reason.startswith("LexerNoViableAlt"):
         reason = "a character that Hydra's grammar does not have"
@@ -70,7 +70,7 @@ def explain_grammar(text: str, fault: str) -> str:
 
 
 def with_quoted_texts(arguments: Sequence[str], text_keys: Iterable[str]) -> list[str]:
-    """Return the arguments with quotes around numbers and booleans given for keys of text.
+    """Return the arguments, with quotes around numbers and booleans that belong to text keys.
 
     Without quotes Hydra reads experiment_name=2024_11_28 as the number 20241128.
     """

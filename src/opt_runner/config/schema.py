@@ -232,7 +232,7 @@ class Hardware(Node):
 
 
 class Plan(Node):
-    """Options of a sweep's plan. measure: time some steps, and count operations and memory."""
+    """Options of a sweep's plan. measure: time some steps and compute their memory."""
 
     measure: bool
 

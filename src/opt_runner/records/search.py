@@ -1,6 +1,6 @@
-"""search.json: the trials of a search, for reports, which need no Optuna to read it.
+"""search.json: the trials of a search, for reports, which do not need Optuna to read it.
 
-The search itself goes on from the journal that stands beside it.
+The search itself resumes from the journal beside this file.
 """
 
 import json
@@ -53,7 +53,7 @@ class SearchRecord:
     label: str = ""
 
     def ranked(self) -> list[Trial]:
-        """Those that finished, the best first; of equal ones the first."""
+        """Return the finished trials, the best first; equal ones by number."""
         finished = [t for t in self.trials if t.status == "finished" and t.value is not None]
         return sorted(finished, key=lambda trial: (trial.value, trial.number))
 
@@ -70,11 +70,11 @@ class SearchRecord:
         try:
             return read_json(folder / NAME, TypeAdapter(cls))
         except FileNotFoundError as error:
-            raise UserError(f"{folder / NAME} is missing; the search writes it anew") from error
+            raise UserError(f"{folder / NAME} is missing; the search writes it again") from error
 
 
 def words(parameters: Mapping[str, Any]) -> list[str]:
-    """As overrides. A float is rounded to six digits: it can be read, and typed again."""
+    """Return the parameters as overrides, with floats rounded to six digits."""
     return [
         f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in parameters.items()

@@ -1,6 +1,6 @@
-"""weights.safetensors: the trained network, merged, as a state_dict, and what it takes and gives.
+"""weights.safetensors: the state_dict of the merged network, its inputs and outputs.
 
-The file is enough to build the network again: no data is needed.
+The network can be built from this file and the config, without the data.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from opt_runner.datasets import Images
 from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 
-# One key alone: safetensors writes several in any order, and the same network is the same file.
+# One key only: safetensors writes several in any order, and equal networks must be equal files.
 _KEY = "opt_runner"
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What a network takes and gives.
+    """The inputs and outputs of a network.
 
-    channels, size: of an image; size is (height, width). classes: names, in the order of the
-    outputs. The network gets pixels x in 0 to 255 as (x - 127.5) / 128.
+    channels, size: of an image; size is (height, width). classes: their names in the order of the
+    outputs. A pixel x from 0 to 255 is given as (x - 127.5) / 128.
     """
 
     channels: int
@@ -50,8 +50,8 @@ class Interface:
 def write(path: Path, network: nn.Module, interface: Interface) -> str:
     """Write the network's state_dict whole, and return the SHA-256 of the file.
 
-    Tied weights stand under each of their names. A value that is no tensor, as a module's
-    `get_extra_state` may give, is left out. Raises CannotWrite.
+    Tied weights have an entry for each of their names. A value that is not a tensor, as from a
+    module's `get_extra_state`, is left out. Raises CannotWrite.
     """
     tensors = {
         name: value.detach().cpu().clone(memory_format=contiguous)
@@ -68,7 +68,7 @@ def write(path: Path, network: nn.Module, interface: Interface) -> str:
 
 
 def check(path: Path, digest: str) -> None:
-    """Raise UserError where the file at `path` is not what `write` wrote, by its SHA-256."""
+    """Raise UserError if the SHA-256 of the file is not that of the written file."""
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -76,7 +76,7 @@ def check(path: Path, digest: str) -> None:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if found != digest:
         raise UserError(
-            f"{path} is damaged: its SHA-256 is not that of result.json; rerun=true makes it anew"
+            f"{path} is damaged: its SHA-256 is not that of result.json; rerun=true makes it again"
         )
 
 
@@ -101,7 +101,7 @@ def read_interface(path: Path) -> Interface:
 
 
 def load(path: Path, network: nn.Module) -> None:
-    """Give the network, on the CPU, its weights. Raises UserError where they do not fit."""
+    """Load the weights into the network, on the CPU. Raises UserError if they do not fit."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
