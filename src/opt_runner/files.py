@@ -27,6 +27,18 @@ _ADVICE = {
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}", re.DOTALL)
 
 
+def expanded(path: str) -> str:
+    """Return the path with a leading `~` or `~name` replaced by that user's home.
+
+    Raises UserError if the home is not known.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        home = found.partition("/")[0]
+        raise UserError(f"{path}: the folder {home} is not known (is HOME set?): write it out")
+    return found
+
+
 class CannotWrite(Exception):
     """A file could not be written: what was there before is as it was."""
 

@@ -118,7 +118,7 @@ def with_overrides(
 
     Raises UserError, and Hydra's and OmegaConf's exceptions, for a mistake in the overrides.
     """
-    words = {word: parse(word) for word in overrides}
+    words = {word: parse(word) for word in with_quoted_texts(overrides, text_keys())}
     for word, override in words.items():
         node = override.key_or_group.partition(".")[0]
         if node not in rooms or override.is_sweep_override() or override.is_delete():

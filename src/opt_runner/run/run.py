@@ -49,7 +49,7 @@ class Identifier:
         wandb.check(config.tracking)
         key = config.dataset.model_dump_json()
         if key not in self._datasets:
-            dataset: Dataset = components.build(config.dataset, "dataset")
+            dataset = components.build(config.dataset, "dataset", Dataset)
             dataset.check()
             self._datasets[key] = dataset, dataset.fingerprint()
         dataset, data = self._datasets[key]

@@ -62,7 +62,7 @@ def evaluate(trained: Trained, config: Config) -> Evaluation:
     """
     if config.dataset.target == trained.config.dataset.target:
         trained.trust.check(config.dataset, "dataset")
-    dataset: Dataset = components.build(config.dataset, "dataset")
+    dataset = components.build(config.dataset, "dataset", Dataset)
     dataset.check()
     data = dataset.fingerprint()
     images = dataset.load()
