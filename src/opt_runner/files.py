@@ -102,6 +102,10 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[Lock]:
                 if not held.intact:  # it was moved between its opening and its locking
                     lock.release()
     except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            raise UserError(
+                f"{path} is a symbolic link, which is not followed: remove it"
+            ) from error
         raise UserError(
             f"{path} cannot be locked ({error}): choose a folder on a file system that has locks"
         ) from error

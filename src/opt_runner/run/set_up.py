@@ -21,6 +21,7 @@ from opt_runner.datasets.augmentation import Augmentation, check_on
 from opt_runner.errors import UserError
 from opt_runner.networks.pretrained import load_weights
 from opt_runner.opt import OPT
+from opt_runner.records import weights
 from opt_runner.run.batchnorm import make_global
 from opt_runner.run.build import network_of, opt_of
 from opt_runner.run.device import Device
@@ -93,6 +94,7 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
     torch.manual_seed(config.seed)
     network = network_of(config, data, steps)
     if config.model.weights:
+        weights.check(config.model.weights)
         load_weights(network, config.model.weights, config.model.weights_except)
     opt = opt_of(config, device.place(network), steps)
     if device.compile:

@@ -59,8 +59,7 @@ def read(directory: Path, trust: Trust = STRANGER) -> Trained:
             f"{run.command}"
         )
     interface = weights.read_interface(run.record.weights)
-    if run.result.weights:
-        weights.check(run.record.weights, run.result.weights)
+    weights.check(run.record.weights)
     try:
         config = compose.validate(run.config)
         trust.check(config.model, "model")
