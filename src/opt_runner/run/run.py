@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import yaml
@@ -113,6 +114,8 @@ def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | Non
     if result is None or not result.settled:
         return None
     _mend_config(run, screen)
+    with suppress(OSError):
+        run.record.drop_checkpoints()  # a kill came between the result and their end
     screen.say(f"{run.title}: {result.status} before, skipped ({run.record.directory})")
     if result.metrics_size is not None and not run.record.holds_metrics(result.metrics_size):
         screen.say(
