@@ -108,6 +108,8 @@ def with_overrides(
 ) -> Config:
     """Return a record's config with some nodes changed, as `dataset`.
 
+    It is checked against the schema alone, as a stranger may have written it.
+
     Args:
         plain: The config of the record.
         overrides: The changes, as on opt-run's command line.
@@ -116,7 +118,7 @@ def with_overrides(
 
     Raises UserError, or an exception of Hydra or OmegaConf, for a mistake in the overrides.
     """
-    words = {word: parse(word) for word in overrides}
+    words = {word: parse(word) for word in with_quoted_texts(overrides, text_keys())}
     for word, override in words.items():
         node = override.key_or_group.partition(".")[0]
         if node not in rooms or override.is_sweep_override() or override.is_delete():
@@ -133,7 +135,7 @@ def with_overrides(
         else:
             own = {o.key_or_group.partition(".")[2]: o.value() for o in of_room.values()}
             changed[room] = {**changed[room], **own}
-    return check(changed)
+    return validate(changed)
 
 
 def _has(node: Any, key: str) -> bool:
@@ -164,13 +166,9 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 def check(plain: dict[str, Any]) -> Config:
     """Return a config checked against the schema and the components' signatures.
 
-    Raises UserError with one line for each fault.
+    The components are imported. Raises UserError, one line a fault.
     """
-    try:
-        config = Config.model_validate(plain)
-    except ValidationError as error:
-        _check_packages(plain)
-        raise UserError(explain(error, "", known_keys())) from error
+    config = validate(plain)
     components.check(config.method, "method")
     components.check(config.model, "model", NETWORK_SUPPLIED)
     components.check(config.dataset, "dataset")
@@ -180,6 +178,18 @@ def check(plain: dict[str, Any]) -> Config:
         where = f"layers.rest.{position}"
         components.check(components.named_method(other.method, other.options, where), where)
     return config
+
+
+def validate(plain: dict[str, Any]) -> Config:
+    """Return a config checked against the schema. Nothing that it names is imported.
+
+    Raises UserError, one line a fault.
+    """
+    try:
+        return Config.model_validate(plain)
+    except ValidationError as error:
+        _check_packages(plain)
+        raise UserError(explain(error, "", known_keys())) from error
 
 
 def _check_packages(plain: dict[str, Any]) -> None:

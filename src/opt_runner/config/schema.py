@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -16,7 +17,10 @@ from pydantic import (
 )
 
 from opt_runner.config.components import Component, Name, refuse_booleans
+from opt_runner.files import expanded
 
+# A path may begin with ~, as the shell leaves it in KEY=~/FOLDER.
+Expanded = BeforeValidator(lambda path: expanded(path) if isinstance(path, str) else path)
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -172,7 +176,7 @@ class ModelChoice(Component):
     weights_except: patterns of names of parameters that keep the network's own start.
     """
 
-    weights: Path | None = None
+    weights: Annotated[Path | None, Expanded] = None
     weights_except: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -252,7 +256,7 @@ class Config(Node):
 
     seed: Annotated[int, Field(ge=0, lt=2**31), Role.SEED]
     experiment_name: Annotated[Name, Role.NONE]
-    output_dir: Annotated[str, Field(min_length=1), Role.NONE]
+    output_dir: Annotated[str, Expanded, Field(min_length=1), Role.NONE]
     note: Annotated[str, Role.NONE]
     rerun: Annotated[bool, Role.NONE]
     plan: Annotated[Plan, Role.NONE]

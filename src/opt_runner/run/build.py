@@ -30,15 +30,15 @@ class Sized(Protocol):
 
 def network_of(config: Config, images: Sized, steps: int) -> nn.Module:
     """Return the network for these images and a budget of `steps`, as it starts."""
-    network: nn.Module = components.build(
+    return components.build(
         config.model,
         "model",
+        nn.Module,
         in_channels=images.channels,
         image_size=images.size,
         num_classes=images.num_classes,
         bn_momentum=min(_BN_MOST, _BN_MOMENTUM * _BN_STEPS / steps),
     )
-    return network
 
 
 def dtype_of(config: Config) -> torch.dtype:
@@ -59,12 +59,12 @@ def opt_of(config: Config, network: nn.Module, steps: int) -> OPT:
 
 def _rules(config: Config, steps: int) -> list[Rule]:
     """Return the rules of the config's method and of the methods in layers.rest."""
-    first: Method = components.build(config.method, "method")
+    first = components.build(config.method, "method", Method)
     rules = [_rule(first.scaled_to(steps), config.layers)]
     for position, other in enumerate(config.layers.rest):
         where = f"layers.rest.{position}"
         component = components.named_method(other.method, other.options, where)
-        method: Method = components.build(component, where)
+        method = components.build(component, where, Method)
         rules.append(_rule(method.scaled_to(steps), other))
     return rules
 
