@@ -23,6 +23,7 @@ from opt_runner.errors import UserError, explain
 
 # What a component is given beside its options in the config.
 NETWORK_SUPPLIED = frozenset({"in_channels", "image_size", "num_classes", "bn_momentum"})
+_OPTIMIZER_SUPPLIED = frozenset({"params", "lr", "weight_decay"})
 
 
 def compose(config_name: str, overrides: Sequence[str]) -> Config:
@@ -174,6 +175,8 @@ def check(plain: dict[str, Any]) -> Config:
     components.check(config.method, "method")
     components.check(config.model, "model", NETWORK_SUPPLIED)
     components.check(config.dataset, "dataset")
+    components.check(config.optimizer, "optimizer", _OPTIMIZER_SUPPLIED)
+    components.check(config.schedule, "schedule")
     if config.augment.then:
         components.check(config.augment.then, "augment.then")
     for position, other in enumerate(config.layers.rest):

@@ -17,8 +17,6 @@ from pydantic import (
 
 from opt_runner.config.components import Component, Name, refuse_booleans
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
@@ -67,35 +65,31 @@ class Budget(Node):
         return max(1, round(self.epochs * steps_per_epoch))
 
 
-class Optimizer(Node):
-    """rotation_lr: the learning rate of what a method trains beside the network, as R; null: lr."""
+class OptimizerChoice(Component):
+    """Any optimizer, and the options that all share.
+
+    rotation_lr: the learning rate of what a method trains beside the network, as R; null: lr.
+    clip: the largest norm of all gradients together; null: any. accumulate: the parts of a batch
+    whose gradients are added before a step.
+    """
 
     lr: float = Field(gt=0, le=1e38)
     rotation_lr: float | None = Field(default=None, gt=0, le=1e38)
-    momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0, le=1e38)
-    nesterov: bool
+    clip: float | None = Field(default=None, gt=0, le=1e38)
+    accumulate: int = Field(default=1, gt=0, le=10**6)
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Self:
-        if self.nesterov and self.momentum == 0:
+        if self.options.get("nesterov") and not self.options.get("momentum", 1):
             raise ValueError("optimizer.nesterov needs optimizer.momentum above 0")
         return self
 
 
-class Schedule(Node):
-    """The learning rate rises over the share `warmup` of the budget and falls by `factor` at each
-    milestone, a share as well."""
+class ScheduleChoice(Component):
+    """Any schedule of the learning rate. warmup: the share of the budget in which it rises."""
 
     warmup: float = Field(ge=0, lt=1)
-    milestones: tuple[Share, ...]
-    factor: float = Field(gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _ascending(self) -> Self:
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"schedule.milestones must ascend, got {list(self.milestones)}")
-        return self
 
 
 class Loss(Node):
@@ -250,8 +244,8 @@ class Config(Node):
     progress: Annotated[Literal["auto", "bar", "plain", "none"], Role.NONE]
     batch_size: Annotated[int, Field(gt=0, le=10**7), Role.TASK]
     budget: Annotated[Budget, Role.TASK]
-    optimizer: Annotated[Optimizer, Role.METHOD]
-    schedule: Annotated[Schedule, Role.METHOD]
+    optimizer: Annotated[OptimizerChoice, Role.METHOD]
+    schedule: Annotated[ScheduleChoice, Role.METHOD]
     loss: Annotated[Loss, Role.TASK]
     augment: Annotated[Augment, Role.TASK]
     log: Annotated[Interval, Role.TASK]

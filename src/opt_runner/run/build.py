@@ -1,6 +1,6 @@
 """The network of a run, and the methods around it."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -10,6 +10,8 @@ from opt_runner.config import components
 from opt_runner.config.schema import Config, Covered
 from opt_runner.methods import Method
 from opt_runner.opt import OPT, Weights
+from opt_runner.optimizers import SGD
+from opt_runner.run.schedule import Schedule
 
 # The reference's moving average of BatchNorm, and the budget it was chosen for.
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
@@ -55,6 +57,29 @@ def opt_of(config: Config, network: nn.Module, steps: int) -> OPT:
         per_group=config.layers.per_group,
         weights=config.layers.weights or kept,
     )
+
+
+def optimizer_of(config: Config, opt: OPT) -> torch.optim.Optimizer:
+    """Return the optimizer that the config names, over all that trains."""
+    chosen = config.optimizer
+    momentum = {k: v for k, v in chosen.options.items() if k in ("momentum", "nesterov")}
+    options = {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
+    if components.target(chosen, "optimizer") is SGD:
+        return opt.optimizer(**options, **momentum, rotation_lr=chosen.rotation_lr)
+
+    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = components.build(
+            chosen, "optimizer", params=groups, **options
+        )
+        return made
+
+    return opt.optimizer(**options, rotation_lr=chosen.rotation_lr, make=make)
+
+
+def schedule_of(config: Config) -> Schedule:
+    """Return the schedule that the config names."""
+    schedule: Schedule = components.build(config.schedule, "schedule")
+    return schedule
 
 
 def _rules(config: Config, steps: int) -> list[Rule]:

@@ -21,7 +21,7 @@ from opt_runner.errors import UserError
 from opt_runner.networks.pretrained import load_weights
 from opt_runner.opt import OPT
 from opt_runner.run.batchnorm import make_global
-from opt_runner.run.build import network_of, opt_of
+from opt_runner.run.build import network_of, opt_of, optimizer_of
 from opt_runner.run.device import Device
 from opt_runner.run.placement import Placement
 from opt_runner.run.processes import ALONE, Processes
@@ -101,7 +101,7 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
     _try_shapes(opt, data, device)
     if processes.several:
         make_global(opt.network, processes)
-    optimizer = opt.optimizer(**config.optimizer.model_dump())
+    optimizer = optimizer_of(config, opt)
     return Setup(
         config,
         processes,
