@@ -22,7 +22,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def explain(error: ValidationError, where: str, known: Iterable[str]) -> str:
-    """A pydantic error as one line a fault.
+    """Return a pydantic error in words, one line for each fault.
 
     where: the dotted key of the node, or "" for the whole config. known: the keys below it.
     """
@@ -49,7 +49,7 @@ def _explain_one(fault: dict[str, Any], where: str, known: list[str]) -> str:
 
 
 def _beside(key: str, known: list[str]) -> str:
-    """The keys of the node that an unknown key was given in."""
+    """Return a hint: the known keys of the node of an unknown key."""
     node = key.rpartition(".")[0]
     if not node:
         return "(opt-run --cfg job shows all keys)"
@@ -58,12 +58,12 @@ def _beside(key: str, known: list[str]) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """A user's error as it is, any other with its name."""
+    """Return the message of a user's error; for any other error its type and message."""
     if isinstance(error, UserError):
         return str(error)
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def gib(size: int) -> str:
-    """A number of bytes, as messages have it."""
+    """Return a number of bytes as text in GiB."""
     return f"{size / 2**30:,.1f} GiB"

@@ -149,10 +149,10 @@ def write_whole(
     content: str | Callable[[IO[bytes]], None],
     before_rename: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write `path` whole or not at all: temporary file, fsync, rename.
+    r"""Write `path` whole or not at all: temporary file, fsync, rename.
 
     The umask holds. A link at `path` is replaced, not followed. Characters that UTF-8 does not
-    have, as of file names in another encoding, are written as `\\udcXX`.
+    have, as of file names in another encoding, are written as `\udcXX`.
 
     before_rename: gets the temporary file, whole on disk. If it raises, the old `path` stays.
     Raises CannotWrite.

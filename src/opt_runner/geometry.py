@@ -81,10 +81,10 @@ class Geometry:
 
 
 def layer_geometry(W: Tensor, angle_bins: int = ANGLE_BINS) -> LayerGeometry:
-    """The geometry of one layer's W (d, n), all of it from the distances of its pairs.
+    """Return the geometry of one layer's W (d, n), computed from the distances of its pairs.
 
-    angle_bins: the number of bins of `angles`; pairs without an angle, of a zero column, are in
-    none.
+    angle_bins: the number of bins of `angles`. Pairs with a zero column have no angle and are in
+    no bin.
     """
     d, n = W.shape
     energy = dict.fromkeys(EXPONENTS, 0.0)
@@ -219,11 +219,11 @@ def _pair_distances(W: Tensor) -> Tensor:
 
 
 def _pair_distances_in_parts(W: Tensor) -> Iterator[Tensor]:
-    """Those of W (d, n), some at a time where all together would fill the memory: 20 GB for an
-    embedding of 50,000 tokens.
+    """Yield the distances between the neurons of W (d, n), some at a time if there are many.
 
-    There they are taken from products, 2 - 2 <w_i, w_j>, which is many times as fast; from
-    differences where two neurons are so near that digits would be lost.
+    All at once would take 20 GB for an embedding of 50,000 tokens. Then they are computed from
+    products, 2 - 2 <w_i, w_j>, which is many times as fast; where two neurons are so near that
+    digits would be lost, from differences.
     """
     n = W.shape[-1]
     if n <= _MOST_AT_ONCE:
@@ -262,7 +262,7 @@ def _excess(energy: float, mean: float, std: float) -> float:
 
 
 def _log_moment(d: int, s: float) -> float:
-    """log m(s), see `random_energy`."""
+    """Return log m(s), see `random_energy`."""
     from scipy.special import betaln
 
     a = (d - 1) / 2

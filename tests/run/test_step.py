@@ -97,7 +97,11 @@ def test_gradients_are_clipped_together() -> None:
         setup = small("method=cayley", f"optimizer.clip={clip}")
         TrainingStep(setup)()
         norms.append(
-            float(nn.utils.get_total_norm([p.grad for p in setup.opt.parameters() if p.grad is not None]))
+            float(
+                nn.utils.get_total_norm(
+                    [p.grad for p in setup.opt.parameters() if p.grad is not None]
+                )
+            )
         )
     assert norms[0] > 0.01
     assert norms[1] == pytest.approx(0.001, rel=1e-3)

@@ -22,6 +22,7 @@ _MOST_MISTAKEN = 10
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Execute `opt-eval`, with the command line of this process if `argv` is None."""
     given = _parser().parse_intermixed_args(argv)
     with mistakes.command_of_files("opt-eval"):
         _evaluate(given)
@@ -76,7 +77,7 @@ def _evaluate(given: argparse.Namespace) -> None:
 
 
 def _table(found: "Evaluation") -> "Table":
-    """The confusion matrix; of many classes, what is most often taken for what."""
+    """Return the confusion matrix; for many classes, the most frequent confusions alone."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

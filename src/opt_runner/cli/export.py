@@ -13,6 +13,7 @@ from opt_runner.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Execute `opt-export`, with the command line of this process if `argv` is None."""
     given = _parser().parse_args(argv)
     with mistakes.command_of_files("opt-export"):
         _export(given)

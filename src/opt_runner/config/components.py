@@ -58,12 +58,12 @@ def check(component: Component, where: str, supplied: frozenset[str] = frozenset
 
 @cache
 def _check(kind: type[Component], content: str, where: str, supplied: frozenset[str]) -> None:
-    """The thousand runs of a sweep have few components."""
+    """Check a component; cached, because the runs of a sweep share few components."""
     _validated_options(kind.model_validate_json(content), where, supplied)
 
 
 def build(component: Component, where: str, **supplied: Any) -> Any:
-    """The object: the target called with its options, and with those of `supplied` that it takes.
+    """Call the target with its options and with the `supplied` values that it takes.
 
     A supplied value fills a parameter that the config leaves out or sets to null.
     """
@@ -80,7 +80,10 @@ def build(component: Component, where: str, **supplied: Any) -> Any:
 
 
 def named_method(name: str, options: dict[str, Any], where: str) -> Component:
-    """A method by its name, or by its class as `_target_` has it. Raises UserError for neither."""
+    """Return the component of a method, given by its name or by the dotted path of its class.
+
+    Raises UserError if there is no such method.
+    """
     from opt_runner.methods import METHODS  # imports torch, which help must not wait for
 
     path = name
@@ -95,7 +98,7 @@ def named_method(name: str, options: dict[str, Any], where: str) -> Component:
 
 
 def target(component: Component, where: str) -> Any:
-    """The class or function. Raises UserError where it cannot be imported or called."""
+    """Return the class or function. Raises UserError if it cannot be imported or called."""
     try:
         found = get_object(component.target)
     except Exception as error:

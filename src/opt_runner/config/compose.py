@@ -186,8 +186,10 @@ def check(plain: dict[str, Any]) -> Config:
 
 
 def _check_packages(plain: dict[str, Any]) -> None:
-    """Raise UserError if a group's file without `@package` has put keys of the whole config below
-    its group, as `dataset.dataset`."""
+    """Raise UserError if a group has keys of the whole config, as `dataset.dataset`.
+
+    Its file then lacks the line `# @package _global_`.
+    """
     for group, node in plain.items():
         if not isinstance(node, dict) or "_target_" in node or not (conf_dir() / group).is_dir():
             continue

@@ -1,6 +1,6 @@
-"""The typed schema of conf/: what a run is, and what of it changes the run's result.
+"""The typed schema of conf/: the keys of a run, and which of them change its result.
 
-This module does not import torch: help and completion must answer at once.
+This module does not import torch: `--help` and completion must answer at once.
 """
 
 from enum import Enum
@@ -21,19 +21,16 @@ WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 class Role(Enum):
-    """What a key of the config is to the result of a run.
+    """The effect of a key on a run's result; signatures, tables and plans depend on it."""
 
-    The signature of a run, the tables of a report and the plan of a sweep read it from here.
-    """
-
-    TASK = "task"  # changes the result: one value holds for a whole table
-    METHOD = "method"  # changes the result: each method of a table has its own
-    SEED = "seed"  # changes the result: tables take the mean over it
+    TASK = "task"  # changes the result: a table holds runs of one value
+    METHOD = "method"  # changes the result: differs between the methods of a table
+    SEED = "seed"  # changes the result: tables show the mean over the seeds
     NONE = "none"  # does not change the result
 
 
 class Node(BaseModel):
-    """A node of the config: keys that the schema does not have are errors."""
+    """A node of the config; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -47,7 +44,7 @@ class Node(BaseModel):
 
 
 class Budget(Node):
-    """How long a run trains. `steps`, where given, counts; else `epochs`."""
+    """The length of a training: `steps` if given, else `epochs`."""
 
     steps: int | None = Field(gt=0, le=10**9)
     epochs: float | None = Field(gt=0, le=1e6)
@@ -93,13 +90,17 @@ class ScheduleChoice(Component):
 
 
 class Loss(Node):
+    """Options of the loss of the data."""
+
     label_smoothing: float = Field(ge=0, lt=1)
     softmax_floor: float = Field(ge=0, lt=1)
 
 
 class Augment(Node):
-    """resized_crop: the least share of an image's area, in place of the padded crop; null: that.
-    then: an augmentation of the user's own, after the crop and the flip.
+    """The augmentation of training images.
+
+    resized_crop: the least share of an image's area in the crop; None: the padded crop is used.
+    then: the user's own augmentation, applied after the crop and the flip.
     """
 
     enabled: bool
@@ -110,28 +111,32 @@ class Augment(Node):
 
 
 class Interval(Node):
+    """The number of steps between two rows of metrics; None: 200 rows in a run."""
+
     every: int | None = Field(gt=0, le=10**9)
 
 
 class Evaluate(Node):
-    """test: when to look at the test images: at every evaluation, at the last one, or never."""
+    """The steps between evaluations. test: the evaluations that measure the test error."""
 
     every: int | None = Field(gt=0, le=10**9)
     test: Literal["every", "last", "never"] = "every"
 
 
 class Checkpoint(Node):
+    """The time, and the number of steps, between two checkpoints."""
+
     every_seconds: float = Field(ge=0, le=1e9)
     every_steps: int | None = Field(gt=0, le=10**9)
 
 
 class DatasetChoice(Component):
-    """Any dataset, and what of its training images is trained on.
+    """Any dataset, and the choice of its training images.
 
-    validation: a share that is held back; 0: none. validation_seed: draws the images, whatever the
-    seed of a run.
-    share: of the images that are left, of each class alike. label_noise: the share of their labels
-    that are replaced by other classes. Both are drawn by the seed of the run.
+    validation: the share of training images that are held back, drawn with validation_seed.
+    share: the share of the others that are trained on, the same in each class.
+    label_noise: the share of their labels that are replaced by other classes.
+    The run's seed draws the latter two.
     """
 
     validation: float = Field(default=0.0, ge=0, le=0.5)
@@ -141,7 +146,7 @@ class DatasetChoice(Component):
 
     @property
     def trained_on(self) -> dict[str, Any]:
-        """Return the choice of training images, of which the data's fingerprint knows nothing."""
+        """Return the choice of training images, which is not in the data's fingerprint."""
         chosen: dict[str, Any] = {}
         if self.validation:
             chosen["validation"] = [self.validation, self.validation_seed]
@@ -153,10 +158,10 @@ class DatasetChoice(Component):
 
 
 class ModelChoice(Component):
-    """Any network, and a file of weights that it starts from.
+    """Any network, and the file of weights that it starts from.
 
-    weights: of safetensors or of a state_dict, as the suffix says; None: the network's own start.
-    weights_except: patterns of names that keep the network's own start.
+    weights: a file of safetensors or of a state_dict; None: the network's own start.
+    weights_except: patterns of names of parameters that keep the network's own start.
     """
 
     weights: Path | None = None
@@ -171,7 +176,7 @@ class ModelChoice(Component):
 
 
 class Covered(Node):
-    """Which layers a method covers: see `opt_runner.Rule`."""
+    """The layers that a method covers, see `opt_runner.Rule`."""
 
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
@@ -180,9 +185,9 @@ class Covered(Node):
 
 
 class OtherMethod(Covered):
-    """A method for layers that the methods before it have left.
+    """A method for layers that earlier methods do not cover.
 
-    method: a name, or a class as `_target_` has it. options: of the method.
+    method: its name, or the dotted path of its class.
     """
 
     method: str = Field(pattern=r"^[A-Za-z_][\w.]*$")
@@ -190,9 +195,9 @@ class OtherMethod(Covered):
 
 
 class Layers(Covered):
-    """What `method` covers, what other methods cover of the rest, and how W starts; see `OPT`.
+    """The layers that each method covers, and the start of W, see `OPT`.
 
-    weights: None: `pretrained` for a network whose weights are of a file, else `given`.
+    weights: None is `pretrained` for a network that starts from a file, else `given`.
     """
 
     rest: tuple[OtherMethod, ...] = ()
@@ -201,12 +206,11 @@ class Layers(Covered):
 
 
 class Hardware(Node):
-    """`device` may be `auto`: a signature and a report take the kind of device that it came to.
+    """The hardware of a run; signatures and reports hold the kind of device, never `auto`.
 
-    processes: who started the processes that train a run together; auto: torchrun, where its
-    variables are set, else there is one.
-    images: where they lie in training: on the device, or where they are, streamed to it a few
-    batches ahead; auto: on the device where they take half of its free memory at most.
+    processes: the starter of a run's processes; auto: torchrun if its variables are set, else none.
+    images: kept on the device, or streamed to it a few batches ahead; auto: kept on the device if
+    they take at most half of its free memory.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.NONE]
@@ -220,10 +224,14 @@ class Hardware(Node):
 
 
 class Plan(Node):
+    """Options of a sweep's plan. measure: time some steps, and count operations and memory."""
+
     measure: bool
 
 
 class Tracking(Node):
+    """Options of Weights & Biases."""
+
     name: Literal["wandb", "none"]
     project: str = "opt-runner"
     entity: str | None = None
@@ -232,7 +240,7 @@ class Tracking(Node):
 
 
 class Config(Node):
-    """One run, checked: what conf/ composes to."""
+    """The checked config of one run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31), Role.SEED]
     experiment_name: Annotated[Name, Role.NONE]
@@ -270,14 +278,8 @@ class Config(Node):
 
     def directory(self, signature: str) -> Path:
         """Return the record's directory."""
-        return (
-            Path(self.output_dir)
-            / self.experiment_name
-            / self.dataset.name
-            / self.model.name
-            / self.method.name
-            / f"seed{self.seed}-{signature}"
-        )
+        names = (self.dataset.name, self.model.name, self.method.name)
+        return Path(self.output_dir, self.experiment_name, *names, f"seed{self.seed}-{signature}")
 
 
 def of_roles(content: dict[str, Any], *roles: Role, schema: type[Node] = Config) -> dict[str, Any]:

@@ -208,6 +208,7 @@ def outcome(result: Result) -> str:
 
 
 def duration(seconds: float) -> str:
+    """Return the time in words, as `1 h 02 min`, `3 min 04 s` or `5 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -78,7 +78,7 @@ class Stack(nn.Module):
         return {**self.trained, **dict(self.fixed.named_buffers())}
 
     def parameter(self, layer: Layer) -> nn.Parameter:
-        """The network's parameter that holds the layer's W."""
+        """Return the network's parameter that holds the layer's W."""
         return self._network[0].get_parameter(layer.parameter)
 
     def W(self) -> Tensor:
@@ -98,11 +98,11 @@ class Stack(nn.Module):
         return [(layer, layer.weight(v)) for layer, v in zip(self.layers, V, strict=True)]
 
     def V(self) -> Tensor:
-        """The effective weights (k, d, n) of this stack alone."""
+        """Return the effective weights (k, d, n) of this stack alone."""
         return self.method.weights([self.W()], [self.tensors])[0]
 
     def generator(self, number: int) -> torch.Generator:
-        """A source of random numbers of its own for each number, the same in every process."""
+        """Return a generator of random numbers for this number, the same in every process."""
         seed = (self.seed + 0x9E3779B97F4A7C15 * number) % 2**63
         return torch.Generator().manual_seed(seed)
 

@@ -159,13 +159,15 @@ def _check(path: Path) -> None:
 
 
 def _is_of_the_disk(error: Exception) -> bool:
-    """Of a file that cannot be read now, and may be whole. EINVAL is of one that is damaged, and
-    names a place before its beginning."""
+    """Return True if the file cannot be read now, but may be whole.
+
+    EINVAL comes from a damaged file, which names a position before its beginning.
+    """
     return isinstance(error, OSError) and error.errno != errno.EINVAL
 
 
 def _sync(metrics: Path) -> None:
-    """The rows that a checkpoint counts are on disk before it is."""
+    """Write the rows that a checkpoint counts to the disk, before the checkpoint itself."""
     if metrics.exists():
         with metrics.open("rb") as file:
             os.fsync(file.fileno())

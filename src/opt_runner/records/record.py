@@ -65,8 +65,10 @@ class Record:
             path.unlink(missing_ok=True)
 
     def wandb_id(self) -> str:
-        """Return the record's own id in W&B, made once: a resumed run keeps it, a rerun has a new
-        one. Raises CannotWrite."""
+        """Return the record's own id in W&B, made once.
+
+        A resumed run keeps its id; a rerun has a new one. Raises CannotWrite.
+        """
         if not self.wandb.exists():
             write_whole(self.wandb, secrets.token_hex(6) + "\n")
         return self.wandb.read_text().strip()

@@ -20,8 +20,11 @@ NAME = "tuned.json"
 
 @dataclass(frozen=True)
 class Tuned:
-    """An entrant. setting: the best one, as overrides. runs: the signatures of those that have it.
-    former: of those with settings that were the best before."""
+    """An entrant of a fair comparison and its runs.
+
+    setting: the best setting, as overrides. runs: the signatures of the runs that have it.
+    former: the signatures of runs with settings that were the best before.
+    """
 
     setting: list[str]
     runs: list[str]

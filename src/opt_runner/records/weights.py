@@ -81,7 +81,10 @@ def check(path: Path, digest: str) -> None:
 
 
 def read_interface(path: Path) -> Interface:
-    """Raises UserError for a file that is missing, damaged or none of ours."""
+    """Return the interface that the file of weights names.
+
+    Raises UserError if the file is missing, damaged or not written by this package.
+    """
     try:
         with safe_open(path, "pt") as file:
             content = json.loads((file.metadata() or {})[_KEY])

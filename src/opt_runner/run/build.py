@@ -31,7 +31,7 @@ class Sized(Protocol):
 
 
 def network_of(config: Config, images: Sized, steps: int) -> nn.Module:
-    """The network for these images and a budget of so many steps, as it starts."""
+    """Return the network for these images and a budget of `steps`, as it starts."""
     network: nn.Module = components.build(
         config.model,
         "model",
@@ -83,7 +83,7 @@ def schedule_of(config: Config) -> Schedule:
 
 
 def _rules(config: Config, steps: int) -> list[Rule]:
-    """The config's method and, for the layers that it leaves, the others."""
+    """Return the rules of the config's method and of the methods in layers.rest."""
     first: Method = components.build(config.method, "method")
     rules = [_rule(first.scaled_to(steps), config.layers)]
     for position, other in enumerate(config.layers.rest):

@@ -138,9 +138,11 @@ def _new_result(run: Run, setup: Setup | None = None) -> Result:
 def _begin(
     run: Run, setup: Setup, new: Result, screen: Screen, held: ExitStack
 ) -> tuple[Result, Losses]:
-    """Hold the run until `held` ends, and return where it starts: `new`, or as its checkpoint has
-    it, or its result where nothing is left to do. Raises Busy, and UserError for the checkpoint of
-    another run."""
+    """Hold the run until `held` ends, and return the result to start from.
+
+    It is `new`, or the checkpoint's, or the final result if nothing is left to do.
+    Raises Busy, and UserError for the checkpoint of another run.
+    """
     if run.config.rerun:
         _set_aside(run, screen)
     held.enter_context(run.record.held(partial(_busy, run, screen, set())))

@@ -44,7 +44,7 @@ class StopRequest:
         self._raises = False
 
     def ask(self, signum: int) -> None:
-        """What a signal's handler calls; a second signal changes nothing."""
+        """Ask to stop, from a signal handler; a second signal changes nothing."""
         if self.signum is None:
             self.signum = signum
             if self._raises:

@@ -45,7 +45,7 @@ class Identifier:
         self._datasets: dict[str, tuple[Dataset, str]] = {}  # with their fingerprints
 
     def __call__(self, config: Config, command: str = "") -> Run:
-        """Raises UserError where the data, the device or W&B's key is missing."""
+        """Return the run of a config. Raises UserError if data, device or W&B's key is missing."""
         wandb.check(config.tracking)
         key = config.dataset.model_dump_json()
         if key not in self._datasets:
@@ -66,8 +66,10 @@ def identify(config: Config, command: str = "", check_device: bool = True) -> Ru
 
 
 def command_line(config_arguments: Sequence[str], overrides: Sequence[str]) -> str:
-    """Return the command opt-run with these arguments. A sweep's experiment makes it a sweep of
-    this one run."""
+    """Return the command opt-run with these arguments.
+
+    With a sweep's experiment among them it is a sweep of this one run.
+    """
     return shlex.join(["opt-run", *config_arguments, *overrides])
 
 

@@ -30,8 +30,11 @@ from opt_runner.run.size import check_fits
 
 @dataclass(frozen=True)
 class Setup:
-    """data: what is trained and tested on. validation: held back from training, None without.
-    steps: the budget."""
+    """All parts of a run, made from its config and ready to train.
+
+    data: the training and test images. validation: images held back from training, or None.
+    steps: the budget.
+    """
 
     config: Config
     processes: Processes
@@ -51,16 +54,16 @@ class Setup:
         return f"{self.device.name}{several}"
 
     def checkpoint_bytes(self) -> int:
-        """The size of a checkpoint, once the optimizer has made a step."""
+        """Return the size of a checkpoint, once the optimizer has made a step."""
         state = [value for one in self.optimizer.state.values() for value in one.values()]
         tensors = [t for t in (*self.opt.state_dict().values(), *state) if isinstance(t, Tensor)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setup:
-    """Sets the process's threads and torch's seed as the config says.
+    """Make all parts of a run; this sets the process's threads and torch's seed.
 
-    Raises UserError where device, images, batch size, processes and network do not fit.
+    Raises UserError if device, images, batch size, processes and network do not fit.
     """
     device = Device.of(config.hardware, processes)
     validation = None
@@ -87,6 +90,11 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         part=(processes.rank, processes.count),
         streamed=placement.streamed,
     )
+    if config.optimizer.accumulate > config.batch_size // processes.count:
+        raise UserError(
+            f"optimizer.accumulate={config.optimizer.accumulate} makes more parts than a process "
+            f"has images of a batch ({config.batch_size // processes.count})"
+        )
     steps = config.budget.in_steps(batches.steps_per_epoch)
     check_fits(config, data, device.torch_device)
     torch.manual_seed(config.seed)
@@ -129,7 +137,7 @@ def _augment(config: Config, data: Images) -> Augment:
 
 @torch.no_grad()
 def _try_shapes(opt: OPT, data: Images, device: Device) -> None:
-    """A network that does not fit the images says so now, not as a traceback from its inside."""
+    """Raise UserError if the network does not fit the images, before a traceback in training."""
     shape = (min(2, len(data.train_labels)), data.channels, *data.size)
     x = torch.zeros(shape, dtype=device.dtype, device=device.torch_device)
     opt.network.eval()

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opt_runner.run.loss import smoothed_cross_entropy
 from opt_runner.run.build import schedule_of
+from opt_runner.run.loss import smoothed_cross_entropy
 from opt_runner.run.schedule import set_learning_rates
 from opt_runner.run.set_up import Setup
 
@@ -45,7 +45,7 @@ class TrainingStep:
         self.loss_count += 1
 
     def update(self, x: Tensor, y: Tensor) -> None:
-        """The step on one batch, at the learning rate that is set."""
+        """Make the step on one batch, at the current learning rate."""
         opt, optimizer = self.setup.opt, self.setup.optimizer
         optimizer.zero_grad()
         parts = self.setup.config.optimizer.accumulate
@@ -81,7 +81,7 @@ class TrainingStep:
         BatchNorm takes the statistics of each part. The penalty counts once.
         """
         losses = []
-        for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
+        for part_x, part_y in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
             loss, penalty = self._loss(part_x, part_y)
             share = len(part_x) / len(x)
             torch.autograd.backward(share * (loss + penalty))
@@ -90,8 +90,10 @@ class TrainingStep:
         return total, penalty, total + penalty
 
     def _of_whole_batch(self, loss: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses, and in place the gradients, of this process's part of the batch are replaced
-        by their means over all parts, which are those of the batch."""
+        """Return the losses of the whole batch, and make the gradients those of the whole batch.
+
+        Both are means over the parts that the processes have computed.
+        """
         processes = self.setup.processes
         if not processes.several:
             return loss, total
@@ -101,7 +103,7 @@ class TrainingStep:
         return losses[0], losses[1]
 
     def take_mean_loss(self) -> float:
-        """The mean since it was last taken. Waits for a GPU."""
+        """Return the mean loss since the last call. Waits for a GPU."""
         mean = float(self.loss_sum) / self.loss_count
         self.loss_sum.zero_()
         self.loss_count = 0
@@ -112,5 +114,5 @@ class TrainingStep:
         return {"loss_sum": float(self.loss_sum), "loss_count": self.loss_count}
 
     def diverged_at(self) -> int:
-        """The first step whose loss was NaN or infinite, or 0. Waits for a GPU."""
+        """Return the first step whose loss was NaN or infinite, or 0. Waits for a GPU."""
         return int(self._diverged_at)

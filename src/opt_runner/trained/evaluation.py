@@ -88,8 +88,11 @@ def evaluate(trained: Trained, config: Config) -> Evaluation:
 
 
 def _labels(images: Images, takes: Interface) -> tuple[Tensor, bool]:
-    """The test labels as the network numbers its classes: by name where it knows all names, else by
-    position; and whether that was by position. Raises UserError where the images do not fit."""
+    """Return (the test labels as the network numbers its classes, True if matched by position).
+
+    Classes are matched by name if the network knows all names, else by position.
+    Raises UserError if the images do not fit the network.
+    """
     own, needed = (images.channels, *images.size), (takes.channels, *takes.size)
     if own != needed:
         raise UserError(

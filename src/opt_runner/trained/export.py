@@ -87,7 +87,7 @@ def _torch_export(trained: Trained, program: torch.export.ExportedProgram) -> tu
 
 
 def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put, _Run | None]:
-    """What runs it is None without onnxruntime."""
+    """Return functions that write and run the ONNX file; the latter is None without onnxruntime."""
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:

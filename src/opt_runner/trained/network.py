@@ -36,9 +36,9 @@ class Trained:
 
 
 def read(directory: Path) -> Trained:
-    """The network of the record at `directory`.
+    """Return the trained network of the record at `directory`.
 
-    Raises UserError where that is no record, its run has not finished, or it is damaged.
+    Raises UserError if that is no record, its run has not finished, or it is damaged.
     """
     directory = directory.absolute()
     run = stored.read(directory)
