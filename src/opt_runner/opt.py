@@ -278,7 +278,7 @@ class OPT(nn.Module):
                 for name, parameter in stack.trained.items():
                     trained.setdefault(name, []).append(parameter)
             for name, parameters in trained.items():
-                group = {"params": parameters}
+                group: dict[str, Any] = {"params": parameters}
                 group |= _options(method, name, lr, rotation_lr, weight_decay)
                 if group.get("retract"):
                     owned.setdefault(method.optimizer_class, []).append(group)
@@ -291,13 +291,14 @@ class OPT(nn.Module):
                 "network"
             )
         groups = [group for group in groups if group["params"]]
-        sgd = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
+        sgd: dict[str, Any] = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
+        optimizer: torch.optim.Optimizer
         if make is None and len(owned) <= 1:
             # A method's own class is SGD for all other groups.
-            optimizer: torch.optim.Optimizer = next(iter(owned), torch.optim.SGD)(groups, **sgd)
+            optimizer = next(iter(owned), torch.optim.SGD)(groups, **sgd)
         else:
             others = [group for group in groups if not group.get("retract")]
-            parts = [cls(own, **sgd) for cls, own in owned.items()]
+            parts: list[torch.optim.Optimizer] = [cls(own, **sgd) for cls, own in owned.items()]
             if others:
                 parts.insert(0, make(others) if make else torch.optim.SGD(others, **sgd))
             optimizer = parts[0] if len(parts) == 1 else Joint(parts)

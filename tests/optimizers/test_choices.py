@@ -57,6 +57,7 @@ def steps(opt: OPT, optimizer: torch.optim.Optimizer, numbers: range) -> list[fl
     return losses
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch has no Muon yet")
 @pytest.mark.parametrize("nesterov", [True, False])
 @pytest.mark.parametrize("shape", [(6, 9), (9, 6), (7, 7)])
 def test_muon_of_a_matrix_is_torchs(shape: tuple[int, int], nesterov: bool) -> None:
@@ -109,14 +110,14 @@ def test_lion_by_hand() -> None:
     torch.testing.assert_close(p.detach(), torch.tensor([0.85 * 0.95 - 0.1, -1.8 * 0.95 + 0.1]))
 
 
-@pytest.mark.parametrize(("kind", "name"), itertools.product(OPTIMIZERS, KINDS))
+@pytest.mark.parametrize(("kind", "name"), [*itertools.product(OPTIMIZERS, KINDS)])
 def test_every_kind_of_method_trains_and_resumes_to_the_bit(
     kind: type[torch.optim.Optimizer], name: str
 ) -> None:
     options = {"round_steps": 3} if name in ("sopt", "poet") else {}
     opt = OPT(small_cnn(), METHODS[name](**options))
     optimizer = made(kind, opt)
-    before = copy.deepcopy(opt.effective_weights())
+    before = {key: V.detach().clone() for key, V in opt.effective_weights().items()}
     losses = steps(opt, optimizer, range(4))
     assert all(map(torch.isfinite, map(torch.tensor, losses)))
     for key, weight in opt.effective_weights().items():
@@ -139,7 +140,7 @@ def test_methods_with_optimizers_of_their_own_share_a_network() -> None:
 
     rules = [Rule(METHODS["ogd"](), max_d=30), Rule(METHODS["frame"]())]
     opt = OPT(network(), rules)
-    assert {type(method).__name__ for method in (rule.method for rule in rules)} == {"OGD", "Frame"}
+    assert len(opt.stacks) > 1
     optimizer = opt.optimizer(0.05)
     assert isinstance(optimizer, Joint)
     losses = steps(opt, optimizer, range(3))
@@ -163,7 +164,7 @@ def test_joint_is_one_optimizer() -> None:
         loss.backward()
         return loss
 
-    assert float(joint.step(closure)) == 4
+    assert joint.step(closure).item() == 4
     scheduler.step()
     assert made_steps == [1]
     assert [group["lr"] for group in inner.param_groups] == [0.05]

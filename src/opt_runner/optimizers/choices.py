@@ -80,7 +80,7 @@ class Lion(Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": betas})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -141,7 +141,7 @@ class _MuonOfMatrices(Optimizer):
     """Muon for the groups whose parameters all hold matrices."""
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             momentum, lr = group["momentum"], group["lr"]
             for p in group["params"]:
@@ -165,9 +165,10 @@ def polar_factor(G: Tensor, iterations: int = 5, eps: float = 1e-7) -> Tensor:
     """
     c0, c1, c2 = _COEFFICIENTS
     tall = G.shape[-2] > G.shape[-1]
-    X = (G.mT if tall else G).bfloat16()
+    X = (G.mT if tall else G).bfloat16().reshape(-1, *sorted(G.shape[-2:]))
     X = X / torch.linalg.matrix_norm(X, keepdim=True).clamp(min=eps)
     for _ in range(iterations):
         gram = X @ X.mT
-        X = c0 * X + (c1 * gram + c2 * gram @ gram) @ X
-    return X.mT if tall else X
+        update = torch.baddbmm(gram, gram, gram, beta=c1, alpha=c2)
+        X = torch.baddbmm(X, update, X, beta=c0)
+    return (X.mT if tall else X).reshape(G.shape)

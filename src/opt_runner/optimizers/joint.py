@@ -19,7 +19,7 @@ class Joint(Optimizer):
         super().__init__([group for one in optimizers for group in one.param_groups], {})
         self._share()
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():

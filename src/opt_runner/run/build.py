@@ -62,8 +62,10 @@ def opt_of(config: Config, network: nn.Module, steps: int) -> OPT:
 def optimizer_of(config: Config, opt: OPT) -> torch.optim.Optimizer:
     """Return the optimizer that the config names, over all that trains."""
     chosen = config.optimizer
-    momentum = {k: v for k, v in chosen.options.items() if k in ("momentum", "nesterov")}
-    options = {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
+    momentum: dict[str, Any] = {
+        k: v for k, v in chosen.options.items() if k in ("momentum", "nesterov")
+    }
+    options: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
     if components.target(chosen, "optimizer") is SGD:
         return opt.optimizer(**options, **momentum, rotation_lr=chosen.rotation_lr)
 
