@@ -67,7 +67,8 @@ class Composer:
                 continue
             others.append(word)
             # It comes after values below this key, and replaces them.
-            if key not in self._groups and any(f"{k}.".startswith(f"{key}.") for k in values):
+            chooses = key in self._groups and isinstance(override.value(), str)
+            if not chooses and any(f"{k}.".startswith(f"{key}.") for k in values):
                 return compose(self.config_name, overrides)
         base = self._base(tuple(others))
         if base is None or not all(_has(base, key) for key in values):
@@ -176,7 +177,7 @@ def check(plain: dict[str, Any]) -> Config:
     components.check(config.model, "model", NETWORK_SUPPLIED)
     components.check(config.dataset, "dataset")
     components.check(config.optimizer, "optimizer", _OPTIMIZER_SUPPLIED)
-    components.check(config.schedule, "schedule")
+    components.build(config.schedule, "schedule")  # whose values must go together
     if config.augment.then:
         components.check(config.augment.then, "augment.then")
     for position, other in enumerate(config.layers.rest):

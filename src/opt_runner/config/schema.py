@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
     model_validator,
 )
 
-from opt_runner.config.components import Component, Name, refuse_booleans
+from opt_runner.config.components import Component, Name, Node
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
@@ -27,20 +24,6 @@ class Role(Enum):
     METHOD = "method"  # changes the result: differs between the methods of a table
     SEED = "seed"  # changes the result: tables show the mean over the seeds
     NONE = "none"  # does not change the result
-
-
-class Node(BaseModel):
-    """A node of the config; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _numbers(cls, content: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Refuse true for 1, which pydantic allows."""
-        node = handler(content)
-        refuse_booleans(content, vars(node))
-        return node
 
 
 class Budget(Node):
@@ -191,7 +174,7 @@ class OtherMethod(Covered):
     """
 
     method: str = Field(pattern=r"^[A-Za-z_][\w.]*$")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
 
 
 class Layers(Covered):
