@@ -8,10 +8,19 @@ allowed. Options are checked before any work starts.
 import inspect
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from hydra.utils import get_object
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from opt_runner.errors import UserError, explain, nearest
 
@@ -38,7 +47,21 @@ def refuse_booleans(given: Any, checked: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} must be a number, got {str(value).lower()}")
 
 
-class Component(BaseModel):
+class Node(BaseModel):
+    """A node of the config; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _numbers(cls, content: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse true for 1, which pydantic allows."""
+        node = handler(content)
+        refuse_booleans(content, vars(node))
+        return node
+
+
+class Component(Node):
     """A node of the config: `name` for directories and tables, `_target_`, and options."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)

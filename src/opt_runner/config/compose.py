@@ -23,6 +23,7 @@ from opt_runner.errors import UserError, explain
 
 # Parameters of a network that are not in the config.
 NETWORK_SUPPLIED = frozenset({"in_channels", "image_size", "num_classes", "bn_momentum"})
+_OPTIMIZER_SUPPLIED = frozenset({"params", "lr", "weight_decay"})
 
 
 def compose(config_name: str, overrides: Sequence[str]) -> Config:
@@ -66,7 +67,8 @@ class Composer:
                 continue
             others.append(word)
             # This override replaces earlier values of keys below it.
-            if key not in self._groups and any(f"{k}.".startswith(f"{key}.") for k in values):
+            chooses = key in self._groups and isinstance(override.value(), str)
+            if not chooses and any(f"{k}.".startswith(f"{key}.") for k in values):
                 return compose(self.config_name, overrides)
         base = self._base(tuple(others))
         if base is None or not all(_has(base, key) for key in values):
@@ -172,6 +174,8 @@ def check(plain: dict[str, Any]) -> Config:
     components.check(config.method, "method")
     components.check(config.model, "model", NETWORK_SUPPLIED)
     components.check(config.dataset, "dataset")
+    components.check(config.optimizer, "optimizer", _OPTIMIZER_SUPPLIED)
+    components.build(config.schedule, "schedule", object)  # its values must go together
     if config.augment.then:
         components.check(config.augment.then, "augment.then")
     for position, other in enumerate(config.layers.rest):

@@ -1,6 +1,6 @@
 """The network of a run, and the methods around it."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -8,8 +8,11 @@ from torch import nn
 from opt_runner.choice import Rule
 from opt_runner.config import components
 from opt_runner.config.schema import Config, Covered
+from opt_runner.errors import UserError
 from opt_runner.methods import Method
 from opt_runner.opt import OPT, Weights
+from opt_runner.optimizers import SGD
+from opt_runner.run.schedule import Schedule
 
 # The reference's moving average of BatchNorm, and the budget it was chosen for.
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
@@ -55,6 +58,31 @@ def opt_of(config: Config, network: nn.Module, steps: int) -> OPT:
         per_group=config.layers.per_group,
         weights=config.layers.weights or kept,
     )
+
+
+def optimizer_of(config: Config, opt: OPT) -> torch.optim.Optimizer:
+    """Return the optimizer that the config names, over all that trains."""
+    chosen = config.optimizer
+    momentum: dict[str, Any] = {
+        k: v for k, v in chosen.options.items() if k in ("momentum", "nesterov")
+    }
+    options: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
+    if components.target(chosen, "optimizer") is SGD:
+        return opt.optimizer(**options, **momentum, rotation_lr=chosen.rotation_lr)
+
+    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        kind = torch.optim.Optimizer
+        try:
+            return components.build(chosen, "optimizer", kind, params=groups, **options)
+        except ValueError as error:  # of a class of PyTorch, which checks its options itself
+            raise UserError(f"optimizer: {error}") from error
+
+    return opt.optimizer(**options, rotation_lr=chosen.rotation_lr, make=make)
+
+
+def schedule_of(config: Config) -> Schedule:
+    """Return the schedule that the config names."""
+    return components.build(config.schedule, "schedule", Schedule)
 
 
 def _rules(config: Config, steps: int) -> list[Rule]:

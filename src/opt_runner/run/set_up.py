@@ -23,7 +23,7 @@ from opt_runner.networks.pretrained import load_weights
 from opt_runner.opt import OPT
 from opt_runner.records import weights
 from opt_runner.run.batchnorm import make_global
-from opt_runner.run.build import network_of, opt_of
+from opt_runner.run.build import network_of, opt_of, optimizer_of
 from opt_runner.run.device import Device
 from opt_runner.run.placement import Placement
 from opt_runner.run.processes import ALONE, Processes
@@ -92,6 +92,11 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         part=(processes.rank, processes.count),
         streamed=placement.streamed,
     )
+    if config.optimizer.accumulate > config.batch_size // processes.count:
+        raise UserError(
+            f"optimizer.accumulate={config.optimizer.accumulate} makes more parts than a process "
+            f"has images of a batch ({config.batch_size // processes.count})"
+        )
     steps = config.budget.in_steps(batches.steps_per_epoch)
     check_fits(config, data, device.torch_device)
     torch.manual_seed(config.seed)
@@ -109,7 +114,7 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         _try_one_image(opt, data, device)
     if processes.several:
         make_global(opt.network, processes)
-    optimizer = opt.optimizer(**config.optimizer.model_dump())
+    optimizer = optimizer_of(config, opt)
     return Setup(
         config,
         processes,
