@@ -119,6 +119,7 @@ def main() -> None:
     """Run the command `opt-run`."""
     # argparse takes all positional arguments in one run: `a=1 -m b=2,3` would be a mistake.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    sys.argv[1:] = map(_without_hyphens, sys.argv[1:])
     sys.argv[1:] = with_quoted_texts(sys.argv[1:], compose.text_keys())
     process.spin_briefly()
     make_steady()
@@ -133,6 +134,13 @@ def main() -> None:
             _app()
     except KeyboardInterrupt as error:
         _interrupted(error)
+
+
+def _without_hyphens(word: str) -> str:
+    """Return --KEY=VALUE, as agents of `wandb sweep` write it, as KEY=VALUE. Flags stay."""
+    key, sign, _ = word.removeprefix("--").partition("=")
+    ours = sign and word.startswith("--") and key.split(".")[0] in Config.model_fields
+    return word[2:] if ours else word
 
 
 def _interrupted(error: KeyboardInterrupt) -> NoReturn:

@@ -23,6 +23,7 @@ from opt_runner.files import CannotWrite
 from opt_runner.opt import OPT, merge
 from opt_runner.records import checkpoint, weights
 from opt_runner.records.result import Result
+from opt_runner.records.stored import StoredRun
 from opt_runner.records.weights import Interface
 from opt_runner.run.evaluate import Diverged
 from opt_runner.run.interrupt import Interrupted, StopRequest
@@ -62,6 +63,8 @@ def execute(
     look = processes.first and not run.config.rerun
     settled = settled_result(run, screen) if look else None
     if settled := processes.share(settled):
+        if processes.first and wandb.has_agent():
+            wandb.send(StoredRun(run.record, run.config.content, settled), run.config, screen)
         return settled
     try:
         with ExitStack() as held:

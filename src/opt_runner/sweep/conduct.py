@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from opt_runner.config.schema import Config
-from opt_runner.console import wandb
+from opt_runner.console import titles, wandb
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
 from opt_runner.files import CannotWrite
@@ -55,7 +55,7 @@ def conduct(
         screen.say(f"{doubles} of {sweep.asked} runs are asked for twice and run once")
     left = [run for run in sweep.runs if run.config.rerun or not settled_result(run, screen)]
     plan.show(sweep, left, screen, kind_of)
-    os.environ[wandb.SWEEP_VARIABLE] = sweep.id
+    os.environ[titles.SWEEP_VARIABLE] = titles.sweep_variable(sweep.id, sweep.configs)
 
     def work() -> None:
         if left:

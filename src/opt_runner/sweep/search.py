@@ -17,7 +17,7 @@ from pydantic import Field
 
 from opt_runner.config.options import SweeperOptions
 from opt_runner.config.schema import Config
-from opt_runner.console import wandb
+from opt_runner.console import titles
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
 from opt_runner.files import locked
@@ -136,7 +136,7 @@ def refuse_second(name: str, holder: str) -> None:
 
 def _conduct(trials: Trials, example: Run, runner: Runner, parallel: int) -> int:
     sweep, screen, left = trials.sweep, trials.screen, trials.left
-    os.environ[wandb.SWEEP_VARIABLE] = sweep.id
+    os.environ[titles.SWEEP_VARIABLE] = titles.sweep_variable(sweep.id, [], trials.space.parameters)
     if example.config.note:
         screen.say(example.config.note)
     parallel = min(parallel, left)
