@@ -5,11 +5,10 @@ import functools
 import io
 import logging
 import os
-import signal
-import threading
+import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 from opt_runner.config.schema import Config, Tracking
 from opt_runner.console.screen import Screen
 from opt_runner.console.titles import of_sweep, title
+from opt_runner.console.wandb_service import bounded, tear_down
 from opt_runner.errors import UserError
 from opt_runner.records.result import Result
 from opt_runner.records.stored import StoredRun
@@ -25,9 +25,6 @@ from opt_runner.records.stored import StoredRun
 log = logging.getLogger(__name__)
 
 _PROJECT = "opt-runner"
-
-# The training waits for calls of W&B, but not longer than this.
-_MOST_SECONDS = 120.0
 
 
 class Tracker(Protocol):
@@ -93,60 +90,6 @@ class WandbTracker:
             log.warning("W&B: %s; tracking of this run ends here", error, exc_info=True)
             self._screen.say(f"W&B failed ({_line(error)}); the record on disk is complete")
             tear_down()
-
-
-@contextmanager
-def bounded() -> Iterator[None]:
-    """Kill W&B's service if it does not answer for two minutes, within the block.
-
-    The waiting call then fails, and this raises TimeoutError instead.
-    """
-    expired = threading.Event()
-
-    def expire() -> None:
-        expired.set()
-        for pid in _services():
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-
-    timer = threading.Timer(_MOST_SECONDS, expire)
-    timer.daemon = True
-    with suppress(RuntimeError):  # some Pythons start no thread while they end
-        timer.start()
-    try:
-        yield
-    except Exception as error:
-        if expired.is_set():
-            raise TimeoutError(f"no answer within {_MOST_SECONDS:.0f} s") from error
-        raise
-    finally:
-        timer.cancel()
-
-
-def _services() -> list[int]:
-    """Return the processes of W&B's services that this process has started, if there is /proc."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            pid, _, rest = path.read_text(errors="replace").partition(" (")
-            name, _, fields = rest.rpartition(") ")
-            state, parent = fields.split()[:2]
-            if "wandb" in name and int(parent) == os.getpid() and state != "Z":
-                found.append(int(pid))
-    return found
-
-
-def tear_down() -> None:
-    """End W&B's service, so that a run after this one gets a new one.
-
-    It also runs at the end of the process, where wandb itself would wait without a limit and
-    print a traceback if the service was killed.
-    """
-    import wandb
-
-    # wandb raises SystemExit if its service was killed.
-    with suppress(Exception, SystemExit), bounded():
-        wandb.teardown()
 
 
 @contextmanager
@@ -239,7 +182,8 @@ def _init(
 ) -> Any:
     import wandb
 
-    settings = wandb.Settings(silent=True, console="off")
+    # git: wandb looks for it in its own folder, which is not the code's.
+    settings = wandb.Settings(silent=True, console="off", disable_git=True)
     if "WANDB_INIT_TIMEOUT" not in os.environ:
         settings.init_timeout = 30
     return wandb.init(
@@ -252,12 +196,26 @@ def _init(
         group=os.environ.get("WANDB_RUN_GROUP") or of_sweep()[0],
         job_type=job_type,
         tags=[*config.tracking.tags, *filter(None, os.environ.get("WANDB_TAGS", "").split(","))],
-        config=content,
+        config={**content, **_commit()},
         mode=mode,
         resume="allow",
         reinit="finish_previous",
         settings=settings,
     )
+
+
+def _commit() -> dict[str, Any]:
+    """Return the commit of the folder that the command runs in, if it is a git repository."""
+    found = []
+    for words in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
+        try:
+            done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.SubprocessError):
+            return {}
+        if done.returncode:
+            return {}
+        found.append(done.stdout.strip())
+    return {"git_commit": found[0], "git_dirty": bool(found[1])}
 
 
 def _mode(tracking: Tracking) -> str:
