@@ -324,7 +324,7 @@ def test_cut_off_it_ends_as_if_undisturbed(extended: Run, tmp_path: Path) -> Non
     cut = extended(*arguments, "experiment_name=cut", DIES_AT="15")
     assert cut.returncode == -signal.SIGKILL
     again = extended(*arguments, "experiment_name=cut")
-    assert "goes on from step 12 of 24" in again.stdout
+    assert "resumes from step 12 of 24" in again.stdout
     rows, state = outcome(tmp_path, "cut")
     expected_rows, expected_state = outcome(tmp_path, "uncut")
     assert rows == expected_rows

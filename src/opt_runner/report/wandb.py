@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def log_tables(config: Config, sweep_id: str, tables: Sequence[Comparison], screen: Screen) -> None:
-    """Log the tables as the run `<sweep_id>-report`. A failure of W&B is a message, no error."""
+    """Log the tables as the run `<sweep_id>-report`. If W&B fails, print a message."""
     if config.tracking.name == "none" or not tables:
         return
     content = {"experiment_name": config.experiment_name, "note": config.note}
@@ -31,7 +31,7 @@ def log_tables(config: Config, sweep_id: str, tables: Sequence[Comparison], scre
                 run.log(_content(table))
     except Exception as error:
         log.warning("W&B: %s", error, exc_info=True)
-        screen.say(f"W&B did not take the report ({error}); opt-report makes it from disk")
+        screen.say(f"W&B did not accept the report ({error}); opt-report makes it from disk")
         tracking.tear_down()
 
 

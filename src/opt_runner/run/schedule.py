@@ -1,4 +1,4 @@
-"""The learning rate: a linear warm-up, then a factor at each milestone, by the step alone."""
+"""The learning rate, which depends on the step only: warm-up, then a factor at each milestone."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ def set_learning_rates(
 ) -> None:
     """Set every group's lr to its first lr times factor^(milestones reached).
 
-    In the first `warmup` steps that is scaled by (step + 1) / warmup. A group's own
-    `milestone_factor`, where it has one, replaces `factor`.
+    In the first `warmup` steps it is scaled by (step + 1) / warmup. If a group has its own
+    `milestone_factor`, that replaces `factor`.
     """
     warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
     reached = sum(step >= milestone for milestone in milestones)

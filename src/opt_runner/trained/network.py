@@ -17,7 +17,7 @@ from opt_runner.run.build import dtype_of, network_of
 
 @dataclass(frozen=True)
 class Trained:
-    """network: on the CPU, in the precision of its weights, as for testing (`eval`)."""
+    """A trained network: on the CPU, in the precision of its weights, in mode `eval`."""
 
     record: Record
     config: Config
@@ -30,7 +30,7 @@ class Trained:
 
     @property
     def name(self) -> str:
-        """Of files: the same for no two runs."""
+        """Return a name for files, different for every run."""
         config = self.config
         return f"{config.model.name}-{config.method.name}-{self.record.directory.name}"
 
@@ -49,7 +49,7 @@ def read(directory: Path) -> Trained:
         )
     if run.result is None or run.status != "finished":
         raise UserError(
-            f"{directory}: the run must have finished, and is {run.status}; what makes it: "
+            f"{directory}: the run must have finished, and is {run.status}; its command: "
             f"{run.command}"
         )
     interface = weights.read_interface(run.record.weights)
