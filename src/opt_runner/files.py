@@ -27,6 +27,18 @@ _ADVICE = {
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}", re.DOTALL)
 
 
+def expanded(path: str) -> str:
+    """Return the path with a leading `~` or `~name` replaced by that user's home.
+
+    Raises UserError if the home is not known.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        home = found.partition("/")[0]
+        raise UserError(f"{path}: the folder {home} is not known (is HOME set?): write it out")
+    return found
+
+
 class CannotWrite(Exception):
     """A file could not be written; the old content is unchanged."""
 
@@ -90,6 +102,10 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[Lock]:
                 if not held.intact:  # a user moved it after we opened it
                     lock.release()
     except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            raise UserError(
+                f"{path} is a symbolic link, which is not followed: remove it"
+            ) from error
         raise UserError(
             f"{path} cannot be locked ({error}): choose a folder on a file system that has locks"
         ) from error

@@ -196,7 +196,7 @@ def _candidate(
     layer = Layer(
         name=".".join(filter(None, (name, suffix))),
         parameter=".".join(filter(None, (name, attribute))),
-        d=weight.numel() // n,
+        d=weight.numel() // max(1, n),
         n=n,
         kernel=tuple(weight.shape[2:]),
         stride=module.stride if isinstance(module, _CONVOLUTIONS) else (),
@@ -221,6 +221,8 @@ def _obstacle(name: str, module: nn.Module, attribute: str) -> str | None:
             else "torch.nn.utils.remove_weight_norm, remove_spectral_norm or prune.remove"
         )
         return f"its {attribute} is made by another parametrization, not trained itself ({undo})"
+    if module._parameters[attribute].numel() == 0:  # type: ignore[union-attr]
+        return "it is empty"
     if getattr(module, "sparse", False):
         return "its gradient is sparse (sparse=True)"
     if getattr(module, "max_norm", None) is not None:

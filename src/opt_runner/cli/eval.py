@@ -41,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", default=[],
                         help="dataset=CHOICE, dataset.KEY=VALUE; and of hardware")  # fmt: skip
     parser.add_argument("--config-dir", type=Path, metavar="DIR",
-                        help="with a dataset of your own, as for opt-run")  # fmt: skip
+                        help="with a dataset or a model of your own, as for opt-run")  # fmt: skip
+    parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it as JSON")
     return parser
 
@@ -51,10 +52,10 @@ def _evaluate(given: argparse.Namespace) -> None:
     from opt_runner.config.compose import with_overrides
     from opt_runner.console.screen import Screen
     from opt_runner.files import CannotWrite
-    from opt_runner.trained import evaluate, read
+    from opt_runner.trained import Trust, evaluate, read
 
     screen = Screen("plain")
-    trained = read(given.record)
+    trained = read(given.record, Trust(given.trust, given.config_dir))
     config = with_overrides(
         trained.config.content, given.overrides, ("dataset", "hardware"), given.config_dir
     )

@@ -27,6 +27,7 @@ from opt_runner.run import interrupt, process
 
 _TRACEBACKS = "OPT_RUN_FULL_ERROR"
 _WAIT_SECONDS = 30
+TRUST = "run the code that the record names, whoever wrote it"
 _CODE = ("opt_runner.", "hydra_plugins.")
 
 

@@ -8,12 +8,23 @@ allowed. Options are checked before any work starts.
 import inspect
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Self, TypeVar
 
 from hydra.utils import get_object
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from opt_runner.errors import UserError, explain, nearest
+
+T = TypeVar("T")
 
 
 def _no_old(name: str) -> str:
@@ -36,7 +47,21 @@ def refuse_booleans(given: Any, checked: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} must be a number, got {str(value).lower()}")
 
 
-class Component(BaseModel):
+class Node(BaseModel):
+    """A node of the config; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _numbers(cls, content: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse true for 1, which pydantic allows."""
+        node = handler(content)
+        refuse_booleans(content, vars(node))
+        return node
+
+
+class Component(Node):
     """A node of the config: `name` for directories and tables, `_target_`, and options."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
@@ -63,10 +88,11 @@ def _check(kind: type[Component], content: str, where: str, supplied: frozenset[
     _validated_options(kind.model_validate_json(content), where, supplied)
 
 
-def build(component: Component, where: str, **supplied: Any) -> Any:
-    """Call the target with its options and with the `supplied` values that it takes.
+def build(component: Component, where: str, kind: type[T], **supplied: Any) -> T:
+    """Return the target called with its options, and with those of `supplied` that it takes.
 
     A supplied value fills a parameter that the config leaves out or sets to null.
+    Raises UserError for wrong options, and if the target does not make a `kind`.
     """
     options = _validated_options(component, where, frozenset(supplied))
     called = target(component, where)
@@ -75,9 +101,15 @@ def build(component: Component, where: str, **supplied: Any) -> Any:
         if key in accepted and options.get(key) is None:
             options[key] = value
     try:
-        return called(**options)
+        made = called(**options)
     except ValidationError as error:
         raise UserError(explain(error, where, accepted)) from error
+    if not isinstance(made, kind):
+        raise UserError(
+            f"{where}._target_: {component.target} makes {type(made).__name__}, but must make: "
+            f"{kind.__name__.lower()}"
+        )
+    return made
 
 
 def named_method(name: str, options: dict[str, Any], where: str) -> Component:

@@ -23,6 +23,7 @@ from opt_runner.errors import UserError, explain
 
 # Parameters of a network that are not in the config.
 NETWORK_SUPPLIED = frozenset({"in_channels", "image_size", "num_classes", "bn_momentum"})
+_OPTIMIZER_SUPPLIED = frozenset({"params", "lr", "weight_decay"})
 
 
 def compose(config_name: str, overrides: Sequence[str]) -> Config:
@@ -66,7 +67,8 @@ class Composer:
                 continue
             others.append(word)
             # This override replaces earlier values of keys below it.
-            if key not in self._groups and any(f"{k}.".startswith(f"{key}.") for k in values):
+            chooses = key in self._groups and isinstance(override.value(), str)
+            if not chooses and any(f"{k}.".startswith(f"{key}.") for k in values):
                 return compose(self.config_name, overrides)
         base = self._base(tuple(others))
         if base is None or not all(_has(base, key) for key in values):
@@ -108,6 +110,8 @@ def with_overrides(
 ) -> Config:
     """Return a record's config with some nodes changed, as `dataset`.
 
+    It is checked against the schema alone, as a stranger may have written it.
+
     Args:
         plain: The config of the record.
         overrides: The changes, as on opt-run's command line.
@@ -116,7 +120,7 @@ def with_overrides(
 
     Raises UserError, or an exception of Hydra or OmegaConf, for a mistake in the overrides.
     """
-    words = {word: parse(word) for word in overrides}
+    words = {word: parse(word) for word in with_quoted_texts(overrides, text_keys())}
     for word, override in words.items():
         node = override.key_or_group.partition(".")[0]
         if node not in rooms or override.is_sweep_override() or override.is_delete():
@@ -133,7 +137,7 @@ def with_overrides(
         else:
             own = {o.key_or_group.partition(".")[2]: o.value() for o in of_room.values()}
             changed[room] = {**changed[room], **own}
-    return check(changed)
+    return validate(changed)
 
 
 def _has(node: Any, key: str) -> bool:
@@ -164,22 +168,32 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 def check(plain: dict[str, Any]) -> Config:
     """Return a config checked against the schema and the components' signatures.
 
-    Raises UserError with one line for each fault.
+    The components are imported. Raises UserError, one line a fault.
     """
-    try:
-        config = Config.model_validate(plain)
-    except ValidationError as error:
-        _check_packages(plain)
-        raise UserError(explain(error, "", known_keys())) from error
+    config = validate(plain)
     components.check(config.method, "method")
     components.check(config.model, "model", NETWORK_SUPPLIED)
     components.check(config.dataset, "dataset")
+    components.check(config.optimizer, "optimizer", _OPTIMIZER_SUPPLIED)
+    components.build(config.schedule, "schedule", object)  # its values must go together
     if config.augment.then:
         components.check(config.augment.then, "augment.then")
     for position, other in enumerate(config.layers.rest):
         where = f"layers.rest.{position}"
         components.check(components.named_method(other.method, other.options, where), where)
     return config
+
+
+def validate(plain: dict[str, Any]) -> Config:
+    """Return a config checked against the schema. Nothing that it names is imported.
+
+    Raises UserError, one line a fault.
+    """
+    try:
+        return Config.model_validate(plain)
+    except ValidationError as error:
+        _check_packages(plain)
+        raise UserError(explain(error, "", known_keys())) from error
 
 
 def _check_packages(plain: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
 
-from opt_runner.config.schema import Node
+from opt_runner.config.components import Node
 from opt_runner.errors import UserError, explain
 
 

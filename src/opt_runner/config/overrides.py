@@ -11,7 +11,8 @@ from hydra.errors import HydraException
 
 from opt_runner.errors import UserError
 
-_NUMBER_OR_BOOL = re.compile(r"[-+]?[\d_.]+(e[-+]?\d+)?|[-+]?inf|nan|true|false", re.I)
+_HOME = re.compile(r"~[^']*")
+_TEXT = re.compile(rf"[-+]?[\d_.]+(e[-+]?\d+)?|[-+]?inf|nan|true|false|{_HOME.pattern}", re.I)
 
 
 @cache
@@ -70,18 +71,19 @@ def explain_grammar(text: str, fault: str) -> str:
 
 
 def with_quoted_texts(arguments: Sequence[str], text_keys: Iterable[str]) -> list[str]:
-    """Return the arguments, with quotes around numbers and booleans that belong to text keys.
+    """Return the arguments with quotes around values that Hydra would misread.
 
-    Without quotes Hydra reads experiment_name=2024_11_28 as the number 20241128.
+    Those are numbers and booleans of keys of text, as Hydra reads experiment_name=2024_11_28 as the
+    number 20241128, and paths that begin with `~`.
     """
     keys = {*text_keys}
     return [
-        _with_quotes(word) if word.partition("=")[0].lstrip("+") in keys else word
+        _with_quotes(word, _TEXT if word.partition("=")[0].lstrip("+") in keys else _HOME)
         for word in arguments
     ]
 
 
-def _with_quotes(word: str) -> str:
+def _with_quotes(word: str, texts: re.Pattern[str]) -> str:
     key, sign, text = word.partition("=")
     values = text.split(",")
-    return key + sign + ",".join(f"'{v}'" if _NUMBER_OR_BOOL.fullmatch(v) else v for v in values)
+    return key + sign + ",".join(f"'{v}'" if texts.fullmatch(v) else v for v in values)

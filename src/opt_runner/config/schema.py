@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
+    BeforeValidator,
     Field,
-    ModelWrapValidatorHandler,
     model_validator,
 )
 
-from opt_runner.config.components import Component, Name, refuse_booleans
+from opt_runner.config.components import Component, Name, Node
+from opt_runner.files import expanded
 
-Share = Annotated[float, Field(gt=0, lt=1)]
+# A path may begin with ~, as the shell leaves it in KEY=~/FOLDER.
+Expanded = BeforeValidator(lambda path: expanded(path) if isinstance(path, str) else path)
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
@@ -29,20 +29,6 @@ class Role(Enum):
     METHOD = "method"  # changes the result: differs between the methods of a table
     SEED = "seed"  # changes the result: tables show the mean over the seeds
     NONE = "none"  # does not change the result
-
-
-class Node(BaseModel):
-    """A node of the config; unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _numbers(cls, content: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Refuse true for 1, which pydantic allows."""
-        node = handler(content)
-        refuse_booleans(content, vars(node))
-        return node
 
 
 class Budget(Node):
@@ -64,37 +50,31 @@ class Budget(Node):
         return max(1, round(self.epochs * steps_per_epoch))
 
 
-class Optimizer(Node):
-    """Options of the optimizer. rotation_lr: for the method's own tensors, as R; None: lr."""
+class OptimizerChoice(Component):
+    """Any optimizer, and the options that all share.
+
+    rotation_lr: the learning rate of what a method trains beside the network, as R; null: lr.
+    clip: the largest norm of all gradients together; null: any. accumulate: the parts of a batch
+    whose gradients are added before a step.
+    """
 
     lr: float = Field(gt=0, le=1e38)
     rotation_lr: float | None = Field(default=None, gt=0, le=1e38)
-    momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0, le=1e38)
-    nesterov: bool
+    clip: float | None = Field(default=None, gt=0, le=1e38)
+    accumulate: int = Field(default=1, gt=0, le=10**6)
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Self:
-        if self.nesterov and self.momentum == 0:
+        if self.options.get("nesterov") and not self.options.get("momentum", 1):
             raise ValueError("optimizer.nesterov needs optimizer.momentum above 0")
         return self
 
 
-class Schedule(Node):
-    """A learning rate that rises during warm-up and falls by `factor` at each milestone.
-
-    `warmup` and the milestones are shares of the budget.
-    """
+class ScheduleChoice(Component):
+    """Any schedule of the learning rate. warmup: the share of the budget in which it rises."""
 
     warmup: float = Field(ge=0, lt=1)
-    milestones: tuple[Share, ...]
-    factor: float = Field(gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _ascending(self) -> Self:
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"schedule.milestones must ascend, got {list(self.milestones)}")
-        return self
 
 
 class Loss(Node):
@@ -172,7 +152,7 @@ class ModelChoice(Component):
     weights_except: patterns of names of parameters that keep the network's own start.
     """
 
-    weights: Path | None = None
+    weights: Annotated[Path | None, Expanded] = None
     weights_except: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -199,7 +179,7 @@ class OtherMethod(Covered):
     """
 
     method: str = Field(pattern=r"^[A-Za-z_][\w.]*$")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
 
 
 class Layers(Covered):
@@ -252,7 +232,7 @@ class Config(Node):
 
     seed: Annotated[int, Field(ge=0, lt=2**31), Role.SEED]
     experiment_name: Annotated[Name, Role.NONE]
-    output_dir: Annotated[str, Field(min_length=1), Role.NONE]
+    output_dir: Annotated[str, Expanded, Field(min_length=1), Role.NONE]
     note: Annotated[str, Role.NONE]
     rerun: Annotated[bool, Role.NONE]
     plan: Annotated[Plan, Role.NONE]
@@ -260,8 +240,8 @@ class Config(Node):
     progress: Annotated[Literal["auto", "bar", "plain", "none"], Role.NONE]
     batch_size: Annotated[int, Field(gt=0, le=10**7), Role.TASK]
     budget: Annotated[Budget, Role.TASK]
-    optimizer: Annotated[Optimizer, Role.METHOD]
-    schedule: Annotated[Schedule, Role.METHOD]
+    optimizer: Annotated[OptimizerChoice, Role.METHOD]
+    schedule: Annotated[ScheduleChoice, Role.METHOD]
     loss: Annotated[Loss, Role.TASK]
     augment: Annotated[Augment, Role.TASK]
     log: Annotated[Interval, Role.TASK]

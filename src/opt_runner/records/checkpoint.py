@@ -69,8 +69,8 @@ def load(
 ) -> dict[str, Any] | None:
     """Restore the newest undamaged state, and return its progress or None.
 
-    Damaged files are set aside and reported by `say`. Raises UserError for a checkpoint of another
-    run.
+    Damaged files are set aside and reported by `say`. Raises UserError for another run's
+    checkpoint.
     """
     for path in record.checkpoints():
         try:

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,20 +36,30 @@ def read_text(path: Path) -> str:
         UserError: it cannot be read.
         DamagedFile: it is not UTF-8.
     """
-    try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise UserError(f"{path} is no regular file")
-            if found.st_size > _MOST_BYTES:
-                raise UserError(f"{path} is too large: {found.st_size:,} bytes")
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MOST_BYTES:
+            raise UserError(f"{path} is too large: {size:,} bytes")
+        try:
             return file.read().decode()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise DamagedFile(f"{path} is damaged: it is not UTF-8") from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read its bytes. Raises FileNotFoundError and UserError."""
+    try:
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DamagedFile(f"{path} is damaged: it is not UTF-8") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UserError(f"{path} is no regular file")
+    return file
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -105,8 +105,8 @@ class Record:
             raise CannotWrite(self.metrics, error) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the rows, without a last one that a kill cut."""
-        lines = self.metrics.read_bytes().split(b"\n")[:-1]
+        """Return the rows, without one that a kill cut off in the middle."""
+        lines = self._metrics().split(b"\n")[:-1]
         return [json.loads(line) for line in lines]
 
     def keep_metrics(self, size: int) -> bool:
@@ -126,13 +126,17 @@ class Record:
 
     def holds_metrics(self, size: int) -> bool:
         """Return True if metrics.jsonl has `size` bytes or more, and these are whole rows."""
-        kept = self.metrics.read_bytes()[:size] if self.metrics.exists() else b""
+        kept = self._metrics()[:size]
         try:
             for line in kept.splitlines():
                 json.loads(line)
         except ValueError:
             return False
         return len(kept) == size and (size == 0 or kept.endswith(b"\n"))
+
+    def _metrics(self) -> bytes:
+        """Return the content of metrics.jsonl. A pipe in its place is not waited for."""
+        return self.metrics.read_bytes() if self.metrics.is_file() else b""
 
     def metrics_size(self) -> int:
         return self.metrics.stat().st_size if self.metrics.exists() else 0
@@ -166,9 +170,18 @@ class Record:
         with locked(self.directory / "lock", busy) as self._lock:
             try:
                 remove_abandoned(self.directory)
+                self._set_odd_files_aside()
                 yield
             finally:
                 self._lock = None
+
+    def _set_odd_files_aside(self) -> None:
+        """Rename pipes, devices and folders that stand in the place of this run's files."""
+        for path in (self.config, self.metrics, self.result, self.log, self.command, self.weights,
+                     self.wandb, *self.checkpoints()):  # fmt: skip
+            if path.exists() and not path.is_file():
+                with contextlib.suppress(OSError):
+                    set_aside(path)
 
     def is_held(self) -> bool:
         """Return True if another process holds the run."""

@@ -58,9 +58,12 @@ class Evaluation:
 def evaluate(trained: Trained, config: Config) -> Evaluation:
     """Test the network on the test images of the config's dataset, on its hardware.
 
-    Raises UserError if the data is missing or does not fit the network.
+    Raises UserError if the data is missing or does not fit the network, or if the dataset is the
+    record's own code and not trusted.
     """
-    dataset: Dataset = components.build(config.dataset, "dataset")
+    if config.dataset.target == trained.config.dataset.target:
+        trained.trust.check(config.dataset, "dataset")
+    dataset = components.build(config.dataset, "dataset", Dataset)
     dataset.check()
     data = dataset.fingerprint()
     images = dataset.load()
