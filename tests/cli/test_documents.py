@@ -218,7 +218,7 @@ def test_every_run_can_train(page: str, in_folder: Path) -> None:
     """Two steps of each: the network takes the images, and the method takes the network."""
     documents.write(page, in_folder)
     given, published = images(in_folder / "given"), images(in_folder / "published", 100)
-    weights = PlainCNN(1, (8, 8), 10, convs=3).state_dict()
+    weights = PlainCNN(3, (32, 32), 10, convs=3).state_dict()
     save_file(weights, "net.safetensors")
     torch.save(weights, "net.pt")
     roots = {"image_folder": given, "cifar10": given, "cifar100": published}
