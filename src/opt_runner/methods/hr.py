@@ -43,10 +43,10 @@ class Householder(FusedRotation):
 
 
 def _reflection_signs(factors: Tensor, tau: Tensor) -> Tensor:
-    """Return the signs of Note [Signs of hr]: all of U's diagonal but the last entry is positive.
+    """Return the signs D.
 
-    det H = (-1)^(number of reflections LAPACK made), those with tau != 0. The last sign makes
-    det(H D) = (-1)^(d-1).
+    Note [Signs of hr]: all of U's diagonal but the last entry is positive. LAPACK's reflections are
+    those with tau != 0, and det H = (-1)^(their number). The last sign makes det(H D) = (-1)^(d-1).
     """
     signs = positive_signs(factors)
     d = tau.shape[-1]
