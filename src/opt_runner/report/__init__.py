@@ -1,1 +1,1 @@
-"""Tables and pictures of records: nothing but the files of records is read."""
+"""Tables and pictures, made only from the files of records."""

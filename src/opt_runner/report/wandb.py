@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def log_tables(config: Config, sweep_id: str, tables: Sequence[Comparison], screen: Screen) -> None:
-    """Log the tables as the run `<sweep_id>-report`. A failure of W&B is a message, no error."""
+    """Log the tables as the run `<sweep_id>-report`. If W&B fails, print a message."""
     if config.tracking.name == "none" or not tables:
         return
     content = {"experiment_name": config.experiment_name, "note": config.note}

@@ -28,7 +28,7 @@ class StiefelSGD(torch.optim.SGD):
         return loss
 
     def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
-        """Change X (k, d, m) in place, G = dL/dX; what lasts from step to step is in `state`.
+        """Change X (k, d, m) in place, G = dL/dX; `state` keeps values between steps.
 
         G may be overwritten.
         """
