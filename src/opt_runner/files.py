@@ -39,6 +39,12 @@ def expanded(path: str) -> str:
     return found
 
 
+def existing(folder: Path) -> Path:
+    """Return the folder or, if it is yet to be made, the nearest one above it that is there."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
 class CannotWrite(Exception):
     """A file could not be written: what was there before is as it was."""
 

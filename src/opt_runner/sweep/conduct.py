@@ -54,6 +54,8 @@ def conduct(
     if doubles := sweep.asked - len(sweep.runs):
         screen.say(f"{doubles} of {sweep.asked} runs are asked for twice and run once")
     left = [run for run in sweep.runs if run.config.rerun or not settled_result(run, screen)]
+    if left:
+        sweep.check_output(left)
     plan.show(sweep, left, screen, kind_of)
     os.environ[wandb.SWEEP_VARIABLE] = sweep.id
 
