@@ -237,6 +237,13 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
                 os.unlink(entry.path)
 
 
+def remove_link(path: Path) -> None:
+    """Remove a symbolic link at `path`, so that nothing is written to where it leads."""
+    with contextlib.suppress(OSError):
+        if path.is_symlink():
+            path.unlink()
+
+
 def no_links(path: str, flags: int) -> int:
     """Open a file for `open(..., opener=no_links)`: a symbolic link is an error (ELOOP)."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
