@@ -59,6 +59,12 @@ def _report(given: argparse.Namespace, command: str) -> None:
     beaten = set() if given.trials else search.beaten(searches) - former
     left_out = beaten | former
     tables = compare(run for run in runs if run.signature not in left_out)
+    out = given.out or folders[0] / "report"
+    try:
+        report = writers.collect(tables, given.title, command, searches, screen.say)
+        written = writers.write(report, out)
+    except (CannotWrite, OSError) as error:
+        raise UserError(f"{error}; set --out DIR") from error
     terminal.show(tables, screen, fault=screen.say, notes=True)
     for ones in search.tunings(searches):
         screen.show(trials.settings_table(ones))
@@ -70,10 +76,4 @@ def _report(given: argparse.Namespace, command: str) -> None:
         screen.say(f"left out: {count} runs of trials that are not the best (--trials shows them)")
     if count := sum(run.signature in former for run in runs):
         screen.say(f"left out: {count} runs of fair comparisons with outdated settings")
-    out = given.out or folders[0] / "report"
-    try:
-        report = writers.collect(tables, given.title, command, searches, screen.say)
-        written = writers.write(report, out)
-    except (CannotWrite, OSError) as error:
-        raise UserError(f"{error}; set --out DIR") from error
     screen.say(f"written: {out / 'report.html'} and {len(written) - 1} more files beside it")

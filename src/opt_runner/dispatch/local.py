@@ -18,6 +18,7 @@ from opt_runner.config.schema import Hardware
 from opt_runner.console.screen import Screen
 from opt_runner.dispatch.loop import LOOK_SECONDS, Backend, Died, End, LauncherOptions, Task
 from opt_runner.dispatch.worker import Job, thread_variables
+from opt_runner.files import remove_link
 from opt_runner.machine import available_cores, threads_of_environment, visible_gpus
 from opt_runner.run.device import default_threads
 from opt_runner.run.interrupt import STOPPING, Interrupted
@@ -56,6 +57,7 @@ class Worker:
             f"import sys; sys.path[:] = {sys.path!r}; "
             f"from opt_runner.dispatch.worker import serve; serve({os.getpid()})"
         )
+        remove_link(log)
         self.connection, its_end = Pipe()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from opt_runner.config.schema import Config
 from opt_runner.errors import in_words
-from opt_runner.files import write_text_quickly
+from opt_runner.files import remove_link, write_text_quickly
 from opt_runner.run.interrupt import STOPPING, Interrupted, StopRequest, answered
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 def append_output_to(log: Path) -> None:
     """Append all further output of this process to the file `log`."""
+    remove_link(log)
     with log.open("ab") as file:
         for stream in OUTPUTS:
             os.dup2(file.fileno(), stream)

@@ -239,6 +239,14 @@ class _Place:
     attempt: str = "0"
 
 
+def _number(name: str, default: str = "", least: int = 0) -> int:
+    """Return a whole number of the environment. Raises UserError for anything else."""
+    text = os.environ.get(name, default)
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"{name}={text!r} in the environment: must be a number from {least} on")
+    return int(text)
+
+
 def _of_torchrun() -> _Place:
     """Return the place from torchrun's variables; without them there is one process."""
     if not started_by_torchrun():
@@ -254,9 +262,9 @@ def _of_torchrun() -> _Place:
     # Each machine's torchrun counts its own restarts, and the processes get a new store.
     one_machine = env.get("GROUP_WORLD_SIZE", "1") == "1"
     return _Place(
-        rank=int(env["RANK"]),
-        count=int(env["WORLD_SIZE"]),
-        local_rank=int(env["LOCAL_RANK"]),
+        rank=_number("RANK"),
+        count=_number("WORLD_SIZE", least=1),
+        local_rank=_number("LOCAL_RANK"),
         address=f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}",
         restarted=restarts != "0",
         attempt=restarts if one_machine else "0",
@@ -272,16 +280,16 @@ def _of_slurm() -> _Place:
             "processes with srun, or leave this out"
         )
     # A port for each job, below the range from which Linux gives ports to clients.
-    number = 7 * int(env.get("SLURM_JOB_ID", "0")) + int(env.get("SLURM_STEP_ID", "0"))
+    number = 7 * _number("SLURM_JOB_ID", "0") + _number("SLURM_STEP_ID", "0")
     port = env.get("MASTER_PORT", str(20_000 + number % 10_000))
     address = f"{env.get('MASTER_ADDR') or _first_host()}:{port}"
     return _Place(
-        rank=int(env["SLURM_PROCID"]),
-        count=int(env["SLURM_NTASKS"]),
-        local_rank=int(env.get("SLURM_LOCALID", "0")),
+        rank=_number("SLURM_PROCID"),
+        count=_number("SLURM_NTASKS", least=1),
+        local_rank=_number("SLURM_LOCALID", "0"),
         address=address,
         url=f"tcp://{address}",
-        restarted=int(env.get("SLURM_RESTART_COUNT", "0")) > 0,
+        restarted=_number("SLURM_RESTART_COUNT", "0") > 0,
     )
 
 

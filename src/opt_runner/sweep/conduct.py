@@ -12,7 +12,7 @@ from opt_runner.config.schema import Config
 from opt_runner.console import titles, wandb
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
-from opt_runner.files import CannotWrite
+from opt_runner.files import CannotWrite, remove_link
 from opt_runner.records.stored import StoredRun
 from opt_runner.report import terminal
 from opt_runner.report.comparison import Comparison
@@ -54,6 +54,8 @@ def conduct(
     if doubles := sweep.asked - len(sweep.runs):
         screen.say(f"{doubles} of {sweep.asked} runs are asked for twice and run once")
     left = [run for run in sweep.runs if run.config.rerun or not settled_result(run, screen)]
+    if left:
+        sweep.check_output(left)
     plan.show(sweep, left, screen, kind_of)
     os.environ[titles.SWEEP_VARIABLE] = titles.sweep_variable(sweep.id, sweep.configs)
 
@@ -120,6 +122,7 @@ def _log_failure(sweep: Sweep, error: Exception, screen: Screen) -> None:
     path = sweep.folder / "launcher.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_link(path)
         with path.open("a") as file:
             traceback.print_exception(error, file=file)
     except OSError:

@@ -21,6 +21,7 @@ from rich.table import Table
 from opt_runner.config.schema import Role, of_roles
 from opt_runner.console.screen import Screen, duration
 from opt_runner.errors import UserError
+from opt_runner.files import existing
 from opt_runner.machine import available_cores
 from opt_runner.run.run import Run
 from opt_runner.run.set_up import Setup, set_up
@@ -137,9 +138,7 @@ def _show_cost(kinds: Sequence[Kind], screen: Screen) -> None:
     at_once = min(available_cores(), sum(len(kind.runs) for kind in kinds))
     disk = sum(len(kind.runs) * kind.weights for kind in kinds)
     disk += at_once * max(kind.checkpoints for kind in kinds)
-    folder = Path(kinds[0].runs[0].config.output_dir).absolute()
-    while not folder.exists():
-        folder = folder.parent
+    folder = existing(Path(kinds[0].runs[0].config.output_dir))
     free = shutil.disk_usage(folder).free
     screen.say(
         f"time left: at most {duration(sum(k.seconds for k in kinds))} of training, tests "

@@ -91,6 +91,7 @@ def conduct(space: Space, options: SearchOptions, runner: Runner) -> int:
     folder = Path(options.storage) / name
     make_folder(folder)
     sweep = Sweep([], asked=0, here=runner.here, name=name, example=example.config)
+    sweep.check_output()
     screen = runner.screen(example)
     with locked(folder / "lock", partial(refuse_second, name)):
         study = open_study(folder, name, options.pruning)

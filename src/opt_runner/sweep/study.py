@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from opt_runner.datasets.batches import mix
 from opt_runner.errors import UserError
+from opt_runner.files import remove_link
 from opt_runner.sweep.space import Choices, Range, Space
 
 Pruning = Literal["none", "median", "hyperband"]
@@ -35,6 +36,7 @@ def open_study(folder: Path, name: str, pruning: Pruning) -> optuna.Study:
     Raises UserError for a damaged journal.
     """
     journal = folder / "journal.log"
+    remove_link(journal)
     _repair(journal)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

@@ -1,11 +1,14 @@
 """A sweep: many runs that one command asks for."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from opt_runner.config.schema import Config
+from opt_runner.errors import UserError
+from opt_runner.files import existing
 from opt_runner.records import stored
 from opt_runner.records.stored import StoredRun
 from opt_runner.run.run import Run
@@ -53,6 +56,16 @@ class Sweep:
     def folder(self) -> Path:
         """Return the folder for the launcher's files."""
         return Path(self.configs[0].output_dir) / ".sweep" / self.id
+
+    def check_output(self, runs: Sequence[Run] = ()) -> None:
+        """Raise UserError if the folder of the sweep or of one of these runs cannot be written."""
+        for folder in {self.folder, *(run.record.directory.parent for run in runs)}:
+            found = existing(folder)
+            if not (found.is_dir() and os.access(found, os.W_OK | os.X_OK)):
+                raise UserError(
+                    f"cannot write to {folder}: {found} is no folder that may be written; set "
+                    "output_dir=DIR"
+                )
 
     def knows_device(self, run: Run) -> bool:
         """Return True if the device of a run, and so its signature, is known beforehand."""
