@@ -275,6 +275,12 @@ def _sweeper(overrides: list[str]) -> dict:
     return sweeper
 
 
+def job_config(overrides: list[str]) -> str:
+    """Return the text that `--cfg job` prints."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return OmegaConf.to_yaml(hydra.compose("config", overrides))
+
+
 def composed(overrides: list[str]):
     """Return the checked config of a run. Raises UserError for keys or values that are not."""
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
