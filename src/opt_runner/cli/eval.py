@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="with a dataset or a model of your own, as for opt-run")  # fmt: skip
     parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it as JSON")
+    mistakes.add_version(parser)
     return parser
 
 

@@ -18,6 +18,7 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from opt_runner import __version__
 from opt_runner.config.compose import conf_dir
 from opt_runner.config.overrides import explain_grammar
 from opt_runner.console.steady import make_steady
@@ -43,6 +44,11 @@ def take_over_from_hydra() -> None:
 def rank_0_reports() -> bool:
     """Return True for local ranks above 0, which leave mistakes in the command line to rank 0."""
     return process.started_by_torchrun() and os.environ["LOCAL_RANK"] != "0"
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Add --version to a command."""
+    parser.add_argument("--version", action="version", version=f"opt-runner {__version__}")
 
 
 @contextmanager
@@ -122,6 +128,9 @@ def _lines(error: Exception) -> list[str]:
         choices = options.split()
         hint = nearest(choice, choices)
         return [f"{group}={choice}: no such choice{hint} ({', '.join(choices)})"]
+    if found := re.search(r"Multiple values for (\S+)\. .* '?override (\S+): (\S+)'", text):
+        group, _, choice = found.groups()
+        return [f"+{group}={choice}: without the plus, {group}={choice}"]
     if found := re.search(r"Could not override '(.+?)'", text):
         key = found.group(1)
         cause = str(error.__cause__ or "")

@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         help="show the runs of all trials of a search, not only of the best one",
     )
     parser.add_argument("--title", default="OPT: methods compared", help="of the page")
+    mistakes.add_version(parser)
     return parser
 
 

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from opt_runner import __version__
 from opt_runner.cli import mistakes
 from opt_runner.config import compose
 from opt_runner.config.overrides import with_quoted_texts
@@ -117,6 +118,9 @@ def _command() -> str:
 
 def main() -> None:
     """Run the command `opt-run`."""
+    if "--version" in sys.argv[1:]:  # Hydra would print its own
+        print(f"opt-runner {__version__}")
+        return
     # argparse wants all positional arguments together, so `a=1 -m b=2,3` would be an error.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     sys.argv[1:] = map(_without_hyphens, sys.argv[1:])

@@ -30,6 +30,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="the folder of a run, or one with runs below it")  # fmt: skip
     parser.add_argument("--project", help="default: of the run's config")
     parser.add_argument("--entity", help="default: of the run's config")
+    mistakes.add_version(parser)
     return parser
 
 
