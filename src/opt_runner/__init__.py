@@ -7,6 +7,7 @@ loss.backward(); optimizer.step()
 plain = merge(opt)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,18 +19,15 @@ __version__ = "0.1.0"
 __all__ = ["OPT", "Rule", "hyperspherical_energy", "merge"]
 
 
+_PLACES = {"OPT": "opt", "merge": "opt", "Rule": "choice", "hyperspherical_energy": "geometry"}
+
+
 def __getattr__(name: str) -> Any:
     """Import torch only where a name needs it: `opt-run --help` must answer fast."""
-    if name in ("OPT", "merge"):
-        from opt_runner import opt
-
-        return getattr(opt, name)
-    if name == "Rule":
-        from opt_runner.choice import Rule
-
-        return Rule
-    if name == "hyperspherical_energy":
-        from opt_runner.geometry import hyperspherical_energy
-
-        return hyperspherical_energy
+    if name in _PLACES:
+        return getattr(import_module(f"opt_runner.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'opt_runner' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,7 @@
 """OPT for any network: a method makes effective weights, the network runs on them."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, cast
 
@@ -14,6 +14,7 @@ from opt_runner.errors import UserError
 from opt_runner.layers import Layer, assembled, candidates
 from opt_runner.methods import Method
 from opt_runner.methods.stack import Stack
+from opt_runner.optimizers.joint import Joint
 from opt_runner.recompute import Recompute, places
 from opt_runner.summary import Summary, summarise
 
@@ -21,6 +22,7 @@ from opt_runner.summary import Summary, summarise
 _STATE_VERSION = 1
 
 Weights = Literal["given", "gaussian", "pretrained"]
+MakeOptimizer = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
 class OPT(nn.Module):
@@ -242,49 +244,66 @@ class OPT(nn.Module):
         weight_decay: float = 5e-4,
         nesterov: bool = False,
         rotation_lr: float | None = None,
+        make: MakeOptimizer | None = None,
     ) -> torch.optim.Optimizer:
-        """One optimizer for all that trains, right for the methods; the defaults are the paper's.
+        """Return one optimizer for all that trains; the defaults are the paper's.
 
-        `rotation_lr` is the learning rate of what the methods train beside the network, as R;
-        None: `lr`. Raises UserError where there is no such tensor, or a method has an option of
-        its own for that.
-        `weight_decay` is the L2 coefficient of everything that trains, as the method scales it: of
-        several the first, for what no method has tensors for.
+        rotation_lr: learning rate of what the methods train beside the network, as R; None: `lr`.
+        weight_decay: coefficient of everything that trains, as the method scales it: of several
+            the first, for what no method has tensors for.
+        make: returns the optimizer of parameter groups, in place of SGD. Each group has its `lr`
+            and `weight_decay`; `matrices` is True if it holds weights of hidden layers, or stacks
+            R (k, ...), which have `stacked` as well. A method with an optimizer of its own, as
+            `ogd`, keeps that for its tensors, with `momentum`.
+
         Parameter groups may hold `milestone_factor`: see `Method.optimizer_options`.
+        Raises UserError for a rotation_lr where there is no such tensor, or a method has an option
+        of its own for it.
         """
-        others = [p for p in self.network.parameters() if p.requires_grad]
-        groups = [{"params": others, **self.method.optimizer_options(None, lr, weight_decay)}]
+        hidden = {layer.parameter for layer in self.hidden} if make else set()
+        of_network: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                of_network[name in hidden].append(parameter)
+        options = self.method.optimizer_options(None, lr, weight_decay)
+        groups = [
+            {"params": of_network[False], **options},
+            {"params": of_network[True], **options, "matrices": True},
+        ]
+        plain = len(groups)
+        owned: dict[type[torch.optim.SGD], list[dict[str, Any]]] = {}
         for _, method, stacks in self._of_methods():
             trained: dict[str, list[nn.Parameter]] = {}
             for stack in stacks:
                 for name, parameter in stack.trained.items():
                     trained.setdefault(name, []).append(parameter)
-            groups += [
-                {"params": parameters, **_options(method, name, lr, rotation_lr, weight_decay)}
-                for name, parameters in trained.items()
-            ]
-        if rotation_lr is not None and len(groups) == 1:
+            for name, parameters in trained.items():
+                group: dict[str, Any] = {"params": parameters}
+                group |= _options(method, name, lr, rotation_lr, weight_decay)
+                if group.get("retract"):
+                    owned.setdefault(method.optimizer_class, []).append(group)
+                elif make and parameters[0].ndim == 3:
+                    group |= {"matrices": True, "stacked": True}
+                groups.append(group)
+        if rotation_lr is not None and len(groups) == plain:
             raise UserError(
                 f"optimizer.rotation_lr: {type(self.method).__name__} trains nothing beside the "
                 "network"
             )
-        optimizer = self._optimizer_class()(
-            [group for group in groups if group["params"]],
-            lr=lr,
-            momentum=momentum,
-            nesterov=nesterov,
-        )
-        self.attach(optimizer)
+        groups = [group for group in groups if group["params"]]
+        sgd: dict[str, Any] = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
+        optimizer: torch.optim.Optimizer
+        if make is None and len(owned) <= 1:
+            # A method's own class is SGD for all other groups.
+            optimizer = next(iter(owned), torch.optim.SGD)(groups, **sgd)
+        else:
+            others = [group for group in groups if not group.get("retract")]
+            parts: list[torch.optim.Optimizer] = [cls(own, **sgd) for cls, own in owned.items()]
+            if others:
+                parts.insert(0, make(others) if make else torch.optim.SGD(others, **sgd))
+            optimizer = parts[0] if len(parts) == 1 else Joint(parts)
+        self._attach(optimizer)
         return optimizer
-
-    def _optimizer_class(self) -> type[torch.optim.SGD]:
-        """The one that all methods can take: others leave its special groups to it."""
-        classes = {method.optimizer_class for _, method, _ in self._of_methods()}
-        for cls in classes:
-            if all(issubclass(cls, other) for other in classes):
-                return cls
-        names = " and ".join(sorted(cls.__name__ for cls in classes))
-        raise UserError(f"no optimizer does what {names} do, which the methods ask for")
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Let an optimizer of your own over `opt.parameters()` turn rounds and count steps.
@@ -299,6 +318,9 @@ class OPT(nn.Module):
                     f"{type(method).__name__} needs {needed.__name__}, which opt.optimizer(...) "
                     f"makes, not {type(optimizer).__name__}"
                 )
+        self._attach(optimizer)
+
+    def _attach(self, optimizer: torch.optim.Optimizer) -> None:
         optimizer.register_step_post_hook(lambda optimizer, *_: self._after_step(optimizer))
 
     @torch.no_grad()

@@ -31,7 +31,7 @@ def report(tmp_path: Path, environment: dict[str, str]):
 
 def test_the_report_of_a_sweep(finished: Finished, report, tmp_path: Path) -> None:
     swept = finished(*SWEEP)
-    assert "plan: 4 runs: 0 finished, 0 to go on with, 4 to run" in swept
+    assert "plan: 4 runs: 0 finished, 0 to resume, 4 to run" in swept
     done = report("outputs", "--title", "A <title>")
     assert done.returncode == 0, done.stderr
     table = done.stdout[done.stdout.index("digits, mlp") : done.stdout.index("- mean")]
@@ -86,7 +86,7 @@ def test_the_plan_measures_before_a_sweep(opt_run: Run, tmp_path: Path) -> None:
     note, skipped, plan = done.stdout[: done.stdout.index("disk:")].split("\n", 2)
     assert note == "a note"
     assert skipped.startswith("gs mlp digits seed 1: finished before, skipped (")
-    assert plan.startswith("plan: 4 runs: 1 finished, 0 to go on with, 3 to run\n")
+    assert plan.startswith("plan: 4 runs: 1 finished, 0 to resume, 3 to run\n")
     assert "time left: " in plan
     assert "data: 1,442 + 355 images" in plan
     standard, gs = (line.split() for line in plan.splitlines() if line.startswith("  digits"))

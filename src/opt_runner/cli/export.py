@@ -13,6 +13,7 @@ from opt_runner.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Execute `opt-export`, with the command line of this process if `argv` is None."""
     given = _parser().parse_args(argv)
     with mistakes.command_of_files("opt-export"):
         _export(given)
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-dir", type=Path, metavar="DIR",
                         help="with a model of your own, as for opt-run")  # fmt: skip
     parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)
+    mistakes.add_version(parser)
     return parser
 
 

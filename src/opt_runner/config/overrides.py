@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import product
 
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -17,11 +19,17 @@ _TEXT = re.compile(rf"[-+]?[\d_.]+(e[-+]?\d+)?|[-+]?inf|nan|true|false|{_HOME.pa
 
 @cache
 def parse(text: str) -> Override:
-    """Return the parsed override. Raises UserError, which names it, for bad grammar."""
+    """Return the parsed override. Raises UserError for bad grammar, with the override's text."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         raise UserError(explain_grammar(text, str(error))) from error
+
+
+def _config_loader() -> ConfigLoader | None:
+    """Return what knows the choices of groups, for glob(*), once Hydra is initialized."""
+    hydra = GlobalHydra.instance()
+    return hydra.config_loader() if hydra.is_initialized() else None
 
 
 def by_key(overrides: Iterable[str]) -> dict[str, Override]:
@@ -30,14 +38,14 @@ def by_key(overrides: Iterable[str]) -> dict[str, Override]:
 
 
 def combinations(overrides: Iterable[str]) -> list[list[str]]:
-    """Return every combination of the values of all keys. Raises UserError as `assignments`."""
+    """Return every combination of the values of all keys. Raises UserError, see `assignments`."""
     return [list(job) for job in product(*map(assignments, by_key(overrides).values()))]
 
 
 def assignments(override: Override) -> list[str]:
     """Return `KEY=VALUE` for each value, as `a=1` and `a=2` for a=1,2.
 
-    Raises UserError if there is no value, and for an interval.
+    Raises UserError for an interval, and if there is no value.
     """
     key = override.get_key_element()
     if override.is_delete():
@@ -49,6 +57,7 @@ def assignments(override: Override) -> list[str]:
             f"{override.input_line}: a grid takes values, as {key}=1,2 or {key}=range(1,5), "
             "no intervals"
         )
+    override.config_loader = _config_loader()
     try:
         found = [f"{key}={value}" for value in override.sweep_string_iterator()]
     except (HydraException, ValueError) as error:
@@ -59,7 +68,7 @@ def assignments(override: Override) -> list[str]:
 
 
 def explain_grammar(text: str, fault: str) -> str:
-    """Return one line for an override that Hydra cannot parse, whose message is `fault`."""
+    """Return a line that explains `fault`, Hydra's message about an override."""
     reason = fault.removeprefix(f"Error parsing override '{text}'").strip().split("\n")[0]
     if reason.startswith("LexerNoViableAlt"):
         reason = "a character that Hydra's grammar does not have"

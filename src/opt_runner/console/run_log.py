@@ -1,4 +1,4 @@
-"""run.log: what the package, Python's warnings and exceptions say during a run."""
+"""run.log: messages of the package, Python's warnings and exceptions during a run."""
 
 import logging
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ log = logging.getLogger("opt_runner")
 
 
 class _RunLog(logging.FileHandler):
-    """A log whose lines may fail: a full disk must not end the run, or fill the terminal."""
+    """A log file whose errors are ignored: a full disk must not end the run."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
@@ -19,7 +19,7 @@ class _RunLog(logging.FileHandler):
 
 @contextmanager
 def run_log(path: Path) -> Iterator[None]:
-    """Within the block, log to `path` as well."""
+    """Log to `path` as well, within the block."""
     remove_link(path)
     handler: logging.Handler
     try:
@@ -39,5 +39,5 @@ def run_log(path: Path) -> Iterator[None]:
         for logger in loggers:
             logger.removeHandler(handler)
         logging.captureWarnings(False)
-        with suppress(OSError):  # what did not fit on the disk
+        with suppress(OSError):  # the disk is full
             handler.close()

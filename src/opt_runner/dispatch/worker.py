@@ -48,7 +48,10 @@ class Job:
 
     @classmethod
     def of(cls, run: "Run", sweep: "Sweep", quiet: bool) -> Self:
-        return cls(run.config.content, run.command, sweep.id, quiet, status_file(run, sweep))
+        from opt_runner.console.titles import SWEEP_VARIABLE
+
+        of_sweep = os.environ.get(SWEEP_VARIABLE, sweep.id)
+        return cls(run.config.content, run.command, of_sweep, quiet, status_file(run, sweep))
 
 
 def status_file(run: "Run", sweep: "Sweep") -> Path:
@@ -95,8 +98,10 @@ def answer(job: Job, stop: StopRequest) -> Interrupted | str | None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within the block signals ask to stop. A signal that comes twice, as from the terminal and
-    from the launcher, is one request."""
+    """Take signals as requests to stop, within the block.
+
+    A signal that comes twice, as from the terminal and from the launcher, is one request.
+    """
     stop = StopRequest()
     with answered(dict.fromkeys(STOPPING, lambda signum, _: stop.ask(signum))):
         yield stop
@@ -130,7 +135,7 @@ def work(job: Job, stop: StopRequest, check_device: bool = True, show_seconds: f
             config = Config.model_validate(_on_own_gpu(job.content))
             show(config.title, 0, None, "starts")
             from opt_runner.console.screen import Screen
-            from opt_runner.console.wandb import SWEEP_VARIABLE
+            from opt_runner.console.titles import SWEEP_VARIABLE
             from opt_runner.run.execute import execute
 
             os.environ[SWEEP_VARIABLE] = job.sweep

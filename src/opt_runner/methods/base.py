@@ -56,69 +56,69 @@ class Method:
 
     @property
     def trains_weight(self) -> bool:
-        """Whether W itself trains; where it does not, it is frozen."""
+        """Return True if W itself trains; otherwise it is frozen."""
         return not self.changes_weight
 
     def covers(self, layer: "Layer") -> bool:
-        """Whether the method applies to this layer; one that it leaves out trains as it is."""
+        """Return True if the method applies to this layer; other layers train as they are."""
         return not layer.output
 
     def kind(self, layer: "Layer") -> Hashable:
-        """Layers of equal d, n and kind share a stack: name here what else tells them apart."""
+        """Return a key: layers of equal d, n and kind share a stack."""
         return None
 
     def initial_weight(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """W (d, n) as it starts, made of the network's own W (d, n).
+        """Return W (d, n) at its start, made from the network's own W (d, n).
 
         Draw on the CPU, as for `init`: every device then starts alike.
         """
         return W
 
     def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
-        """Tensors that no optimizer steps, as sopt's rows."""
+        """Return tensors that no optimizer changes, as sopt's rows."""
         return {}
 
     def redraw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
-        """Those of them that a `Stack.restart` draws anew; the others stay."""
+        """Return the drawn tensors that a `Stack.restart` draws again; the others stay."""
         return self.draw(layer, W, generator)
 
     def init(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
     ) -> Tensors:
-        """What trains for W (d, n), as it starts; fixed: what `draw` gave."""
+        """Return the tensors that train for W (d, n), at their start; fixed: those of `draw`."""
         return {}
 
     def weight(self, W: Tensor, *args: Any, **tensors: Any) -> Tensor:
-        """The effective weight V (k, d, n), differentiable in what trains."""
+        """Return the effective weight V (k, d, n), differentiable in the trained tensors."""
         return W
 
     def weights(self, Ws: Sequence[Tensor], tensors: Sequence[Tensors]) -> list[Tensor]:
-        """`weight` for all stacks, for methods that work faster on all of them together."""
+        """Return `weight` of all stacks: some methods are faster on all of them together."""
         return [self.weight(W, **of_stack) for W, of_stack in zip(Ws, tensors, strict=True)]
 
     def penalty(
         self, layer: "Layer", W: Tensor, V: Tensor, step: int, *args: Any, **tensors: Any
     ) -> Tensor | None:
-        """A term added to the loss of a step = 1, 2, ..., summed over the stack; None for none.
+        """Return a term for the loss of a step = 1, 2, ..., summed over the stack, or None.
 
-        layer: one of the stack's, which stands for all: they have the same sizes and kind.
-        What is drawn anew each step comes from torch's global generators: checkpoints keep these.
+        layer: the first of the stack; all have the same sizes and kind.
+        Random numbers come from torch's global generators, because checkpoints keep these.
         """
         return None
 
     def measure(self, W: Tensor, V: Tensor, *args: Any, **tensors: Any) -> Tensors:
-        """What is measured at every test: name -> (k,), of which the largest is reported.
+        """Return measurements for every test, name -> (k,); the largest value is reported.
 
-        Where there is a Q, `orthogonality_error`: the largest entry of |Q^T Q - I|.
+        A method with a Q returns `orthogonality_error`: the largest entry of |Q^T Q - I|.
         """
         return {}
 
     def optimizer_options(
         self, tensor: str | None, lr: float, weight_decay: float
     ) -> dict[str, Any]:
-        """Options of the optimizer's parameter group for what `init` calls `tensor`.
+        """Return options of the parameter group of the tensor that `init` returned by this name.
 
         None: the group of all else that trains, as BatchNorm, the classifier and W where it trains.
         `milestone_factor`, where given, replaces the recipe's factor at the milestones.
@@ -128,29 +128,29 @@ class Method:
     def after_step(
         self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Called after each step of the optimizer, without gradients: rounds turn here."""
+        """Act after each step of the optimizer, without gradients: here a round ends."""
 
     def scaled_to(self, steps: int) -> Self:
-        """This method for a budget of `steps`, where its options depend on it."""
+        """Return this method with the options that depend on the budget set for `steps`."""
         return self
 
     def at_identity(self) -> Self:
-        """This method with options that let its tensors start where V = W, for given weights."""
+        """Return this method with options that let V start at W, for given weights."""
         return self
 
     @property
     def has_tensors(self) -> bool:
-        """Whether layers have tensors of the method's own."""
+        """Return True if layers have tensors of the method's own."""
         cls = type(self)
         return cls.init is not Method.init or cls.draw is not Method.draw
 
     @property
     def changes_weight(self) -> bool:
-        """Whether V is anything but W itself."""
+        """Return True if V is not W itself."""
         cls = type(self)
         return cls.weight is not Method.weight or cls.weights is not Method.weights
 
     @property
     def has_penalty(self) -> bool:
-        """Whether the loss has a term of the method's own."""
+        """Return True if the method adds a term to the loss."""
         return type(self).penalty is not Method.penalty

@@ -57,7 +57,7 @@ class Stack(nn.Module):
         self.seed = state["seed"]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """As all of a module's tensors; but `half` and `bfloat16` leave these in float32."""
+        """Apply `fn` as in any module, but keep tensors in float32 for `half` and `bfloat16`."""
 
         def at_least_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -74,15 +74,15 @@ class Stack(nn.Module):
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """All of the method's tensors by name, each (k, ...)."""
+        """Return all tensors of the method by name, each (k, ...)."""
         return {**self.trained, **dict(self.fixed.named_buffers())}
 
     def parameter(self, layer: Layer) -> nn.Parameter:
-        """The network's parameter that holds the layer's W."""
+        """Return the network's parameter that holds the layer's W."""
         return self._network[0].get_parameter(layer.parameter)
 
     def W(self) -> Tensor:
-        """(k, d, n), at least float32; it has a gradient where W trains."""
+        """Return W (k, d, n), at least float32; it has a gradient if W trains."""
         trains = self.method.trains_weight
         weights = [self.parameter(layer) for layer in self.layers]
         Ws = torch.stack(
@@ -94,15 +94,15 @@ class Stack(nn.Module):
         return Ws.to(torch.promote_types(Ws.dtype, torch.float32))
 
     def as_weights(self, V: Tensor) -> list[tuple[Layer, Tensor]]:
-        """Each layer with its part of a parameter, of V (k, d, n)."""
+        """Return each layer with its part of V (k, d, n), in the shape of the parameter."""
         return [(layer, layer.weight(v)) for layer, v in zip(self.layers, V, strict=True)]
 
     def V(self) -> Tensor:
-        """The effective weights (k, d, n) of this stack alone."""
+        """Return the effective weights (k, d, n) of this stack alone."""
         return self.method.weights([self.W()], [self.tensors])[0]
 
     def generator(self, number: int) -> torch.Generator:
-        """A source of random numbers of its own for each number, the same in every process."""
+        """Return a generator of random numbers for this number, the same in every process."""
         seed = (self.seed + 0x9E3779B97F4A7C15 * number) % 2**63
         return torch.Generator().manual_seed(seed)
 
@@ -113,10 +113,10 @@ class Stack(nn.Module):
 
     @torch.no_grad()
     def keep_given(self) -> None:
-        """Change W so that V is what W was, where the method's tensors do not start at V = W.
+        """Change W so that V is the old W, if the method's tensors do not start at V = W.
 
         With a rotation W <- Q^T W: `hr`, whose det Q is (-1)^(d-1), has no Q = I for an even d.
-        Raises UserError where that is no way.
+        Raises UserError if this is impossible.
         """
         W = self.W()
         if W.is_meta or _equal(self.V(), W):

@@ -16,16 +16,16 @@ from opt_runner.errors import UserError
 T = TypeVar("T")
 
 _MOST_BYTES = 2**28
-_MOST_VALUES = 100_000  # of a config: a kilobyte of YAML aliases can stand for billions
-_LARGEST = 1e100  # of a number: sums and squares of such numbers are still finite
-_MOST_DIGITS = 18  # of a whole number: it fits 64 bits
+_MOST_VALUES = 100_000  # in a config: a kilobyte of YAML aliases can mean billions of values
+_LARGEST = 1e100  # the largest number: sums and squares of such numbers are still finite
+_MOST_DIGITS = 18  # digits of a whole number: it fits into 64 bits
 
-# libyaml's loader, ten times as fast as PyYAML's own, if PyYAML was built with it.
+# PyYAML may be built with libyaml, whose loader is ten times as fast.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class DamagedFile(UserError):
-    """A file that is not as it was written. The message names the file and the fault."""
+    """A file was altered after it was written. The message names the file and the fault."""
 
 
 def read_text(path: Path) -> str:
@@ -34,7 +34,7 @@ def read_text(path: Path) -> str:
     Raises:
         FileNotFoundError: there is no such file.
         UserError: it cannot be read.
-        DamagedFile: it is no UTF-8.
+        DamagedFile: it is not UTF-8.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -104,7 +104,7 @@ def _number(digits: str) -> float:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping of a YAML file, plain values with text as keys.
 
-    Raises as `read_text`, and DamagedFile for broken YAML and for anything else.
+    Raises as `read_text`, and DamagedFile for broken YAML and for other content.
     """
     try:
         content = yaml.load(read_text(path), _Loader)
@@ -158,9 +158,9 @@ def folders_below(
 
 
 def printable(text: str) -> str:
-    """Return `text` with U+FFFD for characters that a terminal obeys or that UTF-8 does not have.
+    """Return `text` with U+FFFD for characters that are unsafe to print or not in UTF-8.
 
-    Those are control characters, marks of writing direction and halves of surrogate pairs. Line
+    These are control characters, marks of writing direction and halves of surrogate pairs. Line
     breaks and tabs stay.
     """
     if text.isprintable():

@@ -1,6 +1,6 @@
-"""weights.safetensors: the trained network, merged, as a state_dict, and what it takes and gives.
+"""weights.safetensors: the state_dict of the merged network, its inputs and outputs.
 
-The file is enough to build the network again: no data is needed.
+The network can be built from this file and the config, without the data.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from opt_runner.files import write_whole
 from opt_runner.records.reading import open_regular, parse_json
 from opt_runner.records.result import Result
 
-# One key alone: safetensors writes several in any order, and the same network is the same file.
+# One key only: safetensors writes several in any order, and equal networks must be equal files.
 _KEY = "opt_runner"
 NAME = "weights.safetensors"
 Count = Annotated[int, Field(strict=True, gt=0, le=2**20)]
@@ -29,10 +29,10 @@ Count = Annotated[int, Field(strict=True, gt=0, le=2**20)]
 
 @dataclass(frozen=True)
 class Interface:
-    """What a network takes and gives.
+    """The inputs and outputs of a network.
 
-    channels, size: of an image; size is (height, width). classes: names, in the order of the
-    outputs. The network gets pixels x in 0 to 255 as (x - 127.5) / 128.
+    channels, size: of an image; size is (height, width). classes: their names in the order of the
+    outputs. A pixel x from 0 to 255 is given as (x - 127.5) / 128.
     """
 
     channels: Count
@@ -55,8 +55,8 @@ class Interface:
 def write(path: Path, network: nn.Module, interface: Interface) -> str:
     """Write the network's state_dict whole, and return the SHA-256 of the file.
 
-    Tied weights stand under each of their names. A value that is no tensor, as a module's
-    `get_extra_state` may give, is left out. Raises CannotWrite.
+    Tied weights have an entry for each of their names. A value that is not a tensor, as from a
+    module's `get_extra_state`, is left out. Raises CannotWrite.
     """
     tensors = {
         name: value.detach().cpu().clone(memory_format=contiguous)
@@ -87,12 +87,15 @@ def check(path: Path) -> None:
         return  # whoever reads it says so
     if found != result.weights:
         raise UserError(
-            f"{path} is damaged: its SHA-256 is not that of result.json; rerun=true makes it anew"
+            f"{path} is damaged: its SHA-256 is not that of result.json; rerun=true makes it again"
         )
 
 
 def read_interface(path: Path) -> Interface:
-    """Raises UserError for a file that is missing, damaged or none of ours."""
+    """Return the interface that the file of weights names.
+
+    Raises UserError if the file is missing, damaged or not written by this package.
+    """
     try:
         open_regular(path).close()
         with safe_open(path, "pt") as file:
@@ -114,7 +117,7 @@ def read_interface(path: Path) -> Interface:
 
 
 def load(path: Path, network: nn.Module) -> None:
-    """Give the network, on the CPU, its weights. Raises UserError where they do not fit."""
+    """Load the weights into the network, on the CPU. Raises UserError if they do not fit."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -1,4 +1,4 @@
-"""Tables and pictures of records, and nothing else of them."""
+"""Tables and pictures, made only from the files of records."""
 
 import os
 

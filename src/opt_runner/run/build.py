@@ -1,6 +1,6 @@
 """The network of a run, and the methods around it."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -8,15 +8,18 @@ from torch import nn
 from opt_runner.choice import Rule
 from opt_runner.config import components
 from opt_runner.config.schema import Config, Covered
+from opt_runner.errors import UserError
 from opt_runner.methods import Method
 from opt_runner.opt import OPT, Weights
+from opt_runner.optimizers import SGD
+from opt_runner.run.schedule import Schedule
 
-# The reference's moving average of BatchNorm, and the budget it was chosen for.
+# The reference's momentum of BatchNorm, and its budget.
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
 
 
 class Sized(Protocol):
-    """What a network is made for: images of `channels` and `size`, (height, width), in classes."""
+    """Images that a network is made for, with `channels`, `size` (height, width) and classes."""
 
     @property
     def channels(self) -> int: ...
@@ -29,7 +32,7 @@ class Sized(Protocol):
 
 
 def network_of(config: Config, images: Sized, steps: int) -> nn.Module:
-    """The network for these images and a budget of so many steps, as it starts."""
+    """Return the network for these images and a budget of `steps`, as it starts."""
     return components.build(
         config.model,
         "model",
@@ -42,12 +45,12 @@ def network_of(config: Config, images: Sized, steps: int) -> nn.Module:
 
 
 def dtype_of(config: Config) -> torch.dtype:
-    """Of a run's weights: float32 also where its network computes in bfloat16."""
+    """Return the type of a run's weights: float32 also for a network in bfloat16."""
     return torch.float64 if config.hardware.precision == "float64" else torch.float32
 
 
 def opt_of(config: Config, network: nn.Module, steps: int) -> OPT:
-    """OPT as the config says, for a budget of so many steps."""
+    """Return OPT around the network, for a budget of `steps`."""
     kept: Weights = "pretrained" if config.model.weights else "given"
     return OPT(
         network,
@@ -57,8 +60,33 @@ def opt_of(config: Config, network: nn.Module, steps: int) -> OPT:
     )
 
 
+def optimizer_of(config: Config, opt: OPT) -> torch.optim.Optimizer:
+    """Return the optimizer that the config names, over all that trains."""
+    chosen = config.optimizer
+    momentum: dict[str, Any] = {
+        k: v for k, v in chosen.options.items() if k in ("momentum", "nesterov")
+    }
+    options: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
+    if components.target(chosen, "optimizer") is SGD:
+        return opt.optimizer(**options, **momentum, rotation_lr=chosen.rotation_lr)
+
+    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        kind = torch.optim.Optimizer
+        try:
+            return components.build(chosen, "optimizer", kind, params=groups, **options)
+        except ValueError as error:  # of a class of PyTorch, which checks its options itself
+            raise UserError(f"optimizer: {error}") from error
+
+    return opt.optimizer(**options, rotation_lr=chosen.rotation_lr, make=make)
+
+
+def schedule_of(config: Config) -> Schedule:
+    """Return the schedule that the config names."""
+    return components.build(config.schedule, "schedule", Schedule)
+
+
 def _rules(config: Config, steps: int) -> list[Rule]:
-    """The config's method and, for the layers that it leaves, the others."""
+    """Return the rules of the config's method and of the methods in layers.rest."""
     first = components.build(config.method, "method", Method)
     rules = [_rule(first.scaled_to(steps), config.layers)]
     for position, other in enumerate(config.layers.rest):

@@ -1,4 +1,4 @@
-"""Everything a run trains with: data, network, method and optimizer on their device."""
+"""The set-up of a run: data, network, method and optimizer on their device."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from opt_runner.networks.pretrained import load_weights
 from opt_runner.opt import OPT
 from opt_runner.records import weights
 from opt_runner.run.batchnorm import make_global
-from opt_runner.run.build import network_of, opt_of
+from opt_runner.run.build import network_of, opt_of, optimizer_of
 from opt_runner.run.device import Device
 from opt_runner.run.placement import Placement
 from opt_runner.run.processes import ALONE, Processes
@@ -32,8 +32,11 @@ from opt_runner.run.size import check_fits
 
 @dataclass(frozen=True)
 class Setup:
-    """data: what is trained and tested on. validation: held back from training, None without.
-    steps: the budget."""
+    """All parts of a run, made from its config and ready to train.
+
+    data: the training and test images. validation: images held back from training, or None.
+    steps: the budget.
+    """
 
     config: Config
     processes: Processes
@@ -48,21 +51,21 @@ class Setup:
 
     @property
     def hardware(self) -> str:
-        """What the run trains on, in words."""
+        """Return the hardware of the run in words."""
         several = f", {self.processes.count} processes" if self.processes.several else ""
         return f"{self.device.name}{several}"
 
     def checkpoint_bytes(self) -> int:
-        """The size of a checkpoint, once the optimizer has made a step."""
+        """Return the size of a checkpoint, once the optimizer has made a step."""
         state = [value for one in self.optimizer.state.values() for value in one.values()]
         tensors = [t for t in (*self.opt.state_dict().values(), *state) if isinstance(t, Tensor)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setup:
-    """Sets the process's threads and torch's seed as the config says.
+    """Make all parts of a run; this sets the process's threads and torch's seed.
 
-    Raises UserError where device, images, batch size, processes and network do not fit.
+    Raises UserError if device, images, batch size, processes and network do not fit.
     """
     device = Device.of(config.hardware, processes)
     validation = None
@@ -89,6 +92,11 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         part=(processes.rank, processes.count),
         streamed=placement.streamed,
     )
+    if config.optimizer.accumulate > config.batch_size // processes.count:
+        raise UserError(
+            f"optimizer.accumulate={config.optimizer.accumulate} makes more parts than a process "
+            f"has images of a batch ({config.batch_size // processes.count})"
+        )
     steps = config.budget.in_steps(batches.steps_per_epoch)
     check_fits(config, data, device.torch_device)
     torch.manual_seed(config.seed)
@@ -98,7 +106,7 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         load_weights(network, config.model.weights, config.model.weights_except)
     opt = opt_of(config, device.place(network), steps)
     if device.compile:
-        # Runs share OPT's code: without this, dynamo goes eager after eight of a sweep.
+        # Without this, dynamo stops compiling after eight runs in one process.
         torch.compiler.reset()
         opt.compile()
     _try_shapes(opt, data, device)
@@ -106,7 +114,7 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         _try_one_image(opt, data, device)
     if processes.several:
         make_global(opt.network, processes)
-    optimizer = opt.optimizer(**config.optimizer.model_dump())
+    optimizer = optimizer_of(config, opt)
     return Setup(
         config,
         processes,
@@ -146,7 +154,7 @@ def _try_one_image(opt: OPT, data: Images, device: Device) -> None:
 
 @torch.no_grad()
 def _try_shapes(opt: OPT, data: Images, device: Device) -> None:
-    """A network that does not fit the images says so now, not as a traceback from its inside."""
+    """Raise UserError if the network does not fit the images, before a traceback in training."""
     shape = (min(2, len(data.train_labels)), data.channels, *data.size)
     x = torch.zeros(shape, dtype=device.dtype, device=device.torch_device)
     opt.network.eval()

@@ -1,4 +1,4 @@
-"""Where launchers take their runs from: the list of a grid, or a search that draws one by one."""
+"""Sources of runs for launchers: the list of a grid, or a search that draws its runs."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -11,12 +11,14 @@ class Source(Protocol):
     """The runs of a sweep, which a launcher takes one by one from its main thread."""
 
     def take(self) -> Run | None:
-        """Return the next run; None if there is none now. It is asked again after a run's end."""
+        """Return the next run; None if there is none now. Called again when a run has ended."""
         ...
 
     def ended(self, run: Run) -> None:
-        """Hear that a taken run has ended or cannot be executed, unless the launcher was told to
-        stop."""
+        """Take note that a run has ended, or cannot be executed.
+
+        The launcher does not call it after it was told to stop.
+        """
 
 
 class Listed:

@@ -1,4 +1,4 @@
-"""The Optuna study of a search: a journal on disk, which a kill at any moment leaves usable."""
+"""The Optuna study of a search: a journal on disk that survives a kill at any moment."""
 
 import os
 from pathlib import Path
@@ -24,8 +24,8 @@ from opt_runner.sweep.space import Choices, Range, Space
 
 Pruning = Literal["none", "median", "hyperband"]
 
-# The pruner counts progress in percent of the budget: runs of different lengths, as with another
-# batch size, are compared at the same place of their schedules.
+# The pruner counts progress in percent of the budget, so that runs with different batch sizes are
+# compared at the same place of their schedules.
 WHOLE = 100
 _NOT_BEFORE = 20
 
@@ -55,8 +55,10 @@ def open_study(folder: Path, name: str, pruning: Pruning) -> optuna.Study:
 
 
 def ask(study: optuna.Study, space: Space, seed: int) -> optuna.Trial:
-    """Return a new trial. It depends on the seed and the trials before it alone: a search that
-    was killed draws the trials that an undisturbed one draws."""
+    """Return a new trial, which depends on the seed and the trials before it alone.
+
+    So a killed search draws the same trials as an uninterrupted one.
+    """
     number = len(study.get_trials(deepcopy=False))
     study.sampler = TPESampler(seed=mix(seed, number))
     return study.ask({key: _distribution(one) for key, one in space.parameters.items()})
@@ -96,7 +98,7 @@ def _pruner(pruning: Pruning) -> BasePruner:
 
 
 def _repair(journal: Path) -> None:
-    """Remove what a killed process leaves: half a line, and Optuna's own lock."""
+    """Remove the remains of a killed process: half a line, and Optuna's own lock."""
     for lock in journal.parent.glob(f"{journal.name}.lock*"):
         lock.unlink()
     if journal.exists():

@@ -35,7 +35,9 @@ _RESTORED_EVERY = 8
 
 
 class FrameSGD(StiefelSGD):
-    """SGD, but a parameter group with `retract` rotates its stacks V (k, d, n), G = dL/dV:
+    """SGD, but a parameter group with `retract` rotates its stacks V (k, d, n).
+
+    With G = dL/dV:
 
         N <- m N - G / 2;  K = N V^T - V N^T
         a = min(lr, 1 / (||K||_F + 1e-8))
@@ -78,9 +80,9 @@ class FrameSGD(StiefelSGD):
 
 
 def cayley_of_frame(C: Tensor, T: Tensor, D: Tensor, lr: float) -> tuple[Tensor, Tensor, Tensor]:
-    """A, B, Y (k, n, n) with Q V = N A + V B, and N Y the N of the same K, see `FrameSGD`.
+    """Return A, B, Y (k, n, n) with Q V = N A + V B; N Y is the N of the same K, see `FrameSGD`.
 
-    Of C = V^T V, T = V^T N and D = N^T N, with V^T N as good as skew:
+    Computed from C = V^T V, T = V^T N and D = N^T N, with V^T N as good as skew:
     ||K||_F^2 = 2 tr(D C) - 2 tr(T T).
 
     As h ||K||_F <= 1/2, h T and Y have eigenvalues below 0.18 and 0.31, and the inverses of
@@ -102,7 +104,7 @@ def cayley_of_frame(C: Tensor, T: Tensor, D: Tensor, lr: float) -> tuple[Tensor,
 
 
 def _near_identity_inverse(Z: Tensor, factors: int) -> Tensor:
-    """(I - Z)^-1 = (I + Z)(I + Z^2)(I + Z^4)..., so many factors.
+    """Return (I - Z)^-1 = (I + Z)(I + Z^2)(I + Z^4)..., with so many factors.
 
     By products, as LAPACK takes longer for matrices of this size, and batched LU on the CPU is not
     to be had: see Note [LU one at a time on the CPU].

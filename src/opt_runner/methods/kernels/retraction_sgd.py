@@ -61,7 +61,7 @@ class RetractionSGD(StiefelSGD):
 
 
 def _turn(X: Tensor, K: Tensor, lr: float) -> Tensor:
-    """The Cayley transform of a K on X, by two fixed-point steps from the tangent."""
+    """Return the Cayley transform of a K on X, by two fixed-point steps from the tangent."""
     norm = torch.linalg.vector_norm(K, dim=(-2, -1), keepdim=True)
     a = (1 / (norm + 1e-8)).clamp(max=lr)
     Y: Tensor = X + a * (K @ X)
@@ -71,7 +71,7 @@ def _turn(X: Tensor, K: Tensor, lr: float) -> Tensor:
 
 
 def _restore(X: Tensor, gram: Tensor, inverse: Tensor) -> Tensor:
-    """X (I + E) with the Gram matrix X^T X = `gram` again: E = gram^-1 (gram - X^T X) / 2.
+    """Return X (I + E), which has the Gram matrix `gram`: E = gram^-1 (gram - X^T X) / 2.
 
     Each of the two corrections squares the error; where a ||K|| is at its limit of 1 a step may
     leave the group by some percent.
