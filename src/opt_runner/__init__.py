@@ -7,29 +7,28 @@ loss.backward(); optimizer.step()
 plain = merge(opt)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from opt_runner.choice import Rule
     from opt_runner.geometry import hyperspherical_energy
+    from opt_runner.module_types import register_layer
     from opt_runner.opt import OPT, merge
 
 __version__ = "0.1.0"
-__all__ = ["OPT", "Rule", "hyperspherical_energy", "merge"]
+__all__ = ["OPT", "Rule", "hyperspherical_energy", "merge", "register_layer"]
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only where a name needs it: `opt-run --help` must answer fast."""
-    if name in ("OPT", "merge"):
-        from opt_runner import opt
-
-        return getattr(opt, name)
-    if name == "Rule":
-        from opt_runner.choice import Rule
-
-        return Rule
-    if name == "hyperspherical_energy":
-        from opt_runner.geometry import hyperspherical_energy
-
-        return hyperspherical_energy
+    modules = {
+        "OPT": "opt",
+        "Rule": "choice",
+        "hyperspherical_energy": "geometry",
+        "merge": "opt",
+        "register_layer": "module_types",
+    }
+    if name in modules:
+        return getattr(import_module(f"opt_runner.{modules[name]}"), name)
     raise AttributeError(f"module 'opt_runner' has no attribute {name!r}")

@@ -28,7 +28,7 @@ class ManifoldMuonSGD(StiefelSGD):
     A is the direction of unit spectral norm that descends most among those tangent to U^T U = I.
     """
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         D = -(X.mT @ G + G.mT @ X) / 4
         A = msign(G + 2 * X @ D)
         for step in range(group["ascent"]):
