@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help run reproduce-table evidence bench test test-all chaos lint clean
+.PHONY: help run reproduce-table evidence bench test test-all test-versions chaos lint clean
 
 help:            ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,8 +39,9 @@ evidence: $(READY)  ## tune every method alike on validation images, then compar
 	test $$status -gt 1 || $(BIN)/opt-report outputs/evidence --title "OPT: methods tuned alike" \
 	  || status=$$?; exit $$status
 
+# PARTS="steps growth", all by default; ARGS="--quick" and the like, see ARGS=--help.
 bench: $(READY)  ## measure every method and the alternatives, write outputs/bench/
-	@$(BIN)/opt-bench
+	@$(BIN)/python -m benchmarks $(PARTS) $(ARGS)
 
 # A worker a core, each with its share of the threads (tests/conftest.py). One test alone starts
 # faster without workers: .venv/bin/pytest tests/test_opt.py
@@ -49,6 +50,17 @@ test: $(READY)   ## run the tests, but for the slow ones
 
 test-all: $(READY)   ## run all tests: also real clusters, several processes and kills by the dozen
 	@$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
+
+# An environment each below ENVIRONMENTS, some GB, removed after its tests. docs/reliability.md has results.
+VERSIONS ?= 3.11-lowest-direct 3.12-highest 3.13-highest
+ENVIRONMENTS ?= .venv-versions
+test-versions: $(READY)  ## the quick tests with the oldest packages allowed, and on newer Pythons
+	@status=0; for version in $(VERSIONS); do \
+	  env=$(ENVIRONMENTS)/$$version; python=$${version%%-*}; resolution=$${version#*-}; \
+	  echo "$$version:"; $(BIN)/uv venv --quiet --clear --python $$python $$env && \
+	  $(BIN)/uv pip install --quiet --python $$env --resolution $$resolution --editable '.[dev]' && \
+	  $$env/bin/pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow" || status=1; \
+	  rm -rf $$env; done; exit $$status
 
 chaos: $(READY)  ## hundreds of kills and damaged files in sweeps over all methods
 	@OPT_CHAOS_KILLS=$(or $(KILLS),100) $(BIN)/pytest tests/cli/test_chaos.py

@@ -1,83 +1,96 @@
-"""Documents that a reader can follow to the letter: their files and commands, in order.
+"""The commands, files and outputs of README.md and docs/, read so that tests can follow them.
 
 A block that begins with `# NAME`, or with `# @package _global_` and `# NAME`, is that file. A block
 `console` has commands, after `$ `, each with lines of its output; `...` stands for lines left out.
+Other commands are lines of indented blocks, or stand in the text between backquotes.
 """
 
 import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from opt_runner.cli import eval as opt_eval
 from opt_runner.cli import export as opt_export
 from opt_runner.cli import report as opt_report
 from opt_runner.config.compose import compose, conf_dir
+from opt_runner.config.overrides import assignments, by_key
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.S | re.M)
-_NAME = re.compile(r"(?:# @package _global_\n)?# ([\w./]+\.(?:py|yaml))\n")
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]\d+)?")
+_FILE_NAME = re.compile(r"(?:# @package _global_\n)?# ([\w./]+\.(?:py|yaml))\n")
+_OUR = r"(?:\w+=\S+ )*(?:opt-run|opt-eval|opt-export|opt-report|make|torchrun) [\w'/+@=:-]"
+_INDENTED = re.compile(rf"^    ({_OUR}.*)$", re.M)
+_INLINE = re.compile(rf"(?<!`)`({_OUR}[^`]*)`(?!`)")
 
 
 @dataclass(frozen=True)
 class File:
+    """A file that a page has whole."""
+
     path: str
     text: str
 
 
 @dataclass(frozen=True)
 class Command:
+    """A command, and the lines of its output that the page shows."""
+
     line: str
-    shown: tuple[str, ...]
-
-    @property
-    def words(self) -> list[str]:
-        return shlex.split(self.line)
+    shown: tuple[str, ...] = ()
 
 
-def read(name: str) -> list[File | Command]:
-    """The files and commands of docs/NAME."""
+def read(page: str) -> list[File | Command]:
+    """Return the files of a page and the commands of its console blocks, in order."""
     steps: list[File | Command] = []
-    for kind, text in _BLOCK.findall((DOCS / name).read_text()):
-        if named := _NAME.match(text):
+    for kind, text in _BLOCK.findall((ROOT / page).read_text()):
+        if named := _FILE_NAME.match(text):
             steps.append(File(named[1], text))
         elif kind == "console":
-            steps += _commands(text)
+            for part in re.split(r"^\$ ", text, flags=re.M)[1:]:
+                line, _, output = part.replace("\\\n", "").partition("\n")
+                steps.append(Command(line, tuple(filter(str.strip, output.splitlines()))))
     return steps
 
 
-def _commands(text: str) -> Iterator[Command]:
-    for part in re.split(r"^\$ ", text, flags=re.M)[1:]:
-        line, _, output = part.replace("\\\n", "").partition("\n")
-        yield Command(line, tuple(shown for shown in output.splitlines() if shown.strip()))
+def other_commands(page: str) -> list[Command]:
+    """Return the commands of a page that stand in indented blocks and in its text."""
+    text = _BLOCK.sub("", (ROOT / page).read_text()).replace("\\\n", " ")
+    indented = [line.removesuffix(" ...") for line in _INDENTED.findall(text)]
+    inline = [line for line in _INLINE.findall(text) if "..." not in line]
+    return [Command(line) for line in indented + inline]
 
 
-def write(file: File, folder: Path) -> None:
-    path = folder / file.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(file.text)
+def write(page: str, folder: Path) -> None:
+    """Write the files of a page."""
+    for file in read(page):
+        if isinstance(file, File):
+            path = folder / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(file.text)
 
 
 class Shell:
-    """Runs the commands of a document in `folder`; variables that they set stay."""
+    """Runs the commands of a page in `folder`; variables that they set stay."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
-        # The documents show what a CPU gives, in a terminal wide enough for whole tables.
+        # The pages show what a CPU gives, in a terminal wide enough for whole tables.
         self.environment = {**environment, "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "120"}
         self._set: list[str] = []
 
     def __call__(self, line: str) -> subprocess.CompletedProcess[str]:
-        """stdout holds stderr as well."""
-        # Where the tests of a checkout have a PYTHONPATH, a document's must not hide it.
+        """Return the ended command; its stdout holds stderr as well."""
+        # Where the tests of a checkout have a PYTHONPATH, a page's must not hide it.
         kept = f'export PYTHONPATH="$PYTHONPATH:{os.environ.get("PYTHONPATH", "")}"'
         done = self._run(f"{kept}\n{line}")
         if variable := re.match(r"(export )?(\w+)=", line):
@@ -93,46 +106,35 @@ class Shell:
         )  # fmt: skip
 
 
-def check_shown(command: Command, output: str) -> None:
-    """Each line that the document shows is in the output, in that order, but for the numbers."""
-    lines = iter(map(_without_numbers, output.splitlines()))
-    for shown in command.shown:
-        if shown.strip() != "...":
-            assert _without_numbers(shown) in lines, (
-                f"{command.line}\ndoes not show\n{shown}\nbut\n{output}"
-            )
+def runs(command: Command) -> list[list[str]]:
+    """Return the overrides of the runs that the command asks for; each value of a key once.
 
-
-def _without_numbers(line: str) -> str:
-    line = re.sub(r"\b[0-9a-f]{12}\b", "#", line)
-    line = re.sub(r"(\d+ h )?(\d+ min )?\d+ s\b|\d+ h \d+ min\b", "#", line)
-    return " ".join(re.sub(r"[─━]+", "─", _NUMBER.sub("#", line)).split())
-
-
-def check_composes(command: Command) -> None:
-    """The command has options and keys that there are, with values that are allowed.
-
-    Raises what the command would show, where it has not; in the folder of the document's files.
+    Raises SystemExit for arguments of opt-eval, opt-export or opt-report that there are not. Such
+    a command has no runs, and nor has a make target that trains nothing.
     """
-    name, *arguments = [re.sub(r"\$\(?\w+\)?", "shell", word) for word in command.words]
-    if name == "opt-run":
-        for overrides in _runs(arguments):
-            _compose(overrides)
-    elif name == "opt-eval":
-        given = opt_eval._parser().parse_args(arguments)
-        _compose(given.overrides)
-    elif name in ("opt-export", "opt-report"):
-        module = opt_export if name == "opt-export" else opt_report
-        module._parser().parse_args(arguments)
+    words = shlex.split(re.sub(r"\$\(?\w+\)?", "shell", command.line), comments=True)
+    while "=" in words[0]:
+        words.pop(0)
+    name, *arguments = words
+    match name:
+        case "make":
+            dry = ["make", "--dry-run", *arguments, "SCALE=small"]
+            shown = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True)
+            found = re.findall(r"bin/opt-run ([^;\n]+)", shown.stdout)
+            return [run for line in found for run in _each_value(shlex.split(line))]
+        case "torchrun" if "opt_runner" in arguments:
+            return _each_value(arguments[arguments.index("opt_runner") + 1 :])
+        case "opt-run":
+            return _each_value(arguments)
+        case "opt-eval":
+            return [opt_eval._parser().parse_args(arguments).overrides]
+        case "opt-export" | "opt-report":
+            module = opt_export if name == "opt-export" else opt_report
+            module._parser().parse_args(arguments)
+    return []
 
 
-def _compose(overrides: list[str]) -> None:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        compose("config", overrides)
-
-
-def _runs(arguments: list[str]) -> Iterator[list[str]]:
-    """The overrides of a run; of a sweep as many runs as show each value of each key once."""
+def _each_value(arguments: list[str]) -> list[list[str]]:
     overrides = []
     words = iter(arguments)
     for word in words:
@@ -142,11 +144,100 @@ def _runs(arguments: list[str]) -> Iterator[list[str]]:
             next(words)
         elif word != "-m":
             overrides.append(word)
+    sweeper = _sweeper([values[0] for values in _values(overrides)])
+    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    grids = sweeper.get("grids") or [{}]
+    found = []
+    for grid in grids:
+        of_grid = [f"{key}={value}" for key, value in grid.items()]
+        values = _values([*params, *of_grid, *overrides])
+        firsts = [of_key[0] for of_key in values]
+        found += [
+            [value or first for value, first in zip(row, firsts, strict=True)]
+            for row in zip_longest(*values)
+        ] or [[]]
+    conditions = filter(None, sweeper.get("conditions") or ())
+    return found + [[*found[0], *condition.split()] for condition in conditions]
+
+
+def _values(overrides: list[str]) -> list[list[str]]:
+    """Return the assignments of each key; of an interval in a search the ends."""
     values = []
-    for word in overrides:
-        override = OverridesParser.create().parse_override(word)
-        key = override.get_key_element()
-        swept = override.is_sweep_override()
-        values.append([f"{key}={v}" for v in override.sweep_string_iterator()] if swept else [word])
-    for i in range(max(map(len, values))):
-        yield [of_key[i % len(of_key)] for of_key in values]
+    for key, override in by_key(overrides).items():
+        if override.is_interval_sweep():
+            ends = override.value()
+            values.append([f"{key}={ends.start}", f"{key}={ends.end}"])
+        else:
+            values.append(assignments(override))
+    return values
+
+
+def _sweeper(overrides: list[str]) -> dict:
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = hydra.compose("config", overrides, return_hydra_config=True)
+    sweeper = OmegaConf.to_container(cfg.hydra.sweeper, resolve=False)
+    assert isinstance(sweeper, dict)
+    return sweeper
+
+
+def composed(overrides: list[str]):
+    """Return the checked config of a run. Raises UserError for keys or values that are not."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose("config", overrides)
+
+
+# --- Outputs ---
+
+_HASH = re.compile(r"\b[0-9a-f]{12}\b")
+_CHANGING = re.compile(r"(\d+ h )?(\d+ min )?\b\d+ s\b|\d+ h \d+ min\b|[\d,.]+ [MG]i?B\b")
+_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?%?")
+# How far a number may be from the shown one: (absolute, relative). Other columns are not compared.
+_COLUMNS = {"test error %": (3.0, 0.0), "train loss": (0.05, 0.1), "energy excess": (0.1, 0.1)}
+
+
+def check_shown(command: Command, output: str) -> None:
+    """Assert that each line that the page shows is in the output, in that order.
+
+    Whole numbers must be equal, but for times and sizes. Test errors may be 3 points away, losses
+    10%; other numbers with a decimal point are not compared.
+    """
+    lines = iter(output.splitlines())
+    header: list[str] = []
+    for shown in command.shown:
+        if shown.strip() == "...":
+            continue
+        cells = re.split(r" {2,}", shown.strip())
+        if "test error %" in cells:
+            header = cells
+        wanted = _words(shown)
+        for line in lines:
+            if _words(line) == wanted:
+                break
+        else:
+            raise AssertionError(f"{command.line}\ndoes not show\n{shown}\nbut\n{output}")
+        found = re.split(r" {2,}", line.strip())
+        if header and len(cells) == len(found) == len(header):
+            for name, old, new in zip(header, cells, found, strict=True):
+                if name in _COLUMNS:
+                    _compare(command, old, new, *_COLUMNS[name])
+        elif "test error" in shown:
+            _compare(command, shown, line, *_COLUMNS["test error %"])
+
+
+def _words(line: str) -> str:
+    """Return the line with # for all that may change: hashes, times, sizes, decimal numbers."""
+    line = _CHANGING.sub("#", _HASH.sub("#", line))
+    line = _NUMBER.sub(lambda m: "#" if set(m[0]) & {".", "e", "%"} else m[0], line)
+    return " ".join(re.sub(r"[─━]+", "─", line).split())
+
+
+def _compare(command: Command, old: str, new: str, absolute: float, relative: float) -> None:
+    pairs = zip(_decimals(old), _decimals(new), strict=True)
+    for shown, found in pairs:
+        assert abs(found - shown) <= absolute + relative * abs(shown), (
+            f"{command.line}\nshows\n{old}\nand gives\n{new}"
+        )
+
+
+def _decimals(text: str) -> list[float]:
+    return [float(n.rstrip("%")) for n in re.findall(r"[-+]?\d+\.\d+%?", text.split("±")[0])]

@@ -57,7 +57,7 @@ def _beside(key: str, known: list[str]) -> str:
     return f"({node} takes {', '.join(keys)})" if keys else f"({node} takes no keys)"
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: BaseException) -> str:
     """A user's error as it is, any other with its name."""
     if isinstance(error, UserError):
         return str(error)

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -15,7 +15,6 @@ from opt_runner.choice import Rule, choose, few_covered
 from opt_runner.errors import UserError
 from opt_runner.layers import Layer, assembled, candidates
 from opt_runner.methods import Method
-from opt_runner.methods.base import Tensors
 from opt_runner.methods.kernels.shards import is_sharded, unshard, whole
 from opt_runner.methods.stack import Stack, Weights, held, start_weight
 from opt_runner.recompute import Recompute, Swap, places
@@ -26,7 +25,6 @@ from opt_runner.wrapper import Wrapper
 # Of a state_dict's form; a later one is refused.
 _STATE_VERSION = 2
 
-MakeWeights = Callable[[Sequence[Tensor], Sequence[Tensors]], list[Tensor]]
 
 
 class OPT(Wrapper):
@@ -92,8 +90,6 @@ class OPT(Wrapper):
         every = candidates(network, per_group, example)
         choice = choose(network, every, rules)
         self.steps = 0
-        # Where several processes share the work of `method.weights`, what they do instead.
-        self.shared: MakeWeights | None = None
         self.stacks = nn.ModuleList()
         # Each method that covers something, and its stacks.
         self._parts: list[tuple[Method, slice]] = []
@@ -308,7 +304,7 @@ class OPT(Wrapper):
         for number, (method, stacks) in enumerate(self.parts()):
             if not method.changes_weight:
                 continue
-            made = self._make(method, stacks, self.shared)
+            made = self._make(method, stacks)
             for stack, (_, V) in zip(stacks, made, strict=True):
                 for layer, weight in stack.as_weights(V):
                     made_of.setdefault(layer.parameter, []).append((layer, weight))
@@ -319,9 +315,7 @@ class OPT(Wrapper):
             for name, of_parameter in made_of.items()
         }
 
-    def _make(
-        self, method: Method, stacks: Sequence[Stack], weights: MakeWeights | None = None
-    ) -> list[tuple[Tensor, Tensor]]:
+    def _make(self, method: Method, stacks: Sequence[Stack]) -> list[tuple[Tensor, Tensor]]:
         """Return W and V, each (k, d, n), of each stack of a method."""
         if self._inside is not None:
             raise UserError("V is in the place of W inside of opt.effective(): leave it first")
@@ -331,7 +325,7 @@ class OPT(Wrapper):
             )
         Ws = [stack.W() for stack in stacks]
         with _no_autocast(Ws[0]):
-            Vs = (weights or method.weights)(Ws, [stack.tensors for stack in stacks])
+            Vs = method.weights(Ws, [stack.tensors for stack in stacks])
         return list(zip(Ws, Vs, strict=True))
 
     def penalty(self) -> Tensor:

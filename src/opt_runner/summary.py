@@ -71,7 +71,7 @@ class Summary:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=120, highlight=False)
+        console = Console(width=120, highlight=False, markup=False, emoji=False)
         with console.capture() as capture:
             console.print(self)
         return capture.get()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from safetensors.torch import load_file
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Finished = Callable[..., str]
@@ -107,5 +108,4 @@ def outcome(tmp_path: Path, name: str) -> tuple[list[dict], dict[str, torch.Tens
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     for row in rows:
         row.pop("seconds", None), row.pop("images_per_second", None)
-    state = torch.load(metrics.with_name("checkpoint.pt"), weights_only=True)["opt"]
-    return rows, {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
+    return rows, load_file(metrics.with_name("weights.safetensors"))

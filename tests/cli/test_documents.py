@@ -1,25 +1,42 @@
-"""docs/extending.md and docs/tutorial.md, followed to the letter: see tests/documents.py."""
+"""README.md and docs/, followed to the letter: see tests/documents.py."""
 
 import os
+import re
+import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+from safetensors.torch import save_file
 
 from opt_runner.cli import mistakes
+from opt_runner.console.screen import Screen
+from opt_runner.networks import PlainCNN
+from opt_runner.run.execute import execute
+from opt_runner.run.interrupt import StopRequest
+from opt_runner.run.run import identify
 from tests import documents
 from tests.cli.conftest import COMMAND, Run, outcome, results
-from tests.documents import Command, File, Shell
+from tests.documents import PAGES, Command, File, Shell
 
-NAMES = ["extending.md", "tutorial.md"]
+FOLLOWED = ["docs/extending.md", "docs/tutorial.md"]
 # What the command finds only when it looks at the data.
 OF_THE_DATA = "does not exist"
+# Folders of images that the pages leave to the reader.
+FOLDERS = re.compile(r"(?<=DATASET=)my_images\b|(?<=root=)DIR\b|(?<==)CIFAR10\b")
+# Two steps on eight images, whatever the page says about budgets and hardware.
+SHRUNK = [
+    "tracking=none", "hardware.device=cpu", "hardware.threads=1", "budget.steps=2", "batch_size=8",
+]  # fmt: skip
 
-# The augmentation of the document, which ends its process in a batch, counted from 1.
+# The augmentation of the page, which ends its process in a batch, counted from 1.
 DYING = """
 import os
 import signal
@@ -39,60 +56,151 @@ class Cutout(my_augmentation.Cutout):
 
 
 @pytest.fixture
-def importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The documents' modules are found as with `export PYTHONPATH=.`, and not by later tests."""
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working folder; modules that a page has are found in it, and not by later tests."""
     before = set(sys.modules)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     GlobalHydra.instance().clear()
-    yield
+    yield tmp_path
     for name in set(sys.modules) - before:
         if name.startswith("my_"):
             del sys.modules[name]
 
 
 def refusal(command: Command) -> str | None:
-    """What the document shows the command to be refused with."""
+    """Return the message that the page shows for a refused command."""
     first = command.shown[0] if command.shown else ""
     return first.removeprefix("opt-run: ") if first.startswith("opt-run: ") else None
 
 
-@pytest.mark.usefixtures("importable")
-@pytest.mark.parametrize("name", NAMES)
-def test_every_command_has_keys_and_values_that_there_are(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def images(root: Path, classes: int = 10) -> Path:
+    """Make a folder of 32 x 32 images, two a class in each half."""
+    for number in range(classes):
+        for name in ("train/{}/0", "train/{}/1", "test/{}/0", "test/{}/1"):
+            path = root / f"{name.format(f'c{number:02}')}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((32, 32), 99).convert("RGB").save(path)
+    return root
+
+
+def commands(page: str, folder: Path) -> list[Command]:
+    """Return the commands of a page that are not shown to be refused, on folders that are there."""
+    given = str(folder / "given")
+    all_of_them = [step for step in documents.read(page) if isinstance(step, Command)]
+    all_of_them += documents.other_commands(page)
+    return [
+        replace(command, line=FOLDERS.sub(given, command.line))
+        for command in all_of_them
+        if (refused := refusal(command)) is None or OF_THE_DATA in refused
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_shell_takes_every_command(page: str, tmp_path: Path) -> None:
+    lines = "\n".join(command.line for command in commands(page, tmp_path))
+    done = subprocess.run(["bash", "-n"], input=lines, text=True, capture_output=True, check=False)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_has_keys_and_values_that_there_are(page: str, in_folder: Path) -> None:
+    images(in_folder / "given")
+    documents.write(page, in_folder)
+    for command in commands(page, in_folder):
+        for overrides in documents.runs(command):
+            documents.composed(overrides)
+
+
+def test_commands_are_found() -> None:
+    found = {page: len(commands(page, Path())) for page in PAGES}
+    assert found["README.md"] >= 15
+    assert sum(found.values()) >= 80
+
+
+@pytest.mark.usefixtures("in_folder")
+@pytest.mark.parametrize("page", FOLLOWED)
+def test_every_refusal_is_as_shown(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    composed = 0
-    for step in documents.read(name):
-        if isinstance(step, File):
-            documents.write(step, tmp_path)
-        elif (refused := refusal(step)) is None or OF_THE_DATA in refused:
-            documents.check_composes(step)
-            composed += step.words[0] == "opt-run"
-        else:
-            monkeypatch.setattr(sys, "argv", step.words)
+    documents.write(page, tmp_path)
+    for step in documents.read(page):
+        if isinstance(step, Command) and (refused := refusal(step)):
+            if OF_THE_DATA in refused:
+                continue
+            monkeypatch.setattr(sys, "argv", shlex.split(step.line))
             with pytest.raises(SystemExit), mistakes.exit_on_error(hydra_runs=True):
-                documents.check_composes(step)
+                documents.composed(documents.runs(step)[0])
             assert capsys.readouterr().err == f"opt-run: {refused}\n"
-    assert composed > 5
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    "page", ["README.md", *(pytest.param(page, marks=pytest.mark.slow) for page in PAGES[1:])]
+)
+def test_every_run_can_train(page: str, in_folder: Path) -> None:
+    """Two steps of each: the network takes the images, and the method takes the network."""
+    documents.write(page, in_folder)
+    given, published = images(in_folder / "given"), images(in_folder / "published", 100)
+    weights = PlainCNN(1, (8, 8), 10, convs=3).state_dict()
+    save_file(weights, "net.safetensors")
+    torch.save(weights, "net.pt")
+    roots = {"image_folder": given, "cifar10": given, "cifar100": published}
+    seen = set()
+    for command in commands(page, in_folder):
+        for overrides in documents.runs(command):
+            named = documents.composed(overrides).dataset.name
+            at = [f"dataset.root={roots[named]}"] if named in roots else []
+            run = identify(documents.composed([*overrides, *SHRUNK, *at]))
+            if run.signature not in seen:
+                seen.add(run.signature)
+                result = execute(run, Screen("none"), in_sweep=False, stop=StopRequest())
+                assert result is not None
+                assert result.status == "finished", f"{command.line}\n{result.error}"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("page", FOLLOWED)
 def test_every_command_does_what_is_shown(
-    name: str, tmp_path: Path, environment: dict[str, str]
+    page: str, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     environment["PATH"] = f"{COMMAND.parent}{os.pathsep}{environment['PATH']}"
     run = Shell(tmp_path, environment)
-    for step in documents.read(name):
+    documents.write(page, tmp_path)
+    for step in documents.read(page):
         if isinstance(step, File):
-            documents.write(step, tmp_path)
             continue
         done = run(step.line)
         assert done.returncode == (2 if refusal(step) else 0), f"{step.line}\n{done.stdout}"
         documents.check_shown(step, done.stdout)
     assert all(result["status"] == "finished" for result in results(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("found", "fault"),
+    [
+        ("plain seed 0: test error 5.01% after 90 steps in 9 s", None),
+        ("plain seed 0: test error 5.01% after 91 steps in 2 s", "does not show"),
+        ("plain seed 0: test error 6.10% after 90 steps in 2 s", "and gives"),
+        ("  a   5.01   0.50   77.1   2", None),
+        ("  a   6.10   0.50   77.1   2", "and gives"),
+        ("  a   5.01   0.70   77.1   2", "and gives"),
+        ("  a   5.01   0.50   77.1   3", "does not show"),
+    ],
+)
+def test_numbers_that_are_shown_are_compared(found: str, fault: str | None) -> None:
+    header = "  method   test error %   train loss   seconds   n"
+    row = "  a   3.00   0.55   1.2   2"
+    sentence = "plain seed 0: test error 3.00% after 90 steps in 2 s"
+    shown = (header, row) if found.startswith(" ") else (sentence,)
+    command, output = Command("opt-run", shown), f"{header}\n{found}"
+    if fault is None:
+        documents.check_shown(command, output)
+    else:
+        with pytest.raises(AssertionError, match=fault):
+            documents.check_shown(command, output)
 
 
 TOGETHER = [
@@ -104,9 +212,7 @@ TOGETHER = [
 @pytest.fixture
 def extended(tmp_path: Path, opt_run: Run) -> Run:
     """opt-run in a folder with all files of docs/extending.md."""
-    for step in documents.read("extending.md"):
-        if isinstance(step, File):
-            documents.write(step, tmp_path)
+    documents.write("docs/extending.md", tmp_path)
     exec((tmp_path / "make_stripes.py").read_text().replace("stripes.npz", f"{tmp_path}/stripes"))
     path = os.pathsep.join(filter(None, [".", os.environ.get("PYTHONPATH", "")]))
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.cli.conftest import (
     COMMAND,
@@ -79,23 +78,6 @@ def test_a_damaged_result_is_set_aside(opt_run: Run, finished: Finished, tmp_pat
     assert again.returncode == 0, again.stderr
     assert "set aside as result.json.damaged-1" in again.stdout
     assert json.loads(path.read_text())["test_error"] == first["test_error"]
-
-
-def test_a_damaged_checkpoint_of_a_finished_run_is_made_anew(
-    opt_run: Run, finished: Finished, tmp_path: Path
-) -> None:
-    finished(*TINY, "tracking=none", "checkpoint.every_steps=5")
-    (path,) = tmp_path.glob("outputs/**/checkpoint.pt")
-    whole = outcome(tmp_path, "default")
-    path.write_bytes(path.read_bytes()[:-20])
-    again = opt_run(*TINY, "tracking=none")
-    assert again.returncode == 0, again.stderr
-    assert "checkpoint.pt is damaged" in again.stdout
-    assert "goes on from step 10 of 12" in again.stdout
-    rows, weights = outcome(tmp_path, "default")
-    assert rows == whole[0]
-    assert all(torch.equal(weights[key], value) for key, value in whole[1].items())
-    assert "finished before, skipped" in opt_run(*TINY, "tracking=none").stdout
 
 
 def test_damaged_metrics_of_a_finished_run_are_said(

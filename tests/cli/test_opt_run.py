@@ -23,7 +23,7 @@ def test_help_names_groups_choices_and_examples_without_torch(opt_run: Run) -> N
     for text in (f"method: {', '.join(sorted(METHODS))}", "hardware: auto, cpu, cuda",
                  "opt-run method=cayley model=cnn9"):  # fmt: skip
         assert text in done.stdout
-    modules = "opt_runner.cli.run, hydra_plugins.opt_runner.grid, hydra_plugins.opt_runner.pool"
+    modules = "opt_runner.cli.run, hydra_plugins.opt_runner.sweepers"
     probe = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 

@@ -4,8 +4,18 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from opt_runner.config.compose import conf_dir, read
+from opt_runner.config.compose import (
+    Composer,
+    conf_dir,
+    config_arguments,
+    from_arguments,
+    read,
+    text_keys,
+)
+from opt_runner.config.compose import compose as compose_checked
+from opt_runner.config.overrides import with_quoted_texts
 from opt_runner.config.schema import Config
 from opt_runner.config.signature import signature
 from opt_runner.errors import UserError
@@ -223,3 +233,55 @@ def test_data_and_device_are_in_the_signature() -> None:
 def test_directory_holds_no_equals_sign_or_comma() -> None:
     directory = composed("method=or", "seed=3").directory("abc")
     assert directory == Path("outputs/default/digits/cnn6/or/seed3-abc")
+
+
+def test_texts_may_look_like_numbers() -> None:
+    given = from_arguments(
+        "experiment_name=2024_11_28", "note=1e3", "model.name=16", "output_dir=true"
+    )
+    assert given.experiment_name == "2024_11_28"
+    assert (given.note, given.model.name, given.output_dir) == ("1e3", "16", "true")
+    assert with_quoted_texts(["seed=1", "note=1_0,x", "-m"], text_keys()) == [
+        "seed=1", "note='1_0',x", "-m",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer.lr=0.3", "optimizer={lr:0.2}"],
+        ["optimizer={lr:0.2}", "optimizer.lr=0.3"],
+        ["optimizer.lr=0.3", "++optimizer.lr=0.2"],
+        ["optimizer.lr=0.3", "method=standard"],
+        ["seed=1", "seed=2"],
+    ],
+)
+def test_a_run_of_a_sweep_has_the_config_that_it_has_alone(overrides: list[str]) -> None:
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        assert Composer("config")(overrides) == compose_checked("config", overrides)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("dataset/mine.yaml", "dataset: {name: mine, _target_: opt_runner.datasets.Digits}"),
+        ("experiment/mine.yaml", "method: {name: gs}"),
+        ("hardware/mine.yaml", "hardware: {device: cpu}\nbatch_size: 3"),
+    ],
+)
+def test_a_file_of_a_group_without_its_package_is_named(
+    path: str, text: str, tmp_path: Path
+) -> None:
+    group = Path(path).parent.name
+    (tmp_path / group).mkdir()
+    (tmp_path / path).write_text(text)
+    with pytest.raises(UserError, match=rf"{group}\..* must begin with .*# @package _global_"):
+        composed(f"hydra.searchpath=['{tmp_path}']", f"{group}=mine")
+
+
+def test_the_arguments_that_name_configs_are_in_a_run_s_command() -> None:
+    sources = [{"path": "a", "provider": "main"}, {"path": "b", "provider": "command-line"}]
+    content = {"runtime": {"config_sources": sources}, "job": {"config_name": "alt"}}
+    assert config_arguments(OmegaConf.create(content)) == [
+        "--config-dir", "b", "--config-name", "alt",
+    ]  # fmt: skip

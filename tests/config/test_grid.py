@@ -1,6 +1,6 @@
 """The runs that a grid's command line asks for."""
 
-from hydra_plugins.opt_runner.grid import GridSweeper
+from hydra_plugins.opt_runner.sweepers import GridSweeper
 
 
 def test_every_combination_and_the_command_line_over_the_experiment() -> None:

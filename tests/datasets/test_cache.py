@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ def decoded(monkeypatch) -> list[int]:
 
     def counted(paths, *rest):
         calls.append(len(paths))
-        decode_all(paths, *rest)
+        return decode_all(paths, *rest)
 
     monkeypatch.setattr(image_folder, "decode_all", counted)
     return calls
@@ -78,6 +79,38 @@ def test_moved_folder_is_still_known(root: Path, folder: Path, decoded: list[int
     load(root, folder)
     load(root.rename(root.with_name("moved")), folder)
     assert decoded == [5]
+
+
+def test_a_copy_is_still_known(root: Path, folder: Path, decoded: list[int]) -> None:
+    load(root, folder)
+    copy = shutil.copytree(root, root.with_name("copy"), copy_function=shutil.copyfile)
+    load(copy, folder)
+    assert decoded == [5]
+
+
+def test_files_are_hashed_again_only_where_one_was_touched(
+    root: Path, folder: Path, decoded: list[int], monkeypatch
+) -> None:
+    hashed: list[int] = []
+    digest_all = image_folder.digest_all
+
+    def counted(paths: list[str]) -> list[str]:
+        hashed.append(len(paths))
+        return digest_all(paths)
+
+    monkeypatch.setattr(image_folder, "digest_all", counted)
+    for _ in range(2):
+        load(root, folder)
+    assert hashed == [5]
+    time.sleep(0.02)
+    os.utime(root / "test/a/0.bmp")
+    for _ in range(2):
+        load(root, folder)
+    assert hashed == decoded * 2
+    for file in folder.glob("content-*"):
+        file.write_text("damaged")
+    load(root, folder)
+    assert hashed == [5, 5, 5]
 
 
 def test_each_choice_of_options_has_its_own_file(root: Path, folder: Path, decoded) -> None:
@@ -164,27 +197,12 @@ def test_cache_of_another_key_is_not_trusted(root: Path, folder: Path, decoded: 
     assert same(load(root, folder, size=4), small)
 
 
-def test_what_a_killed_process_left_is_removed(root: Path, folder: Path) -> None:
-    load(root, folder)
-    (path,) = files(folder)
-    path.unlink()
-    abandoned, growing = folder / f".{path.name}.abc", folder / f".{path.name}.def"
+def test_a_file_that_a_killed_process_was_writing_is_removed(root: Path, folder: Path) -> None:
+    folder.mkdir()
+    abandoned = folder / f".images-{'0a' * 16}.npy.0123abcd"
     abandoned.touch()
-    os.utime(abandoned, (0, 0))
-    growing.touch()
     load(root, folder)
     assert not abandoned.exists()
-    assert growing.exists()
-
-
-def test_what_an_earlier_release_left_is_removed(root: Path, folder: Path) -> None:
-    folder.mkdir()
-    former, own = folder / f"images-{'0a' * 16}.pt", folder / "images-of-mine.pt"
-    former.touch()
-    own.touch()
-    load(root, folder)
-    assert not former.exists()
-    assert own.exists()
 
 
 @pytest.mark.parametrize("obstacle", ["a file in its place", "no permission"])

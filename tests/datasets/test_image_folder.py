@@ -1,8 +1,9 @@
 """ImageFolder on real folders: what it finds, what it refuses, how it decodes."""
 
 import os
+import shutil
 import tarfile
-import threading
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from opt_runner.datasets import ImageFolder, Images
-from opt_runner.datasets.folder import decode
+from opt_runner.datasets.folder import decode, image_folder
 from opt_runner.errors import UserError
 
 CIFAR10_JPEG = Path(
@@ -78,9 +79,55 @@ def test_takes_any_depth_and_any_case_but_nothing_hidden(build, root: Path) -> N
     save(noise(), root / "train/cat/LOUD.JPG")
     save(noise(), root / "train/cat/.hidden.png")
     save(noise(), root / "train/.thumbnails/ant.png")
-    (root / "train/cat/notes.txt").write_text("not an image")
-    (root / "train/README").write_text("not a class")
+    save(noise(), root / "train/cat/@eaDir/0.png/thumb.jpg")
+    save(noise(), root / "test/__MACOSX/cat/0.png")
+    save(noise(), root / "train/cat/._0.png")
     assert build().load().train_labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
+def test_files_left_out_are_counted_and_named_once(build, root: Path, caplog) -> None:
+    for name in ("train/README", "train/cat/notes.txt", "test/ant/photo.heic"):
+        (root / name).touch()
+    os.mkfifo(root / "train/cat/pipe.png")
+    before = build().fingerprint()
+    assert "left out 4 files" in caplog.text
+    for name in ("README", "cat/notes.txt", "cat/pipe.png"):
+        assert str(root / "train" / name) in caplog.text
+    caplog.clear()
+    assert build().fingerprint() == before
+    assert caplog.text == ""
+    assert len(build().load().train_images) == 5
+
+
+@pytest.mark.parametrize("name", ["photo.jfif", "photo.jpe", "photo.avif"])
+def test_suffixes_of_cameras_and_browsers(build, root: Path, name: str) -> None:
+    if name.endswith("avif"):
+        save(noise(), root / f"train/ant/{name}")
+    else:
+        save(noise(), root / f"train/ant/{name}", format="JPEG")
+    assert len(build().load().train_images) == 6
+
+
+def test_names_of_classes_match_in_both_forms_of_unicode(build, root: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    (root / "train/cat").rename(root / "train" / composed)
+    (root / "test/cat").rename(root / "test" / decomposed)
+    assert build().load().classes == ["ant", composed]
+    before = build().fingerprint()
+    (root / "train" / composed).rename(root / "train" / decomposed)
+    assert build().fingerprint() == before
+    save(noise(), root / "train" / composed / "0.png")
+    with pytest.raises(UserError, match="two folders café, whose names differ only"):
+        build().check()
+
+
+def test_one_class_alone_is_refused(tmp_path: Path) -> None:
+    for half in ("train", "test"):
+        save(noise(), tmp_path / half / "images/cat/0.png")
+        save(noise(), tmp_path / half / "images/dog/0.png")
+    with pytest.raises(UserError, match=r"one class alone, images: .*images has cat, dog"):
+        ImageFolder(str(tmp_path)).check()
 
 
 def test_follows_links_but_not_in_circles(build, root: Path) -> None:
@@ -158,6 +205,19 @@ def test_broken_images_are_named(build, root: Path) -> None:
                 build(**options).load()
 
 
+def test_all_broken_images_are_named_or_counted(build, root: Path) -> None:
+    for i in range(14):
+        path = root / f"train/cat/{i + 10}.png"
+        save(noise(width=64, height=64), path)
+        path.write_bytes(path.read_bytes()[: 200 if i < 7 else -30])
+    with pytest.raises(UserError) as caught:
+        build(size=8, channels=3).load()
+    *named, counted = str(caught.value).splitlines()
+    assert len(named) == 10
+    assert all("is no readable image" in line for line in named)
+    assert counted == "4 more files"
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".gif", ".bmp", ".webp", ".ppm", ".tif", ".png"])
 def test_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"short{suffix}"
@@ -216,6 +276,7 @@ def test_channels_are_three_where_any_image_has_colour(
     tmp_path: Path, extra: str | None, channels: int
 ) -> None:
     for half in ("train", "test"):
+        save(noise("L"), tmp_path / f"{half}/b/grey.png")
         save(noise("L"), tmp_path / f"{half}/a/grey.png")
         save(noise("L").convert("1"), tmp_path / f"{half}/a/bits.png")
         save(noise("LA"), tmp_path / f"{half}/a/grey_alpha.png")
@@ -271,6 +332,39 @@ def test_sixteen_bits_are_scaled(tmp_path: Path, name: str) -> None:
     assert decoded.tolist() == [[[0, 1, 0], [255, 128, 1], [1, 0, 1]]]
 
 
+@pytest.mark.parametrize(
+    ("name", "dtype", "brightest", "white"),
+    [
+        ("deep.png", np.uint16, 4095, 4095),
+        ("deep.png", np.uint16, 900, 1023),
+        ("deep.tif", np.int32, 255, 255),
+        ("deep.tif", np.int32, 4000, 4095),
+        ("deep.pgm", np.uint16, 40_000, 65_535),
+    ],
+)
+def test_white_of_deep_images_is_that_of_the_whole_folder(
+    tmp_path: Path, caplog, name: str, dtype: type, brightest: int, white: int
+) -> None:
+    dark, bright = np.zeros((2, 2), dtype), np.full((2, 2), brightest, dtype)
+    dark[0, 0] = brightest // 2
+    for half in ("train", "test"):
+        for number, values in enumerate((dark, bright)):
+            save(Image.fromarray(values), tmp_path / half / f"c{number}" / name)
+    images = ImageFolder(str(tmp_path), cache_dir=str(tmp_path / ".cache")).load().to("cpu")
+    assert images.train_images[1].unique().tolist() == [round(brightest * 255 / white)]
+    assert images.test_images[0, 0, 0, 0] == round(brightest // 2 * 255 / white)
+    assert (f"4 grey images of more than 8 bits have no value above {white:,}" in caplog.text) == (
+        white < 65_535
+    )
+
+
+def test_black_images_are_counted_and_named(build, root: Path, caplog) -> None:
+    save(Image.new("RGB", (8, 8), (15, 0, 9)), root / "train/cat/2.png")
+    build().load()
+    assert "1 images are black" in caplog.text
+    assert "train/cat/2.png" in caplog.text
+
+
 @pytest.mark.parametrize("values", [np.float32([[0.5]]), np.int32([[70000]]), np.int32([[-1]])])
 def test_values_without_a_known_white_are_refused(tmp_path: Path, values: np.ndarray) -> None:
     with pytest.raises(UserError, match=r"raw\.tif .*which value is white"):
@@ -301,31 +395,15 @@ def test_more_images_than_fit_on_the_disk(build, root: Path) -> None:
         build(size=3_000_000).load()
 
 
-def test_error_ends_the_work(build, root: Path, monkeypatch) -> None:
-    """The files after a broken one are not all decoded first."""
-    monkeypatch.setattr(decode, "FILES_A_TASK", 1)
-    for i in range(300):
-        save(noise(), root / f"train/cat/z{i}.png")
-    (root / "train/ant/0.png").write_bytes(b"broken")
-    opened, lock, decode_one = [], threading.Lock(), decode.decode
-
-    def counted(path: str, size: int, channels: int) -> np.ndarray:
-        with lock:
-            opened.append(path)
-        return decode_one(path, size, channels)
-
-    monkeypatch.setattr(decode, "decode", counted)
-    with pytest.raises(UserError, match=r"ant/0\.png"):
-        build(size=8, channels=3).load()
-    assert len(opened) < 300
-
-
 def test_fingerprint_stays_with_the_data(build, root: Path, tmp_path: Path) -> None:
     before = build().fingerprint()
     os.utime(root / "train/cat/0.png", (0, 0))
     assert build().fingerprint() == before
     moved = root.rename(tmp_path / "moved")
-    assert ImageFolder(str(moved), cache_dir="elsewhere").fingerprint() == before
+    elsewhere = tmp_path / "elsewhere"
+    assert ImageFolder(str(moved), cache_dir=str(elsewhere)).fingerprint() == before
+    copy = shutil.copytree(moved, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert ImageFolder(str(copy), cache_dir=str(elsewhere)).fingerprint() == before
 
 
 def test_fingerprint_tells_data_apart(build, root: Path) -> None:
@@ -339,14 +417,37 @@ def test_fingerprint_tells_data_apart(build, root: Path) -> None:
     assert len(seen) == 6
 
 
-def test_fingerprint_tells_uncompressed_images_of_one_size_apart(tmp_path: Path) -> None:
-    prints = set()
-    for seed in range(2):
-        root = tmp_path / str(seed)
-        for name in ("train/a/0.bmp", "test/a/0.bmp"):
-            save(noise(seed=seed), root / name)
-        prints.add(ImageFolder(str(root)).fingerprint())
-    assert len(prints) == 2
+@pytest.mark.parametrize("touched_back", [True, False])
+def test_fingerprint_tells_any_image_changed_in_place(
+    build, root: Path, touched_back: bool
+) -> None:
+    for file in root.glob("*/*/*.png"):
+        save(noise(), file.with_suffix(".bmp"))  # uncompressed: of one size whatever it shows
+    before = build().fingerprint()
+    for file in root.glob("*/*/*.bmp"):
+        status = file.stat()
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        if touched_back:
+            os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))  # as tar and rsync do
+        assert build().fingerprint() != before
+        file.write_bytes(whole)
+        assert build().fingerprint() == before
+
+
+def test_a_folder_changed_while_it_is_read_is_not_cached(build, root: Path, monkeypatch) -> None:
+    decode_all = image_folder.decode_all
+
+    def changed(*arguments):
+        save(noise(seed=9), root / "train/cat/0.png")
+        return decode_all(*arguments)
+
+    folder = build()
+    monkeypatch.setattr(image_folder, "decode_all", changed)
+    with pytest.raises(UserError, match="changed while it was read"):
+        folder.load()
+    monkeypatch.undo()
+    assert len(build().load().train_images) == 5
 
 
 def test_real_cifar10(tmp_path: Path) -> None:

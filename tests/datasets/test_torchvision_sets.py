@@ -261,8 +261,9 @@ def class_folders(root: Path, classes: int) -> None:
 
 def test_a_published_set_may_lie_in_class_folders(tmp_path: Path) -> None:
     class_folders(tmp_path, 10)
-    found = published_set("CIFAR10", str(tmp_path))
+    found = published_set("CIFAR10", str(tmp_path), cache_dir=str(tmp_path / "cache"))
     assert isinstance(found, ImageFolder)
+    assert found.cache_dir == tmp_path / "cache"
     images = found.load()
     assert images.classes == [f"c{number:03}" for number in range(10)]
     assert images.size == (32, 32)

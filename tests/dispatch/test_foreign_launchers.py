@@ -1,7 +1,6 @@
 """What other people's launchers throw: a line and a log, the table, the exit code."""
 
 import signal
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +11,8 @@ import pytest
 import yaml
 from hydra.core.utils import JobReturn, JobStatus
 
-from hydra_plugins.opt_runner._sweeper import RunSweeper
 from hydra_plugins.opt_runner.launchers import PoolLauncher
+from hydra_plugins.opt_runner.sweepers import GridSweeper
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError, in_words
@@ -94,29 +93,25 @@ def test_a_job_that_failed_outside_of_its_run_is_a_failure_of_the_launcher(
     error: Exception, sweep: Sweep, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also of a rerun, whose old result is still there."""
-    sweeper = Foreign()
+    sweeper = with_launcher_of_others()
     jobs = [JobReturn(status=JobStatus.COMPLETED), JobReturn(status=JobStatus.FAILED)]
     jobs[0].return_value, jobs[1].return_value = None, error
-    sweeper.launcher = SimpleNamespace(launch=lambda overrides, first: jobs)
+    sweeper.launcher.launch = lambda overrides, first: jobs
     sweeper._overrides = {run.signature: [] for run in sweep.runs}
     screen = Screen("plain")
     assert conduct(sweep, partial(sweeper.launch, sweep, screen), screen) == 1
-    assert f"the launcher failed: {sweeper.said(error)}" in capsys.readouterr().out
+    said = f"RuntimeError: {error}" if isinstance(error, UserError) else in_words(error)
+    assert f"the launcher failed: {said}" in capsys.readouterr().out
 
 
-class Foreign(RunSweeper):
-    """A sweeper with a launcher of others."""
-
-    def conduct(self, arguments: Sequence[str]) -> int:
-        raise NotImplementedError
-
-    def said(self, error: Exception) -> str:
-        return f"RuntimeError: {error}" if isinstance(error, UserError) else in_words(error)
+def with_launcher_of_others() -> GridSweeper:
+    sweeper = GridSweeper()
+    sweeper.launcher, sweeper.options = SimpleNamespace(), None
+    return sweeper
 
 
 def test_a_search_needs_a_launcher_that_takes_runs_one_by_one(sweep: Sweep) -> None:
-    sweeper = Foreign()
-    sweeper.launcher = SimpleNamespace()
+    sweeper = with_launcher_of_others()
     with pytest.raises(UserError, match=r"a search needs hydra/launcher=pool, slurm or ray"):
         sweeper.at_once(sweep.runs[0])
 

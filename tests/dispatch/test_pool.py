@@ -17,7 +17,7 @@ from opt_runner.config.compose import compose, conf_dir
 from opt_runner.config.schema import Hardware
 from opt_runner.console.screen import Screen
 from opt_runner.dispatch import local
-from opt_runner.dispatch.local import Options, Pool, WorkerEnded, slots
+from opt_runner.dispatch.local import Pool, PoolOptions, WorkerEnded
 from opt_runner.dispatch.loop import End, Task, dispatch
 from opt_runner.dispatch.worker import Job
 from opt_runner.run import device
@@ -261,8 +261,8 @@ def runs(folder: Path, count: int, *overrides: str) -> list[Run]:
         ]
 
 
-def options(**given: Any) -> Options:
-    return Options.read({"slots": None, "runs_per_gpu": 1, "retries": 1, **given})
+def options(**given: Any) -> PoolOptions:
+    return PoolOptions.read({"slots": None, "runs_per_gpu": 1, "retries": 1, **given})
 
 
 def execute(left: list[Run], mode: str = "none", **given: Any) -> None:
@@ -383,7 +383,7 @@ def test_slots(
     acting: type[ActingWorker],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(local, "visible_gpus", lambda: gpus)
-    found = slots(hardware(device, threads), options(**given))
+    found = options(**given).slots_for(hardware(device, threads))
     assert [(slot.gpu, slot.threads) for slot in found] == expected
 
 
@@ -406,7 +406,7 @@ def test_without_a_number_a_run_has_all_cores_alone_and_in_a_sweep(
     monkeypatch.setattr(device, "available_cores", lambda: 3)  # a container's quota
     monkeypatch.setattr(local, "available_cores", lambda: 3)
     monkeypatch.setattr(local, "default_threads", default_threads)
-    (slot,) = slots(hardware("cpu"), options())
+    (slot,) = options().slots_for(hardware("cpu"))
     assert slot.threads == default_threads() == 3
 
 

@@ -12,8 +12,7 @@ from tests.dispatch.conftest import SMALL, Start, results
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
 
-from opt_runner.dispatch import ray as launcher
-from opt_runner.dispatch.ray import Options, Resources, resources, room
+from opt_runner.dispatch.ray import RayOptions, Resources
 
 NO_OPTIONS = {
     "address": None, "gpus_per_run": None, "cpus_per_run": None, "retries": 1, "init": None,
@@ -23,12 +22,12 @@ NO_OPTIONS = {
 def hardware(device: str = "auto", threads: int | None = None) -> Hardware:
     return Hardware(
         device=device, precision="float32", threads=threads, channels_last=False, compile=False,
-        reuse_memory=True, processes="auto", share_rotations="auto",
+        reuse_memory=True, processes="auto",
     )  # fmt: skip
 
 
-def options(**given: Any) -> Options:
-    return Options.read({**NO_OPTIONS, **given})
+def options(**given: Any) -> RayOptions:
+    return RayOptions.read({**NO_OPTIONS, **given})
 
 
 EIGHT_GPUS = [Resources(cpus=64, gpus=8)]
@@ -52,26 +51,26 @@ def test_what_a_run_gets(
     machines: list[Resources], device: str, threads: int | None, given: dict[str, Any],
     expected: Resources, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(launcher, "_nodes", lambda _: machines)
-    assert resources(hardware(device, threads), options(**given)) == expected
+    monkeypatch.setattr(RayOptions, "nodes", lambda _: machines)
+    assert options(**given).resources(hardware(device, threads)) == expected
 
 
 def test_how_many_runs_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "_nodes", lambda _: EIGHT_GPUS)
-    assert room(hardware(), options()) == 8
-    assert room(hardware(), options(gpus_per_run=0.25)) == 32
-    assert room(hardware("cpu", 6), options()) == 10
-    monkeypatch.setattr(launcher, "_nodes", lambda _: MIXED)
-    assert room(hardware(threads=12), options()) == 2 + 1
-    assert room(hardware("cuda", 1), options()) == 0
+    monkeypatch.setattr(RayOptions, "nodes", lambda _: EIGHT_GPUS)
+    assert options().at_once(hardware()) == 8
+    assert options(gpus_per_run=0.25).at_once(hardware()) == 32
+    assert options().at_once(hardware("cpu", 6)) == 10
+    monkeypatch.setattr(RayOptions, "nodes", lambda _: MIXED)
+    assert options().at_once(hardware(threads=12)) == 2 + 1
+    assert options().at_once(hardware("cuda", 1)) is None
 
 
 def test_a_gpu_of_ones_own_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "_nodes", lambda _: EIGHT_GPUS)
+    monkeypatch.setattr(RayOptions, "nodes", lambda _: EIGHT_GPUS)
     with pytest.raises(UserError, match="cuda:1: which GPU a run gets is Ray's choice"):
-        resources(hardware("cuda:1"), options())
+        options().resources(hardware("cuda:1"))
     with pytest.raises(UserError, match="gives hardware=cuda no GPU"):
-        resources(hardware("cuda"), options(gpus_per_run=0))
+        options(gpus_per_run=0).resources(hardware("cuda"))
 
 
 @pytest.mark.parametrize(

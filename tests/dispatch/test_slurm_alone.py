@@ -13,7 +13,7 @@ from opt_runner.config.compose import compose, conf_dir
 from opt_runner.config.schema import Config
 from opt_runner.dispatch.loop import Task
 from opt_runner.dispatch.slurm import queue
-from opt_runner.dispatch.slurm.options import Options
+from opt_runner.dispatch.slurm.options import SlurmOptions
 from opt_runner.dispatch.slurm.submission import Submitted
 from opt_runner.errors import UserError
 from opt_runner.records.record import Record
@@ -27,10 +27,10 @@ ANSWER = """\
 """
 
 
-def options(**given: Any) -> Options:
+def options(**given: Any) -> SlurmOptions:
     content = yaml.safe_load((conf_dir() / "hydra/launcher/slurm.yaml").read_text())
     content = {key: value for key, value in content.items() if not key.startswith("_")}
-    return Options.read({**content, **given})
+    return SlurmOptions.read({**content, **given})
 
 
 def test_the_queue_is_read() -> None:

@@ -15,7 +15,7 @@ from opt_runner.config.compose import compose, conf_dir
 from opt_runner.console.screen import Screen
 from opt_runner.dispatch.loop import Task, dispatch
 from opt_runner.dispatch.slurm import jobs, queue, submission
-from opt_runner.dispatch.slurm.options import Options
+from opt_runner.dispatch.slurm.options import SlurmOptions
 from opt_runner.dispatch.slurm.submission import Refused, Submitted
 from opt_runner.errors import UserError
 from opt_runner.files import locked
@@ -45,7 +45,7 @@ class ActingSlurm:
                 self.known[job.id] = replace(job, state="COMPLETED")
         return found
 
-    def submit(self, tasks: Sequence[Task], options: Options, sweep: Sweep) -> list[Submitted]:
+    def submit(self, tasks: Sequence[Task], options: SlurmOptions, sweep: Sweep) -> list[Submitted]:
         if self.refuses and self.refuses.pop(0):
             raise Refused("AssocMaxSubmitJobLimit")
         self.submitted.append([task.run.config.seed for task in tasks])
@@ -100,7 +100,7 @@ def execute(tmp_path: Path) -> Execute:
         content = yaml.safe_load((conf_dir() / "hydra/launcher/slurm.yaml").read_text())
         content = {key: value for key, value in content.items() if not key.startswith("_")}
         sweep, source = Sweep(runs, asked=count, here=False), Told(runs)
-        options = Options.read({**content, **given})
+        options = SlurmOptions.read({**content, **given})
         dispatch(source, jobs.Jobs(options, sweep, Screen("plain")), at_once or count)
         return sweep, source
 
@@ -149,14 +149,12 @@ def test_what_slurm_does_not_take_yet_waits(slurm: ActingSlurm, execute: Execute
     assert sorted(source.ends) == [0, 1, 2, 3, 4]
 
 
-def test_runs_that_slurm_takes_no_more_are_told(
-    slurm: ActingSlurm, execute: Execute, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_that_slurm_takes_no_more_end_the_sweep(slurm: ActingSlurm, execute: Execute) -> None:
+    """Those that have ended have their results: the table is shown, and the exit code is 1."""
     slurm.refuses = [False, *[True] * 10]
-    _, source = execute(4, max_array=2)
+    with pytest.raises(Refused, match="Slurm does not take the jobs: AssocMaxSubmitJobLimit"):
+        execute(4, max_array=2)
     assert slurm.submitted == [[0, 1]]
-    assert sorted(source.ends) == [0, 1, 2, 3]
-    assert "Slurm does not take the jobs: AssocMaxSubmitJobLimit" in capsys.readouterr().out
 
 
 def test_where_slurm_takes_nothing_its_words_are_told(slurm: ActingSlurm, execute: Execute) -> None:

@@ -20,7 +20,6 @@ def test_without_ray_one_line_says_what_to_install(start: Start, tmp_path: Path)
     command = start("-m", *SMALL, "hydra/launcher=ray", PYTHONPATH=path)
     assert command.ends() == 2
     assert command.stderr == (
-        "opt-run: hydra/launcher=ray needs Ray (No module named 'ray'): "
-        "pip install 'opt-runner[ray]'\n"
+        "opt-run: hydra/launcher=ray needs Ray (No module named 'ray'): pip install ray\n"
     )
     assert not (tmp_path / "outputs").exists()

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.memory import peak_allocated
 from opt_runner import OPT
-from opt_runner.bench.allocated import peak_allocated
 
 D, N = 1_024, 4
 

@@ -6,6 +6,7 @@ import pytest
 
 from opt_runner.errors import UserError
 from opt_runner.records.tuned import Tuned, keep, read, superseded
+from tests.report.conftest import fail
 
 
 def test_runs_with_the_same_setting_add_up_and_another_setting_makes_them_former(
@@ -14,12 +15,12 @@ def test_runs_with_the_same_setting_add_up_and_another_setting_makes_them_former
     keep(tmp_path, {"gs": ["lr=1"], "hr": ["lr=2"]}, {"gs": ["a"], "hr": ["b"]})
     keep(tmp_path, {"gs": ["lr=1"]}, {"gs": ["c"]})
     assert read(tmp_path)["gs"] == Tuned(["lr=1"], ["a", "c"], [])
-    assert superseded([tmp_path]) == set()
+    assert superseded([tmp_path], fail) == set()
     keep(tmp_path, {"gs": ["lr=3"]}, {"gs": ["d"]})
     assert read(tmp_path)["gs"] == Tuned(["lr=3"], ["d"], ["a", "c"])
-    assert superseded([tmp_path]) == {"a", "c"}
+    assert superseded([tmp_path], fail) == {"a", "c"}
     keep(tmp_path, {"gs": ["lr=1"]}, {"gs": ["a"]})
-    assert superseded([tmp_path]) == {"c", "d"}
+    assert superseded([tmp_path], fail) == {"c", "d"}
     assert read(tmp_path)["hr"].runs == ["b"]
 
 
@@ -29,12 +30,14 @@ def test_what_is_the_best_of_one_comparison_is_not_former_for_another(tmp_path: 
         keep(tmp_path / name, {"gs": ["lr=1"]}, {"gs": [first]})
     keep(tmp_path / "one", {"gs": ["lr=2"]}, {"gs": ["b"]})
     keep(tmp_path / "two", {"gs": ["lr=2"]}, {"gs": ["c"]})
-    assert superseded([tmp_path]) == {"a"}
+    assert superseded([tmp_path], fail) == {"a"}
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"gs": 1}', '{"gs": {"setting": []}}', "\xff"])
 def test_a_damaged_one_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "tuned.json").write_bytes(content.encode("latin-1"))
-    for use in (lambda: superseded([tmp_path]), lambda: keep(tmp_path, {}, {})):
-        with pytest.raises(UserError, match=r"tuned\.json is damaged"):
-            use()
+    faults: list[str] = []
+    assert superseded([tmp_path], faults.append) == set()
+    assert [line for line in faults if "tuned.json is damaged" in line] == faults != []
+    with pytest.raises(UserError, match=r"tuned\.json is damaged"):
+        keep(tmp_path, {}, {})

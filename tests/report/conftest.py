@@ -16,7 +16,10 @@ from opt_runner.geometry import Geometry
 from opt_runner.records import stored
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
-from opt_runner.report.comparison import Comparison, compare
+from opt_runner.report.columns import sheet
+from opt_runner.report.comparison import Comparison
+from opt_runner.report.tables import compare
+from opt_runner.report.writers.report import Report, Section
 
 STEPS = 100
 SEEDS = (0, 1, 2)
@@ -67,6 +70,17 @@ def geometry(row: dict[str, Any], counts: list[int]) -> Geometry:
     """What a result keeps of a row of metrics."""
     names = ("energy", "energy_excess", "half_space_excess", "largest_cosine")
     return Geometry(*(row.get(name) or {} for name in names), counts)
+
+
+def fail(line: str) -> None:
+    """For reading records that are all whole."""
+    raise AssertionError(line)
+
+
+def report(*tables: Comparison) -> Report:
+    """A report without pictures, as the writers get it."""
+    sections = [Section(table, sheet(table), sheet(table).notes, []) for table in tables]
+    return Report("A title", "opt-report outputs", "2026-11-21", sections, [], [], [], "")
 
 
 def writer(folder: Path) -> Write:
@@ -135,7 +149,7 @@ def write(tmp_path: Path) -> Write:
 @pytest.fixture
 def tables(tmp_path: Path) -> Tables:
     """The tables of all that `write` has written."""
-    return lambda: compare(stored.find([tmp_path]))
+    return lambda: compare(stored.find([tmp_path], fail))
 
 
 @pytest.fixture(scope="session")
@@ -148,5 +162,5 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
             write(method, seed)
     write("hr", 0, status="failed", error=HOSTILE, rows=[])
     write("ls", 0, status="diverged", error="loss is not finite", rows=metrics("ls", 0, until=40))
-    (table,) = compare(stored.find([folder]))
+    (table,) = compare(stored.find([folder], fail))
     return table

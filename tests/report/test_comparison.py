@@ -4,19 +4,21 @@ from typing import Any
 
 import pytest
 
-from opt_runner.report.columns import columns, notes
+from opt_runner.report.columns import sheet
 from opt_runner.report.comparison import Comparison
 from opt_runner.report.terminal import faults
 from tests.report.conftest import Tables, Write, geometry
 
 
 def shown(comparison: Comparison, heading: str) -> dict[str, str]:
-    (column,) = (column for column in columns(comparison) if column.heading == heading)
-    return {row.label: column.text(comparison, row) for row in comparison.rows}
+    text = sheet(comparison)
+    place = text.headings.index(heading)
+    cells = [cells[place] for cells in text.cells]
+    return {row.label: cell for row, cell in zip(comparison.rows, cells, strict=True)}
 
 
 def headings(comparison: Comparison, brief: bool = False) -> list[str]:
-    return [column.heading for column in columns(comparison, brief)]
+    return sheet(comparison, brief).headings
 
 
 def test_seeds_are_averaged_and_compared_with_standard(write: Write, tables: Tables) -> None:
@@ -148,13 +150,14 @@ def test_what_methods_measure_has_columns(write: Write, tables: Tables) -> None:
     write("standard", 0)
     (comparison,) = tables()
     assert shown(comparison, "rank loss") == {"standard": "-", "gs": "5.0e-01"}
-    assert any(note.startswith("rank loss: ") for note in notes([comparison]))
+    assert any(note.startswith("rank loss: ") for note in sheet(comparison).notes)
     assert "rank loss" not in headings(comparison, brief=True)
 
 
 def test_notes_tell_of_the_columns_that_are_there(write: Write, tables: Tables) -> None:
     write("standard", 0)
-    told = notes(tables())
+    (comparison,) = tables()
+    told = sheet(comparison).notes
     assert len(told) == len(set(told))
     assert any(note.startswith("energy excess: ") for note in told)
     assert not any(note.startswith(("minus standard", "energy change")) for note in told)
@@ -176,3 +179,36 @@ def test_a_method_whose_seeds_all_differ_alike_has_no_p_and_counts_as_compared(
     assert comparison.corrected_p(hr) == pytest.approx(2 * alone.p)
     assert comparison.power is not None
     assert "among 2 methods" in comparison.power
+
+
+def test_runs_that_failed_early_do_not_lengthen_the_title_of_other_tables(
+    write: Write, tables: Tables
+) -> None:
+    write("gs", 0)
+    write("gs", 0, "dataset.share=0.1", status="failed", rows=[], device=None, versions={})
+    assert {comparison.title for comparison in tables()} == {
+        "digits, cnn6, 100 steps, dataset.share=1", "digits, cnn6, dataset.share=0.1",
+    }  # fmt: skip
+
+
+def test_rows_that_are_lower_than_the_bold_one_are_named_with_the_reason(
+    write: Write, tables: Tables
+) -> None:
+    for seed in range(3):
+        write("standard", seed, test_error=10.0 + seed)
+        write("gs", seed, test_error=8.0 + seed + 0.01 * seed)
+        write("hr", seed, test_error=(0.0, 19.0, 1.0)[seed])
+    write("ls", 0, test_error=1.0)
+    write("cayley", 0, test_error=20.0)
+    (comparison,) = tables()
+    assert comparison.best is comparison.rows[1]
+    hr = comparison.corrected_p(comparison.rows[2])
+    assert comparison.above_best == (
+        f"Lower than the bold row, but not bold: hr (p {hr:.2g}), ls (1 of 3 runs finished)."
+    )
+    assert comparison.above_best in comparison.remarks
+
+
+def test_the_bold_row_alone_needs_no_word(table: Comparison) -> None:
+    assert table.best is not None
+    assert table.above_best is None

@@ -12,12 +12,12 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from opt_runner.report import figures
-from opt_runner.report.columns import columns, notes
+from opt_runner.report import figures, writers
+from opt_runner.report.columns import sheet
 from opt_runner.report.comparison import Comparison
-from opt_runner.report.figures.style import as_bytes
+from opt_runner.report.figures.canvas import as_bytes
+from opt_runner.report.figures.view import View
 from opt_runner.report.writers.html import text
-from opt_runner.report.writers.report import Report
 from tests.report.conftest import SEEDS
 
 # Those of HTML that have no end.
@@ -54,9 +54,8 @@ class Reader(HTMLParser):
 
 
 def page(*tables: Comparison) -> str:
-    pictures = [figures.draw(table) for table in tables]
-    command = "opt-report outputs --title '<&>'"
-    return text(Report(tables, pictures, "All methods", command, "2026-11-21"))
+    report = writers.collect(tables, "All methods", "opt-report outputs --title '<&>'")
+    return text(report._replace(date="2026-11-21"))
 
 
 @pytest.fixture(scope="session")
@@ -75,12 +74,9 @@ def test_it_is_well_formed_html(content: str) -> None:
 
 def test_it_holds_what_the_table_holds(content: str, table: Comparison) -> None:
     words = Reader(content).words
-    for column in columns(table):
-        assert column.heading in words
-        for row in table.rows:
-            assert column.text(table, row) in words
-    for note in notes([table]):
-        assert note in words
+    shown = sheet(table)
+    for cell in [*shown.headings, *shown.notes, *(cell for row in shown.cells for cell in row)]:
+        assert cell in words
     assert "0 of 3: 1 failed, 2 missing" in words
     assert "opt-report outputs --title '<&>'" in words
 
@@ -89,11 +85,13 @@ def test_every_run_can_be_looked_into_and_repeated(content: str, table: Comparis
     reader = Reader(content)
     runs = [run for row in table.rows for run in row.runs]
     assert len(runs) == 3 * len(SEEDS) + 2
-    assert len(reader.of("details")) == len(runs) + 1  # in which all that finished are folded
+    # The config, all that finished, each of their rows, and each run that did not finish.
+    assert len(reader.of("details")) == 2 + 3 + 2
     for run in runs:
         assert str(run.record.directory) in reader.words
         assert f"opt-run method={run.method} seed={run.seed} note='<b>'" in reader.words
-    assert "_target_: opt_runner.methods.Cayley" in reader.words
+    assert "_target_: opt_runner.methods.Standard" in reader.words
+    assert "method._target_=opt_runner.methods.Cayley" in reader.words
     assert "hr, seed 0: failed" in reader.words
     assert "loss is not finite" in reader.words
     assert reader.words.index("hr, seed 0: failed") < reader.words.index("All finished runs")
@@ -123,7 +121,7 @@ def test_it_loads_and_runs_nothing(content: str) -> None:
 
 def test_its_pictures_are_those_of_the_table(content: str, table: Comparison) -> None:
     images = Reader(content).of("img")
-    drawn = figures.draw(table)
+    drawn = figures.draw(View(table))
     assert len(images) == len(drawn) == len(figures.PICTURES)
     for image, (name, figure) in zip(images, drawn.items(), strict=True):
         assert image["alt"] == f"{figures.PICTURES[name].shows}: {table.title}"

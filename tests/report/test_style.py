@@ -8,7 +8,9 @@ from matplotlib.colors import is_color_like, rgb_to_hsv, to_hex, to_rgb
 
 from opt_runner.methods import METHODS, PAPER
 from opt_runner.report import figures
-from opt_runner.report.figures.style import Style, as_bytes, method_colours, styles
+from opt_runner.report.figures.canvas import as_bytes
+from opt_runner.report.figures.style import Style, method_colours, styles
+from opt_runner.report.figures.view import View
 from tests.report.conftest import Tables, Write
 
 
@@ -54,18 +56,18 @@ def test_methods_of_one_family_have_similar_colours() -> None:
 def test_many_methods_all_look_different(write: Write, tables: Tables, count: int) -> None:
     many(write, count)
     (table,) = tables()
-    found = styles(table)
+    found = styles(table.rows)
     assert len(found) == count
     assert len(set(colours(found))) == count
     assert len({(style.dashes, style.marker) for style in found}) == count
-    assert found == styles(table)
+    assert found == styles(table.rows)
 
 
 def test_sixty_rows_look_different_although_the_palette_ends(write: Write, tables: Tables) -> None:
     many(write, 60)
     (table,) = tables()
-    assert len({looks(style) for style in styles(table)}) == 60
-    assert len({(style.dashes, style.marker) for style in styles(table)}) == 60
+    assert len({looks(style) for style in styles(table.rows)}) == 60
+    assert len({(style.dashes, style.marker) for style in styles(table.rows)}) == 60
 
 
 def test_a_colour_comes_from_the_name_and_is_free() -> None:
@@ -80,9 +82,9 @@ def test_a_colour_comes_from_the_name_and_is_free() -> None:
 def test_what_is_no_colour_counts_as_none(write: Write, tables: Tables, stated: str) -> None:
     write("gs", 0, name="mine", colour=stated)
     (table,) = tables()
-    (style,) = styles(table)
+    (style,) = styles(table.rows)
     assert is_color_like(style.colour)
-    assert as_bytes(figures.draw(table)["curves"], "svg")
+    assert as_bytes(figures.draw(View(table))["curves"], "svg")
 
 
 def test_forms_of_a_method_are_shades_of_its_colour(write: Write, tables: Tables) -> None:
@@ -90,7 +92,7 @@ def test_forms_of_a_method_are_shades_of_its_colour(write: Write, tables: Tables
         write("gs", 0, f"optimizer.lr={lr}")
     write("cayley", 0)
     (table,) = tables()
-    *forms, cayley = styles(table)
+    *forms, cayley = styles(table.rows)
     assert len(set(colours(forms))) == 3
     hues = [rgb_to_hsv(to_rgb(colour))[0] for colour in (*colours(forms), METHODS["gs"].colour)]
     assert hues == pytest.approx([hues[0]] * 4, abs=0.02)

@@ -11,7 +11,7 @@ from tests.report.conftest import Tables, Write
 def shown(table: Comparison, width: int) -> str:
     console = Console(width=width, force_terminal=False)
     with console.capture() as capture:
-        console.print(terminal.table(table, width))
+        console.print(terminal.table(table, width)[0])
     return capture.get()
 
 
@@ -46,3 +46,18 @@ def test_long_labels_are_wrapped(write: Write, tables: Tables) -> None:
     labels = "".join(line[:20].strip() for line in lines)
     for row in table.rows:
         assert row.label.replace(" ", "") in labels
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_the_count_stays_and_notes_are_of_the_columns_that_fit(
+    table: Comparison, width: int
+) -> None:
+    console = Console(width=width, force_terminal=False)
+    drawn, notes = terminal.table(table, width)
+    headings = [str(column.header) for column in drawn.columns]
+    assert headings[-1] == "n"
+    for heading, start in (("test error %", "mean ±"), ("p", "p: "), ("seconds", "seconds: ")):
+        assert (heading in headings) == any(note.startswith(start) for note in notes)
+    with console.capture() as capture:
+        console.print(drawn)
+    assert "missing" in capture.get()

@@ -11,12 +11,7 @@ import pytest
 from opt_runner.report import writers
 from opt_runner.report.comparison import Comparison
 from opt_runner.report.writers.latex import text as latex
-from opt_runner.report.writers.report import Report
-from tests.report.conftest import ERRORS, SEEDS, Tables, Write
-
-
-def report(*tables: Comparison) -> Report:
-    return Report(tables, [{} for _ in tables], "A title", "opt-report outputs", "2026-11-21")
+from tests.report.conftest import ERRORS, SEEDS, Tables, Write, report
 
 
 def test_csv_has_a_line_a_run(table: Comparison) -> None:
@@ -61,7 +56,7 @@ def test_latex_escapes_what_latex_reads(table: Comparison) -> None:
     hostile = replace(table.rows[1], label=r"a_b & 50% #1 {x} ~^ \end{document} [95%] <|>")
     content = latex(report(replace(table, rows=[table.rows[0], hostile])))
     assert r"a\_b \& 50\% \#1 \{x\} \textasciitilde{}\textasciicircum{} " in content
-    assert r"\textbackslash{}end\{document\} {[}95\%] $<$$|$$>$" in content
+    assert r"\textbackslash{}end\{document\} {[}95\%{]} $<$$|$$>$" in content
     assert "largest $|$cos$|$" in content
     assert "$|Q^{\\top}Q-I|$" in content
     assert "0.25 $\\to$ +0.25" in content
@@ -78,8 +73,20 @@ def test_a_report_takes_the_place_of_a_former_one(
     kept = folder / "energy-of-mine.png"
     kept.write_text("not ours")
     both = tables()
-    two = writers.write(both, folder, "Two", "opt-report")
+    two = writers.write(writers.collect(both, "Two", "opt-report"), folder)
     assert {"dots-1.png", "dots-2.svg"} <= {path.name for path in two}
-    one = writers.write(both[:1], folder, "One", "opt-report")
+    one = writers.write(writers.collect(both[:1], "One", "opt-report"), folder)
     assert {*one, kept} == set(folder.iterdir())
     assert kept.read_text() == "not ours"
+
+
+def test_of_many_tables_the_first_have_pictures_and_the_page_says_so(
+    write: Write, tables: Tables
+) -> None:
+    for steps in range(1, writers._MOST + 2):
+        write("gs", 0, f"budget.steps={steps}", rows=[], test_error=1.0)
+    found = writers.collect(tables(), "Many", "opt-report")
+    assert [len(section.pictures) for section in found.sections] == [1] * writers._MOST + [0]
+    assert found.remark == "Pictures are of the first 12 tables and searches alone."
+    assert found.remark in writers.WRITERS["report.html"](found)
+    assert all(not section.notes for section in found.sections[1:]), "each note stands once"

@@ -121,8 +121,13 @@ def test_a_network_that_overflows_has_diverged(tmp_path: Path) -> None:
     assert not run.record.weights.exists()
 
 
-def test_code_that_exits_is_a_failed_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("opt_runner.run.step.TrainingStep.update", lambda *_: sys.exit(0))
+@pytest.mark.parametrize(
+    "place", ["opt_runner.run.step.TrainingStep.update", "opt_runner.run.execute.set_up"]
+)
+def test_code_that_exits_is_a_failed_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(place, lambda *_: sys.exit(0))
     result = start(run)
     assert (result.status, result.error) == ("failed", "the run's code called sys.exit(0)")
     assert run.record.read_result().status == "failed"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hydra import initialize_config_dir
 
+from benchmarks.workloads import Workload
 from opt_runner import OPT, merge
-from opt_runner.bench.workloads import Workload
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.console.screen import Screen
 from opt_runner.methods import METHODS
@@ -25,7 +25,7 @@ from tests.gpu import Gpu
 from tests.small import small_cnn
 
 # Its decomposition, and torch's or geotorch's map, tell the CPU whether they succeeded.
-WAITING = {"ls", "parametrization"}
+WAITING = {"ls", "parametrization", "spel", "manifold_muon"}
 # Rounds end between the steps, and draw on the CPU.
 ROUNDS = {"sopt": ["method.round_steps=2"], "poet": ["method.round_steps=2"]}
 STEPS = 4

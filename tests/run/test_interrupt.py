@@ -15,10 +15,9 @@ from opt_runner.run.interrupt import Interrupted, stop_requests
 def test_the_first_is_a_request_and_the_second_stops_at_once(signum: signal.Signals) -> None:
     program = f"""
 import os, signal
-from opt_runner.run.interrupt import raise_on_sigterm, stop_requests
+from opt_runner.run.interrupt import raised_signals, stop_requests
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it
-raise_on_sigterm()
-with stop_requests() as stop:
+with raised_signals(), stop_requests() as stop:
     os.kill(os.getpid(), {int(signum)})
     print(stop.signum, flush=True)
     try:
@@ -69,3 +68,25 @@ def test_sigterm_beside_an_announcement_asks_to_save_and_go_on() -> None:
 def test_an_interruption_travels_between_processes() -> None:
     sent = pickle.loads(pickle.dumps(Interrupted(signal.SIGTERM)))
     assert (sent.signum, str(sent)) == (signal.SIGTERM, "SIGTERM")
+
+
+def test_a_terminal_that_is_closed_asks_to_stop_however_often_it_says_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with stop_requests() as stop:
+            for _ in range(2):  # of the kernel and of the shell
+                os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signum == signal.SIGHUP
+        os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_nohup_holds() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signum is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -150,9 +150,10 @@ def peak():
 def walk(count):
     root = Path(sys.argv[1]) / str(count)
     for half in ("train", "test"):
-        (root / half / "a").mkdir(parents=True)
+        for label in "ab":
+            (root / half / label).mkdir(parents=True)
         for i in range(count // 2):
-            os.link(sys.argv[2], root / half / "a" / f"{i}.png")
+            os.link(sys.argv[2], root / half / "ab"[i % 2] / f"{i}.png")
     images = ImageFolder(str(root), size=128, cache_dir=sys.argv[1]).load()
     batches = Batches(images.train_images[1:], images.train_labels[1:], 20, 0, Augment(),
                       streamed=True)

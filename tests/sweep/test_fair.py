@@ -297,10 +297,10 @@ def test_runs_with_former_settings_are_left_out_of_reports(begin: Begin, tmp_pat
         return 90.0 if config.optimizer.weight_decay == 5e-4 else bowl(config)
 
     _, first = begin(["method=gs", "seed=0"], ends, trials=1)
-    assert superseded([tmp_path]) == set()
+    assert superseded([tmp_path], pytest.fail) == set()
     _, second = begin(["method=gs", "seed=0"], ends, trials=2)
     assert [run.config.seed for run in second.executed] == [1000, 0]
-    assert superseded([tmp_path]) == {first.executed[1].signature}
+    assert superseded([tmp_path], pytest.fail) == {first.executed[1].signature}
 
 
 def test_the_plan_times_a_trial_of_each_entrant(

@@ -99,7 +99,7 @@ class FakeRunner:
 def write(run: Run, status: Status, error: float | None, steps: int = 10) -> None:
     config = run.config
     names = (config.method.name, config.model.name, config.dataset.name)
-    result = Result(status, run.signature, *names, config.seed, steps=steps)
+    result = Result(run.signature, *names, config.seed, status, steps=steps)
     result.error = None if status in ("finished", "pruned") else "because"
     result.validation_error = error
     result.test_error = None if error is None else error + 1000

@@ -1,1 +1,1 @@
-"""The commands: opt-run, opt-report, opt-export, opt-eval, opt-bench."""
+"""The commands: opt-run, opt-report, opt-export, opt-eval."""

@@ -23,7 +23,7 @@ _MOST_MISTAKEN = 10
 
 def main(argv: Sequence[str] | None = None) -> None:
     given = _parser().parse_intermixed_args(argv)
-    with mistakes.exit_on_error(command="opt-eval"):
+    with mistakes.command_of_files("opt-eval"):
         _evaluate(given)
 
 

@@ -14,7 +14,7 @@ from opt_runner.errors import UserError
 
 def main(argv: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(argv)
-    with mistakes.exit_on_error(command="opt-export"):
+    with mistakes.command_of_files("opt-export"):
         _export(given)
 
 
@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write the network of a finished run, without a trace of OPT, as a file that "
         "runs without this package.",
         epilog="safetensors: the weights alone; onnx: a graph for onnxruntime and others, needs "
-        "pip install 'opt-runner[export]'; torch-export: a graph for torch.export.load.",
+        "pip install onnx onnxscript onnxruntime; torch-export: a graph for torch.export.load.",
     )
     parser.add_argument("record", type=Path, help="the folder of a run")
     parser.add_argument("--format", choices=["safetensors", "onnx", "torch-export"],

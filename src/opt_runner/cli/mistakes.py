@@ -1,8 +1,10 @@
 """Exit of a command: a user's mistake is one line a fault and code 2, a bug a traceback and 1."""
 
 import argparse
+import logging
 import os
 import re
+import signal
 import sys
 import time
 import traceback
@@ -18,7 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from opt_runner.config.compose import conf_dir
 from opt_runner.config.overrides import explain_grammar
+from opt_runner.console.steady import make_steady
 from opt_runner.errors import Elsewhere, UserError, nearest
+from opt_runner.records.reading import printable
+from opt_runner.run import interrupt, process
 
 _TRACEBACKS = "OPT_RUN_FULL_ERROR"
 _WAIT_SECONDS = 30
@@ -34,7 +39,7 @@ def take_over_from_hydra() -> None:
 
 def rank_0_reports() -> bool:
     """Return True for local ranks above 0: rank 0 reports mistakes in the command line."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"
+    return process.started_by_torchrun() and os.environ["LOCAL_RANK"] != "0"
 
 
 @contextmanager
@@ -66,8 +71,24 @@ def exit_on_error(
             time.sleep(_WAIT_SECONDS)
         else:
             for line in _lines(error):
-                print(f"{command}: {line}", file=sys.stderr)
+                print(f"{command}: {printable(line)}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextmanager
+def command_of_files(command: str) -> Iterator[None]:
+    """Run a command that only writes files: SIGINT, SIGTERM and SIGHUP leave no half-written one.
+
+    Errors end it as `exit_on_error` says, and no log or print fails.
+    """
+    make_steady()
+    logging.raiseExceptions = False  # no message if a log cannot be written
+    try:
+        with interrupt.raised_signals(), exit_on_error(command=command):
+            yield
+    except KeyboardInterrupt as error:
+        print(f"{command}: interrupted", file=sys.stderr)
+        sys.exit(128 + int(getattr(error, "signum", signal.SIGINT)))
 
 
 def _cause(error: Exception) -> Exception:

@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command with these arguments, by default those of the process."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     given = _parser().parse_args(arguments)
-    with mistakes.exit_on_error(command="opt-report"):
+    with mistakes.command_of_files("opt-report"):
         _report(given, shlex.join(["opt-report", *arguments]))
 
 
@@ -48,21 +48,18 @@ def _report(given: argparse.Namespace, command: str) -> None:
     from opt_runner.files import CannotWrite
     from opt_runner.records import search, stored, tuned
     from opt_runner.report import terminal, trials, writers
-    from opt_runner.report.columns import notes
-    from opt_runner.report.comparison import compare
+    from opt_runner.report.tables import compare
 
     screen = Screen()
     folders = given.folders or [Path("outputs")]
-    searches = search.find(folders)
+    searches = search.find(folders, screen.say)
     # A comparison that was interrupted may have searches alone: their runs are elsewhere.
-    runs = stored.find(folders, allow_none=bool(searches))
-    former = tuned.superseded(folders)
+    runs = stored.find(folders, screen.say, allow_none=bool(searches))
+    former = tuned.superseded(folders, screen.say)
     beaten = set() if given.trials else search.beaten(searches) - former
     left_out = beaten | former
     tables = compare(run for run in runs if run.signature not in left_out)
-    terminal.show(tables, screen, fault=screen.say)
-    for note in notes(tables, brief=True):
-        screen.say(f"- {note}")
+    terminal.show(tables, screen, fault=screen.say, notes=True)
     for ones in search.tunings(searches):
         screen.show(trials.settings_table(ones))
     alone = [one for one in searches if not one.label]
@@ -77,7 +74,8 @@ def _report(given: argparse.Namespace, command: str) -> None:
         )
     out = given.out or folders[0] / "report"
     try:
-        written = writers.write(tables, out, given.title, command, searches)
+        report = writers.collect(tables, given.title, command, searches, screen.say)
+        written = writers.write(report, out)
     except (CannotWrite, OSError) as error:
         raise UserError(f"{error}; set --out DIR") from error
     screen.say(f"written: {out / 'report.html'} and {len(written) - 1} more files beside it")

@@ -5,7 +5,6 @@ Help, `--cfg` and completion answer without importing torch.
 """
 
 import logging
-import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -18,6 +17,7 @@ from opt_runner.cli import mistakes
 from opt_runner.config import compose
 from opt_runner.config.overrides import with_quoted_texts
 from opt_runner.config.schema import Config
+from opt_runner.console.steady import make_steady
 from opt_runner.errors import Elsewhere
 from opt_runner.run import interrupt, process
 
@@ -121,17 +121,18 @@ def main() -> None:
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     sys.argv[1:] = with_quoted_texts(sys.argv[1:], compose.text_keys())
     process.spin_briefly()
-    interrupt.raise_on_sigterm()
+    make_steady()
     mistakes.take_over_from_hydra()
     logging.raiseExceptions = False  # no message if a log cannot be written
     try:
-        with mistakes.exit_on_error(hydra_runs=True, quiet=mistakes.rank_0_reports()):
+        # After the block a signal has nothing to save, and ends the program.
+        with (
+            interrupt.raised_signals(),
+            mistakes.exit_on_error(hydra_runs=True, quiet=mistakes.rank_0_reports()),
+        ):
             _app()
     except KeyboardInterrupt as error:
         _interrupted(error)
-    finally:
-        # A signal that comes while Python ends has nothing to save, and ends it.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _interrupted(error: KeyboardInterrupt) -> NoReturn:

@@ -1,9 +1,9 @@
 """Options of a sweeper or of a launcher: the keys of their YAML in conf/hydra/."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from opt_runner.config.schema import Node
 from opt_runner.errors import UserError, explain
@@ -38,11 +38,3 @@ class GridOptions(SweeperOptions):
     """Options of conf/hydra/sweeper/grid.yaml."""
 
     grids: tuple[dict[str, Any], ...] | None = None
-
-
-class LauncherOptions(Options):
-    """Options of a launcher."""
-
-    where = "hydra.launcher"
-
-    retries: Annotated[int, Field(ge=0)]

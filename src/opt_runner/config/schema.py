@@ -210,8 +210,7 @@ class Hardware(Node):
     """`device` may be `auto`: a signature and a report take the kind of device that it came to.
 
     processes: who started the processes that train a run together; auto: torchrun, where its
-    variables are set, else there is one. share_rotations: whether each of them computes its share
-    of the rotations, or all; auto: on CPUs.
+    variables are set, else there is one.
     images: where they lie in training: on the device, or where they are, streamed to it a few
     batches ahead; auto: on the device where they take half of its free memory at most.
     """
@@ -223,7 +222,6 @@ class Hardware(Node):
     compile: Annotated[bool, Role.TASK]
     reuse_memory: Annotated[bool, Role.NONE]
     processes: Annotated[Literal["auto", "slurm"], Role.NONE]
-    share_rotations: Annotated[Literal["auto", True, False], Role.NONE]
     images: Annotated[Literal["auto", "device", "streamed"], Role.NONE] = "auto"
 
 

@@ -1,26 +1,64 @@
 """The terminal: lines, and a bar for a run that has it to itself."""
 
 import os
+import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task
+from rich.segment import Segment
 from rich.table import Column
+from rich.text import Text
 
+from opt_runner.console.steady import make_steady
+from opt_runner.records.reading import printable
 from opt_runner.records.result import Result
 
 Mode = Literal["auto", "bar", "plain", "none"]
 
 _PLAIN_SECONDS = 10.0
+_WIDTH = 120  # of a file or a pipe, which have none; 80 columns would cut words in tables
+
+
+class _Console(Console):
+    """A console that prints text as it is: no markup, no emoji codes, no escape sequences."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
 
 
 def new_console(stderr: bool = False) -> Console:
-    console = Console(highlight=False, soft_wrap=True, stderr=stderr)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 120  # a file or a pipe has no width; 80 columns would cut words in tables
+    """Return a console on standard output, or error.
+
+    FORCE_COLOR gives a file colours, but no bars.
+    """
+    make_steady()
+    stream = sys.stderr if stderr else sys.stdout
+    terminal = stream.isatty()
+    console = _Console(
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+        stderr=stderr,
+        force_interactive=None if terminal else False,
+    )
+    given = os.environ.get("COLUMNS")
+    if not (terminal if given is None else given.isdigit() and int(given)):
+        console.width = shutil.get_terminal_size((_WIDTH, 0)).columns
     return console
 
 
@@ -29,11 +67,11 @@ Draw = Callable[[str, int, int, str], None]
 
 
 class Screen:
-    """What one process shows.
+    """The output of one process.
 
-    mode: `bar` draws bars, `plain` writes lines, `none` writes nothing but failures, on standard
-    error; `auto` draws bars on a terminal and writes lines elsewhere.
-    draw: shows how far a run is, in the place of this screen's own bar or lines.
+    mode: `bar` draws bars, `plain` writes lines, `none` writes failures alone, on standard error;
+    `auto` draws bars on a terminal and writes lines elsewhere.
+    draw: shows how far a run is, in place of this screen's own bar or lines.
     """
 
     def __init__(
@@ -45,27 +83,28 @@ class Screen:
 
     @property
     def live(self) -> bool:
-        return self.mode == "bar" or (self.mode == "auto" and self.console.is_terminal)
+        """Return True if bars are drawn, which a file and a dumb terminal do not have."""
+        return self.mode == "bar" or (self.mode == "auto" and self.console.is_interactive)
 
     def say(self, text: str) -> None:
         if self.mode != "none":
-            self.console.print(text, markup=False)
+            self.console.print(text)
 
     def show(self, table: Any) -> None:
-        """A rich table."""
+        """Print a rich table."""
         if self.mode != "none":
             self.console.print(table)
 
     def fail(self, text: str) -> None:
-        """Why something failed: a line in every mode."""
+        """Print why something failed, in every mode."""
         if self.mode == "none":
-            new_console(stderr=True).print(text, markup=False)
+            new_console(stderr=True).print(text)
         else:
             self.say(text)
 
     @contextmanager
     def run(self, title: str, steps: int) -> Iterator["RunDisplay"]:
-        """The display of one run while it trains."""
+        """Yield the display of one run while it trains."""
         if self._draw is not None or not self.live:
             yield RunDisplay(self, title, steps, self._draw or _Lines(self).draw)
             return
@@ -80,18 +119,31 @@ class Screen:
 
 
 def bars(console: Console) -> Progress:
+    """Return bars for tasks that have a description and a field `info`."""
     return Progress(
-        TextColumn("{task.description}", table_column=Column(no_wrap=True, ratio=None)),
+        _Field("description"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[info]}", table_column=Column(no_wrap=True)),
+        _Field("info"),
         console=console,
         transient=True,
     )
 
 
+class _Field(ProgressColumn):
+    """A column of text as it is: a name of the user's is no markup."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(table_column=Column(no_wrap=True))
+        self._name = name
+
+    def render(self, task: Task) -> Text:
+        value = task.fields.get(self._name, task.description)
+        return value if isinstance(value, Text) else Text(value)
+
+
 class _Lines:
-    """A line now and then."""
+    """Writes a line every ten seconds."""
 
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
@@ -104,7 +156,7 @@ class _Lines:
 
 
 class RunDisplay:
-    """How far a run is, while it trains."""
+    """Shows how far a run is, while it trains."""
 
     def __init__(self, screen: Screen, title: str, steps: int, draw: Draw) -> None:
         self.screen = screen
@@ -115,7 +167,7 @@ class RunDisplay:
         self._error: str | None = None
 
     def report(self, row: dict[str, Any]) -> None:
-        """Take in a row of metrics."""
+        """Show the error of a row of metrics from now on."""
         for key in ("validation_error", "test_error"):
             if key in row:
                 self._error = f"{key.replace('_', ' ')} {row[key]:.2f}%"
@@ -141,7 +193,7 @@ class RunDisplay:
 
 
 def outcome(result: Result) -> str:
-    """How a run ended, in words."""
+    """Return how a run ended, in words."""
     if result.error:
         return f"{result.status}, {result.error.splitlines()[0]}"
     # With validation the test error is for the end: a table, or the last lines of a run alone.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from rich.progress import TaskID
+from rich.text import Text
 
 from opt_runner.console.screen import Screen, bars, duration
 
@@ -37,10 +38,10 @@ class SweepBars:
         """left: seconds. running: title, step, steps and info of each run under way, by slot."""
         if not self.screen.live:
             return
-        parts = [f"[red]{failed} failed[/red]" if failed else "none failed"]
+        info = Text(f"{failed} failed", "red") if failed else Text("none failed")
         if left is not None and done < total:
-            parts.append(f"{duration(left)} left")
-        self._bars.update(self._sweep, completed=done, total=total, info=", ".join(parts))
+            info = Text.assemble(info, f", {duration(left)} left")
+        self._bars.update(self._sweep, completed=done, total=total, info=info)
         shown = {(slot, one["title"]): one for slot, one in running.items()}
         for gone in self._tasks.keys() - shown.keys():
             self._bars.remove_task(self._tasks.pop(gone))

@@ -1,4 +1,4 @@
-"""Image data: where it comes from, the store on the device, and its augmentation."""
+"""Image data: its sources, batches on the device, and augmentation."""
 
 from opt_runner.datasets.ahead import pieces
 from opt_runner.datasets.augment import Augment

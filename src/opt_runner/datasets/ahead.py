@@ -1,4 +1,4 @@
-"""Work ahead: what is asked for next is made by a thread while the last is used."""
+"""A thread that works ahead of its consumer."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """make(0), make(1), ... by one thread, up to `depth` calls ahead of who takes them.
+    """Results of make(0), make(1), ..., computed by one thread up to `depth` calls ahead.
 
-    The thread starts with the first that is taken and ends with `close`.
+    The thread starts with the first `take` and ends with `close`.
     """
 
     def __init__(self, make: Callable[[int], T], depth: int) -> None:
@@ -24,10 +24,10 @@ class Ahead(Generic[T]):
         self._depth = depth
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="opt-runner-ahead")
         self._waiting: deque[Future[T]] = deque()
-        self._next = 0  # the first of those that wait
+        self._next = 0  # number of the first waiting call
 
     def take(self, number: int) -> T:
-        """make(number), waited for; raises what that raised. Any order works, ascending is fast."""
+        """Return make(number), or raise its error. Any order works; ascending order is fast."""
         if number != self._next:
             self._drop()
             self._next = number
@@ -38,7 +38,7 @@ class Ahead(Generic[T]):
         return self._waiting.popleft().result()
 
     def close(self) -> None:
-        """End the thread; a call that it has begun is waited for."""
+        """Wait for the call that the thread has begun, and end the thread."""
         self._drop()
         self._thread.shutdown(cancel_futures=True)
 

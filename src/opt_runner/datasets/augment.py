@@ -1,4 +1,4 @@
-"""What becomes of each training image: a padded crop, or a resized one, and a flip, at random."""
+"""Augmentation of training images: a random crop, padded or resized, and a random flip."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -17,10 +17,9 @@ from opt_runner.errors import UserError
 class Augment:
     """Options of the augmentation.
 
-    enabled: augment at all. pad: pixels by which a crop may be off centre. flip: mirror half of
-    the images, left to right. resized_crop: instead of the padded crop one of this share of the
-    image's area at least, resized to the image's size; None: the padded crop. then: what changes
-    the images after that.
+    enabled: False turns all of it off. pad: pixels by which a crop may be off centre. flip: mirror
+    half of the images, left to right. resized_crop: crop at least this share of the image's area
+    and resize it to the image's size; None: the padded crop. then: a further augmentation.
     """
 
     enabled: bool = True
@@ -32,10 +31,10 @@ class Augment:
     def draw(
         self, count: int, size: tuple[int, int], generator: torch.Generator
     ) -> tuple[Tensor, ...]:
-        """Crops of `count` images of `size` (H, W), and flips, bool (count,), on the CPU.
+        """Draw crops of `count` images of `size` (H, W), and flips, bool (count,), on the CPU.
 
-        Crops: rows and columns, int64 (count,) in 0..2 pad; or two tensors int64 (count, 2) of
-        first pixel and length, down and across. After them what `then` draws.
+        Padded crops are rows and columns, int64 (count,) in 0..2 pad. Resized crops are first
+        pixels and lengths, int64 (count, 2), down and across. The tensors of `then` come last.
         """
         if self.resized_crop is None:
             first, second = torch.randint(2 * self.pad + 1, (2, count), generator=generator)
@@ -48,7 +47,7 @@ class Augment:
     def apply(
         self, images: Tensor, first: Tensor, second: Tensor, flips: Tensor, *more: Tensor
     ) -> Tensor:
-        """Images (B, C, H, W) with what was drawn for each, all on one device."""
+        """Return the images (B, C, H, W), changed as drawn; all tensors are on one device."""
         if self.resized_crop is None:
             images = padded_crop(images, first, second, flips, self.pad)
         else:
@@ -58,7 +57,7 @@ class Augment:
         return self.then.apply(images, *more) if self.then else images
 
     def check(self, size: tuple[int, int]) -> None:
-        """Raise UserError where images of `size` (H, W) are too small for the padding."""
+        """Raise UserError if images of `size` (H, W) are too small for the padding."""
         if self.resized_crop is None and not 0 <= self.pad <= min(size):
             raise UserError(
                 f"pad={self.pad} does not suit images of {size[0]} x {size[1]}: "

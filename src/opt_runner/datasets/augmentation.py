@@ -1,4 +1,4 @@
-"""What an augmentation of your own is: two methods, and options in the signature of `__init__`."""
+"""The interface of an augmentation of your own. Its options are the signature of `__init__`."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ from opt_runner.errors import UserError, in_words
 
 
 class Augmentation(Protocol):
-    """Changes the images of a batch, once they are cropped and flipped.
+    """A change of a batch of images after crop and flip.
 
     All that is random in it is drawn by `draw`, from the generator alone, an epoch at a time: so a
     run that goes on from a checkpoint sees the images that an uncut run sees.
@@ -34,7 +34,7 @@ class Augmentation(Protocol):
 
 
 def check_on(augmentation: Augmentation, images: Tensor, where: str) -> None:
-    """Raise UserError where the augmentation does not give for `images` what it should.
+    """Raise UserError if `draw` or `apply` returns wrong types or shapes for `images`.
 
     images: uint8 (B, C, H, W), a few. where: the node of the config, for the message.
     """
@@ -45,13 +45,13 @@ def check_on(augmentation: Augmentation, images: Tensor, where: str) -> None:
     except Exception as error:
         raise UserError(f"{where}: {name}.draw fails: {in_words(error)}") from error
     if not isinstance(drawn, tuple | list):
-        raise UserError(f"{where}: {name}.draw must give a tuple of tensors")
+        raise UserError(f"{where}: {name}.draw must return a tuple of tensors")
     for tensor in drawn:
         if not isinstance(tensor, Tensor) or tensor.device.type != "cpu" or tensor.dim() == 0:
-            raise UserError(f"{where}: {name}.draw must give tensors (count, ...) on the CPU")
+            raise UserError(f"{where}: {name}.draw must return tensors (count, ...) on the CPU")
         if len(tensor) != len(images):
             raise UserError(
-                f"{where}: {name}.draw gives a tensor of shape {tuple(tensor.shape)} for "
+                f"{where}: {name}.draw returns a tensor of shape {tuple(tensor.shape)} for "
                 f"{len(images)} images: its first size must be their number"
             )
     try:
@@ -60,6 +60,6 @@ def check_on(augmentation: Augmentation, images: Tensor, where: str) -> None:
         raise UserError(f"{where}: {name}.apply fails: {in_words(error)}") from error
     if changed.dtype != images.dtype or changed.shape != images.shape:
         raise UserError(
-            f"{where}: {name}.apply gives {changed.dtype} {tuple(changed.shape)} for images "
+            f"{where}: {name}.apply returns {changed.dtype} {tuple(changed.shape)} for images "
             f"{images.dtype} {tuple(images.shape)}: type and shape must stay"
         )

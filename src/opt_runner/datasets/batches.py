@@ -1,4 +1,4 @@
-"""Batches of the training images, from a store on the device or from a file, read ahead."""
+"""Batches of training images that are on the device, or are read ahead from memory or a file."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError
 from opt_runner.transfer import send
 
-# Batches that are ready or being read while one is trained on.
+# Batches that are ready or being read during a training step.
 _AHEAD = 3
 
 
@@ -18,17 +18,17 @@ class Batches:
     """Shuffled, augmented, normalised batches by step number.
 
     images: uint8 (N, C, H, W); labels: int64 (N,), on the device that trains.
-    streamed: the images may lie elsewhere. A thread takes those of the next batches, which alone
-    are brought to the device, as bytes. Else they are on the device as one tensor. Batches are
-    equal to the bit either way.
-    part: which of how many equal parts of every batch, counted from 0; (0, 1) is the whole.
-    An epoch takes every image once, in an order of its own; a last partial batch is dropped.
+    streamed: the images are in memory or in a file. A thread reads the next batches and sends only
+        them to the device, as bytes. False: all images are on the device. Batches are equal to the
+        bit either way.
+    part: (number, parts): the share of every batch that this process gets. (0, 1) is all of it.
 
-    All randomness is a function of (seed, epoch), drawn on the CPU: `batch` may be called for any
+    Each epoch takes every image once, in an order of its own, and drops a last partial batch. All
+    randomness is a function of (seed, epoch), drawn on the CPU. So `batch` may be called for any
     step in any order, resuming needs no state, and a CPU and a GPU get the same batches.
 
-    Raises UserError where a batch is larger than the data or the padding than the images, and where
-    its parts would not be equal.
+    Raises UserError if a batch is larger than the data, if the padding is larger than the images,
+    and if the parts are not equal.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Batches:
         return len(self.images) // self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Batch `step`, counted from 0 through all epochs: x (B, C, H, W), y int64 (B,).
+        """Return batch `step`, counted from 0 through all epochs: x (B, C, H, W), y int64 (B,).
 
         Of a `part` these are its B images. Raises UserError where they cannot be read.
         """
@@ -91,7 +91,7 @@ class Batches:
         return x, self.labels[index]
 
     def close(self) -> None:
-        """End the thread that reads ahead, where there is one; no batch is asked for any more."""
+        """End the thread that reads ahead. Call it after the last batch."""
         if self._ahead is not None:
             self._ahead.close()
 
@@ -104,7 +104,7 @@ class Batches:
         return [torch.from_numpy(self.images.numpy().take(index.numpy(), axis=0)), index, *crop]
 
     def _of_step(self, step: int, device: torch.device) -> list[Tensor]:
-        """Of the images of a batch the indices and, if they are augmented, crops and flips."""
+        """Return the indices of a batch's images and, with augmentation, crops and flips."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._drawn = [send(drawn, device) for drawn in self._draw(epoch)]
@@ -123,7 +123,7 @@ class Batches:
 
 
 def mix(seed: int, epoch: int) -> int:
-    """One seed from two, hashed by numpy's SeedSequence: neighbours give unrelated streams.
+    """Hash two seeds into one with numpy's SeedSequence: neighbours give unrelated streams.
 
     32 bits, as PyTorch's generator for the CPU drops the others.
     """
@@ -131,5 +131,5 @@ def mix(seed: int, epoch: int) -> int:
 
 
 def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(x - 127.5) / 128 in `dtype`, of any shape; the memory format is kept."""
+    """Return (x - 127.5) / 128 in `dtype`, of any shape and in the same memory format."""
     return (images.to(dtype) - 127.5) / 128

@@ -1,4 +1,4 @@
-"""What a dataset is: three methods, and options in the signature of `__init__`."""
+"""The interface of a dataset. Its options are the signature of `__init__`."""
 
 from typing import Protocol
 
@@ -12,7 +12,7 @@ class Dataset(Protocol):
     """
 
     def check(self) -> None:
-        """Raise UserError, cheaply, where `load` would fail for a reason that can be seen now."""
+        """Raise UserError for faults that show without reading the data, such as a missing file."""
 
     def fingerprint(self) -> str:
         """Return a short name of the data: same data, same string, wherever it lies."""

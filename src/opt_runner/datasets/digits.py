@@ -1,4 +1,4 @@
-"""The 8 x 8 handwritten digits, embedded in the package: data that is there without a download."""
+"""The 8 x 8 handwritten digits, embedded in the package: no download."""
 
 from importlib.resources import files
 
@@ -23,7 +23,7 @@ class Digits:
     """
 
     def check(self) -> None:
-        """Nothing can be missing."""
+        """Do nothing: the data are in the package."""
 
     def fingerprint(self) -> str:
         """Return a constant: the data cannot change."""
@@ -45,7 +45,7 @@ class Digits:
 
 
 def _occurrence(labels: np.ndarray) -> np.ndarray:
-    """How many times each label came up before, (N,)."""
+    """Return how many times each label has occurred before, (N,)."""
     occurrence = np.empty_like(labels)
     for label in np.unique(labels):
         of_class = labels == label

@@ -1,4 +1,4 @@
-"""What every dataset gives: two labelled stacks of uint8 images."""
+"""The content of a dataset: labelled images to train on and to test on."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -16,7 +16,7 @@ class Images:
 
     train_images: uint8 (N, C, H, W), in memory or `Stored`; train_labels: int64 (N,), indices into
     `classes`. test_images, test_labels: the same, with as many channels and the same size.
-    Raises UserError where types, shapes or labels do not fit together.
+    Raises UserError if types, shapes or labels do not fit together.
     """
 
     train_images: Tensor | Stored

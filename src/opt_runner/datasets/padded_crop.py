@@ -1,4 +1,4 @@
-"""The reference's augmentation: pad by symmetric reflection, crop at random, flip at random.
+"""The reference's augmentation: symmetric padding, random crop, random flip.
 
 No padded image is ever made. Row i of a crop that starts at row r of the padded image is row
 x = i + r - pad of the image itself, reflected back into it at its edges, and a flip counts the
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def padded_crop(images: Tensor, rows: Tensor, columns: Tensor, flips: Tensor, pad: int) -> Tensor:
-    """Crops of images (B, C, H, W), of their size and type.
+    """Return crops of images (B, C, H, W), with the same size and type.
 
     rows, columns (B,) int64 in 0..2 pad, the corner of the crop in the padded image; flips (B,)
-    bool; pad at most H and W. All on one device, which is never waited for: so values out of range
-    are not looked for.
+    bool; pad at most H and W. All are on one device. Values out of range are not checked, because
+    a check would wait for the GPU.
     """
     _, channels, height, width = images.shape
     i = torch.arange(height, device=images.device)

@@ -1,4 +1,4 @@
-"""Random resized crop: a box of random area, shape and place, one an image, resized to the image.
+"""Random resized crop: for each image a box of random area, shape and place, enlarged.
 
 As the augmentation of large images has been since Szegedy et al., "Going Deeper with Convolutions"
 (CVPR 2015); the distribution of the boxes is that of torchvision's RandomResizedCrop. A box is
@@ -41,7 +41,7 @@ def draw_boxes(
 
 
 def resized_crop(images: Tensor, first: Tensor, lengths: Tensor, flips: Tensor) -> Tensor:
-    """Boxes of uint8 images (B, C, H, W), resized to (H, W), in float32 and not rounded.
+    """Return boxes of uint8 images (B, C, H, W), resized to (H, W), float32, not rounded.
 
     first, lengths (B, 2) int64, as `draw_boxes` gives them; flips (B,) bool. Equal to cutting the
     box out, resizing it (bilinear, half-pixel centres, its own edges repeated) and mirroring it.
@@ -55,7 +55,7 @@ def resized_crop(images: Tensor, first: Tensor, lengths: Tensor, flips: Tensor) 
 
 
 def _positions(first: Tensor, length: Tensor, side: int) -> Tensor:
-    """Where each of `side` pixels of the result lies in the image, (B, side), edges at -1 and 1."""
+    """Return the positions in the image of `side` pixels, (B, side); edges are -1 and 1."""
     first, length = first[:, None], length[:, None]
     pixel = first + (torch.arange(side, device=first.device) + 0.5) * length / side - 0.5
     inside = torch.minimum(torch.maximum(pixel, first), first + length - 1)

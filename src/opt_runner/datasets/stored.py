@@ -1,4 +1,4 @@
-"""Images in a file: chosen by index, and read only when they are asked for."""
+"""Images in a file, chosen by index and read on demand."""
 
 import os
 from copy import copy
@@ -10,19 +10,19 @@ from torch import Tensor
 
 from opt_runner.errors import UserError
 
-# What is read at a time on the way to a GPU.
+# Bytes that are read at a time on the way to a GPU.
 _PIECE_BYTES = 2**26
 
 
 class Stored:
-    """uint8 images (N, C, H, W), one after the other in a file, none of them in memory.
+    """A file of uint8 images (N, C, H, W), one after the other; none is in memory.
 
-    Indexing chooses images and reads nothing: it takes a slice, indices or a mask, as of a tensor.
-    They are read by position, not through a memory map: pages of a map count as the process's own,
-    and a disk that fails under one ends the process without a word.
+    Indexing by a slice, by indices or by a mask chooses images and reads nothing. `read` uses file
+    positions, not a memory map: pages of a map count as memory of the process, and a failing disk
+    under a map kills the process without a message.
 
-    path: of the file, which stays open: replacing it changes nothing here.
-    offset: bytes before the first image. shape: of all images in the file.
+    path: the file. It stays open, so replacing it has no effect here.
+    offset: the bytes before the first image. shape: the shape of all images in the file.
     """
 
     dtype = torch.uint8
@@ -65,7 +65,7 @@ class Stored:
         return images
 
     def to(self, device: torch.device | str) -> Tensor:
-        """Return the images as a tensor on `device`; of the memory of the CPU no more is taken."""
+        """Return the images as a tensor on `device`, without a copy of all in the CPU's memory."""
         if torch.device(device).type == "cpu":
             return self._mapped()
         images = torch.empty(self.shape, dtype=torch.uint8, device=device)
@@ -75,7 +75,7 @@ class Stored:
         return images
 
     def _mapped(self) -> Tensor:
-        """Consecutive images as a memory map, which processes side by side share; others read."""
+        """Return a memory map of consecutive images, which processes share; read other images."""
         first, count = int(self._rows[0]), len(self)
         if not torch.equal(self._rows, torch.arange(first, first + count)):
             return self.read()

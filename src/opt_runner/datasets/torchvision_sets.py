@@ -27,18 +27,19 @@ IDX_BYTES = {
     "t10k-images-idx3-ubyte": 7_840_016,
     "t10k-labels-idx1-ubyte": 10_008,
 }
-
-
 CLASSES = {"MNIST": 10, "FashionMNIST": 10, "CIFAR10": 10, "CIFAR100": 100}
 Source = Literal["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"]
 
 
-def published_set(source: Source, root: str = "data", download: bool = True) -> Dataset:
+def published_set(
+    source: Source, root: str = "data", download: bool = True, cache_dir: str | None = None
+) -> Dataset:
     """Return one of torchvision's sets: its published files, or the same images in class folders.
 
-    Where `root` holds train/CLASS/* and not the published files, as copies of CIFAR often come,
-    the images are read from there. Sorted names are the official order of CIFAR's classes.
-    See `TorchvisionSet` for the parameters. Raises UserError for another number of classes.
+    Copies of CIFAR often come as `root`/train/CLASS/*: such folders are read where there are no
+    published files. Sorted names are the official order of CIFAR's classes.
+    See `TorchvisionSet` and, for cache_dir, `ImageFolder`. Raises UserError for another number of
+    classes.
     """
     published = TorchvisionSet(source, root, download)
     train = published.root / "train"
@@ -50,15 +51,15 @@ def published_set(source: Source, root: str = "data", download: bool = True) -> 
             f"dataset.root={root}: {train} has {found} class folders, and {source} has "
             f"{CLASSES[source]}: dataset=image_folder reads any folders"
         )
-    return ImageFolder(root)
+    return ImageFolder(root, cache_dir=cache_dir)
 
 
 class TorchvisionSet:
     """One of torchvision's sets, in its published files below `root`.
 
-    source: which set; CIFAR100 comes with its 100 fine labels.
-    root: the folder in which torchvision keeps, or is to put, its folder of this set.
-    download: fetch the files if they are not there.
+    source: the name of the set; CIFAR100 has its 100 fine labels.
+    root: the folder that holds torchvision's folder of this set.
+    download: fetch files that are missing or damaged.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class TorchvisionSet:
         return not self._missing()
 
     def check(self) -> None:
-        """Raise UserError where files are missing and may not be fetched."""
+        """Raise UserError if files are missing and may not be fetched."""
         missing = self._missing()
         if missing and not self.download:
             raise UserError(f"{missing}: put {self._expected} there, or set download=true")
@@ -85,8 +86,7 @@ class TorchvisionSet:
     def fingerprint(self) -> str:
         """Return the set's name: published files do not change, and CIFAR's have checksums.
 
-        The MNIST family's carry none, so there the sizes of other files than the published ones
-        are added.
+        The MNIST family has no checksums. If the sizes are not the published ones, they are added.
         """
         if not self._is_idx:
             return self.source
@@ -100,7 +100,7 @@ class TorchvisionSet:
     def load(self) -> Images:
         """Return the images, uint8: (N, 1, 28, 28) of the MNIST family, (N, 3, 32, 32) of CIFAR.
 
-        Raises UserError where files are missing and cannot be fetched, or are damaged.
+        Raises UserError if files are missing or damaged and cannot be fetched.
         """
         self.check()
         lock = self.root / f".{self.source}.lock"
@@ -136,7 +136,7 @@ class TorchvisionSet:
 
     @property
     def _files(self) -> dict[Path, str | None]:
-        """The files that must be there, and their MD5 where one is published."""
+        """Return the files that must be there, and their MD5 if it is published."""
         if self._is_idx:
             return {self._folder / name: None for name in IDX_BYTES}
         cifar = self._torchvision_class
@@ -174,8 +174,8 @@ class TorchvisionSet:
             ) from error
 
     def _read(self, train: bool) -> tuple[Tensor, Tensor, list[str]]:
-        """One half: images (N, C, H, W), labels (N,), classes."""
-        # Only reached by files of the right checksum or header: no unknown pickle is ever opened.
+        """Return images (N, C, H, W), labels (N,) and classes of one half."""
+        # `load` has checked the checksums, so that no unknown pickle is opened.
         half = self._torchvision_class(self.root, train=train)
         images = torch.as_tensor(half.data)
         images = images.unsqueeze(1) if self._is_idx else images.permute(0, 3, 1, 2).contiguous()

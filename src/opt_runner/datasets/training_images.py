@@ -1,4 +1,4 @@
-"""What of the training images is trained on: held back, cut to a share, given wrong labels."""
+"""Conditions of training: images held back, a share of the images, wrong labels."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -13,7 +13,7 @@ from opt_runner.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """images: uint8 (N, C, H, W), in memory or `Stored`; labels: int64 (N,)."""
+    """Held-out images, uint8 (N, C, H, W), in memory or `Stored`, and labels, int64 (N,)."""
 
     images: Tensor | Stored
     labels: Tensor
@@ -78,7 +78,7 @@ def with_label_noise(data: Images, share: float, seed: int) -> Images:
 
 
 def _taken(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Which images, bool (N,)."""
+    """Return a mask of the held-out images, bool (N,)."""
     by_class = _shuffled_by_class(labels, seed)
     # Systematic sampling: an image is taken wherever the running total of the share passes a whole
     # number. Any n images in a row, and so a class, hold n share of these, rounded up or down.

@@ -14,22 +14,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from opt_runner.config.options import LauncherOptions
 from opt_runner.config.schema import Hardware
 from opt_runner.console.screen import Screen
-from opt_runner.dispatch.loop import LOOK_SECONDS, Backend, Died, End, Task
+from opt_runner.dispatch.loop import LOOK_SECONDS, Backend, Died, End, LauncherOptions, Task
 from opt_runner.dispatch.worker import Job, thread_variables
 from opt_runner.machine import available_cores, threads_of_environment, visible_gpus
 from opt_runner.run.device import default_threads
 from opt_runner.run.interrupt import STOPPING, Interrupted
 from opt_runner.sweep.sweep import Sweep
-
-
-class Options(LauncherOptions):
-    """The keys of conf/hydra/launcher/pool.yaml, which says what they mean."""
-
-    slots: Annotated[int, Field(gt=0)] | None
-    runs_per_gpu: Annotated[int, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -46,31 +38,6 @@ class Slot:
     def environment(self) -> dict[str, str]:
         gpu = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
         return {**thread_variables(self.threads), **gpu}
-
-
-def slots(hardware: Hardware, options: Options, first: int = 0) -> list[Slot]:
-    """Return the slots for runs with this hardware, numbered from `first`.
-
-    With GPUs that the runs may use, `runs_per_gpu` a GPU; else as many as the cores hold runs of
-    `hardware.threads`, by default OMP_NUM_THREADS, and one if neither is given. `options.slots`
-    sets another number; a run then has its share of the cores unless its threads are given.
-    """
-    cores = available_cores()
-    gpus = [] if hardware.device == "cpu" else visible_gpus()
-    if hardware.device.startswith("cuda:"):
-        gpus = gpus[int(hardware.device.removeprefix("cuda:")) :][:1]
-    given = hardware.threads or threads_of_environment()
-    places: list[str | None] = [gpu for _ in range(options.runs_per_gpu) for gpu in gpus]
-    if not places:
-        places = [None] * max(1, cores // (given or cores))
-    if options.slots:
-        places = [places[i % len(places)] for i in range(options.slots)]
-    share = max(1, cores // len(places))
-    threads = given or min(share, default_threads())
-    return [
-        Slot(number, gpu, threads, min(share, threads))
-        for number, gpu in enumerate(places, start=first)
-    ]
 
 
 class WorkerEnded(Exception):
@@ -133,9 +100,9 @@ class Pool(Backend):
     the workers' output (`slot-N.log`) and how far their runs are (`slot-SIGNATURE.json`).
     """
 
-    options: Options
+    options: "PoolOptions"
 
-    def __init__(self, options: Options, sweep: Sweep, screen: Screen) -> None:
+    def __init__(self, options: "PoolOptions", sweep: Sweep, screen: Screen) -> None:
         super().__init__(options, sweep, screen)
         self._cores = available_cores()
         self._slots: dict[tuple[str, int | None], list[Slot]] = {}  # by device and threads
@@ -182,7 +149,7 @@ class Pool(Backend):
         key = hardware.device, hardware.threads
         if key not in self._slots:
             first = sum(map(len, self._slots.values()))
-            self._slots[key] = found = slots(hardware, self.options, first)
+            self._slots[key] = found = self.options.slots_for(hardware, first)
             if hardware.threads is None and (threads := threads_of_environment()):
                 self.screen.say(
                     f"OMP_NUM_THREADS={threads}: a run has so many threads, and up to {len(found)} "
@@ -191,7 +158,7 @@ class Pool(Backend):
         return self._slots[key]
 
     def _fits(self, slot: Slot, alike: Sequence[Slot]) -> bool:
-        """True if the runs of other hardware leave room. alike: the slots of the same hardware."""
+        """Return True if runs of other hardware leave room. alike: the slots of this hardware."""
         others = [other for other in self._running if other not in alike]
         if not others:
             return True
@@ -214,3 +181,40 @@ def _how_it_ended(code: int) -> str:
         return f"ended with exit code {code}"
     why = " (by somebody, or as memory ran out)" if -code == signal.SIGKILL else ""
     return f"was killed by {signal.Signals(-code).name}{why}"
+
+
+class PoolOptions(LauncherOptions):
+    """The keys of conf/hydra/launcher/pool.yaml, which says what they mean."""
+
+    backend = Pool
+
+    slots: Annotated[int, Field(gt=0)] | None
+    runs_per_gpu: Annotated[int, Field(gt=0)]
+
+    def at_once(self, hardware: Hardware) -> int:
+        return len(self.slots_for(hardware))
+
+    def slots_for(self, hardware: Hardware, first: int = 0) -> list[Slot]:
+        """Return the slots for runs with this hardware, numbered from `first`.
+
+        With GPUs that the runs may use, `runs_per_gpu` a GPU; else as many as the cores hold runs
+        of `hardware.threads`, by default OMP_NUM_THREADS, and one if neither is given. The option
+        `slots` sets another number; a run then has its share of the cores, unless its threads are
+        given.
+        """
+        cores = available_cores()
+        gpus = [] if hardware.device == "cpu" else visible_gpus()
+        if hardware.device.startswith("cuda:"):
+            gpus = gpus[int(hardware.device.removeprefix("cuda:")) :][:1]
+        given = hardware.threads or threads_of_environment()
+        places: list[str | None] = [gpu for _ in range(self.runs_per_gpu) for gpu in gpus]
+        if not places:
+            places = [None] * max(1, cores // (given or cores))
+        if self.slots:
+            places = [places[i % len(places)] for i in range(self.slots)]
+        share = max(1, cores // len(places))
+        threads = given or min(share, default_threads())
+        return [
+            Slot(number, gpu, threads, min(share, threads))
+            for number, gpu in enumerate(places, start=first)
+        ]

@@ -5,11 +5,13 @@ It is the same for every launcher. A backend knows only how to start runs and ho
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Annotated, ClassVar, Self
 
-from opt_runner.config.options import LauncherOptions
+from pydantic import Field
+
+from opt_runner.config.options import Options
+from opt_runner.config.schema import Config, Hardware
 from opt_runner.console.screen import Screen
 from opt_runner.dispatch.worker import status_file
 from opt_runner.run.execute import give_up
@@ -32,23 +34,22 @@ class Task:
     taken: Run
     tries: int = 0
 
-    def start_over(self, screen: Screen) -> str | None:
+    def start_over(self, screen: Screen) -> bool:
         """Set the old record of a run with `rerun` aside, once: later tries resume the new record.
 
-        Returns the process that holds the run, if another does; the record is then as it was.
+        Returns False, and does nothing, if another process has the run.
         """
-        if not self.run.config.rerun:
-            return None
-        try:
-            with self.run.record.held(_raise):
-                aside = self.run.record.set_aside()
-        except _Held as holder:
-            return str(holder)
+        record, config = self.run.record, self.run.config
+        if not config.rerun:
+            return True
+        if record.is_held():
+            return False
+        with record.held(lambda holder: None):
+            aside = record.set_aside()
         if aside:
             screen.say(f"{self.run.title}: the old record is kept in {aside}")
-        config = self.run.config.model_copy(update={"rerun": False})
-        self.run = replace(self.run, config=config)
-        return None
+        self.run = replace(self.run, config=config.model_copy(update={"rerun": False}))
+        return True
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ End = None | str | Died
 
 
 class Backend(ABC):
-    """Starts the runs of a sweep somewhere, and says how they ended. Ready within its block."""
+    """Starts the runs of one sweep, and says how they ended. Ready within its block."""
 
-    options: LauncherOptions
+    options: "LauncherOptions"
 
-    def __init__(self, options: LauncherOptions, sweep: Sweep, screen: Screen) -> None:
+    def __init__(self, options: "LauncherOptions", sweep: Sweep, screen: Screen) -> None:
         self.options = options
         self.sweep = sweep
         self.screen = screen
@@ -97,6 +98,43 @@ class Backend(ABC):
         """
 
 
+class LauncherOptions(Options):
+    """Options of a launcher, and what they mean for runs.
+
+    here: the runs are executed on this machine, so that their device is known beforehand.
+    """
+
+    where = "hydra.launcher"
+    backend: ClassVar[type[Backend]]
+
+    retries: Annotated[int, Field(ge=0)]
+
+    @property
+    def here(self) -> bool:
+        return True
+
+    def connect(self) -> None:
+        """Prepare for composing runs. Raises UserError if there is nothing to launch with."""
+
+    def placed(self, config: Config) -> Config:
+        """Return the config of a run with the device that it gets from this launcher."""
+        return config
+
+    @abstractmethod
+    def at_once(self, hardware: Hardware) -> int | None:
+        """Return how many runs with this hardware there is room for; None: as many as are given."""
+
+    def check_search(self) -> None:
+        """Raise UserError if these options do not go with runs that depend on earlier results."""
+
+    def prepare(self, sweep: Sweep, screen: Screen) -> None:
+        """Do what a sweep needs even if none of its runs is left."""
+
+    def execute(self, source: Source, sweep: Sweep, screen: Screen, at_once: int) -> None:
+        """Execute the runs of a source: see `dispatch`."""
+        dispatch(source, self.backend(self, sweep, screen), at_once)
+
+
 def dispatch(source: Source, backend: Backend, at_once: int) -> None:
     """Execute all runs of the source, at most `at_once` at a time.
 
@@ -106,7 +144,8 @@ def dispatch(source: Source, backend: Backend, at_once: int) -> None:
     waiting: list[Task] = []
     running = handled = 0
     look = True  # a run has ended, so that the source may have another
-    with _signals() as signals, backend:
+    signals: list[int] = []
+    with answered(dict.fromkeys(STOPPING, lambda signum, _: signals.append(signum))), backend:
         while True:
             for signum in signals[handled:]:
                 interrupted = Interrupted(signum)
@@ -159,19 +198,3 @@ def _is_tried_again(task: Task, end: End, backend: Backend, stopping: bool) -> b
     if end is not None:
         give_up(task.run, end, backend.screen)
     return False
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Within the block SIGINT and SIGTERM do nothing but join this list."""
-    received: list[int] = []
-    with answered(dict.fromkeys(STOPPING, lambda signum, _: received.append(signum))):
-        yield received
-
-
-class _Held(Exception):
-    """Another process has the run."""
-
-
-def _raise(holder: str) -> None:
-    raise _Held(holder)

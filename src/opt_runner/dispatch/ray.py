@@ -22,11 +22,10 @@ import ray
 from pydantic import Field
 from ray import exceptions
 
-from opt_runner.config.options import LauncherOptions
 from opt_runner.config.schema import Config, Hardware
 from opt_runner.console.screen import Screen
 from opt_runner.dispatch import worker
-from opt_runner.dispatch.loop import LOOK_SECONDS, Backend, Died, End, Task
+from opt_runner.dispatch.loop import LOOK_SECONDS, Backend, Died, End, LauncherOptions, Task
 from opt_runner.errors import UserError
 from opt_runner.machine import available_cores, threads_of_environment, visible_gpus
 from opt_runner.run.interrupt import Interrupted
@@ -42,15 +41,6 @@ _DEATHS: dict[type[Exception], str] = {
 }
 
 
-class Options(LauncherOptions):
-    """The keys of conf/hydra/launcher/ray.yaml, which says what they mean."""
-
-    address: str | None
-    gpus_per_run: Annotated[float, Field(ge=0)] | None
-    cpus_per_run: Annotated[float, Field(gt=0)] | None
-    init: dict[str, Any] | None
-
-
 @dataclass(frozen=True)
 class Resources:
     """What a run needs, or what a machine has."""
@@ -59,7 +49,7 @@ class Resources:
     gpus: float
 
 
-def connect(options: Options) -> None:
+def connect(options: "RayOptions") -> None:
     """Connect to the cluster at the address; without an address start Ray on this machine, until
     this process ends.
 
@@ -98,65 +88,12 @@ def _knock(address: str | None) -> None:
         socket.create_connection((found[1], int(found[2])), _KNOCK_SECONDS).close()
 
 
-def resources(hardware: Hardware, options: Options) -> Resources:
-    """Return what a run gets: a GPU, if there are any that `hardware` may use, and a core a thread.
-
-    Without a number of threads it gets its share of a machine's cores.
-    Raises UserError if that contradicts the options.
-    """
-    nodes = _nodes(options)
-    gpus = options.gpus_per_run
-    if hardware.device.startswith("cuda:"):
-        raise UserError(
-            f"hardware.device={hardware.device}: which GPU a run gets is Ray's choice; "
-            "use hardware=cuda"
-        )
-    if hardware.device == "cpu":
-        gpus = 0
-    elif gpus is None:
-        gpus = 1 if hardware.device == "cuda" or any(node.gpus for node in nodes) else 0
-    elif gpus == 0 and hardware.device == "cuda":
-        raise UserError("hydra.launcher.gpus_per_run=0 gives hardware=cuda no GPU")
-    cpus = options.cpus_per_run or hardware.threads or threads_of_environment()
-    if cpus is None:
-        shares = [node.cpus // max(1, node.gpus // gpus if gpus else 1) for node in nodes]
-        cpus = max(1, min((share for share in shares if share), default=1))
-    return Resources(cpus, gpus)
-
-
-def room(hardware: Hardware, options: Options) -> int:
-    """Return how many such runs the machines have room for now."""
-    need = resources(hardware, options)
-    return sum(
-        int(min(node.cpus / need.cpus, node.gpus / need.gpus if need.gpus else math.inf))
-        for node in _nodes(options)
-    )
-
-
-def placed(config: Config, options: Options) -> Config:
-    """Return the config with the kind of device that its run gets."""
-    gpus = resources(config.hardware, options).gpus
-    hardware = config.hardware.model_copy(update={"device": "cuda" if gpus else "cpu"})
-    return config.model_copy(update={"hardware": hardware})
-
-
-def _nodes(options: Options) -> list[Resources]:
-    """Return what the machines have. A cluster must be connected."""
-    if options.address is None:
-        own = options.init or {}
-        gpus = own.get("num_gpus", len(visible_gpus()))
-        return [Resources(own.get("num_cpus", available_cores()), gpus)]
-    nodes: list[dict[str, Any]] = ray.nodes()
-    found = [node["Resources"] for node in nodes if node["Alive"]]
-    return [Resources(has.get("CPU", 0), has.get("GPU", 0)) for has in found]
-
-
 class Tasks(Backend):
     """The backend of `hydra/launcher=ray`: a Ray task for each run."""
 
-    options: Options
+    options: "RayOptions"
 
-    def __init__(self, options: Options, sweep: Sweep, screen: Screen) -> None:
+    def __init__(self, options: "RayOptions", sweep: Sweep, screen: Screen) -> None:
         super().__init__(options, sweep, screen)
         self._open: dict[Any, Task] = {}  # by Ray's reference
 
@@ -171,14 +108,13 @@ class Tasks(Backend):
         for task in tasks:
             task.start_over(self.screen)  # if another process has the run, the worker waits for it
             hardware = task.run.config.hardware
-            needs = resources(hardware, self.options)
+            needs = self.options.resources(hardware)
             threads = hardware.threads or threads_of_environment() or max(1, int(needs.cpus))
-            place = Place(Path.cwd(), tuple(sys.path), threads, self.sweep.folder)
             job = worker.Job.of(task.run, self.sweep, self.screen.mode == "none")
             work = ray.remote(_work).options(
                 num_cpus=needs.cpus, num_gpus=needs.gpus, max_retries=0, name=task.run.title
             )
-            self._open[work.remote(job, place)] = task
+            self._open[work.remote(job, Path.cwd(), sys.path, threads)] = task
         return []
 
     def poll(self) -> list[tuple[Task, End]]:
@@ -191,9 +127,9 @@ class Tasks(Backend):
 
     def _check_room(self) -> None:
         """Ray lets tasks wait for ever, without a word, if no machine has room for them."""
-        nodes = _nodes(self.options)
+        nodes = self.options.nodes()
         configs = self.sweep.configs
-        for need in {resources(config.hardware, self.options) for config in configs}:
+        for need in {self.options.resources(config.hardware) for config in configs}:
             if any(node.cpus >= need.cpus and node.gpus >= need.gpus for node in nodes):
                 continue
             text = f"no machine has the {need.cpus:g} cores and {need.gpus:g} GPUs of a run"
@@ -203,6 +139,72 @@ class Tasks(Backend):
                     "hardware.threads"
                 )
             self.screen.say(f"{text}: runs wait until the cluster has one")
+
+
+class RayOptions(LauncherOptions):
+    """The keys of conf/hydra/launcher/ray.yaml, which says what they mean."""
+
+    backend = Tasks
+
+    address: str | None
+    gpus_per_run: Annotated[float, Field(ge=0)] | None
+    cpus_per_run: Annotated[float, Field(gt=0)] | None
+    init: dict[str, Any] | None
+
+    @property
+    def here(self) -> bool:
+        return self.address is None
+
+    def connect(self) -> None:
+        if not self.here:  # what a run gets depends on what the cluster has
+            connect(self)
+
+    def placed(self, config: Config) -> Config:
+        device = "cuda" if self.resources(config.hardware).gpus else "cpu"
+        hardware = config.hardware.model_copy(update={"device": device})
+        return config.model_copy(update={"hardware": hardware})
+
+    def at_once(self, hardware: Hardware) -> int | None:
+        need = self.resources(hardware)
+        room = sum(
+            int(min(node.cpus / need.cpus, node.gpus / need.gpus if need.gpus else math.inf))
+            for node in self.nodes()
+        )
+        return room or None
+
+    def resources(self, hardware: Hardware) -> Resources:
+        """Return what a run gets: a GPU, if there are any that it may use, and a core a thread.
+
+        Without a number of threads it gets its share of a machine's cores.
+        Raises UserError if that contradicts the options.
+        """
+        gpus = self.gpus_per_run
+        if hardware.device.startswith("cuda:"):
+            raise UserError(
+                f"hardware.device={hardware.device}: which GPU a run gets is Ray's choice; "
+                "use hardware=cuda"
+            )
+        if hardware.device == "cpu":
+            gpus = 0
+        elif gpus is None:
+            gpus = int(hardware.device == "cuda" or any(node.gpus for node in self.nodes()))
+        elif gpus == 0 and hardware.device == "cuda":
+            raise UserError("hydra.launcher.gpus_per_run=0 gives hardware=cuda no GPU")
+        cpus = self.cpus_per_run or hardware.threads or threads_of_environment()
+        if cpus is None:
+            nodes = self.nodes()
+            shares = [node.cpus // max(1, node.gpus // gpus if gpus else 1) for node in nodes]
+            cpus = max(1, min((share for share in shares if share), default=1))
+        return Resources(cpus, gpus)
+
+    def nodes(self) -> list[Resources]:
+        """Return what the machines have. A cluster must be connected."""
+        if self.here:
+            own = self.init or {}
+            gpus = own.get("num_gpus", len(visible_gpus()))
+            return [Resources(own.get("num_cpus", available_cores()), gpus)]
+        found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return [Resources(has.get("CPU", 0), has.get("GPU", 0)) for has in found]
 
 
 def _end(reference: Any) -> End:
@@ -218,28 +220,18 @@ def _end(reference: Any) -> End:
     return end
 
 
-@dataclass(frozen=True)
-class Place:
-    """What a worker on any machine takes over from this process. logs: the folder for its log."""
-
-    folder: Path
-    path: tuple[str, ...]
-    threads: int
-    logs: Path
-
-
-def _work(job: worker.Job, place: Place) -> str | None:
+def _work(job: worker.Job, folder: Path, path: Sequence[str], threads: int) -> str | None:
     """Execute one run as a Ray task; return the error in words if it could not be recorded.
 
-    A signal ends the process: it may have come in the middle of an import.
+    folder, path: the launcher's. A signal ends the process: it may have come during an import.
     """
     host = platform.node()
-    if not place.folder.is_dir():
-        return f"{host} does not see {place.folder}: a cluster needs a disk that its machines share"
-    os.chdir(place.folder)
-    sys.path += [folder for folder in place.path if folder not in sys.path]
-    os.environ.update(worker.thread_variables(place.threads))
-    log = place.logs / f"slot-{host}-{os.getpid()}.log"
+    if not folder.is_dir():
+        return f"{host} does not see {folder}: a cluster needs a disk that its machines share"
+    os.chdir(folder)
+    sys.path += [entry for entry in path if entry not in sys.path]
+    os.environ.update(worker.thread_variables(threads))
+    log = job.status.parent / f"slot-{host}-{os.getpid()}.log"
     with _output_to(log), worker.stop_on_signals() as stop:
         answer = worker.answer(job, stop)
     if isinstance(answer, Interrupted):

@@ -1,4 +1,4 @@
-"""Classifiers of torchvision and timm by their names. They start as those packages start them."""
+"""Classifiers of torchvision and timm by name. Their weights start as in those packages."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from opt_runner.errors import UserError, nearest
 from opt_runner.networks.options import Momentum
 
-_WITH_AUXILIARY = ("googlenet", "inception_v3")  # which give several outputs when they train
+_WITH_AUXILIARY = ("googlenet", "inception_v3")  # they give several outputs in training
 _COLOURS = 3
 
 
@@ -20,7 +20,7 @@ def from_torchvision(
     bn_momentum: Momentum | None = None,
     **options: Any,
 ) -> nn.Module:
-    """torchvision.models.get_model(arch), without weights, for these images and classes.
+    """Return torchvision.models.get_model(arch), without weights, for these images and classes.
 
     bn_momentum: of every BatchNorm; None: torchvision's. options: of the model, as dropout.
     Raises UserError for an unknown name or option, or images that do not suit it.
@@ -53,7 +53,7 @@ def from_timm(
     bn_momentum: Momentum | None = None,
     **options: Any,
 ) -> nn.Module:
-    """timm.create_model(arch), without weights, for these images and classes.
+    """Return timm.create_model(arch), without weights, for these images and classes.
 
     bn_momentum: of every BatchNorm; None: timm's. options: of the model, as drop_path_rate.
     Raises UserError without timm, for an unknown name or option, or images that do not suit it.
@@ -61,7 +61,7 @@ def from_timm(
     try:
         import timm
     except ImportError as error:
-        raise UserError("model=timm needs timm: pip install 'opt-runner[timm]'") from error
+        raise UserError("model=timm needs timm: pip install timm") from error
     if not timm.is_model(arch):
         hint = nearest(arch, timm.list_models())
         raise UserError(f"model.arch={arch}: no model of timm{hint}")
@@ -79,7 +79,7 @@ def from_timm(
 
 
 def set_in_channels(network: nn.Module, in_channels: int) -> None:
-    """Draw the first convolution anew, for images that are not of three channels."""
+    """Replace the first convolution if the images do not have three channels."""
     if in_channels == _COLOURS:
         return
     name, old = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))

@@ -1,4 +1,4 @@
-"""Types that options of several networks have."""
+"""Types of options that several networks have."""
 
 from typing import Annotated
 

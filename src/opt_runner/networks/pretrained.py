@@ -1,4 +1,4 @@
-"""A network's weights from a file."""
+"""Loading of a network's weights from a file."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -13,7 +13,7 @@ from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from opt_runner.errors import UserError
 
-# Of names, in a message.
+# Names that a message lists.
 _MOST = 20
 
 

@@ -66,7 +66,7 @@ class ResNet(nn.Module):
 
 
 class Unit(nn.Module):
-    """relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x))))))."""
+    """A residual unit: relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x))))))."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Unit(nn.Module):
 
 
 class WiderIdentity(nn.Module):
-    """Every stride-th pixel, with `more` channels of zeros after those of x."""
+    """A shortcut: every stride-th pixel, and `more` channels of zeros after those of x."""
 
     def __init__(self, stride: int, more: int) -> None:
         super().__init__()

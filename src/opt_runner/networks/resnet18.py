@@ -16,7 +16,7 @@ def resnet18(
     bn_momentum: Momentum = 0.1,
     bn_eps: Epsilon = 1e-5,
 ) -> nn.Module:
-    """ResNet-18 of widths 64 to 512, every W drawn from N(0, 2/d).
+    """Return a ResNet-18 of widths 64 to 512, every W drawn from N(0, 2/d).
 
     stem: `imagenet` is He et al.'s, a 7x7 convolution and a pool, which make the image 4 times
     smaller each way; `cifar` has a 3x3 convolution alone, which keeps its size.

@@ -1,4 +1,4 @@
-"""Vision transformers, torchvision's."""
+"""torchvision's vision transformers."""
 
 from typing import Annotated
 

@@ -58,7 +58,7 @@ class WideResNet(nn.Module):
 
 
 class WideUnit(nn.Module):
-    """shortcut + conv2(dropout(relu(bn2(conv1(y))))) with y = relu(bn1(x)).
+    """A residual unit: shortcut + conv2(dropout(relu(bn2(conv1(y))))) with y = relu(bn1(x)).
 
     The shortcut is x, and a 1x1 convolution of y where the shape changes.
     """

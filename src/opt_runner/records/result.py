@@ -7,17 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
-from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 from opt_runner.geometry import Geometry
+from opt_runner.records.reading import read_json
 
 Status = Literal["finished", "failed", "diverged", "interrupted", "pruned"]
-
-
-class DamagedResult(UserError):
-    """A result.json that is not as it was written."""
 
 
 @dataclass
@@ -90,21 +86,13 @@ class Result:
         """Return the result at `path`, or None where none is there yet.
 
         Raises:
-            DamagedResult: the file is not as it was written.
+            DamagedFile: the file is not as it was written.
             UserError: it cannot be read.
         """
         try:
-            return Result.parse(json.loads(path.read_text()))
+            return read_json(path, _adapter())
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        except ValidationError as error:
-            fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"]))
-            raise DamagedResult(f"{path} is damaged: {where}: {fault['msg']}") from error
-        except (ValueError, RecursionError) as error:
-            raise DamagedResult(f"{path} is damaged: {error}") from error
 
     def write(self, path: Path) -> None:
         """Write result.json. Raises CannotWrite."""

@@ -4,14 +4,16 @@ The search itself goes on from the journal that stands beside it.
 """
 
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import TypeAdapter
+
 from opt_runner.errors import UserError
 from opt_runner.files import write_whole
+from opt_runner.records.reading import folders_below, read_json
 
 NAME = "search.json"
 WORST = 100.0  # the value, in percent, of a trial that diverged
@@ -45,7 +47,7 @@ class SearchRecord:
 
     def ranked(self) -> list[Trial]:
         """Those that finished, the best first; of equal ones the first."""
-        finished = [trial for trial in self.trials if trial.status == "finished"]
+        finished = [t for t in self.trials if t.status == "finished" and t.value is not None]
         return sorted(finished, key=lambda trial: (trial.value, trial.number))
 
     def count(self, status: str) -> int:
@@ -57,15 +59,11 @@ class SearchRecord:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Raises UserError for one that cannot be read or is damaged."""
-        path = folder / NAME
+        """Return the search of a folder. Raises UserError for a damaged or missing one."""
         try:
-            content = json.loads(path.read_text())
-            return cls(**{**content, "trials": [Trial(**one) for one in content["trials"]]})
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is damaged: {error}; the search writes it anew") from error
+            return read_json(folder / NAME, TypeAdapter(cls))
+        except FileNotFoundError as error:
+            raise UserError(f"{folder / NAME} is missing; the search writes it anew") from error
 
 
 def words(parameters: Mapping[str, Any]) -> list[str]:
@@ -93,12 +91,16 @@ def tunings(searches: Iterable[SearchRecord]) -> list[list[SearchRecord]]:
     return list(found.values())
 
 
-def find(folders: Iterable[Path]) -> list[SearchRecord]:
-    """All searches below the folders, sorted by path. Raises UserError for a damaged one."""
+def find(folders: Iterable[Path], fault: Callable[[str], None]) -> list[SearchRecord]:
+    """Return all searches below the folders, sorted by path.
+
+    fault: called with a line about each that cannot be read.
+    """
     found: dict[Path, SearchRecord] = {}
-    for folder in folders:
-        for root, names, files in os.walk(folder):
-            names[:] = [name for name in names if not name.startswith(".") and ".old-" not in name]
-            if NAME in files:
-                found[Path(root).resolve()] = SearchRecord.read(Path(root))
+    for folder, files in folders_below(folders, fault):
+        if NAME in files:
+            try:
+                found[folder.resolve()] = SearchRecord.read(folder)
+            except UserError as error:
+                fault(f"left out: {error}")
     return [found[path] for path in sorted(found)]

@@ -1,28 +1,44 @@
-"""Runs as the reports see them: what their records on disk hold, and nothing else."""
+"""Runs as reports and sweeps see them: the content of their records on disk, and nothing else."""
 
-import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import BaseModel, ValidationError
 
 from opt_runner.config.schema import Role, of_roles
 from opt_runner.errors import UserError
+from opt_runner.records.reading import DamagedFile, folders_below, read_text, read_yaml
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
 
-# libyaml's, ten times as fast as the one in Python, where PyYAML has it.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DIRECTORY = re.compile(r"seed\d+-[0-9a-f]{12}")
+
+
+class _Named(BaseModel):
+    name: str
+
+
+class _Known(BaseModel, strict=True):
+    """The keys of a config that tables need. A config without them is none of ours."""
+
+    seed: int
+    method: _Named
+    model: _Named
+    dataset: _Named
+    hardware: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class StoredRun:
     """A record: its config as written, and its result, None where it has none yet.
 
-    damage: what is wrong with its result.json, where something is.
+    damage: the fault of its result.json, if that cannot be read.
     """
 
     record: Record
@@ -32,81 +48,108 @@ class StoredRun:
 
     @property
     def status(self) -> str:
+        """Return `damaged`, `not finished` or the status of the result."""
         if self.damage:
             return "damaged"
         return self.result.status if self.result else "not finished"
 
     @property
+    def fault(self) -> str | None:
+        """Return why the run did not finish, as far as its record says."""
+        return self.damage or (self.result.error if self.result else None)
+
+    @property
     def signature(self) -> str:
+        """Return the hash at the end of the directory's name."""
         return self.record.directory.name.rpartition("-")[2]
 
     @property
     def seed(self) -> int:
+        """Return the seed."""
         return int(self.config["seed"])
 
     @property
     def method(self) -> str:
+        """Return the method's name."""
         return str(self.config["method"]["name"])
 
     @cached_property
     def method_keys(self) -> dict[str, Any]:
-        """Dotted keys and values that make a row of a table."""
+        """Return the dotted keys and values that make a row of a table."""
         return _flat(of_roles(self.config, Role.METHOD))
 
     @cached_property
     def task_keys(self) -> dict[str, Any]:
-        """Dotted keys and values that make a table: all else that changes a result."""
+        """Return the dotted keys and values that make a table: all else that changes a result."""
         return _flat(of_roles(self.config, Role.TASK))
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """Of the package and of torch, the kind of device, and the fingerprint of the data; empty
-        for a run that did not get as far as its device."""
-        if self.result is None or self.result.device is None:
+        """Return (opt_runner's version, torch's, kind of device, data fingerprint).
+
+        Empty if the run failed before it had a device.
+        """
+        if self.result is None or not self.result.device:
             return ()
         versions = [self.result.versions.get(name, "?") for name in ("opt_runner", "torch")]
-        return (*versions, self.result.device.split()[0], self.result.data or "?")
+        return (*versions, self.result.device.split(" ")[0], self.result.data or "?")
 
     @property
     def command(self) -> str:
-        """The command that makes this run again."""
+        """Return the command that repeats this run, empty if its file is missing or damaged."""
         try:
-            return self.record.command.read_text().strip()
-        except OSError:
+            return read_text(self.record.command).strip()
+        except (OSError, UserError):
             return ""
 
 
-def find(folders: Iterable[Path], allow_none: bool = False) -> list[StoredRun]:
-    """All runs below the folders, sorted by path; old and damaged records are left out.
+def find(
+    folders: Iterable[Path], fault: Callable[[str], None], allow_none: bool = False
+) -> list[StoredRun]:
+    """Return all runs below the folders, sorted by path, without the records set aside.
 
-    Raises UserError where a folder is missing or, unless that is allowed, holds none.
+    fault: called with a line about each record that cannot be read.
+
+    Raises UserError if a folder is missing or, unless `allow_none`, holds no run.
     """
     found: dict[Path, StoredRun] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder: give one that opt-run wrote, as outputs")
-        before = len(found)
-        for root, names, files in os.walk(folder):
-            names[:] = [name for name in names if not name.startswith(".") and ".old-" not in name]
-            if "config.yaml" in files and ".old-" not in Path(root).name:
-                run = read(Path(root))
-                if run is not None:
-                    found[Path(root).resolve()] = run
-        new = len(found) > before or any(folder.resolve() in path.parents for path in found)
-        if not new and not allow_none:
+            raise UserError(f"{folder} is no folder: give a folder that opt-run wrote, as outputs")
+        for directory, files in folders_below([folder], fault):
+            ours = _DIRECTORY.fullmatch(directory.name) or "command.txt" in files
+            if ours or "config.yaml" in files:
+                try:
+                    found[directory.resolve()] = load(directory)
+                except UserError as error:
+                    if ours:
+                        fault(f"left out: {error}")
+        here = folder.resolve()
+        if not allow_none and not any(path.is_relative_to(here) for path in found):
             raise UserError(f"{folder} holds no records of opt-run")
     return [found[path] for path in sorted(found)]
 
 
 def read(directory: Path) -> StoredRun | None:
-    """The run of a directory, or None where its config.yaml is none of ours."""
+    """Return the run of a directory, or None if its config.yaml is missing or damaged."""
+    try:
+        return load(directory)
+    except UserError:
+        return None
+
+
+def load(directory: Path) -> StoredRun:
+    """Return the run of a directory. Raises UserError if its config.yaml is missing or damaged."""
     record = Record(directory)
     try:
-        config = yaml.load(record.config.read_text(), _Loader)
-        config["method"]["name"], config["model"]["name"], config["dataset"]["name"]
-        config["hardware"]["precision"], config["seed"], config["optimizer"], config["schedule"]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        return None
+        config = read_yaml(record.config)
+        _Known.model_validate(config)
+    except FileNotFoundError as error:
+        raise UserError(f"{directory} has no config.yaml") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise DamagedFile(f"{record.config} is damaged: {key}: {first['msg']}") from error
     try:
         return StoredRun(record, config, record.read_result())
     except UserError as error:
@@ -114,26 +157,21 @@ def read(directory: Path) -> StoredRun | None:
 
 
 def read_on_any_device(planned: StoredRun) -> StoredRun | None:
-    """The record of a run that ran elsewhere, on a device that its plan did not know.
+    """Return the record of a run that ran elsewhere, on a device that its plan did not know.
 
     The device is in the signature: the directory is another than planned, beside it.
     """
-    folder = planned.record.directory.parent
+    folder, keys = planned.record.directory.parent, (planned.task_keys, planned.method_keys)
     beside = (read(p) for p in folder.glob(f"seed{planned.seed}-*") if ".old-" not in p.name)
-    same = [
-        run
-        for run in beside
-        if run is not None
-        and run.task_keys == planned.task_keys
-        and run.method_keys == planned.method_keys
-    ]
+    same = [run for run in beside if run and (run.task_keys, run.method_keys) == keys]
     return max(same, key=lambda run: run.record.config.stat().st_mtime, default=None)
 
 
 def _flat(node: Any, path: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with dotted keys."""
     if not isinstance(node, dict):
         return {path: tuple(node) if isinstance(node, list) else node}
     flat: dict[str, Any] = {}
     for key, value in node.items():
-        flat |= _flat(value, f"{path}.{key}" if path else str(key))
+        flat |= _flat(value, f"{path}.{key}" if path else key)
     return flat

@@ -5,13 +5,15 @@ stand in it twice, plain training too, and nothing could be compared with it.
 """
 
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from opt_runner.errors import UserError
 from opt_runner.files import write_whole
+from opt_runner.records.reading import folders_below, read_json
 
 NAME = "tuned.json"
 
@@ -45,27 +47,23 @@ def keep(
 
 
 def read(folder: Path) -> dict[str, Tuned]:
-    """By label. Raises UserError for a file that cannot be read or is damaged."""
-    path = folder / NAME
-    try:
-        return {label: Tuned(**one) for label, one in json.loads(path.read_text()).items()}
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged: {error}; without it a report shows runs with former settings too"
-        ) from error
+    """Return the entrants by label. Raises UserError for a damaged file."""
+    return read_json(folder / NAME, TypeAdapter(dict[str, Tuned]))
 
 
-def superseded(folders: Iterable[Path]) -> set[str]:
-    """The signatures of the runs with former settings of all comparisons below the folders."""
+def superseded(folders: Iterable[Path], fault: Callable[[str], None]) -> set[str]:
+    """Return the signatures of the runs with former settings of all comparisons below the folders.
+
+    fault: called with a line about each file that cannot be read.
+    """
     former: set[str] = set()
     current: set[str] = set()
-    for folder in folders:
-        for root, names, files in os.walk(folder):
-            names[:] = [name for name in names if not name.startswith(".")]
-            if NAME in files:
-                for entrant in read(Path(root)).values():
+    for folder, files in folders_below(folders, fault):
+        if NAME in files:
+            try:
+                for entrant in read(folder).values():
                     former.update(entrant.former)
                     current.update(entrant.runs)
+            except UserError as error:
+                fault(f"{error}; without it runs with former settings are shown too")
     return former - current

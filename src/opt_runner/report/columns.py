@@ -1,196 +1,153 @@
 """The columns of a table: heading, cells as text, and a note that explains them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from opt_runner.report.comparison import Comparison, Row
-from opt_runner.report.statistics import Difference, Mean
+from opt_runner.report.comparison import Comparison, TableRow
+from opt_runner.report.statistics import Mean
 
 NOTHING = "-"
 
 
 @dataclass(frozen=True)
 class Column:
-    """text: the cell of a row; NOTHING where its records do not say."""
+    """text: returns the cell of a row, NOTHING if its records lack the value."""
 
     heading: str
-    text: Callable[[Comparison, Row], str]
+    text: Callable[[Comparison, TableRow], str]
     note: str = ""
+    brief: bool = False  # the terminal has it too
 
 
-def columns(table: Comparison, brief: bool = False) -> list[Column]:
-    """Those in which some row of the table has something to say.
+@dataclass(frozen=True)
+class Sheet:
+    """A table as text. cells: for each row the texts of these columns."""
 
-    brief: those that fit into a terminal.
-    """
-    full = (*_FULL, *map(_measured, _measured_names(table)), *_COSTS)
-    every = (*(_BRIEF if brief else full), _RUNS)
-    return [
-        column for column in every if any(column.text(table, row) != NOTHING for row in table.rows)
-    ]
+    columns: Sequence[Column]
+    cells: Sequence[Sequence[str]]
+
+    @property
+    def headings(self) -> list[str]:
+        """Return the headings of the columns."""
+        return [column.heading for column in self.columns]
+
+    @property
+    def notes(self) -> list[str]:
+        """Return the notes of the columns."""
+        return [column.note for column in self.columns if column.note]
 
 
-def notes(tables: Iterable[Comparison], brief: bool = False) -> list[str]:
-    """The notes of the columns that these tables have, each once."""
-    found = [column.note for table in tables for column in columns(table, brief)]
-    return [note for note in dict.fromkeys(found) if note]
+def sheet(table: Comparison, brief: bool = False) -> Sheet:
+    """Return the columns in which some row has a value. brief: those for a terminal."""
+    finished_runs = (result for row in table.rows for result in row.finished.values())
+    measured = sorted({name for result in finished_runs for name in result.measured})
+    every = (*_COLUMNS, *(_measured(name) for name in measured), *_COSTS)
+    columns = [column for column in every if column.brief or not brief]
+    texts = [[column.text(table, row) for row in table.rows] for column in columns]
+    filled = [place for place, cells in enumerate(texts) if {*cells} != {NOTHING}]
+    cells = zip(*(texts[place] for place in filled), strict=True)
+    return Sheet([columns[place] for place in filled], [*cells])
 
 
-def finished(table: Comparison, row: Row) -> str:
-    """`3`, or `1 of 3: 1 failed, 1 missing`."""
+def finished(table: Comparison, row: TableRow) -> str:
+    """Return `3`, or `1 of 3: 1 failed, 1 missing`."""
     n, unfinished = len(row.finished), table.unfinished(row)
     if not unfinished:
         return str(n)
-    told = ", ".join(f"{len(seeds)} {status}" for status, seeds in unfinished.items())
-    return f"{n} of {len(table.seeds)}: {told}"
+    counts = ", ".join(f"{len(seeds)} {status}" for status, seeds in unfinished.items())
+    return f"{n} of {len(table.seeds)}: {counts}"
 
 
-def mean(value: Mean | None, form: str) -> str:
-    """As text, with its standard deviation, where there is one."""
-    spread = "" if value is None or value.std is None else f" ± {value.std:{form}}"
-    return _number(value, form) + spread
+def mean(value: Mean | None, form: str, spread: bool = True) -> str:
+    """Return a mean as text, by default with its standard deviation if it has one."""
+    deviation = f" ± {value.std:{form}}" if spread and value and value.std is not None else ""
+    return f"{value.mean:{form}}{deviation}" if value else NOTHING
 
 
-def _number(value: Mean | None, form: str, unit: str = "") -> str:
-    return NOTHING if value is None else f"{value.mean:{form}}{unit}"
+def _difference(table: Comparison, row: TableRow) -> str:
+    value = table.difference(row)
+    if value is None:
+        return NOTHING
+    interval = "" if value.low is None else f" [{value.low:+.2f}, {value.high:+.2f}]"
+    return f"{value.mean:+.2f}{interval}"
+
+
+def _p(table: Comparison, row: TableRow) -> str:
+    value = table.corrected_p(row)
+    return NOTHING if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _mean(
+    heading: str, name: str, form: str, note: str = "", brief: bool = False, spread: bool = True
+) -> Column:
+    """Return the column of a field's mean over seeds."""
+    return Column(heading, lambda _, row: mean(row.mean(name), form, spread), note, brief)
+
+
+def _change(heading: str, name: str, reduce: Callable[..., float], form: str, note: str) -> Column:
+    """Return the column of a geometric value, before → after training."""
+
+    def text(_: Comparison, row: TableRow) -> str:
+        before, after = row.layers(name, reduce)
+        return f"{before.mean:{form}} → {after.mean:{form}}" if before and after else NOTHING
+
+    return Column(heading, text, note, brief=name == "half_space_excess")
 
 
 def _largest(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.1e}"
 
 
-def _change(values: tuple[Mean | None, Mean | None], form: str) -> str:
-    before, after = values
-    if before is None or after is None:
-        return NOTHING
-    return f"{before.mean:{form}} → {after.mean:{form}}"
-
-
-def _p(value: float | None) -> str:
-    return NOTHING if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _difference(value: Difference | None) -> str:
-    if value is None:
-        return NOTHING
-    if value.low is None:
-        return f"{value.mean:+.2f}"
-    return f"{value.mean:+.2f} [{value.low:+.2f}, {value.high:+.2f}]"
-
-
 def _measured(name: str) -> Column:
-    """A column for a value that a method measures, see `Method.measure`."""
-    return Column(
-        name,
-        lambda _, row: _largest(row.measured(name)),
-        f"{name}: measured by the method itself after training, largest over layers and seeds",
-    )
+    """Return the column of a value that a method measures, see `Method.measure`."""
+    note = f"{name}: measured by the method itself after training, largest over layers and seeds"
+    return Column(name, lambda _, row: _largest(row.measured(name)), note)
 
 
-def _measured_names(table: Comparison) -> list[str]:
-    results = [result for row in table.rows for result in row.finished.values()]
-    return sorted({name for result in results for name in result.measured})
-
-
-_COMPARED = (
-    Column("method", lambda _, row: row.label),
-    Column(
-        "test error %",
-        lambda _, row: mean(row.mean("test_error"), ".2f"),
-        "mean ± standard deviation over the n seeds whose runs finished; "
-        "test error: after the last step",
-    ),
-    Column(
-        "minus standard [95%]",
-        lambda table, row: _difference(table.difference(row)),
-        "minus standard: mean difference of the test error over the seeds that finished in both "
-        "rows, with its 95% confidence interval (paired t-test, of each method alone); none where "
-        "all seeds differ alike",
-    ),
-    Column(
-        "p",
-        lambda table, row: _p(table.corrected_p(row)),
-        "p: of that difference, corrected by Holm for the number of methods; of the rows whose p "
-        "is below 0.05 and whose runs all finished, the one furthest below standard is bold",
-    ),
-)
-_AT_BEST = Column(
-    "at best validation %",
-    lambda _, row: mean(row.mean("test_error_at_best"), ".2f"),
-    "at best validation: test error after the step with the lowest validation error",
-)
-_ENERGY = (
-    Column(
-        "energy excess",
-        lambda _, row: _change(row.layers("half_space_excess", fmean), "+z.2f"),
-        "energy excess: before → after training, mean over layers; the half-space energy (s = 0) "
-        "of a layer's neurons minus that of random neurons, in standard deviations of the latter",
-    ),
-)
-_COSINE = Column(
-    "largest |cos|",
-    lambda _, row: _change(row.layers("largest_cosine", max), ".3f"),
-    "largest |cos|: of the angle between two neurons of a layer, over all layers, before → after "
-    "training; 1: two neurons are parallel or opposite",
-)
-_ORTHOGONALITY = Column(
-    "|QᵀQ-I|",
-    lambda _, row: _largest(row.largest("orthogonality_error")),
-    "|QᵀQ-I|: its largest entry over layers and seeds, after training",
-)
-_SECONDS = Column(
-    "seconds",
-    lambda _, row: _number(row.mean("seconds"), ",.1f"),
-    "seconds: of training, evaluation not counted",
-)
-_RUNS = Column("n", finished)
-_COSTS = (
-    Column(
-        "trainable parameters", lambda _, row: _number(row.mean("trainable_parameters"), ",.0f")
-    ),
-    Column("images/s", lambda _, row: _number(row.mean("images_per_second"), ",.0f")),
-    _SECONDS,
+_COLUMNS = (
+    Column("method", lambda _, row: row.label, brief=True),
+    _mean("test error %", "test_error", ".2f",
+          "mean ± standard deviation over the n seeds whose runs finished; test error: after the "
+          "last step", brief=True),
+    Column("minus standard [95%]", _difference,
+           "minus standard: mean difference of the test error over the seeds that finished in "
+           "both rows, with its 95% confidence interval (paired t-test, of each method alone); "
+           "none where all seeds differ alike", brief=True),
+    Column("p", _p,
+           "p: of that difference, corrected by Holm for the number of methods; of the rows whose "
+           "p is below 0.05 and whose runs all finished, the one furthest below standard is bold",
+           brief=True),
+    _mean("at best validation %", "test_error_at_best", ".2f",
+          "at best validation: test error after the step with the lowest validation error",
+          brief=True),
+    _mean("validation error %", "validation_error", ".2f",
+          "validation error: after the last step, on the training images that are held back"),
+    _mean("train loss", "train_loss", ".4f", brief=True),
+    _mean("train error %", "train_error", ".2f",
+          "train error: after the last step, of as many training images as there are test images, "
+          "not augmented"),
+    Column("gap", lambda _, row: mean(row.gap(), ".2f"), "gap: test error minus train error"),
+    _mean("test NLL", "test_nll", ".3f",
+          "test NLL: mean negative log-likelihood of the test labels"),
+    _mean("calibration error %", "calibration_error", ".2f",
+          "calibration error: expected calibration error of the test images, 15 bins of "
+          "confidence"),
+    _change("energy excess", "half_space_excess", fmean, "+z.2f",
+            "energy excess: before → after training, mean over layers; the half-space energy "
+            "(s = 0) of a layer's neurons minus that of random neurons, in standard deviations of "
+            "the latter"),
+    _change("largest |cos|", "largest_cosine", max, ".3f",
+            "largest |cos|: of the angle between two neurons of a layer, over all layers, before → "
+            "after training; 1: two neurons are parallel or opposite"),
+    Column("|QᵀQ-I|",
+           lambda _, row: _largest(max(row.values("orthogonality_error").values(), default=None)),
+           "|QᵀQ-I|: its largest entry over layers and seeds, after training", brief=True),
 )  # fmt: skip
-_FULL = (
-    *_COMPARED,
-    _AT_BEST,
-    Column(
-        "validation error %",
-        lambda _, row: mean(row.mean("validation_error"), ".2f"),
-        "validation error: after the last step, on the training images that are held back",
-    ),
-    Column("train loss", lambda _, row: mean(row.mean("train_loss"), ".4f")),
-    Column(
-        "train error %",
-        lambda _, row: mean(row.mean("train_error"), ".2f"),
-        "train error: after the last step, of as many training images as there are test images, "
-        "not augmented",
-    ),
-    Column(
-        "gap",
-        lambda _, row: mean(row.mean_difference("test_error", "train_error"), ".2f"),
-        "gap: test error minus train error",
-    ),
-    Column(
-        "test NLL",
-        lambda _, row: mean(row.mean("test_nll"), ".3f"),
-        "test NLL: mean negative log-likelihood of the test labels",
-    ),
-    Column(
-        "calibration error %",
-        lambda _, row: mean(row.mean("calibration_error"), ".2f"),
-        "calibration error: expected calibration error of the test images, 15 bins of confidence",
-    ),
-    *_ENERGY,
-    _COSINE,
-    _ORTHOGONALITY,
-)
-_BRIEF = (
-    *_COMPARED,
-    _AT_BEST,
-    Column("train loss", lambda _, row: _number(row.mean("train_loss"), ".4f")),
-    *_ENERGY,
-    _ORTHOGONALITY,
-    _SECONDS,
-)
+_COSTS = (
+    _mean("trainable parameters", "trainable_parameters", ",.0f", spread=False),
+    _mean("images/s", "images_per_second", ",.0f", spread=False),
+    _mean("seconds", "seconds", ",.1f", "seconds: of training, evaluation not counted",
+          brief=True, spread=False),
+    Column("n", finished, brief=True),
+)  # fmt: skip

@@ -1,13 +1,14 @@
 """A comparison in the terminal."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from opt_runner.report.columns import columns
+from opt_runner.records.reading import printable
+from opt_runner.report.columns import sheet
 from opt_runner.report.comparison import Comparison
 
 if TYPE_CHECKING:
@@ -17,63 +18,77 @@ _GAP = 3  # between two columns
 _WRAPPED = 16  # the least width to which the first and the last column are wrapped
 
 
-def show(comparisons: Iterable[Comparison], screen: "Screen", fault: Callable[[str], None]) -> None:
-    """What the seeds could have shown, the table, and a line by `fault` for each run that did not
-    finish, of each comparison."""
+def show(
+    comparisons: Iterable[Comparison],
+    screen: "Screen",
+    fault: Callable[[str], None],
+    notes: bool = False,
+) -> None:
+    """Show each comparison: its remarks, the table, and by `fault` a line for each unfinished run.
+
+    notes: show the notes of the columns as well, each once.
+    """
+    told: dict[str, None] = {}
     for comparison in comparisons:
-        if comparison.power:
-            screen.say(comparison.power)
-        screen.show(table(comparison, screen.console.width))
+        for remark in comparison.remarks:
+            screen.say(remark)
+        drawn, shown = table(comparison, screen.console.width)
+        screen.show(drawn)
+        told |= dict.fromkeys(shown)
         for line in faults(comparison):
             fault(line)
+    for note in told if notes else ():
+        screen.say(f"- {note}")
 
 
-def table(comparison: Comparison, width: int) -> Table:
-    """The best row is bold; rows with runs that did not finish are yellow.
+def table(comparison: Comparison, width: int) -> tuple[Table, list[str]]:
+    """Return the table, and the notes of the columns that it has.
 
-    width: of the terminal. In a narrow one the first and the last column are wrapped, and those
-    left of the last are left out.
+    The best row is bold; rows with unfinished runs are yellow. In a narrow terminal the first and
+    the last column are wrapped, and columns left of the last are left out.
+
+    width: of the terminal, in characters.
     """
-    shown = columns(comparison, brief=True)
-    cells = [[column.text(comparison, row) for column in shown] for row in comparison.rows]
-    every = [[column.heading for column in shown], *cells]
-    widths = [max(map(len, of_column)) for of_column in zip(*every, strict=True)]
+    brief = sheet(comparison, brief=True)
+    every = zip(brief.headings, *brief.cells, strict=True)
+    widths = [max(map(len, texts)) for texts in every]
     for place in (0, -1):
         widths[place] = min(_WRAPPED, widths[place])
-    drawn = Table(
-        title=Text(comparison.title), title_justify="left", header_style="bold", box=SIMPLE_HEAD
-    )
-    kept = _fitting(widths, width)
+    kept = [*range(len(widths))]
+    while len(kept) > 2 and sum(widths[place] + _GAP for place in kept) > width:
+        kept.pop(-2)
+    drawn = grid(comparison.title)
     for place in kept:
         drawn.add_column(
-            shown[place].heading,
-            justify="right" if place else "left",
-            no_wrap=0 < place < len(shown) - 1,
-            min_width=widths[place],
-            overflow="fold",
-        )
-    for row, of_row in zip(comparison.rows, cells, strict=True):
+            text(brief.headings[place]), justify="right" if place else "left", overflow="fold",
+            no_wrap=0 < place < len(widths) - 1, min_width=widths[place],
+        )  # fmt: skip
+    for row, cells in zip(comparison.rows, brief.cells, strict=True):
         style = "bold" if row is comparison.best else ""
         if comparison.unfinished(row):
             style = "yellow"
-        drawn.add_row(*(Text(of_row[place], style=style) for place in kept))
-    return drawn
+        drawn.add_row(*(text(cells[place], style) for place in kept))
+    return drawn, [note for place in kept if (note := brief.columns[place].note)]
 
 
-def _fitting(widths: Sequence[int], width: int) -> list[int]:
-    """The places of the columns that fit: the first ones, and the last."""
-    kept = list(range(len(widths)))
-    while len(kept) > 2 and sum(widths[place] + _GAP for place in kept) > width:
-        kept.pop(-2)
-    return kept
+def grid(title: str = "") -> Table:
+    """Return an empty table in the style of all tables of a terminal."""
+    return Table(
+        title=text(title) if title else None, title_justify="left", header_style="bold",
+        box=SIMPLE_HEAD,
+    )  # fmt: skip
+
+
+def text(cell: str, style: str = "") -> Text:
+    """Return a cell as one line that the terminal does not obey."""
+    return Text(" ".join(printable(cell).split()), style=style)
 
 
 def faults(comparison: Comparison) -> Iterator[str]:
-    """A line for each run that did not finish."""
+    """Yield a line for each run that did not finish."""
     for row in comparison.rows:
         for run in row.runs:
             if run.status != "finished":
-                error = run.damage or (run.result.error if run.result else None)
-                reason = f": {error.splitlines()[0]}" if error else ""
+                reason = f": {run.fault.splitlines()[0]}" if run.fault else ""
                 task = f"{comparison.model} {comparison.dataset} seed {run.seed}"
                 yield f"{row.label} {task}: {run.status}{reason}"

@@ -3,28 +3,25 @@
 from collections.abc import Sequence
 from statistics import median
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from rich.text import Text
 
 from opt_runner.records.search import STATUSES, SearchRecord, words
-from opt_runner.report.columns import mean
+from opt_runner.report.columns import NOTHING, mean
 from opt_runner.report.statistics import Mean
+from opt_runner.report.terminal import grid, text
 
+SETTINGS = ("entrant", "trials", "best %", "median %", "worst %", "diverged", "best setting")
 _SHOWN = 10
 
 
 def counts(search: SearchRecord) -> str:
-    """As `search-1a2b3c4d: trials: 15 finished, 4 pruned, 1 diverged`."""
-    told = [f"{count} {status}" for status in STATUSES if (count := search.count(status))]
-    return f"{search.name}: trials: {', '.join(told) or 'none yet'}"
-
-
-SETTINGS = ("entrant", "trials", "best %", "median %", "worst %", "diverged", "best setting")
+    """Return `search-1a2b3c4d: trials: 15 finished, 4 pruned, 1 diverged`."""
+    every = [f"{count} {status}" for status in STATUSES if (count := search.count(status))]
+    return f"{search.name}: trials: {', '.join(every) or 'none yet'}"
 
 
 def settings(searches: Sequence[SearchRecord]) -> list[list[str]]:
-    """Where the setting of each entrant of a fair comparison came from: a row each, as SETTINGS.
+    """Return for each entrant of a fair comparison where its setting came from, see SETTINGS.
 
     best, median, worst: validation errors of the trials that finished.
     """
@@ -32,32 +29,30 @@ def settings(searches: Sequence[SearchRecord]) -> list[list[str]]:
     for search in searches:
         ranked = search.ranked()
         errors = [trial.value for trial in ranked if trial.value is not None]
-        spread = [f"{f(errors):.2f}" if errors else "-" for f in (min, median, max)]
-        best = " ".join(words(ranked[0].parameters)) if ranked else "-"
+        spread = [f"{f(errors):.2f}" if errors else NOTHING for f in (min, median, max)]
+        best = " ".join(words(ranked[0].parameters)) if ranked else NOTHING
         rows.append([search.label, str(len(ranked)), *spread, str(search.count("diverged")), best])
     return rows
 
 
 def settings_table(searches: Sequence[SearchRecord]) -> Table:
-    drawn = Table(
-        title=Text(f"{searches[0].name}: validation errors of the searches"),
-        title_justify="left", header_style="bold", box=SIMPLE_HEAD,
-    )  # fmt: skip
+    """Return the table of `settings`."""
+    drawn = grid(f"{searches[0].name}: validation errors of the searches")
     for place, heading in enumerate(SETTINGS):
-        words_ = place in (0, len(SETTINGS) - 1)
-        drawn.add_column(heading, justify="left" if words_ else "right", no_wrap=not words_)
+        wraps = place in (0, len(SETTINGS) - 1)
+        drawn.add_column(heading, justify="left" if wraps else "right", no_wrap=not wraps)
     for row in settings(searches):
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*map(text, row))
     return drawn
 
 
 def table(search: SearchRecord) -> Table:
-    """The best trials, the very best in bold."""
-    drawn = Table(header_style="bold", box=SIMPLE_HEAD)
+    """Return the table of the best trials, the very best in bold."""
+    drawn = grid()
     for heading in ("trial", *search.space, "validation error %"):
-        drawn.add_column(heading, justify="right")
+        drawn.add_column(text(heading), justify="right")
     for place, trial in enumerate(search.ranked()[:_SHOWN]):
         values = [word.partition("=")[2] for word in words(trial.parameters)]
         cells = [str(trial.number), *values, mean(Mean.of(trial.errors), ".2f")]
-        drawn.add_row(*(Text(cell) for cell in cells), style="" if place else "bold")
+        drawn.add_row(*map(text, cells), style="" if place else "bold")
     return drawn

@@ -1,4 +1,4 @@
-"""A sweep's tables and pictures in Weights & Biases: a run of their own in the sweep's group."""
+"""A sweep's tables and pictures as a run of their own in Weights & Biases."""
 
 import io
 import logging
@@ -8,14 +8,15 @@ from typing import Any
 from opt_runner.config.schema import Config
 from opt_runner.console import wandb as tracking
 from opt_runner.console.screen import Screen
-from opt_runner.report.columns import columns
+from opt_runner.records.reading import printable
+from opt_runner.report.columns import sheet
 from opt_runner.report.comparison import Comparison
 
 log = logging.getLogger(__name__)
 
 
 def log_tables(config: Config, sweep_id: str, tables: Sequence[Comparison], screen: Screen) -> None:
-    """Log them as the run `<sweep_id>-report`. A failure of W&B is told and does no harm."""
+    """Log the tables as the run `<sweep_id>-report`. A failure of W&B is a message, no error."""
     if config.tracking.name == "none" or not tables:
         return
     content = {"experiment_name": config.experiment_name, "note": config.note}
@@ -39,16 +40,13 @@ def _content(table: Comparison) -> dict[str, Any]:
     from PIL import Image
 
     from opt_runner.report import figures
-    from opt_runner.report.figures.style import as_bytes
+    from opt_runner.report.figures.canvas import as_bytes
+    from opt_runner.report.figures.view import View
 
-    shown = columns(table)
-    content: dict[str, Any] = {
-        f"{table.title}/table": wandb.Table(
-            columns=[column.heading for column in shown],
-            data=[[column.text(table, row) for column in shown] for row in table.rows],
-        )
-    }
-    for name, figure in figures.draw(table).items():
+    text, title = sheet(table), printable(table.title)
+    data = [[*map(printable, cells)] for cells in text.cells]
+    content: dict[str, Any] = {f"{title}/table": wandb.Table(columns=[*text.headings], data=data)}
+    for name, figure in figures.draw(View(table)).items():
         picture = Image.open(io.BytesIO(as_bytes(figure, "png")))
-        content[f"{table.title}/{name}"] = wandb.Image(picture)
+        content[f"{title}/{name}"] = wandb.Image(picture)
     return content

@@ -118,7 +118,6 @@ def evaluate(setup: Setup, result: Result, last: bool) -> dict[str, Any]:
     measure has the name of a row's own value.
     """
     setup.opt.eval()
-    setup.collect()
     network = merge(setup.opt).eval()
     if not all(bool(p.isfinite().all()) for p in network.parameters()):
         raise Diverged(f"weights are not finite after step {result.steps}")

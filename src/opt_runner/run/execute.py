@@ -245,7 +245,8 @@ def _steps(
     except Interrupted as error:
         result.status, result.error = "interrupted", str(error)
     except (Exception, SystemExit) as error:  # a user's code may call sys.exit
-        if setup.processes.fail(error):
+        setup.processes.fail(error)
+        if setup.processes.first or not isinstance(error, Elsewhere):
             tell(traceback.format_exc())
         result.status, result.error = "failed", _reason(error)
 
@@ -312,4 +313,4 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"the run's code called sys.exit({error.code!r})"
     known = isinstance(error, CannotWrite | Elsewhere | WorkerFailed)
-    return str(error) if known else in_words(error)  # type: ignore[arg-type]
+    return str(error) if known else in_words(error)

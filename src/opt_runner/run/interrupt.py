@@ -1,6 +1,7 @@
 """Signals: the first one ends the run after the step it is in, the second at once.
 
-SIGINT and SIGTERM stop. Where a launcher (submitit) waits for SIGUSR1 or SIGUSR2, by which Slurm
+SIGINT, SIGTERM and SIGHUP, of a terminal that is closed, stop; under nohup the last does nothing.
+Where a launcher (submitit) waits for SIGUSR1 or SIGUSR2, by which Slurm
 announces pre-emption and the time limit, these take the place of SIGTERM: the launcher is told once
 the run is saved, and requeues it. A SIGTERM there means that Slurm kills the job in some seconds,
 and only Slurm knows whether it then requeues it: the run saves and goes on.
@@ -13,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PRE_EMPTION = (signal.SIGUSR1, signal.SIGUSR2)
 
-Handler = Callable[[int, FrameType | None], Any]
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
 
 class Interrupted(KeyboardInterrupt):
@@ -64,24 +65,46 @@ class StopRequest:
             self._raises = before
 
 
-def raise_on_sigterm() -> None:
-    """Outside of a run's steps SIGTERM ends the program as SIGINT does: with its last words."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise Interrupted(signum)
-
-    signal.signal(signal.SIGTERM, stop)
-
-
 @contextlib.contextmanager
 def answered(answers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
-    """Within the block these handlers answer signals; after it the former ones do."""
-    former = {one: signal.signal(one, answer) for one, answer in answers.items()}
+    """Let these handlers answer signals within the block, and the former ones after it.
+
+    Kernel and shell both send SIGHUP when a terminal is closed: it is ignored after the first, and
+    from the start under nohup.
+    """
+
+    def hang_up(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_IGN)
+        if callable(answer := answers[signal.SIGHUP]):
+            answer(signum, frame)
+
+    former = {
+        one: signal.signal(one, hang_up if one == signal.SIGHUP and callable(answer) else answer)
+        for one, answer in answers.items()
+        if not _hung_up(one)
+    }
     try:
         yield
     finally:
         for one, handler in former.items():
-            signal.signal(one, handler)
+            if not _hung_up(one):
+                signal.signal(one, handler)
+
+
+def _hung_up(signum: int) -> bool:
+    return signum == signal.SIGHUP and signal.getsignal(signum) is signal.SIG_IGN
+
+
+def raised_signals() -> contextlib.AbstractContextManager[None]:
+    """Let SIGTERM and SIGHUP raise Interrupted within the block, as SIGINT a KeyboardInterrupt.
+
+    A program then removes what it had half written, and ends with a line of its own.
+    """
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted(signum)
+
+    return answered({signal.SIGTERM: stop, signal.SIGHUP: stop})
 
 
 @contextlib.contextmanager
@@ -99,14 +122,15 @@ def stop_requests(once: bool = True) -> Iterator[StopRequest]:
     def ask(signum: int, frame: FrameType | None) -> None:
         if once:
             for one, handler in previous.items():
-                signal.signal(one, handler)
+                if one != signal.SIGHUP:
+                    signal.signal(one, handler)
         request.ask(signum)
 
     def save(signum: int, frame: FrameType | None) -> None:
         request.save = True
 
     announced = [one for one in _PRE_EMPTION if callable(signal.getsignal(one))]
-    answers = {signal.SIGINT: ask, signal.SIGTERM: save if announced else ask}
+    answers = {signal.SIGINT: ask, signal.SIGTERM: save if announced else ask, signal.SIGHUP: ask}
     answers |= dict.fromkeys(announced, ask)
     previous = {one: signal.getsignal(one) for one in answers}
     try:

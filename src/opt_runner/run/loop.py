@@ -8,7 +8,6 @@ from typing import Any
 from opt_runner.records.result import Result
 from opt_runner.run.evaluate import Diverged, evaluate
 from opt_runner.run.interrupt import Interrupted, StopRequest
-from opt_runner.run.processes import Poll
 from opt_runner.run.reporter import Reporter
 from opt_runner.run.set_up import Setup
 from opt_runner.run.step import TrainingStep
@@ -43,13 +42,7 @@ def train(
     if result.steps == 0:
         reporter.report({"step": 0, "epoch": 0.0, **evaluate(setup, result, last=False)})
     started, saved, shown = time.perf_counter(), time.monotonic(), 0.0
-    poll = Poll(
-        setup.processes,
-        setup.device.torch_device,
-        lambda: stop.signum is not None,
-        lambda: stop.save or time.monotonic() - saved > config.checkpoint.every_seconds,
-    )
-    step = TrainingStep(setup, result.steps, poll=poll, **(losses or {}))
+    step = TrainingStep(setup, result.steps, **(losses or {}))
 
     while step.done < steps:
         step()
@@ -81,14 +74,15 @@ def train(
         if last or now - shown > _SHOW_SECONDS:
             reporter.show(step.done, float(step.loss))
             shown = now
-        pruned = test_due and not last and any(setup.processes.gather(reporter.pruned()))
-        asked_to_stop, save_due = poll.answers()
-        save_due |= save_every is not None and step.done % save_every == 0
+        save_due = save_every is not None and step.done % save_every == 0
+        asked_to_stop, save_due, pruned = setup.processes.any(
+            stop.signum is not None,
+            save_due or stop.save or now - saved > config.checkpoint.every_seconds,
+            test_due and not last and reporter.pruned(),
+        )
         if save_due or asked_to_stop or pruned:
             stop.save = False
-            poll.forget()
             result.seconds += time.perf_counter() - started
-            setup.collect()
             reporter.save({"result": asdict(result), "losses": step.losses()})
             saved, started = time.monotonic(), time.perf_counter()
             if asked_to_stop:
@@ -96,4 +90,3 @@ def train(
                 raise Interrupted(stop.signum)
             if pruned:
                 raise Pruned
-    setup.collect()

@@ -1,4 +1,7 @@
-"""Settings of the process that make training on a CPU faster. They do not change results."""
+"""This process: settings that make training on a CPU faster, and whether torchrun started it.
+
+The settings do not change results. This module does not import torch.
+"""
 
 import ctypes
 import os
@@ -8,22 +11,35 @@ import sys
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 
+_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_TORCHRUN = (*_PLACE, "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+
+
+def started_by_torchrun() -> bool:
+    """Return True if all variables that torchrun sets are there."""
+    return all(os.environ.get(name) for name in _TORCHRUN)
+
+
+def stray_variables() -> list[str]:
+    """Return which of RANK, WORLD_SIZE and LOCAL_RANK are set, but not by torchrun."""
+    return [] if started_by_torchrun() else [name for name in _PLACE if name in os.environ]
+
 
 def spin_briefly() -> None:
-    """Let OpenMP's threads wait for work actively for some 0.1 ms only; to call before torch loads.
+    """Let OpenMP's threads spin for about 0.1 ms only. Call this before torch is imported.
 
-    GNU OpenMP's default is several milliseconds, in which they take the cores from the threads
-    that rotations run in. An environment variable of the user's takes precedence.
+    GNU OpenMP's default is several milliseconds, which the threads that make rotations lose.
+    The user's own OMP_WAIT_POLICY or GOMP_SPINCOUNT takes precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def keep_freed_memory() -> None:
-    """Let glibc's malloc keep what is freed for the next step, instead of returning it.
+    """Let glibc's malloc keep freed memory for the next step, instead of returning it.
 
-    By default every activation above 32 MiB is mapped anew at every step, and zeroed by the kernel:
-    a quarter of a step of CNN-9. Does nothing where the C library is another.
+    By default the kernel maps and zeroes every tensor above 32 MiB anew in every step, which takes
+    a quarter of a step of CNN-9. Has no effect with another C library.
     """
     if sys.platform != "linux":
         return

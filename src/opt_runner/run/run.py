@@ -11,8 +11,9 @@ from opt_runner.console import wandb
 from opt_runner.console.screen import Screen
 from opt_runner.datasets import Dataset
 from opt_runner.files import set_aside
+from opt_runner.records.reading import DamagedFile
 from opt_runner.records.record import Record
-from opt_runner.records.result import DamagedResult, Result
+from opt_runner.records.result import Result
 from opt_runner.run.device import find_device
 
 
@@ -77,7 +78,7 @@ def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | Non
     """
     try:
         result = run.record.read_result()
-    except DamagedResult as error:
+    except DamagedFile as error:
         if mend:
             screen.say(f"{run.title}: {error}; set aside as {set_aside(run.record.result).name}")
         return None

@@ -25,7 +25,6 @@ from opt_runner.run.build import network_of, opt_of
 from opt_runner.run.device import Device
 from opt_runner.run.placement import Placement
 from opt_runner.run.processes import ALONE, Processes
-from opt_runner.run.shares import Shares, shareable
 from opt_runner.run.size import check_fits
 
 
@@ -44,12 +43,6 @@ class Setup:
     optimizer: torch.optim.Optimizer
     steps: int
     validation: Validation | None
-    shares: Shares | None = None
-
-    def collect(self) -> None:
-        """Bring everything that trains up to date in every process, to be saved or measured."""
-        if self.shares is not None:
-            self.shares.gather(self.optimizer)
 
     @property
     def hardware(self) -> str:
@@ -106,13 +99,8 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         torch.compiler.reset()
         opt.compile()
     _try_shapes(opt, data, device)
-    shares = None
     if processes.several:
         make_global(opt.network, processes)
-        wanted = config.hardware.share_rotations
-        on_cpu = device.torch_device.type == "cpu"
-        if (on_cpu if wanted == "auto" else wanted) and shareable(opt):
-            shares = Shares(opt, processes)
     optimizer = opt.optimizer(**config.optimizer.model_dump())
     return Setup(
         config,
@@ -125,7 +113,6 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         optimizer,
         steps,
         validation,
-        shares,
     )
 
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from opt_runner.run.loss import smoothed_cross_entropy
-from opt_runner.run.processes import Poll
 from opt_runner.run.schedule import set_learning_rates
 from opt_runner.run.set_up import Setup
 
@@ -15,8 +14,7 @@ class TrainingStep:
     """Each call is the next step of a run.
 
     done: steps made so far. loss_sum: of the losses since `take_mean_loss`, without the penalty.
-    poll: asked in every step. What the steps add up stays on the device: a step never waits for a
-    GPU.
+    What the steps add up stays on the device: a step never waits for a GPU.
     """
 
     def __init__(
@@ -25,12 +23,10 @@ class TrainingStep:
         done: int = 0,
         loss_sum: float = 0.0,
         loss_count: int = 0,
-        poll: Poll | None = None,
     ) -> None:
         schedule, device = setup.config.schedule, setup.device.torch_device
         self.setup = setup
         self.done = done
-        self.poll = poll or Poll(setup.processes, device)
         self.warmup = round(schedule.warmup * setup.steps)
         self.milestones = [round(share * setup.steps) for share in schedule.milestones]
         self.loss_sum = torch.tensor(loss_sum, dtype=torch.float64, device=device)
@@ -77,13 +73,9 @@ class TrainingStep:
         processes = self.setup.processes
         if not processes.several:
             return loss, total
-        parameters = list(self.setup.opt.parameters())
-        if self.setup.shares is not None:
-            parameters = self.setup.shares.not_shared(parameters)
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        losses, yeses = torch.stack([loss, total]), self.poll.yeses()
-        processes.mean_([*gradients, losses, yeses])
-        self.poll.take(yeses)
+        gradients = [p.grad for p in self.setup.opt.parameters() if p.grad is not None]
+        losses = torch.stack([loss, total])
+        processes.mean_([*gradients, losses])
         return losses[0], losses[1]
 
     def take_mean_loss(self) -> float:

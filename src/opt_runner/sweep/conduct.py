@@ -15,7 +15,8 @@ from opt_runner.errors import UserError
 from opt_runner.files import CannotWrite
 from opt_runner.records.stored import StoredRun
 from opt_runner.report import terminal
-from opt_runner.report.comparison import Comparison, compare
+from opt_runner.report.comparison import Comparison
+from opt_runner.report.tables import compare
 from opt_runner.report.wandb import log_tables
 from opt_runner.run.run import Run, settled_result
 from opt_runner.sweep import plan

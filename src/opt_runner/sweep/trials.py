@@ -53,6 +53,7 @@ class Trials:
 
     compose: makes a run; raises UserError, and Hydra's and OmegaConf's exceptions, for a mistake.
     stopped: why no more trials are drawn, if fewer than `count` are done.
+    expected: the number of runs that are still to be launched, for other threads.
     """
 
     def __init__(
@@ -75,7 +76,6 @@ class Trials:
         self.folder = folder
         self.screen = screen
         self.stopped: str | None = None
-        self.expected = 0  # runs that are still to be launched
         self._prunes = not isinstance(journal.pruner, optuna.pruners.NopPruner)
         self._unfinished = deque(study.unfinished(journal, space))
         self._between: deque[_Trial] = deque()  # trials between two of their runs
@@ -84,7 +84,7 @@ class Trials:
         self._fault: Exception | None = None
         self._on_start: Callable[[Run], None] = lambda run: None
         self._lock = threading.RLock()
-        self._count_expected()
+        self.expected = self._count_expected()
 
     @property
     def done(self) -> int:
@@ -124,7 +124,6 @@ class Trials:
                     self._end_run(trial, found)
                     continue
                 self._running.append((trial.run, trial))
-                self._count_expected()
                 self._on_start(trial.run)
                 return trial.run
         return None
@@ -132,10 +131,9 @@ class Trials:
     def ended(self, run: Run) -> None:
         """Record the end of a run, see `Source`."""
         with self._locked():
-            trial = next(trial for one, trial in self._running if one is run)
-            self._running = [(one, other) for one, other in self._running if one is not run]
+            place = next(i for i, (one, _) in enumerate(self._running) if one is run)
+            _, trial = self._running.pop(place)
             self._end_run(trial, self.sweep.stored(run))
-            self._count_expected()
 
     def record(self) -> SearchRecord:
         """Return the search as reports read it."""
@@ -145,10 +143,12 @@ class Trials:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Let one thread at a time into the block. Its errors end the search, in `execute`."""
+        """Keep the thread that prunes out of the block. Errors end the search, in `execute`: the
+        launcher can save its other runs."""
         with self._lock:
             try:
                 yield
+                self.expected = self._count_expected()
             except OSError as error:
                 self._fault = self._fault or CannotWrite(self.folder, error)
             except Exception as error:
@@ -160,18 +160,17 @@ class Trials:
             return self._between.popleft()
         while len(self._running) < self.left and self.stopped is None:
             resumed = bool(self._unfinished)
-            trial = (
-                self._unfinished.popleft()
-                if resumed
-                else study.ask(self.study, self.space, self.seed)
-            )
+            if resumed:
+                trial = self._unfinished.popleft()
+            else:
+                trial = study.ask(self.study, self.space, self.seed)
             try:
                 runs = [
                     self.compose(self.space.overrides(trial.params, seed))
                     for seed in self.space.seeds
                 ]
             except (UserError, HydraException, OmegaConfBaseException) as error:
-                self._fail(trial, str(error))
+                self._end_trial(trial, "failed", str(error).splitlines()[0])
                 continue
             trial.set_user_attr("runs", [run.signature for run in runs])
             frozen = self.study.get_trials(deepcopy=False)[trial.number]
@@ -183,64 +182,66 @@ class Trials:
         return pruned or (found.result is not None and found.result.settled)
 
     def _end_run(self, trial: _Trial, found: StoredRun | None) -> None:
+        """Record the end of a trial's run. The trial ends with it unless it has more seeds."""
         result = found.result if found else None
         if found is not None and self._prunes and not trial.errors:
             self._report(trial, found.record)
+        status, reason = "finished", None
         if result is None:
-            self._fail(trial.trial, "its run left no result")
+            status, reason = "failed", "its run left no result"
         elif result.status == "pruned":
-            self._finish(trial, "pruned", f"after step {result.steps}")
+            status, reason = "pruned", f"after step {result.steps}"
         elif result.status == "diverged":
-            self._finish(trial, "diverged", result.error)
+            status, reason = "diverged", result.error
         elif result.status != "finished" or result.validation_error is None:
-            self._fail(trial.trial, result.error or result.status)
+            status, reason = "failed", (result.error or result.status).splitlines()[0]
         else:
             trial.errors.append(result.validation_error)
             if len(trial.errors) < len(trial.runs):
                 self._between.append(trial)
-            else:
-                self._finish(trial, "finished")
+                return
+        self._end_trial(trial.trial, status, reason, trial.errors)
 
-    def _finish(self, ended: _Trial, status: str, reason: str | None = None) -> None:
-        trial, text = ended.trial, f"{status}, {reason}"
+    def _end_trial(
+        self, trial: optuna.Trial, status: str, reason: str | None, errors: Sequence[float] = ()
+    ) -> None:
         trial.set_user_attr("status", status)
-        trial.set_user_attr("errors", ended.errors)
+        trial.set_user_attr("errors", list(errors))
         trial.set_user_attr("reason", reason)
-        if status == "pruned":
-            self.study.tell(trial, state=TrialState.PRUNED)
+        if status == "finished":
+            self.study.tell(trial, statistics.fmean(errors))
         elif status == "diverged":
             self.study.tell(trial, WORST)  # the sampler learns to stay away from it
-        else:
-            mean = statistics.fmean(ended.errors)
-            self.study.tell(trial, mean)
-            text = f"validation error {mean:.2f}%"
-        self._failures = 0
+        else:  # the sampler does not learn from a failed trial
+            state = TrialState.PRUNED if status == "pruned" else TrialState.FAIL
+            self.study.tell(trial, state=state)
         record = self.record()
         record.write(self.folder)
+        if status == "failed":
+            self.screen.fail(f"trial {trial.number}: failed, {reason}; another takes its place")
+            self._failures += 1
+            if self._failures == _FAILURES:
+                self.stopped = (
+                    f"the search stops: {_FAILURES} trials in a row failed, the last one with: "
+                    f"{reason}; repair this, then the same command goes on"
+                )
+            return
+        self._failures = 0
+        text = (
+            f"validation error {statistics.fmean(errors):.2f}%"
+            if status == "finished"
+            else (f"{status}, {reason}")
+        )
         ranked = record.ranked()
         best = f" (best: trial {ranked[0].number}, {ranked[0].value:.2f}%)" if ranked else ""
         self.screen.say(f"trial {trial.number}: {text}{best}")
 
-    def _fail(self, trial: optuna.Trial, error: str) -> None:
-        """Record that the trial failed. The sampler does not learn from it."""
-        reason = error.splitlines()[0]
-        trial.set_user_attr("status", "failed")
-        trial.set_user_attr("reason", reason)
-        self.study.tell(trial, state=TrialState.FAIL)
-        self.record().write(self.folder)
-        self.screen.fail(f"trial {trial.number}: failed, {reason}; another takes its place")
-        self._failures += 1
-        if self._failures == _FAILURES:
-            self.stopped = (
-                f"the search stops: {_FAILURES} trials in a row failed, the last one with: "
-                f"{reason}; repair this, then the same command goes on"
-            )
-
-    def _count_expected(self) -> None:
+    def _count_expected(self) -> int:
+        """Return the number of runs that are still to be launched."""
         under_way = [*self._between, *(trial for _, trial in self._running)]
         seeds = len(self.space.seeds)
         begun = sum(seeds - len(trial.errors) for trial in under_way) - len(self._running)
-        self.expected = max(0, self.left - len(under_way)) * seeds + begun
+        return max(0, self.left - len(under_way)) * seeds + begun
 
     @contextmanager
     def _pruning(self) -> Iterator[None]:

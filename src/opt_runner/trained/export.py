@@ -91,9 +91,7 @@ def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(
-            "onnx needs the packages onnx and onnxscript: pip install 'opt-runner[export]'"
-        ) from error
+        raise UserError("onnx needs two packages: pip install onnx onnxscript") from error
     try:
         made = torch.onnx.export(
             program, dynamo=True, input_names=[_IMAGES], output_names=[_LOGITS], verbose=False

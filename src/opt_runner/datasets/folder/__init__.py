@@ -1,4 +1,4 @@
-"""A person's own images in folders: what lies there, decoded once, cached."""
+"""A user's own images in folders: found, decoded once, cached."""
 
 from opt_runner.datasets.folder.image_folder import ImageFolder
 

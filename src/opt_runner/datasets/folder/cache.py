@@ -1,19 +1,17 @@
-"""Decoded images on disk: a file of them all, whole or not at all, and believed only if it checks.
+"""The cache: the decoded images of a folder, and the hash of its content.
 
-`images-KEY.npy` is what `numpy.load` reads, (N, C, H, W). Beside it `images-KEY.json` has its
-SHA-256, and the size and the time of the last change at which the file was found to have it. To
-read all of a huge file at each start would take minutes: it is done only where one of the two has
-changed since. Nobody can set that time (ctime) back; what it does not tell is a disk that forgets.
+`images-KEY.npy` holds all images, (N, C, H, W), for `numpy.load`. Beside it `images-KEY.json` holds
+its SHA-256, and the file's size and time of change (ctime) when it last had this SHA-256. A huge
+file takes minutes to read, so it is checked again only where size or ctime are others. Nobody can
+set a ctime back. A disk that loses bits by itself is not noticed.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -22,29 +20,43 @@ from numpy.lib import format as npy
 
 from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError, gib
-from opt_runner.files import CannotWrite, write_whole
+from opt_runner.files import CannotWrite, remove_abandoned, write_whole
 
 log = logging.getLogger(__name__)
 
-# What earlier releases left, which is no longer read.
-_FORMER = re.compile(r"images-[0-9a-f]{32}\.pt")
-_UNFINISHED = re.compile(r"\.images-[0-9a-f]{32}\.npy\..+")
-# An unfinished file that has not grown for so long belongs to no process any more.
-_ABANDONED_SECONDS = 3600
+_HASH = re.compile(r"[0-9a-f]{64}")
 
-# Writes the bytes at the offset of the file, from any thread.
+# Writes bytes at an offset of the file, from any thread.
 Put = Callable[[bytes, int], None]
 
 
 def default_folder() -> Path:
-    """$XDG_CACHE_HOME/opt-runner, or ~/.cache/opt-runner."""
+    """Return $XDG_CACHE_HOME/opt-runner, or ~/.cache/opt-runner."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(home) / "opt-runner"
 
 
 def lock_of(folder: Path, key: str) -> Path:
-    """Held by who decodes."""
+    """Return the lock of the process that decodes the images, or hashes the files, of `key`."""
     return folder / f".images-{key}.lock"
+
+
+def remembered(folder: Path, key: str) -> str | None:
+    """Return the hash that `remember` has kept under `key`, or None."""
+    try:
+        known = (folder / f"content-{key}").read_text()
+    except (OSError, ValueError):
+        return None
+    return known if _HASH.fullmatch(known) else None
+
+
+def remember(folder: Path, key: str, content: str) -> None:
+    """Keep a hash of 64 digits under `key`, where the folder can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / f"content-{key}", content)
+    except (OSError, CannotWrite) as error:
+        log.debug("computed again at the next start: %s", error)
 
 
 def read(folder: Path, key: str) -> Stored | None:
@@ -62,9 +74,9 @@ def read(folder: Path, key: str) -> Stored | None:
 def write(
     folder: Path, key: str, shape: tuple[int, int, int, int], fill: Callable[[Put], None]
 ) -> Stored:
-    """Return the file of `key` with uint8 images of this shape.
+    """Write uint8 images of this shape into the file of `key`, and return them.
 
-    fill: gets what puts bytes at their place; offsets are counted from the first image on.
+    fill: gets a function that puts bytes at an offset, counted from the first image on.
     Raises UserError where there is no room, or no file can be written.
     """
     path = _path(folder, key)
@@ -87,7 +99,7 @@ def write(
     advice = f"the {gib(needed)} of decoded images need a place: set dataset.cache_dir=DIR"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _clean(folder)
+        remove_abandoned(folder)
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise UserError(
@@ -99,15 +111,6 @@ def write(
         return _stored(path)
     except (CannotWrite, OSError) as error:
         raise UserError(f"{error}; {advice}") from error
-
-
-def _clean(folder: Path) -> None:
-    """Remove what earlier releases left, and what killed processes had written."""
-    for file in folder.iterdir():
-        with contextlib.suppress(FileNotFoundError):  # another process cleans, too
-            old = time.time() - file.stat().st_mtime > _ABANDONED_SECONDS
-            if _FORMER.fullmatch(file.name) or (old and _UNFINISHED.fullmatch(file.name)):
-                file.unlink()
 
 
 def _path(folder: Path, key: str) -> Path:

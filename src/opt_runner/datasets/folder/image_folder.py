@@ -1,9 +1,9 @@
-"""A person's own images: one folder a class, decoded once and cached."""
+"""A user's own images: one folder for each class, decoded once and cached."""
 
 import hashlib
 import json
-from functools import cached_property, partial
-from itertools import chain
+import logging
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,18 +12,17 @@ from pydantic import Field
 from torch import Tensor
 
 from opt_runner.datasets.folder import cache
-from opt_runner.datasets.folder.decode import decode_all, survey
-from opt_runner.datasets.folder.tree import FolderTree, ImageFile, scan
+from opt_runner.datasets.folder.decode import BLACK, decode_all, digest_all, survey
+from opt_runner.datasets.folder.tree import SUFFIXES, FolderTree, ImageFile, listed, scan
 from opt_runner.datasets.images import Images
 from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError
 from opt_runner.files import locked_where_possible
 
-# Raised when decoding gives other values: what older versions cached is then left alone.
-CACHE_FORMAT = 2
-# How much of the content a fingerprint looks at.
-SAMPLED_FILES = 64
-SAMPLED_BYTES = 65_536
+log = logging.getLogger(__name__)
+
+# Increase it when decoding gives other values: older files in the cache are then not used.
+CACHE_FORMAT = 3
 
 
 class ImageFolder:
@@ -32,13 +31,13 @@ class ImageFolder:
     `val/` or `valid/` serves where there is no `test/`. The classes are sorted by name.
 
     root: the folder.
-    size: side of the square images; None takes the commonest short side, which is the images' own
-        where all are squares of one size.
+    size: side of the square images; None takes the commonest short side. If all are squares of one
+        size, it is that size.
     channels: 1 (grey) or 3 (colour); None is 1 where every file is grey, else 3.
-    cache_dir: where the decoded images are kept; None is `opt-runner` in the user's cache folder.
+    cache_dir: the folder of the decoded images; None is `opt-runner` in the user's cache folder.
 
-    The folder is looked through once, at the first call of a method; see `decode` for what happens
-    to images of another size, shape or mode.
+    The folder is looked through once, at the first call of a method; see `decode` for images of
+    another size, shape or mode.
     """
 
     def __init__(
@@ -54,34 +53,32 @@ class ImageFolder:
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else cache.default_folder()
 
     def check(self) -> None:
-        """Raise UserError where folders are missing or empty, or their classes differ."""
+        """Raise UserError if folders are missing or empty, or if the classes do not match."""
         _ = self._tree
 
     def fingerprint(self) -> str:
-        """Return a hash of options, of names and sizes of files, and of a sample of the content.
+        """Return a hash of the options and of the names and contents of all files.
 
-        The sample tells uncompressed images apart, which are of one size whatever they show.
+        A copy elsewhere has the same fingerprint. The first call reads all files. The cache keeps
+        the hash until a size or a time of change (ctime) differs.
         """
-        files = self._files
-        names = [(file.name, file.bytes) for file in files]
-        digest = hashlib.sha256(_encoded([self.size, self.channels, len(self._train), names]))
-        for file in files[:: max(1, len(files) // SAMPLED_FILES)]:
-            digest.update(_beginning(file))
-        return digest.hexdigest()[:16]
+        options = [self.size, self.channels, len(self._labels(self._tree.train))]
+        return _hash([options, self._content])[:16]
 
     def load(self) -> Images:
-        """Return the images, uint8 (N, channels, size, size), from the cache; decode them first.
+        """Return the images, uint8 (N, channels, size, size), from the cache; fill it if needed.
 
-        Raises UserError as `check` does, naming the file where an image cannot be read, and where
-        the decoded images cannot be written.
+        Raises UserError as `check` does, and if images cannot be read or the cache not written.
         """
-        stored = cache.read(self.cache_dir, self._cache_key) or self._decoded()
-        split = len(self._train)
+        key = _hash([CACHE_FORMAT, self.fingerprint()])[:32]
+        stored = cache.read(self.cache_dir, key) or self._decoded(key)
+        train_labels = self._labels(self._tree.train)
+        split = len(train_labels)
         return Images(
             train_images=stored[:split],
-            train_labels=_labels(self._tree.train),
+            train_labels=train_labels,
             test_images=stored[split:],
-            test_labels=_labels(self._tree.test),
+            test_labels=self._labels(self._tree.test),
             classes=self._tree.classes,
         )
 
@@ -89,52 +86,66 @@ class ImageFolder:
     def _tree(self) -> FolderTree:
         return scan(self.root)
 
-    @property
-    def _train(self) -> list[ImageFile]:
-        return list(chain.from_iterable(self._tree.train.values()))
+    @cached_property
+    def _content(self) -> str:
+        """Return a hash of all names and contents. Of several processes one computes it."""
+        states = [(file.name, file.bytes, file.changed_ns) for file in self._tree.files]
+        key = _hash(states)[:32]
+        if known := cache.remembered(self.cache_dir, key):
+            return known
+        with locked_where_possible(cache.lock_of(self.cache_dir, key)):
+            known = cache.remembered(self.cache_dir, key)
+            if known is None:
+                known = self._hashed()
+                cache.remember(self.cache_dir, key, known)
+            return known
 
-    @property
-    def _test(self) -> list[ImageFile]:
-        return list(chain.from_iterable(self._tree.test.values()))
+    def _hashed(self) -> str:
+        self._say_skipped()
+        files = self._tree.files
+        digests = digest_all([file.path for file in files])
+        return _hash([(file.name, digest) for file, digest in zip(files, digests, strict=True)])
 
-    @property
-    def _files(self) -> list[ImageFile]:
-        return self._train + self._test
+    def _say_skipped(self) -> None:
+        if skipped := self._tree.skipped:
+            log.warning(
+                "%s: left out %s files that do not end in %s, or are no regular files: %s",
+                self.root, f"{len(skipped):,}", " ".join(SUFFIXES), listed(skipped),
+            )  # fmt: skip
 
-    @property
-    def _cache_key(self) -> str:
-        files = [(file.name, file.bytes, file.changed_ns) for file in self._files]
-        options = [CACHE_FORMAT, self.size, self.channels, len(self._train)]
-        return hashlib.sha256(_encoded([options, files])).hexdigest()[:32]
-
-    def _decoded(self) -> Stored:
-        """Of processes side by side one decodes, and the others wait for it."""
-        key = self._cache_key
+    def _decoded(self, key: str) -> Stored:
+        """Decode the images. Of several processes one decodes, and the others wait."""
         with locked_where_possible(cache.lock_of(self.cache_dir, key)):
             return cache.read(self.cache_dir, key) or self._decode(key)
 
     def _decode(self, key: str) -> Stored:
-        paths = [file.path for file in self._files]
-        size, channels = self.size, self.channels
-        if size is None or channels is None:
-            common_size, common_channels = survey(paths)
-            size, channels = size or common_size, channels or common_channels
-        fill = partial(decode_all, paths, size, channels)
+        paths = [file.path for file in self._tree.files]
+        found = survey(paths)
+        size, channels = self.size or found.size, self.channels or found.channels
+        if found.wide and found.white < 65_535:
+            log.warning(
+                "%s: %s grey images of more than 8 bits have no value above %s: this is white",
+                self.root, f"{found.wide:,}", f"{found.white:,}",
+            )  # fmt: skip
+
+        def fill(put: cache.Put) -> None:
+            black = decode_all(paths, size, channels, found.white, put)
+            if scan(self.root) != self._tree:
+                raise UserError(f"{self.root} was changed while it was read: run the command again")
+            if black:
+                log.warning(
+                    "%s: %s images are black (no value is above %s of 255): %s",
+                    self.root, f"{len(black):,}", BLACK, listed(black),
+                )  # fmt: skip
+
         return cache.write(self.cache_dir, key, (len(paths), channels, size, size), fill)
 
-
-def _labels(classes: dict[str, list[ImageFile]]) -> Tensor:
-    counts = torch.tensor([len(files) for files in classes.values()])
-    return torch.arange(len(counts)).repeat_interleave(counts)
-
-
-def _encoded(content: object) -> bytes:
-    return json.dumps(content).encode()
+    @staticmethod
+    def _labels(classes: dict[str, list[ImageFile]]) -> Tensor:
+        counts = torch.tensor([len(files) for files in classes.values()])
+        return torch.arange(len(counts)).repeat_interleave(counts)
 
 
-def _beginning(file: ImageFile) -> bytes:
-    try:
-        with open(file.path, "rb") as content:
-            return content.read(SAMPLED_BYTES)
-    except OSError as error:
-        raise UserError(f"{file.path} cannot be read: {error.strerror}") from error
+def _hash(content: object) -> str:
+    # Names that are no UTF-8 hold surrogates, which json escapes.
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,14 +1,21 @@
-"""The files of an image folder: which there are, of which class, without opening any."""
+"""The image files of a folder and their classes, without opening any."""
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from opt_runner.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".ppm", ".pgm",
+    ".tif", ".tiff",
+)  # fmt: skip
+# Thumbnails, bins and the like of NAS systems, macOS, Windows and ext4.
+JUNK = ("@eaDir", "#recycle", "@Recycle", "__MACOSX", "$RECYCLE.BIN", "lost+found")
 TEST_FOLDERS = ("test", "val", "valid")
 LAYOUT = "train/<class>/*.png and test/<class>/*.png (or val/ or valid/)"
 
@@ -16,8 +23,9 @@ LAYOUT = "train/<class>/*.png and test/<class>/*.png (or val/ or valid/)"
 class ImageFile(NamedTuple):
     """A file, by its name below the training or test folder.
 
-    changed_ns is the time of the last change that nobody can set back (ctime): tar and rsync
-    restore the time of modification.
+    name: in Unicode's form NFC, so that a copy from macOS, which may have NFD, is the same data.
+    changed_ns: the time of the last change that nobody can set back (ctime). tar and rsync
+        restore the time of modification.
     """
 
     name: str
@@ -28,79 +36,119 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True)
 class FolderTree:
-    """The files of each half by class; the classes are sorted, and so are the files of each."""
+    """The files of each half by class; the classes are sorted, and so are the files of each.
+
+    skipped: paths of the files that are no images.
+    """
 
     train: dict[str, list[ImageFile]]
     test: dict[str, list[ImageFile]]
+    skipped: list[str]
 
     @property
     def classes(self) -> list[str]:
         return list(self.train)
 
+    @property
+    def files(self) -> list[ImageFile]:
+        """Return all files, those to train on first."""
+        halves = (self.train, self.test)
+        return [file for half in halves for files in half.values() for file in files]
+
 
 def scan(root: Path) -> FolderTree:
     """Return the images below `root`, as `LAYOUT` says, at any depth below a class.
 
-    Hidden files and folders are passed over, and so are files without one of SUFFIXES.
-    Raises UserError where a folder is missing or empty, or the halves' classes differ.
+    An image is a regular file with one of SUFFIXES. Hidden files and JUNK are passed over in
+    silence. Raises UserError where a folder is missing or empty, the halves' classes differ, or
+    there are not two of them.
     """
     if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise UserError(f"{root} {what}: an image folder with {LAYOUT} is expected")
-    tree = FolderTree(train=_half(root, "train"), test=_half(root, *TEST_FOLDERS))
-    only_train = sorted(tree.train.keys() - tree.test.keys())
-    only_test = sorted(tree.test.keys() - tree.train.keys())
+        fault = "is a file, not a folder" if root.exists() else "does not exist"
+        raise UserError(f"{root} {fault}: an image folder with {LAYOUT} is expected")
+    skipped: list[str] = []
+    train = _classes(_half(root, "train"), skipped)
+    test = _classes(_half(root, *TEST_FOLDERS), skipped)
+    only_train, only_test = sorted(train.keys() - test.keys()), sorted(test.keys() - train.keys())
     if only_train or only_test:
         raise UserError(
             f"{root} has other classes to train on than to test on: "
-            f"only to train on {_listed(only_train)}; only to test on {_listed(only_test)}"
+            f"only to train on {listed(only_train)}; only to test on {listed(only_test)}"
         )
-    return tree
-
-
-def _half(root: Path, *names: str) -> dict[str, list[ImageFile]]:
-    folder = next((root / name for name in names if (root / name).is_dir()), None)
-    if folder is None:
+    if len(train) == 1:
+        folder = root / "train" / next(iter(train))
         raise UserError(
-            f"{root} has no folder {' or '.join(names)}: {LAYOUT} is expected, "
-            f"there is {_contents(root)}"
+            f"{folder.parent} has one class alone, {folder.name}: {LAYOUT} is expected, with two "
+            f"classes at least; {folder} has {_contents(folder)}"
         )
-    names_of_classes = [entry.name for entry in _visible(folder) if entry.is_dir()]
-    if not names_of_classes:
+    return FolderTree(train, test, skipped)
+
+
+def _half(root: Path, *names: str) -> Path:
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    raise UserError(
+        f"{root} has no folder {' or '.join(names)}: {LAYOUT} is expected, "
+        f"there is {_contents(root)}"
+    )
+
+
+def _classes(folder: Path, skipped: list[str]) -> dict[str, list[ImageFile]]:
+    """Return the images of each class folder; add the other files to `skipped`."""
+    classes: dict[str, list[ImageFile]] = {}
+    for entry in _visible(folder):
+        if not entry.is_dir():
+            skipped.append(entry.path)
+            continue
+        name = normalize("NFC", entry.name)
+        if name in classes:
+            raise UserError(
+                f"{folder} has two folders {name}, whose names differ only in Unicode's form "
+                "(NFC and NFD): move the images into one of them"
+            )
+        classes[name] = sorted(_images(entry.path, f"{name}/", (), skipped))
+        if not classes[name]:
+            raise UserError(
+                f"{entry.path} has no image ({' '.join(SUFFIXES)}), "
+                f"there is {_contents(entry.path)}"
+            )
+    if not classes:
         raise UserError(
             f"{folder} has no class folders: {LAYOUT} is expected, there is {_contents(folder)}"
         )
-    classes = {name: sorted(_images(folder / name, f"{name}/", ())) for name in names_of_classes}
-    empty = [name for name, files in classes.items() if not files]
-    if empty:
-        raise UserError(
-            f"{folder / empty[0]} has no image ({' '.join(SUFFIXES)}), "
-            f"there is {_contents(folder / empty[0])}"
-        )
-    return classes
+    return dict(sorted(classes.items()))
 
 
 def _images(
-    folder: Path | str, prefix: str, above: tuple[tuple[int, int], ...]
+    folder: str, prefix: str, above: tuple[tuple[int, int], ...], skipped: list[str]
 ) -> Iterator[ImageFile]:
-    """Yield the images at any depth below `folder`.
-
-    Links are followed, but not back into a folder above.
-    """
-    status = _status(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in above:
+    """Yield the images at any depth; links are followed, but not back into a folder above."""
+    here = _status(folder)
+    identity = (here.st_dev, here.st_ino)
+    if identity in above:
         return
     for entry in _visible(folder):
-        name = prefix + entry.name
+        name = prefix + normalize("NFC", entry.name)
         if entry.is_dir():
-            yield from _images(entry.path, f"{name}/", (*above, here))
-        elif entry.name.lower().endswith(SUFFIXES):
+            yield from _images(entry.path, f"{name}/", (*above, identity), skipped)
+            continue
+        if name.lower().endswith(SUFFIXES):
             status = _status(entry.path)
-            yield ImageFile(name, entry.path, status.st_size, status.st_ctime_ns)
+            if stat.S_ISREG(status.st_mode):  # to open a FIFO would wait for ever
+                yield ImageFile(name, entry.path, status.st_size, status.st_ctime_ns)
+                continue
+        skipped.append(entry.path)
 
 
-def _status(path: Path | str) -> os.stat_result:
+def listed(names: list[str]) -> str:
+    """Return the first five names in words."""
+    if len(names) > 5:
+        return f"{', '.join(names[:5])} and {len(names) - 5:,} more"
+    return ", ".join(names) or "nothing"
+
+
+def _status(path: str) -> os.stat_result:
     try:
         return os.stat(path)
     except OSError as error:  # a link to nowhere, say
@@ -110,17 +158,11 @@ def _status(path: Path | str) -> os.stat_result:
 def _visible(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            visible = [e for e in entries if not e.name.startswith(".") and e.name not in JUNK]
     except OSError as error:
         raise UserError(f"{folder} cannot be listed: {error.strerror}") from error
     return sorted(visible, key=lambda entry: entry.name)
 
 
-def _contents(folder: Path) -> str:
-    return _listed([entry.name for entry in _visible(folder)])
-
-
-def _listed(names: list[str]) -> str:
-    if len(names) > 5:
-        return f"{', '.join(names[:5])} and {len(names) - 5} more"
-    return ", ".join(names) or "nothing"
+def _contents(folder: Path | str) -> str:
+    return listed([entry.name for entry in _visible(folder)])

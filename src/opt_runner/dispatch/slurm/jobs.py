@@ -5,12 +5,11 @@ import shutil
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from opt_runner.console.screen import Screen, outcome
 from opt_runner.dispatch.loop import Backend, Died, End, Task
 from opt_runner.dispatch.slurm import queue
-from opt_runner.dispatch.slurm.options import Options
 from opt_runner.dispatch.slurm.submission import (
     Refused,
     Submitted,
@@ -23,6 +22,9 @@ from opt_runner.errors import UserError
 from opt_runner.run.interrupt import Interrupted
 from opt_runner.sweep.sweep import LeftRunning, Sweep
 
+if TYPE_CHECKING:
+    from opt_runner.dispatch.slurm.options import SlurmOptions
+
 _LOOK_SECONDS = 0.5  # between looks at results
 # Between looks at the queue: often at first, then so that a controller does not notice.
 _ASK_SECONDS, _ASK_AT_MOST_SECONDS = 2.0, 30.0
@@ -33,16 +35,15 @@ _CLEAN_SECONDS = 10.0
 class Jobs(Backend):
     """The jobs of one sweep's runs."""
 
-    options: Options
+    options: "SlurmOptions"
 
-    def __init__(self, options: Options, sweep: Sweep, screen: Screen) -> None:
+    def __init__(self, options: "SlurmOptions", sweep: Sweep, screen: Screen) -> None:
         super().__init__(options, sweep, screen)
         self._known: dict[str, queue.Job] = {}
         self._open: list[Submitted] = []
         self._ended: list[Submitted] = []
         self._lost: set[str] = set()  # signatures of runs whose last job left no result
         self._refused: list[Task] = []  # until the next look at the queue
-        self._given_up: list[tuple[Task, End]] = []
         self._started: float | None = None
         self._asked = 0.0
         self._said: tuple[float, str] = (0.0, "")
@@ -67,10 +68,10 @@ class Jobs(Backend):
             self._refused = new
             return new
         for task in new:
-            if holder := task.start_over(self.screen):
+            if not task.start_over(self.screen):
                 raise UserError(
-                    f"{task.run.title}: {holder} has it, so that rerun=true cannot start it over: "
-                    "wait or cancel"
+                    f"{task.run.title}: another process has it, so that rerun=true cannot start it "
+                    "over: wait, or cancel its job"
                 )
         for array in _arrays(new, self.options.max_array):
             try:
@@ -78,9 +79,9 @@ class Jobs(Backend):
             except Refused as error:
                 submitted = {one.task for one in self._open}
                 self._refused = [task for task in new if task not in submitted]
-                self._wait_or_give_up(str(error))
+                self._check_that_some_end(str(error))
                 break
-        return self._refused
+        return list(self._refused)
 
     def poll(self) -> list[tuple[Task, End]]:
         if self._started is None:
@@ -92,7 +93,7 @@ class Jobs(Backend):
                 )
             self.screen.say(f"slurm: {self._counts()}{self._how_to_cancel()}")
         time.sleep(_LOOK_SECONDS)
-        ended, self._given_up = self._given_up, []
+        ended: list[tuple[Task, End]] = []
         for one in list(self._open):
             if result := one.result():
                 tell = self.screen.say if result.status == "finished" else self.screen.fail
@@ -120,22 +121,20 @@ class Jobs(Backend):
         attached = {one.task for one in found}
         return [task for task in tasks if task not in attached]
 
-    def _wait_or_give_up(self, reason: str) -> None:
-        """Say that Slurm takes no more now, or give up if there is nothing to wait for."""
+    def _check_that_some_end(self, reason: str) -> None:
+        """Raise UserError, or later Refused, if nothing will end after which Slurm may take more.
+
+        reason: sbatch's words.
+        """
         # A job is in the queue for a moment after its run has left a result.
         jobs = (self._known.get(one.job_id) for one in self._ended)
         if self._open or any(job and job.live for job in jobs):
             self._say(f"slurm: {len(self._refused)} runs wait for Slurm to take them ({reason})")
             return
-        text = (
+        raise (Refused if self._ended else UserError)(
             f"Slurm does not take the jobs: {reason}; hydra.launcher.partition, account, qos, "
             "timeout_min and max_array say what is asked for"
         )
-        if not self._ended:
-            raise UserError(text)
-        self.screen.fail(text)
-        self._given_up = [(task, None) for task in self._refused]
-        self._refused = []
 
     def _ask(self) -> Iterator[tuple[Task, End]]:
         """Look at the queue for jobs that ended without a result."""

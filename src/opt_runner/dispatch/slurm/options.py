@@ -4,18 +4,23 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from opt_runner.config.options import LauncherOptions
-from opt_runner.config.schema import Config
+from opt_runner.config.schema import Config, Hardware
+from opt_runner.console.screen import Screen
+from opt_runner.dispatch.loop import LauncherOptions
 from opt_runner.dispatch.slurm import queue
+from opt_runner.dispatch.slurm.jobs import Jobs
+from opt_runner.dispatch.slurm.submission import tell_others
 from opt_runner.errors import UserError
+from opt_runner.sweep.sweep import Sweep
 
 _Positive = Annotated[int, Field(gt=0)]
 
 
-class Options(LauncherOptions):
+class SlurmOptions(LauncherOptions):
     """The keys of conf/hydra/launcher/slurm.yaml, which says what they mean."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
+    backend = Jobs
 
     partition: str | None
     account: str | None
@@ -41,6 +46,31 @@ class Options(LauncherOptions):
                 f"({self.timeout_min} min), else a job is told to save as it starts"
             )
         return self
+
+    @property
+    def here(self) -> bool:
+        return False
+
+    def connect(self) -> None:
+        queue.require_slurm()
+
+    def at_once(self, hardware: Hardware) -> int | None:
+        return None
+
+    def check_search(self) -> None:
+        if not self.wait:
+            raise UserError(
+                "hydra.launcher.wait=false leaves before the runs have results, which this sweeper "
+                "needs"
+            )
+        if self.cancel_others:
+            raise UserError(
+                "hydra.launcher.cancel_others=true is for grids: a search does not know beforehand "
+                "which runs are its own"
+            )
+
+    def prepare(self, sweep: Sweep, screen: Screen) -> None:
+        tell_others(sweep, screen, self.cancel_others)
 
     def placed(self, config: Config) -> Config:
         """Return the config with the kind of device that its job asks for.

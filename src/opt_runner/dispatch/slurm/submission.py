@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opt_runner.console.screen import Screen
 from opt_runner.dispatch.loop import Task
 from opt_runner.dispatch.slurm import queue
 from opt_runner.dispatch.slurm.job import RunOfJob
-from opt_runner.dispatch.slurm.options import Options
 from opt_runner.dispatch.slurm.queue import Job
 from opt_runner.dispatch.worker import Job as WorkerJob
 from opt_runner.errors import UserError
@@ -22,6 +22,9 @@ from opt_runner.files import is_locked, locked, write_whole
 from opt_runner.records.result import Result
 from opt_runner.run.run import Run
 from opt_runner.sweep.sweep import Sweep
+
+if TYPE_CHECKING:
+    from opt_runner.dispatch.slurm.options import SlurmOptions
 
 _SUBMITTING = "submitting"  # in a submission's folder until all its jobs are in their records
 
@@ -82,7 +85,7 @@ def submitted_before(task: Task, known: Mapping[str, Job]) -> Submitted | None:
     return None
 
 
-def submit(tasks: Sequence[Task], options: Options, sweep: Sweep) -> list[Submitted]:
+def submit(tasks: Sequence[Task], options: "SlurmOptions", sweep: Sweep) -> list[Submitted]:
     """Submit an array of runs that ask Slurm for the same, and name each run's job in its record.
 
     Raises Refused, and CannotWrite.
@@ -139,7 +142,7 @@ def cancel_orphans(sweep: Sweep, known: Mapping[str, Job], screen: Screen) -> se
     return cancelled
 
 
-def tell_others(options: Options, sweep: Sweep, screen: Screen) -> None:
+def tell_others(sweep: Sweep, screen: Screen, cancel: bool) -> None:
     """Name the jobs of the experiment's runs that are not in this grid, or cancel them.
 
     Raises NoAnswer.
@@ -153,7 +156,7 @@ def tell_others(options: Options, sweep: Sweep, screen: Screen) -> None:
         for path in sorted(experiment.glob("*/*/*/*/job.json"))
         if path.parent.resolve() not in mine and (live := _live_job(path, known))
     }
-    if options.cancel_others and others:
+    if cancel and others:
         queue.cancel(queue.shortest(others, known))
         for job_id, directory in others.items():
             screen.say(f"slurm: job {job_id} is cancelled: {directory} is not in this grid")

@@ -95,7 +95,7 @@ def _imported(name: str) -> Callable[..., Any]:
         found: Callable[..., Any] = getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
-            f"method.constraint={name} cannot be imported: {error}; geotorch comes with "
-            "pip install 'opt-runner[bench]'"
+            f"method.constraint={name} cannot be imported: {error}; for geotorch "
+            "run pip install geotorch"
         ) from error
     return found

@@ -1,29 +1,122 @@
-"""Test error, or the validation error where there is one, and train loss against steps."""
+"""Errors, loss, energy and cosines against steps, and errors and loss against seconds."""
 
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from opt_runner.report.comparison import Comparison, is_number
-from opt_runner.report.figures.lines import Metrics, line_panel, lines, over_seeds
-from opt_runner.report.figures.panels import draw_panels
+from opt_runner.report.figures.canvas import QUIET, make_logarithmic, spread
+from opt_runner.report.figures.panels import Panel, draw_panels
+from opt_runner.report.figures.view import Curve, View, over_seeds
 
-SHOWS = "Test or validation error and train loss against steps"
+_TITLES = {
+    "train_loss": "train loss",
+    "validation_error": "validation error, %",
+    "test_error": "test error, %",
+    "half_space_excess": "change of the energy excess",
+    "largest_cosine": "change of the largest |cos|",
+}
+# Smaller changes are the rounding of float32, which an axis of its own would make look large.
+_LEAST = {"half_space_excess": 0.05, "largest_cosine": 0.02}
+_FEW = 5  # seconds, below which whole ones are no good ticks
 
 
-def draw(table: Comparison) -> Figure | None:
-    """None where nothing is known along the way: a number at the end alone is no curve."""
-    validation = lines(table, partial(column, "validation_error"))
-    errors = validation or lines(table, partial(column, "test_error"))
-    losses = lines(table, partial(column, "train_loss"))
-    both = (f"{'validation' if validation else 'test'} error, %", errors), ("train loss", losses)
-    panels = [(name, of) for name, of in both if any(len(line.steps) > 1 for line in of)]
-    if not panels:
+def draw_curves(view: View) -> Figure | None:
+    """Draw the validation error, or else the test error, and the train loss against steps."""
+    error = "validation_error" if view.curves.get("validation_error") else "test_error"
+    return _draw(view, {name: view.curves.get(name, []) for name in (error, "train_loss")})
+
+
+def draw_speed(view: View) -> Figure | None:
+    """Draw train loss and errors against the seconds of training, which are this machine's.
+
+    A step is drawn at the mean over seeds of its seconds. Steps between two with known seconds, as
+    of evaluations, are interpolated.
+    """
+    seconds = {curve.place: curve for curve in view.curves.get("seconds", [])}
+    timed: dict[str, list[Curve]] = {}
+    for name in ("train_loss", "validation_error", "test_error"):
+        timed[name] = [
+            against
+            for curve in view.curves.get(name, [])
+            if curve.place in seconds and len((against := _against(curve, seconds[curve.place])).x)
+        ]
+    return _draw(view, timed, "seconds of training")
+
+
+def draw_energy(view: View) -> Figure | None:
+    """Draw the change of the energy excess and of the largest cosine against steps."""
+    if not view.curves.get("half_space_excess"):
         return None
-    note = over_seeds([line for _, of_panel in panels for line in of_panel])
-    return draw_panels(table, note, [line_panel(name, of) for name, of in panels])
+    note = (
+        "change by training of the half-space energy's excess (mean over layers, in standard "
+        "deviations of random neurons) and of the largest |cos| of two neurons of a layer"
+    )
+    return _draw(view, {name: view.curves.get(name, []) for name in _LEAST}, note=note)
 
 
-def column(name: str, metrics: Metrics) -> dict[int, float]:
-    """A number of the rows that have it, by step."""
-    return {row["step"]: row[name] for row in metrics if is_number(row.get(name))}
+def _draw(
+    view: View, quantities: Mapping[str, Sequence[Curve]], against: str = "step", note: str = ""
+) -> Figure | None:
+    """Draw a panel for each quantity. A value at the end alone is no curve."""
+    shown = {k: some for k, some in quantities.items() if any(len(c.x) > 1 for c in some)}
+    if not shown:
+        return None
+    counts = {curve.seeds for some in shown.values() for curve in some}
+    words = over_seeds(counts, "band: lowest to highest")
+    panels = [_panel(view, name, some, against) for name, some in shown.items()]
+    return draw_panels(view, f"{note}; {words}" if note else words, panels)
+
+
+def _panel(view: View, name: str, every: Sequence[Curve], against: str) -> Panel:
+    """Return a panel with room for all curves of finished runs: others may have any values.
+
+    Errors and losses that differ much have a logarithmic axis: a first error of 90% would flatten
+    all others. A zero lies below such an axis.
+    """
+    least = _LEAST.get(name)
+    roomy = [curve for curve in every if curve.finished] or every
+    values = np.concatenate([of for curve in roomy for of in (curve.low, curve.high)])
+    last = max(curve.x[-1] for curve in every)
+    positive = [float(value) for value in values if value > 0]
+    logarithmic = least is None and spread(positive)
+
+    def draw(axes: Axes, places: Collection[int]) -> None:
+        some = [curve for curve in every if curve.place in places]
+        for number, curve in enumerate(some):
+            style = view.styles[curve.place]
+            axes.plot(
+                curve.x, curve.mean, label=curve.label, color=style.colour, linewidth=style.width,
+                linestyle=style.dashes, marker=style.marker, markersize=4.5, markeredgewidth=0,
+                # Few, each curve's at its own places: curves on each other can be told apart.
+                markevery=(0.2 * number / len(some), 0.2),
+            )  # fmt: skip
+            if curve.seeds > 1:
+                axes.fill_between(
+                    curve.x, curve.low, curve.high, color=style.colour, alpha=0.16, linewidth=0
+                )
+        axes.set_xlabel(against, color=QUIET)
+        axes.set_xlim(0, 1.02 * last or 1)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=last >= _FEW))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        if logarithmic:
+            make_logarithmic(axes, "y", positive)
+        if least is not None:
+            low, high = min(-least, values.min()), max(least, values.max())
+            edge = 0.05 * (high - low)
+            axes.set_ylim(low - edge, high + edge)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.4g}" if value else "0")
+
+    return Panel(_TITLES[name] + (", log scale" if logarithmic else ""), draw)
+
+
+def _against(curve: Curve, seconds: Curve) -> Curve:
+    """Return the curve with seconds for steps."""
+    x = np.interp(curve.x, [0, *seconds.x], [0, *seconds.mean], right=np.nan)
+    kept = ~np.isnan(x)
+    return replace(
+        curve, x=x[kept], mean=curve.mean[kept], low=curve.low[kept], high=curve.high[kept]
+    )

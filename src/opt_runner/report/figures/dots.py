@@ -1,95 +1,137 @@
-"""Mean test errors with 95% intervals, and the single seeds; a line at the mean of `standard`."""
+"""Mean test errors with 95% intervals, and the seeds, of one table or under several conditions."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from opt_runner.report.columns import finished
-from opt_runner.report.comparison import Comparison
-from opt_runner.report.figures.lines import span
-from opt_runner.report.figures.style import (
-    QUIET,
-    Style,
-    drawing,
-    new_figure,
-    prepare,
-    styles,
-    words,
-)
+from opt_runner.report.comparison import Comparison, TableRow, is_number
+from opt_runner.report.figures.canvas import QUIET, drawing, new_figure, shared_grid, wrapped
+from opt_runner.report.figures.style import Style, styles
+from opt_runner.report.figures.view import MOST_ROWS, View, over_seeds
 from opt_runner.report.statistics import Difference
 
-SHOWS = "Test errors with their 95% intervals"
+CONDITIONS = "Test errors with fewer training images, and with wrong labels"
+_KEYS = {"dataset.share": 1.0, "dataset.label_noise": 0.0}  # with the values of a plain table
+_BAND = "line: its 95% interval (Student's t); faint: the seeds"
+_ACROSS = 3
 
 
-def draw(table: Comparison) -> Figure | None:
-    errors = [row.values("test_error") for row in table.rows]
+def draw_dots(view: View) -> Figure | None:
+    """Draw the test errors of a table, with a line at the mean of `standard`."""
+    errors = view.values("test_error")
     if not any(errors):
         return None
-    # The interval of a mean is that of its difference to zero.
-    means = [Difference.paired(of_row, dict.fromkeys(of_row, 0.0)) for of_row in errors]
-    counts = {mean.n for mean in means if mean}
-    note = "test error, %; one seed each"
-    if max(counts) > 1:
-        note = (
-            f"test error, %: mean over {span(counts)} seeds with its 95% interval (Student's t); "
-            "faint: the seeds"
-        )
     with drawing():
-        figure = new_figure(table, note, 1.1 + 0.34 * len(means))
-        axes = figure.subplots()
-        prepare(axes)
-        labels = [words(row.label) for row in table.rows]
-        axes.set_yticks(range(len(labels)), labels, color="black")
-        axes.set_ylim(len(labels) - 0.4, -0.6)
-        axes.set_xlim(*_limits([v for of_row in errors for v in of_row.values()], means))
-        if baseline := table.baseline and table.baseline.mean("test_error"):
-            axes.axvline(baseline.mean, color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
-        for place, (row, mean, style) in enumerate(
-            zip(table.rows, means, styles(table), strict=True)
-        ):
-            if mean is None:
+        note = f"test error, %: {over_seeds([len(one) for one in errors if one], _BAND)}"
+        figure: Figure = view.figure(note, 0.8 + 0.27 * len(view.rows))
+        (axes,) = shared_grid(figure, 1, 1)
+        _draw(axes, view.table, {row.label: row for row in view.rows}, view.styles)
+        for place, (row, values) in enumerate(zip(view.rows, errors, strict=True)):
+            if not values:
                 axes.text(
-                    0.01, place, words(finished(table, row), 80),
+                    0.01, place, wrapped(finished(view.table, row), 80),
                     transform=axes.get_yaxis_transform(), color=QUIET, va="center",
                 )  # fmt: skip
-                continue
-            _draw_row(axes, place, mean, sorted(row.values("test_error").values()), style)
-        axes.grid(visible=False, axis="y")
-        axes.spines["left"].set_visible(False)
     return figure
 
 
-def _draw_row(
-    axes: Axes, place: int, mean: Difference, seeds: Sequence[float], style: Style
+def families(tables: Sequence[Comparison]) -> list[list[Comparison]]:
+    """Return the tables that differ in these conditions alone, the plain one first."""
+    found: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
+    for table in tables:
+        known = all(is_number(condition) for condition in _place(table))
+        if known and any(row.values("test_error") for row in table.rows):
+            others = {key: value for key, value in table.differs.items() if key not in _KEYS}
+            found[table.dataset, table.model, repr(sorted(others.items()))].append(table)
+    return [
+        sorted(family, key=_place)
+        for family in found.values()
+        if len({_place(table) for table in family}) > 1
+    ]
+
+
+def draw_conditions(tables: Sequence[Comparison]) -> Figure:
+    """Draw a panel for each condition, with the same methods in all."""
+    views = [View(table) for table in tables]
+    rows = {row.label: row for view in views for row in view.rows}
+    rows = dict(list(rows.items())[:MOST_ROWS])
+    counts = [len(errors) for view in views for errors in view.values("test_error") if errors]
+    lines = -(-len(tables) // _ACROSS)
+    with drawing():
+        note = f"test error, %: {over_seeds(counts, _BAND)}; dashed: standard"
+        title = f"{tables[0].dataset}, {tables[0].model}"
+        figure = new_figure(title, note, lines * (0.8 + 0.27 * len(rows)))
+        grid = shared_grid(figure, len(tables), min(_ACROSS, len(tables)), sharex=False)
+        for axes, table in zip(grid, tables, strict=True):
+            own = {row.label: row for row in table.rows}
+            _draw(axes, table, {label: own.get(label) for label in rows}, styles([*rows.values()]))
+            axes.set_title(_condition(table), loc="left")
+    return figure
+
+
+def _draw(
+    axes: Axes, table: Comparison, rows: dict[str, TableRow | None], looks: Sequence[Style]
 ) -> None:
-    if len(seeds) > 1:
+    """Draw a line for each row, with its label, if the table has it."""
+    errors = [[*row.values("test_error").values()] if row else [] for row in rows.values()]
+    # The interval of a mean is that of its difference to zero.
+    means = [
+        Difference.paired(dict(enumerate(seeds)), dict.fromkeys(range(len(seeds)), 0.0))
+        for seeds in errors
+    ]
+    axes.set_yticks(range(len(rows)), [wrapped(label) for label in rows], color="black")
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    if plain := table.baseline and table.baseline.mean("test_error"):
+        axes.axvline(plain.mean, color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
+    for place, (seeds, mean, look) in enumerate(zip(errors, means, looks, strict=True)):
+        if mean is None:
+            continue
+        if len(seeds) > 1:
+            axes.plot(
+                sorted(seeds), [place + 0.24] * len(seeds), "o", markersize=3.5,
+                color=look.colour, alpha=0.5, markeredgewidth=0,
+            )  # fmt: skip
+        if mean.low is not None and mean.high is not None:
+            axes.plot(
+                [mean.low, mean.high], [place, place], color=look.colour, linewidth=1.4,
+                marker="|", markersize=7, markeredgewidth=1.4,
+            )  # fmt: skip
         axes.plot(
-            seeds, [place + 0.24] * len(seeds), linestyle="none", marker="o", markersize=4,
-            color=style.colour, alpha=0.5, markeredgewidth=0,
+            mean.mean, place, look.marker, markersize=7, color=look.colour,
+            markeredgecolor="white", markeredgewidth=0.6,
         )  # fmt: skip
-    if mean.low is not None and mean.high is not None:
-        axes.plot(
-            [mean.low, mean.high], [place, place], color=style.colour, linewidth=1.4,
-            marker="|", markersize=7, markeredgewidth=1.4,
-        )  # fmt: skip
-    axes.plot(
-        mean.mean, place, marker=style.marker, markersize=7, color=style.colour,
-        markeredgecolor="white", markeredgewidth=0.6, linestyle="none",
-    )  # fmt: skip
+    every = [error for seeds in errors for error in seeds]
+    if every:
+        axes.set_xlim(*_limits(every, [mean for mean in means if mean]))
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
 
 
-def _limits(seeds: Sequence[float], means: Sequence[Difference | None]) -> tuple[float, float]:
-    """Limits with all seeds, and with the intervals unless they are far wider than the seeds.
+def _limits(seeds: Sequence[float], means: Sequence[Difference]) -> tuple[float, float]:
+    """Return limits with all seeds, and with the intervals unless they are far wider.
 
     The interval of two seeds is 18 times as wide as they lie apart: shown whole it would flatten
     all else.
     """
     low, high = min(seeds), max(seeds)
-    most = 1.5 * (high - low) or 0.1 * high or 1.0
-    lows = [mean.low for mean in means if mean and mean.low is not None]
-    highs = [mean.high for mean in means if mean and mean.high is not None]
-    left = max(min([low, *lows]), low - most)
-    right = min(max([high, *highs]), high + most)
+    most = 1.5 * (high - low) or 0.1 * abs(high) or 1.0
+    left = max(min([low, *(m.low for m in means if m.low is not None)]), low - most)
+    right = min(max([high, *(m.high for m in means if m.high is not None)]), high + most)
     edge = 0.04 * (right - left) or 0.1 * most
     return max(left - edge, -edge / 2), right + edge  # an error is not below zero
+
+
+def _place(table: Comparison) -> tuple[float, float]:
+    """Return the noise, and the share of the images, the largest first."""
+    share, noise = (table.differs.get(key, plain) for key, plain in _KEYS.items())
+    return (noise, -share) if is_number(share) else (noise, share)
+
+
+def _condition(table: Comparison) -> str:
+    noise, share = _place(table)
+    found = [f"{-share:.0%} of the images"] if share != -1 else []
+    found += [f"{noise:.0%} wrong labels"] if noise else []
+    return ", ".join(found) or "all images"

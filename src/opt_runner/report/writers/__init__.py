@@ -1,20 +1,25 @@
 """A report's files, a writer each: report.md, .csv, .json, .tex and .html, and the pictures."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import IO, TypeVar
 
 from matplotlib.figure import Figure
 
 from opt_runner.files import write_whole
 from opt_runner.records.search import SearchRecord, tunings
 from opt_runner.report import figures
+from opt_runner.report.columns import sheet
 from opt_runner.report.comparison import Comparison
-from opt_runner.report.figures import conditions, search, tuning
-from opt_runner.report.figures.style import save
+from opt_runner.report.figures.canvas import as_bytes
+from opt_runner.report.figures.dots import CONDITIONS, draw_conditions, families
+from opt_runner.report.figures.search import SEARCH, TUNING, draw_search, draw_tuning
+from opt_runner.report.figures.view import View
 from opt_runner.report.writers import csv, html, json, latex, markdown
-from opt_runner.report.writers.report import Report
+from opt_runner.report.writers.report import Picture, Report, Section
 
 WRITERS = {
     "report.md": markdown.text,
@@ -23,54 +28,81 @@ WRITERS = {
     "report.tex": latex.text,
     "report.html": html.text,
 }
+_MOST = 12  # tables, and searches, that are drawn
+_PICTURE = re.compile(
+    rf"({'|'.join([*figures.PICTURES, 'search', 'tuning', 'conditions'])})(-\d+)?\.(png|svg)"
+)
+
+T = TypeVar("T")
 
 
-def write(
+def collect(
     tables: Sequence[Comparison],
-    folder: Path,
     title: str,
     command: str,
     searches: Sequence[SearchRecord] = (),
-) -> list[Path]:
+    fault: Callable[[str], None] = lambda line: None,
+) -> Report:
+    """Return the content of a report. Of many tables or searches some are drawn.
+
+    command: makes this report again. fault: called with a line about each file of metrics that
+    cannot be read.
+    """
+    views = [View(table, fault) for table in tables]
+    drawn = [_draw(name, kind.shows, kind.draw, views) for name, kind in figures.PICTURES.items()]
+    sections: list[Section] = []
+    known: set[str] = set()
+    for table, *pictures in zip(tables, *drawn, strict=True):
+        text = sheet(table)
+        new = [note for note in text.notes if note not in known]
+        sections.append(Section(table, text, new, [one for one in pictures if one]))
+        known.update(new)
+    stated = {row.method: row.colour for table in tables for row in table.rows}
+    tuned, alone = tunings(searches), [search for search in searches if not search.label]
+    tunings_ = _draw("tuning", TUNING, partial(draw_tuning, stated=stated), tuned)
+    conditions = _draw("conditions", CONDITIONS, draw_conditions, families(tables))
+    many = max(len(tables), len(tuned), len(alone)) > _MOST
+    return Report(
+        title,
+        command,
+        datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        sections,
+        [picture for picture in conditions if picture],
+        [*zip(tuned, tunings_, strict=True)],
+        [*zip(alone, _draw("search", SEARCH, draw_search, alone), strict=True)],
+        f"Pictures are of the first {_MOST} tables and searches alone." if many else "",
+    )
+
+
+def _draw(
+    name: str, shows: str, draw: Callable[[T], Figure | None], every: Sequence[T]
+) -> list[Picture | None]:
+    """Return the numbered pictures of the first of these, None for one that has nothing to show."""
+    found: list[Picture | None] = [None] * len(every)
+    for place, one in enumerate(every[:_MOST]):
+        if figure := draw(one):
+            suffix = f"-{place + 1}" if len(every) > 1 else ""
+            svg, png = as_bytes(figure, "svg"), as_bytes(figure, "png")
+            found[place] = Picture(name + suffix, shows, svg, png)
+    return found
+
+
+def write(report: Report, folder: Path) -> list[Path]:
     """Write all files into `folder`, in place of a former report's, and return their paths.
 
-    command: what makes this report. Raises CannotWrite, and OSError for a folder that cannot be.
+    Raises CannotWrite, and OSError for a folder that cannot be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    pictures_of = [figures.draw(table) for table in tables]
-    searched = [(one, search.draw(one)) for one in searches if not one.label]
-    stated = {row.method: row.colour for table in tables for row in table.rows}
-    tuned = [(ones, tuning.draw(ones, stated)) for ones in tunings(searches)]
-    under = [conditions.draw(family) for family in conditions.families(tables)]
-    report = Report(tables, pictures_of, title, command, date, searched, tuned, under)
-    written = []
-    for name, text in WRITERS.items():
-        write_whole(folder / name, text(report))
-        written.append(folder / name)
-    _remove_former_pictures(folder)
-    for number, pictures in enumerate(report.pictures, 1):
-        suffix = f"-{number}" if len(tables) > 1 else ""
-        for name, figure in pictures.items():
-            written += save(figure, folder / f"{name}{suffix}")
-    others: dict[str, list[Figure | None]] = {
-        "search": [one for _, one in searched],
-        "tuning": [one for _, one in tuned],
-        "conditions": list(report.conditions),
-    }
-    for name, drawn in others.items():
-        for number, picture in enumerate(drawn, 1):
-            if picture is not None:
-                suffix = f"-{number}" if len(drawn) > 1 else ""
-                written += save(picture, folder / f"{name}{suffix}")
-    return written
-
-
-def _remove_former_pictures(folder: Path) -> None:
-    """Those of a former report with more tables would stay, and look like this one's."""
-    ours = re.compile(
-        rf"({'|'.join([*figures.PICTURES, 'search', 'tuning', 'conditions'])})(-\d+)?\.(png|svg)"
-    )
+    files = {name: text(report).encode() for name, text in WRITERS.items()}
+    for picture in report.pictures:
+        files |= {f"{picture.name}.png": picture.png, f"{picture.name}.svg": picture.svg}
     for path in folder.iterdir():
-        if ours.fullmatch(path.name):
-            path.unlink()
+        if path.name not in files and _PICTURE.fullmatch(path.name):
+            path.unlink()  # a former report's, which would look like one of these
+    for name, content in files.items():
+        write_whole(folder / name, partial(_put, content))
+    return [folder / name for name in files]
+
+
+def _put(content: bytes, file: IO[bytes]) -> None:
+    file.write(content)

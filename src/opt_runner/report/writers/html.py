@@ -1,4 +1,4 @@
-"""report.html: tables, pictures, and how to repeat every run, on one page.
+"""The file report.html: tables, pictures, and how to repeat every run, on one page.
 
 The page loads nothing: no script, no font, no style sheet; its pictures are within it.
 """
@@ -9,18 +9,18 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
+from opt_runner.records.reading import printable
 from opt_runner.records.search import words
 from opt_runner.records.stored import StoredRun
-from opt_runner.report.columns import columns, finished, notes
-from opt_runner.report.figures import PICTURES, conditions, search, tuning
-from opt_runner.report.figures.style import as_bytes
+from opt_runner.report.columns import finished
+from opt_runner.report.comparison import in_words
 from opt_runner.report.trials import SETTINGS, counts, settings
-from opt_runner.report.writers.report import Report
+from opt_runner.report.writers.report import Picture, Report
 
 
 def text(report: Report) -> str:
+    """Return the file's content."""
     environment = Environment(
         loader=PackageLoader("opt_runner.report", "."),
         autoescape=True,
@@ -29,30 +29,28 @@ def text(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"data_uri": _data_uri, "yaml": _yaml, "error": _error}
+    environment.filters |= {"data_uri": _data_uri, "yaml": _yaml}
     return environment.get_template("page.html.j2").render(
-        report=report, columns=columns, notes=notes, finished=finished, pictures=PICTURES,
-        search_shows=search.SHOWS, counts=counts, words=words, tuning_shows=tuning.SHOWS,
-        conditions_shows=conditions.SHOWS,
+        report=report, finished=finished, changes=_changes, counts=counts, words=words,
         settings=settings, settings_headings=SETTINGS,
     )  # fmt: skip
 
 
-def _data_uri(figure: Figure) -> str:
-    """An SVG with its letters as outlines: sharp on every screen, the same without its font."""
-    return f"data:image/svg+xml;base64,{b64encode(as_bytes(figure, 'svg')).decode()}"
+def _data_uri(picture: Picture) -> str:
+    """Return the SVG, whose letters are outlines: sharp, and the same without its font."""
+    return f"data:image/svg+xml;base64,{b64encode(picture.svg).decode()}"
 
 
 def _yaml(run: StoredRun) -> str:
     return yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
 
 
-def _error(run: StoredRun) -> str | None:
-    return run.damage or (run.result.error if run.result else None)
+def _changes(run: StoredRun, first: StoredRun) -> str:
+    """Return the keys in which the config of a run of the same table differs from the first's."""
+    own, others = run.method_keys, first.method_keys
+    changed = [f"{k}={in_words(v)}" for k, v in own.items() if repr(v) != repr(others.get(k))]
+    return " ".join([*changed, *(f"~{key}" for key in others if key not in own)])
 
 
 def _printable(value: Any) -> Any:
-    """Control characters and halves of surrogate pairs have no place in HTML."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return "".join(c if c.isprintable() or c in "\n\t\u00a0" else "\ufffd" for c in value)
+    return value if isinstance(value, Markup) or not isinstance(value, str) else printable(value)

@@ -1,27 +1,28 @@
-"""report.json: what the tables show, as numbers."""
+"""The file report.json: the tables and searches as numbers."""
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
-from opt_runner.report.columns import notes
-from opt_runner.report.comparison import Comparison, Row
+from opt_runner.records.reading import printable
+from opt_runner.report.comparison import Comparison, TableRow
 from opt_runner.report.statistics import Difference, Mean
-from opt_runner.report.writers.quantities import OF_LAYERS, QUANTITIES
-from opt_runner.report.writers.report import Report
+from opt_runner.report.writers.report import OF_LAYERS, QUANTITIES, Report
 
 
 def text(report: Report) -> str:
+    """Return the file's content."""
     content = {
         "title": report.title,
         "command": report.command,
         "date": report.date,
         "searches": [asdict(search) for search, _ in report.searches],
         "tunings": [[asdict(search) for search in searches] for searches, _ in report.tunings],
-        "notes": notes(report.tables),
-        "tables": [_table(table) for table in report.tables],
+        "notes": report.notes,
+        "tables": [_table(section.table) for section in report.sections],
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _table(table: Comparison) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def _table(table: Comparison) -> dict[str, Any]:
     }
 
 
-def _row(table: Comparison, row: Row) -> dict[str, Any]:
+def _row(table: Comparison, row: TableRow) -> dict[str, Any]:
     return {
         "row": row.label,
         "method": row.method,
@@ -55,4 +56,15 @@ def _row(table: Comparison, row: Row) -> dict[str, Any]:
 
 
 def _numbers(value: Mean | Difference | None) -> dict[str, Any] | None:
-    return None if value is None else asdict(value)
+    return None if value is None else vars(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON and UTF-8 have: no NaN, no infinity, no halves of surrogate pairs."""
+    if isinstance(value, dict):
+        return {printable(str(key)): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return printable(value) if isinstance(value, str) else value

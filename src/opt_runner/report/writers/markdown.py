@@ -1,32 +1,61 @@
-"""report.md: the tables as Markdown."""
+"""The file report.md: the tables as Markdown."""
 
-from opt_runner.report.columns import columns, notes
+import re
+from collections.abc import Iterable, Iterator
+
+from opt_runner.records.reading import printable
 from opt_runner.report.trials import SETTINGS, settings
 from opt_runner.report.writers.report import Report
 
+# Markdown's own characters; underscores at the ends of words; what begins a list or a bare link.
+_SPECIAL = re.compile(
+    r"[\\`*\[\]<>&|~$#@]|(?<![^\W_])_|_(?![^\W_])|^[-+=]|(?<=^\d)[.)]|(?<=:)/(?=/)|(?<=www)\."
+)
+
 
 def text(report: Report) -> str:
-    lines = [f"# {report.title}", "", f"{report.date}. Command: `{report.command}`", ""]
-    for table in report.tables:
-        shown = columns(table)
-        lines += [f"## {table.title}", ""]
-        if table.power:
-            lines += [table.power, ""]
-        lines.append(_line([column.heading for column in shown]))
-        lines.append("|---" * len(shown) + "|")
-        for row in table.rows:
-            cells = [column.text(table, row) for column in shown]
-            if row is table.best:
-                cells = [f"**{cell}**" for cell in cells]
-            lines.append(_line(cells))
-        lines.append("")
+    """Return the file's content."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield from (f"# {escape(report.title)}", "")
+    yield from (f"{report.date}. Command: {_code(report.command)}", "")
+    for section in report.sections:
+        table, sheet = section.table, section.sheet
+        yield from (f"## {escape(table.title)}", "")
+        for remark in table.remarks:
+            yield from (escape(remark), "")
+        yield from _head(sheet.headings)
+        for row, cells in zip(table.rows, sheet.cells, strict=True):
+            bold = "**" if row is table.best else ""
+            yield _line(f"{bold}{escape(cell)}{bold}" for cell in cells)
+        yield ""
     for searches, _ in report.tunings:
-        lines += [f"## {searches[0].name}: where the settings came from", ""]
-        lines += [_line(list(SETTINGS)), "|---" * len(SETTINGS) + "|"]
-        lines += [*map(_line, settings(searches)), ""]
-    lines += [f"- {note}" for note in notes(report.tables)]
-    return "\n".join(lines) + "\n"
+        yield from (f"## {escape(searches[0].name)}: where the settings came from", "")
+        yield from _head(SETTINGS)
+        yield from (_line(map(escape, row)) for row in settings(searches))
+        yield ""
+    yield from (f"- {escape(note)}" for note in report.notes)
 
 
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _head(headings: Iterable[str]) -> Iterator[str]:
+    cells = [escape(heading) for heading in headings]
+    yield _line(cells)
+    yield "|---" * len(cells) + "|"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line: no HTML, no links, no new cells."""
+    return _SPECIAL.sub(r"\\\g<0>", " ".join(printable(text).split()))
+
+
+def _code(text: str) -> str:
+    """Return text as code, between more backticks than it holds in a row."""
+    words = " ".join(printable(text).split())
+    fence = "`" * (max(map(len, re.findall("`+", words)), default=0) + 1)
+    return f"{fence} {words} {fence}" if "`" in words else f"`{words}`"

@@ -1,25 +1,67 @@
-"""What all writers are given."""
+"""The content of a report, as all writers get it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-from matplotlib.figure import Figure
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+from typing import NamedTuple
 
 from opt_runner.records.search import SearchRecord
-from opt_runner.report.comparison import Comparison
+from opt_runner.report.columns import Sheet
+from opt_runner.report.comparison import Comparison, Reduce
+
+# Fields of results that the files for other programs hold.
+QUANTITIES = (
+    "test_error", "best_test_error", "test_error_at_best", "validation_error",
+    "best_validation_error", "train_loss", "train_error", "test_nll", "calibration_error",
+    "orthogonality_error", "trainable_parameters", "images_per_second", "steps", "seconds",
+)  # fmt: skip
+# Fields with a value for each layer, before and after training, and what makes one number of them.
+OF_LAYERS: dict[str, Reduce] = {"energy": sum, "half_space_excess": fmean, "largest_cosine": max}
 
 
-@dataclass(frozen=True)
-class Report:
-    """pictures: of each table, by name. command: what made the report; date: when. searches: each
-    with its picture, where there is one. tunings: the same of the searches of each fair comparison.
-    conditions: pictures of tables that differ in the conditions of training."""
+class Picture(NamedTuple):
+    """A drawn picture. name: of its files. shows: its content in words."""
 
-    tables: Sequence[Comparison]
-    pictures: Sequence[Mapping[str, Figure]]
+    name: str
+    shows: str
+    svg: bytes
+    png: bytes
+
+
+class Section(NamedTuple):
+    """A table with its text and pictures. notes: those that no earlier section has."""
+
+    table: Comparison
+    sheet: Sheet
+    notes: Sequence[str]
+    pictures: Sequence[Picture]
+
+
+class Report(NamedTuple):
+    """The content of a report.
+
+    command: makes this report again. conditions: pictures of tables that differ in the conditions
+    of training. tunings: for each fair comparison its searches, with a picture if a trial has
+    finished. searches: the same of other searches. remark: about pictures that are not drawn.
+    """
+
     title: str
     command: str
     date: str
-    searches: Sequence[tuple[SearchRecord, Figure | None]] = ()
-    tunings: Sequence[tuple[Sequence[SearchRecord], Figure | None]] = ()
-    conditions: Sequence[Figure] = ()
+    sections: Sequence[Section]
+    conditions: Sequence[Picture]
+    tunings: Sequence[tuple[Sequence[SearchRecord], Picture | None]]
+    searches: Sequence[tuple[SearchRecord, Picture | None]]
+    remark: str
+
+    @property
+    def notes(self) -> list[str]:
+        """Return the notes of all tables, each once."""
+        return [note for section in self.sections for note in section.notes]
+
+    @property
+    def pictures(self) -> Iterator[Picture]:
+        """Yield all pictures."""
+        for section in self.sections:
+            yield from section.pictures
+        yield from self.conditions
+        yield from (picture for _, picture in (*self.tunings, *self.searches) if picture)

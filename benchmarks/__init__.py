@@ -1,0 +1,1 @@
+"""What OPT costs: `python -m benchmarks [PART ...]` from a checkout; docs/performance.md."""

@@ -1,1 +1,0 @@
-"""opt-bench: what OPT costs, against plain training and against every alternative."""

@@ -1,0 +1,48 @@
+"""Output that never ends a program."""
+
+import io
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+
+def make_steady() -> None:
+    """Let no write to standard output or error raise an error: after a first one it is discarded.
+
+    So for a full disk, a closed descriptor, a pipe that nobody reads any more, a terminal that is
+    gone, and for characters that its encoding does not have, which are escaped.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed: the next file would get this number, and prints with it
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__"):
+            continue  # it is somebody's own
+        if stream is not None:
+            with suppress(OSError, ValueError):
+                stream.flush()
+        steady = io.TextIOWrapper(
+            io.BufferedWriter(_Steady(descriptor, "wb", closefd=False)),
+            encoding=getattr(stream, "encoding", "utf-8"),
+            errors="backslashreplace",
+            line_buffering=getattr(stream, "line_buffering", False),
+            write_through=getattr(stream, "write_through", False),
+        )
+        setattr(sys, name, steady)
+
+
+class _Steady(io.FileIO):
+    """A descriptor that discards what it cannot write."""
+
+    def write(self, data: Any) -> int:
+        try:
+            written = super().write(data)
+        except OSError:
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), self.fileno())
+            return len(data)
+        return len(data) if written is None else written

@@ -1,0 +1,127 @@
+"""Figures, axes, legends and files: what all pictures share."""
+
+import io
+import math
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import matplotlib
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+QUIET = "#666666"  # the colour of all but the data
+_WIDTH = 7.5  # inches: a page's text
+_DPI = 200
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw the same pictures whatever a user's matplotlibrc says."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(
+            {
+                "font.size": 9,
+                "axes.titlesize": 9,
+                "figure.titlesize": 9,
+                "text.parse_math": False,  # a `$` in a label is a dollar
+                "svg.hashsalt": "opt-runner",  # the same bytes for the same picture
+            }
+        )
+        yield
+
+
+def new_figure(title: str, note: str, height: float) -> Figure:
+    """Return an empty figure under a title and a note. height: in inches, of all below them."""
+    head = "\n".join(wrapped(text, 100) for text in (title, note))
+    figure = Figure((_WIDTH, height + 0.15 * head.count("\n")), layout="constrained")
+    figure.suptitle(head, x=0.01, ha="left")
+    return figure
+
+
+def wrapped(text: str, width: int = 26) -> str:
+    """Return text in lines of `width`, without characters that an SVG must not hold."""
+    printable = "".join(letter if letter.isprintable() else " " for letter in text)
+    return textwrap.fill(printable, width, break_on_hyphens=False) or "-"
+
+
+def prepare(axes: Axes) -> Axes:
+    """Give the axes a light grid behind the data and no frame, and return them."""
+    axes.grid(color="#e2e2e2", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#999999")
+    axes.tick_params(length=0, colors=QUIET, labelsize=9)
+    return axes
+
+
+def shared_grid(figure: Figure, count: int, across: int, sharex: bool = True) -> list[Axes]:
+    """Return `count` axes in lines of `across`, with one scale and numbers at the outer ones."""
+    lines = math.ceil(count / across)
+    grid = figure.subplots(lines, across, sharex=sharex, sharey=True, squeeze=False)
+    every: list[Axes] = list(grid.flat)
+    for axes in every[count:]:
+        axes.remove()
+    for place, axes in enumerate(every[:count]):
+        prepare(axes).tick_params(labelbottom=not sharex or place + across >= count)
+    return every[:count]
+
+
+def make_logarithmic(
+    axes: Axes, name: Literal["x", "y"], values: Sequence[float], narrow: bool = False
+) -> None:
+    """Make the axis of this name logarithmic, for these values, all above 0.
+
+    It gets few ticks, in plain numbers, half as many if it is narrow.
+    """
+    low, high = min(values) / 1.2, max(values) * 1.2
+    axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    decades = math.log10(high / low) * (2 if narrow else 1)
+    choices = {1: (1, 2, 3, 5, 7), 3.3: (1, 2, 5), 5: (1, 3), math.inf: (1,)}
+    ticks = next(choice for below, choice in choices.items() if decades < below)
+    axis.set_major_locator(LogLocator(subs=ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def spread(values: Sequence[float]) -> bool:
+    """Return True if a logarithmic axis suits: all are above 0 and differ by a factor of 4."""
+    return len(values) > 0 and min(values) > 0 and max(values) >= 4 * min(values)
+
+
+def entries(panels: Sequence[Axes]) -> tuple[list[Artist], list[str]]:
+    """Return the handles and labels of a legend of these axes, each label once."""
+    found: dict[str, Artist] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    return list(found.values()), list(found)
+
+
+def legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Add the legend below the panels, where it hides nothing. The figure grows by it."""
+    handles, labels = entries(panels)
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    lines = math.ceil(len(labels) / max(1, min(4, 112 // (longest + 9))))
+    most = max(1 + label.count("\n") for label in labels)  # lines of a label
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.19 * most * lines)
+    figure.legend(
+        handles, labels, loc="outside lower left", frameon=False, handlelength=3.2,
+        ncols=math.ceil(len(labels) / lines),
+    )  # fmt: skip
+
+
+def as_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    """Return the figure's file, the same bytes for the same figure."""
+    file = io.BytesIO()
+    with drawing():  # ticks are made only now
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(file, format=kind, dpi=_DPI, metadata=metadata)
+    figure.set_layout_engine("none")  # of the next file: it keeps this layout
+    return file.getvalue()

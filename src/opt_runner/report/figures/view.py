@@ -1,0 +1,147 @@
+"""What the pictures of a table show: some of its rows, their styles, and their metrics."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from opt_runner.errors import UserError
+from opt_runner.records.reading import parse_json, read_text
+from opt_runner.records.stored import StoredRun
+from opt_runner.report.comparison import Comparison, Reduce, TableRow, is_number, reduced
+from opt_runner.report.figures.canvas import new_figure, wrapped
+from opt_runner.report.figures.style import Style, styles
+
+MOST_ROWS = 48
+
+# Numbers of a row of metrics that pictures show, and geometric values {layer: value} whose change
+# since step 0 they show. The change, as seeds start at different values: their band would hide it.
+_NUMBERS = ("test_error", "validation_error", "train_loss", "seconds")
+_CHANGES: dict[str, Reduce] = {"half_space_excess": fmean, "largest_cosine": max}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The mean, lowest and highest value over the seeds of a row at each x.
+
+    place: of the row in its view. finished: False for a row of which no run finished: its curve
+    shows how far they came.
+    """
+
+    place: int
+    label: str
+    finished: bool
+    seeds: int
+    x: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+class View:
+    """The rows of a table that its pictures show.
+
+    Of a large table these are plain training and the rows with the lowest test errors.
+
+    fault: called with a line about each file of metrics that cannot be read.
+    """
+
+    def __init__(self, table: Comparison, fault: Callable[[str], None] = lambda line: None) -> None:
+        self.table = table
+        self.rows = _lowest(table)
+        self.styles: list[Style] = styles(self.rows)
+        self._fault = fault
+
+    def figure(self, note: str, height: float) -> Any:
+        """Return an empty figure under the table's title, see `new_figure`."""
+        if len(self.rows) < len(self.table.rows):
+            shown, every = len(self.rows), len(self.table.rows)
+            note += f"; drawn: {shown} of {every} rows, the lowest test errors and standard"
+        return new_figure(self.table.title, note, height)
+
+    def values(self, name: str) -> list[dict[int, float]]:
+        """Return a field of the results for each row, by seed."""
+        return [row.values(name) for row in self.rows]
+
+    @cached_property
+    def curves(self) -> Mapping[str, Sequence[Curve]]:
+        """Return the curves of each quantity against steps, for the rows that have it."""
+        found: dict[str, list[Curve]] = defaultdict(list)
+        for place, row in enumerate(self.rows):
+            finished = [run for run in row.runs if run.status == "finished"]
+            label = row.label
+            if not finished:
+                label += f" ({', '.join(sorted({run.status for run in row.runs}))})"
+            seeds: dict[str, list[dict[int, float]]] = defaultdict(list)
+            for run in finished or row.runs:
+                for name, values in self._quantities(run).items():
+                    seeds[name].append(values)
+            for name, of_seeds in seeds.items():
+                x = sorted(set().union(*of_seeds))
+                at = np.array([[one.get(step, np.nan) for step in x] for one in of_seeds])
+                found[name].append(
+                    Curve(
+                        place, wrapped(label), bool(finished), len(of_seeds), np.array(x, float),
+                        np.nanmean(at, 0), np.nanmin(at, 0), np.nanmax(at, 0),
+                    )
+                )  # fmt: skip
+        return found
+
+    def _quantities(self, run: StoredRun) -> dict[str, dict[int, float]]:
+        """Return the quantities of a run that has them, by step."""
+        rows = self._metrics(run)
+        found = {
+            name: {row["step"]: row[name] for row in rows if is_number(row.get(name))}
+            for name in _NUMBERS
+        }
+        for name, reduce in _CHANGES.items():
+            found[name] = _change({row["step"]: row.get(name) for row in rows}, reduce)
+        return {name: values for name, values in found.items() if values}
+
+    def _metrics(self, run: StoredRun) -> list[dict[str, Any]]:
+        """Return the rows of metrics.jsonl, without a last one that was cut off by a kill."""
+        path = run.record.metrics
+        try:
+            rows = [parse_json(line) for line in read_text(path).split("\n")[:-1]]
+            if all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
+                return rows
+            self._fault(f"{path} is damaged: a row has no step")
+        except FileNotFoundError:
+            pass
+        except UserError as error:
+            self._fault(str(error))
+        except (ValueError, RecursionError) as error:
+            self._fault(f"{path} is damaged: {error}")
+        return []
+
+
+def _lowest(table: Comparison) -> list[TableRow]:
+    """Return at most MOST_ROWS rows in the order of the table."""
+    if len(table.rows) <= MOST_ROWS:
+        return [*table.rows]
+    errors = {row: mean.mean for row in table.rows if (mean := row.mean("test_error"))}
+    ranked = sorted(table.rows, key=lambda row: errors.get(row, float("inf")))
+    kept = {*ranked[: MOST_ROWS - 1], table.baseline or ranked[MOST_ROWS - 1]}
+    return [row for row in table.rows if row in kept]
+
+
+def _change(by_step: Mapping[int, Any], reduce: Reduce) -> dict[int, float]:
+    """Return the change of a geometric value since step 0, empty if that is not known."""
+    found = {step: reduced(values, by_step.get(0), reduce) for step, values in by_step.items()}
+    start = found.get(0)
+    if start is None:
+        return {}
+    return {step: value - start for step, value in found.items() if value is not None}
+
+
+def over_seeds(counts: Iterable[int], band: str) -> str:
+    """Return what is drawn in words, for these numbers of seeds. band: what the spread shows."""
+    low, high = min(counts := [*counts]), max(counts)
+    if high == 1:
+        return "one seed each"
+    return f"mean over {low if low == high else f'{low} to {high}'} seeds; {band}"

@@ -1,0 +1,117 @@
+"""Group runs into tables and rows.
+
+Runs are in one table only if they differ in nothing but method and seed. Runs of another budget,
+dataset, network, device or version of the program make another table.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from opt_runner.methods import METHODS
+from opt_runner.records.stored import StoredRun
+from opt_runner.report.comparison import Comparison, TableRow, in_words
+
+_VERSIONS = ("opt_runner", "torch", "device", "data")
+_ORDER = {name: place for place, name in enumerate(METHODS)}
+
+
+def compare(runs: Iterable[StoredRun]) -> list[Comparison]:
+    """Return the tables of these runs, largest first."""
+    runs = list(runs)
+    tasks = [_key(run.task_keys) for run in runs]
+    versions: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for run, task in zip(runs, tasks, strict=True):
+        versions[task] |= {run.versions} - {()}
+    groups: dict[tuple[str, tuple[str, ...]], list[StoredRun]] = defaultdict(list)
+    for run, task in zip(runs, tasks, strict=True):
+        # A run that failed too early to know its versions joins the first table of its task.
+        groups[task, run.versions or min(versions[task], default=())].append(run)
+    same_names: dict[tuple[str, str], list[tuple[dict[str, Any], list[StoredRun]]]] = {}
+    for (_, version), group in groups.items():
+        description = group[0].task_keys | dict(zip(_VERSIONS, version, strict=False))
+        config = group[0].config
+        names = config["dataset"]["name"], config["model"]["name"]
+        same_names.setdefault(names, []).append((description, group))
+    tables = []
+    for names, described in same_names.items():
+        # A table without versions, whose runs all failed early, distinguishes no other table.
+        known = _differing([description for description, _ in described if "torch" in description])
+        others = _differing([description for description, _ in described])
+        differing = (others - {*_VERSIONS}) | (known & {*_VERSIONS})
+        for description, group in described:
+            differs = {key: value for key, value in description.items() if key in differing}
+            tables.append(Comparison(*names, differs, _rows(group)))
+    return sorted(tables, key=lambda table: -sum(len(row.runs) for row in table.rows))
+
+
+def _rows(group: Sequence[StoredRun]) -> list[TableRow]:
+    """Return our methods in their own order, then others by name."""
+    forms: dict[str, list[StoredRun]] = defaultdict(list)
+    for run in group:
+        forms[_key(run.method_keys)].append(run)
+
+    rows = []
+    for runs in forms.values():
+        # If a seed was run again, the last record counts.
+        latest = {run.seed: run for run in sorted(runs, key=_written)}
+        rows.append([latest[seed] for seed in sorted(latest)])
+    rows.sort(key=lambda runs: (_ORDER.get(runs[0].method, len(_ORDER)), runs[0].method))
+    return [
+        TableRow(label, runs, _stated(runs, "colour"))
+        for label, runs in zip(_labels(rows), rows, strict=True)
+    ]
+
+
+def _labels(rows: Sequence[Sequence[StoredRun]]) -> list[str]:
+    """Return a label for each row: the method's, and the options in which its rows differ."""
+    owners: dict[str, set[str]] = defaultdict(set)
+    forms: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for runs in rows:
+        owners[_label(runs)].add(runs[0].method)
+        forms[runs[0].method].append(runs[0].method_keys)
+    differing = {method: _differing(keys) for method, keys in forms.items()}
+    labels = []
+    for runs in rows:
+        method, label = runs[0].method, _label(runs)
+        own = f" ({method})" if len(owners[label]) > 1 else ""
+        options = "".join(
+            f" {key}={in_words(value)}"
+            for key, value in runs[0].method_keys.items()
+            if key in differing[method]
+        )
+        labels.append(label + own + options)
+    return labels
+
+
+def _label(runs: Sequence[StoredRun]) -> str:
+    return _stated(runs, "label") or runs[0].method
+
+
+def _stated(runs: Sequence[StoredRun], name: Literal["label", "colour"]) -> str | None:
+    """Return the label or colour that the method states, from its records if they have it."""
+    for run in runs:
+        if run.result and (value := getattr(run.result, name)):
+            return str(value)
+    method = METHODS.get(runs[0].method)
+    return getattr(method, name) if method else None
+
+
+def _written(run: StoredRun) -> float:
+    path = run.record.result if run.record.result.exists() else run.record.config
+    return path.stat().st_mtime
+
+
+def _differing(every: Sequence[dict[str, Any]]) -> set[str]:
+    """Return the keys whose values are not the same in all of these."""
+    return {
+        key
+        for one in every[1:]
+        for key in one.keys() | every[0].keys()
+        if repr(one.get(key)) != repr(every[0].get(key))
+    }
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
