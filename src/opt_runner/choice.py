@@ -3,7 +3,6 @@
 import copy
 import inspect
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -12,13 +11,12 @@ from typing import Any, Self
 from pydantic import ValidationError
 from torch import nn
 
+from opt_runner.coverage import check_unregistered, listed, little_covered, types_of_matrices
 from opt_runner.errors import UserError, explain, nearest
 from opt_runner.layers import Candidate, Layer
 from opt_runner.methods import METHODS, Method
-from opt_runner.module_types import EMBEDDINGS, dotted
 
-# Of names, in a message.
-_MOST = 20
+_ZERO = "zero at the start"
 
 
 class Rule:
@@ -93,11 +91,11 @@ class Rule:
     def check(self, network: nn.Module, every: Sequence[Candidate]) -> None:
         """Raise UserError for a pattern or a type that nothing is of: a typing error."""
         names = [one.layer.name for one in every]
-        some = _listed(names)
+        some = listed(names)
         for key, patterns in {"include": self.include, "exclude": self.exclude}.items():
             for pattern in patterns or ():
                 if not any(_matches(one, [pattern]) for one in every):
-                    _check_unregistered(network, pattern)
+                    check_unregistered(network, pattern)
                     raise UserError(
                         f"{key}: {pattern!r} is no layer that can be covered"
                         f"{nearest(pattern, names)} ({some})"
@@ -142,9 +140,9 @@ class Choice:
                 )
         covered = [[layer for layer in some if layer.name not in names] for some in self.covered]
         _check_packed(every, dict(zip(rules, covered, strict=True)))
-        warnings.warn(f"{_listed(sorted(names))}: trained plainly, as {reason}", stacklevel=3)
+        warnings.warn(f"{listed(sorted(names))}: trained plainly, as {reason}", stacklevel=3)
         hidden = [layer for layer in self.hidden if layer.name not in names]
-        return Choice(covered, hidden, {**self.notes, **dict.fromkeys(names, "zero at the start")})
+        return Choice(covered, hidden, {**self.notes, **dict.fromkeys(names, _ZERO)})
 
 
 def choose(network: nn.Module, every: Sequence[Candidate], rules: Sequence[Rule]) -> Choice:
@@ -173,7 +171,7 @@ def choose(network: nn.Module, every: Sequence[Candidate], rules: Sequence[Rule]
     if not any(covered.values()):
         methods = " or ".join(type(rule.method).__name__ for rule in rules)
         frozen = sum(one.frozen for one in every)
-        others = _shares(network, [one.layer.parameter for one in every])
+        others = types_of_matrices(network, {one.layer.parameter for one in every})
         raise UserError(
             f"{methods} covers no layer of {type(network).__name__}: of {len(every)} layers "
             f"{frozen} are frozen, as OPT leaves those of a network that it has been given, and "
@@ -193,78 +191,12 @@ def choose(network: nn.Module, every: Sequence[Candidate], rules: Sequence[Rule]
 def few_covered(
     network: nn.Module, every: Sequence[Candidate], choice: Choice, rule: Rule
 ) -> str | None:
-    """Return a warning if less than half of the network's matrices are covered by default.
-
-    Embeddings, layers that end in an output and frozen ones are not counted.
-    """
+    """Return a warning if a rule without a choice of layers covers little of the network."""
     if rule.include is not None or rule.exclude or rule.types is not None or rule.max_d is not None:
         return None
-    covered = {layer.parameter for some in choice.covered for layer in some}
-    left_out = {one.layer.parameter for one in every if one.layer.output or one.frozen} | set(
-        _zero(every, choice)
-    )
-    counted = {
-        name: parameter.numel()
-        for name, parameter in network.named_parameters()
-        if parameter.ndim >= 2 and name not in left_out and not _embeds(network, name)
-        and (parameter.requires_grad or name in covered)
-    }  # fmt: skip
-    share = sum(counted[name] for name in covered if name in counted) / max(
-        sum(counted.values()), 1
-    )
-    if not covered or share >= 0.5:
-        return None
-    others = _shares(
-        network, [*covered, *(name for name in _matrices(network) if name not in counted)]
-    )
-    return (
-        f"OPT covers {share:.0%} of the matrix parameters of {type(network).__name__}; the rest are "
-        f"in {others}: name them in `include` or `types`, or register their types "
-        "(opt_runner.register_layer)"
-    )
-
-
-def _zero(every: Sequence[Candidate], choice: Choice) -> list[str]:
-    return [
-        one.layer.parameter
-        for one in every
-        if choice.notes.get(one.layer.name) == "zero at the start"
-    ]
-
-
-def _embeds(network: nn.Module, name: str) -> bool:
-    return isinstance(network.get_submodule(name.rpartition(".")[0]), EMBEDDINGS)
-
-
-def _matrices(network: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in network.named_parameters() if p.ndim >= 2}
-
-
-def _shares(network: nn.Module, without: Sequence[str]) -> str:
-    """Return the types that hold the other matrices, the largest first, as "Conv1D (12,345)"."""
-    sizes: Counter[str] = Counter()
-    for name, parameter in _matrices(network).items():
-        if name not in without:
-            kind = type(network.get_submodule(name.rpartition(".")[0])).__name__
-            sizes[kind] += parameter.numel()
-    return _listed([f"{kind} ({size:,})" for kind, size in sizes.most_common()])
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST]) + (", ..." if len(names) > _MOST else "")
-
-
-def _check_unregistered(network: nn.Module, pattern: str) -> None:
-    """Raise UserError if the pattern names a matrix of a type that OPT does not know."""
-    for name in _matrices(network):
-        module, _, attribute = name.rpartition(".")
-        if fnmatchcase(name, pattern) or fnmatchcase(module, pattern):
-            kind = dotted(type(network.get_submodule(module)))
-            raise UserError(
-                f"{name} is a matrix of {kind}, which OPT does not know: say which axis has the "
-                f"neurons, opt_runner.register_layer({kind!r}, {{{attribute!r}: 'n d'}}) for "
-                "(outputs, inputs), 'd n' for (inputs, outputs)"
-            )
+    covered = {layer.parameter for layer in choice.covered[0]}
+    zero = {one.layer.parameter for one in every if choice.notes.get(one.layer.name) == _ZERO}
+    return little_covered(network, every, covered, zero) if covered else None
 
 
 def _check_obstacle(one: Candidate) -> None:

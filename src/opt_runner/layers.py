@@ -6,6 +6,7 @@ channels, channels fastest, as in the reference.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -137,8 +138,8 @@ def candidates(network: nn.Module, per_group: bool = False, example: Any = None)
             if isinstance(own, UninitializedParameter):
                 raise UserError(f"layer {name!r} is lazy: run one batch through the network first")
             candidate = _candidate(name, module, view)
-            key = (id(module if own is None else own), "" if own is not None else view.attribute)
-            key = (*key, view.rows)
+            holder = (id(module), view.attribute) if own is None else (id(own), "")
+            key = (*holder, view.rows)
             if key in found and isinstance(module, EMBEDDINGS) != issubclass(
                 found[key].type, EMBEDDINGS
             ):
@@ -184,7 +185,6 @@ def _candidate(name: str, module: nn.Module, view: View) -> Candidate:
             stride=module.stride if isinstance(module, CONVOLUTIONS) else (),
             transposed=transposed,
         )
-    known = base(module)
     return Candidate(
         layer,
         module=name,
@@ -192,11 +192,16 @@ def _candidate(name: str, module: nn.Module, view: View) -> Candidate:
         on_demand=named_only(module),
         frozen=view.attribute in module._parameters and not parameter.requires_grad,
         obstacle=_obstacle(name, module, view.attribute),
-        own_forward=type(module).forward is not getattr(known, "forward", None)
-        or (
-            getattr(module, "_conv_forward", None) is not None
-            and type(module)._conv_forward is not known._conv_forward
-        ),  # type: ignore[union-attr]
+        own_forward=_has_own_forward(module),
+    )
+
+
+def _has_own_forward(module: nn.Module) -> bool:
+    """Return True if the module computes in another way than the type that OPT knows."""
+    known = base(module)
+    return any(
+        getattr(type(module), name, None) is not getattr(known, name, None)
+        for name in ("forward", "_conv_forward")
     )
 
 
@@ -215,10 +220,7 @@ def _by_axes(layer: Layer, axes: str, parameter: Tensor) -> Layer:
         shape, neurons = (1, *sizes), neurons + 1
     n = shape[neurons]
     order = (neurons, *(axis for axis in range(len(shape)) if axis != neurons))
-    size = 1
-    for side in shape:
-        size *= side
-    return replace(layer, d=size // n, n=n, order=order, shape=shape, maps=maps)
+    return replace(layer, d=prod(shape) // n, n=n, order=order, shape=shape, maps=maps)
 
 
 def _obstacle(name: str, module: nn.Module, attribute: str) -> str | None:

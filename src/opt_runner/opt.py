@@ -1,33 +1,28 @@
 """OPT for any network: a method makes effective weights, the network runs on them."""
 
 import copy
-import inspect
 import warnings
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from opt_runner.choice import Rule, choose, few_covered
+from opt_runner.effective import EffectiveNetwork
 from opt_runner.errors import UserError
-from opt_runner.layers import Layer, assembled, candidates
+from opt_runner.layers import Layer, candidates
 from opt_runner.methods import Method
 from opt_runner.methods.kernels.shards import is_sharded, unshard, whole
 from opt_runner.methods.stack import Stack, Weights, held, start_weight
-from opt_runner.recompute import Recompute, Swap, places
-from opt_runner.steps import Steps, innermost
+from opt_runner.optimizers import Optimizers
 from opt_runner.summary import Summary, summarise
-from opt_runner.wrapper import Wrapper
 
 # Of a state_dict's form; a later one is refused.
 _STATE_VERSION = 2
 
 
-
-class OPT(Wrapper):
+class OPT(EffectiveNetwork):
     """`network` trained by Orthogonal Over-Parameterized Training: its layers use V = Q(R) W.
 
     The network is left as it is: the `weight`s of its layers hold W and are frozen, but where the
@@ -73,8 +68,7 @@ class OPT(Wrapper):
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.per_group = per_group
         if isinstance(method, str | Method):
             rules = [
@@ -89,10 +83,6 @@ class OPT(Wrapper):
         self.method = rules[0].method
         every = candidates(network, per_group, example)
         choice = choose(network, every, rules)
-        self.steps = 0
-        self.stacks = nn.ModuleList()
-        # Each method that covers something, and its stacks.
-        self._parts: list[tuple[Method, slice]] = []
         self._frozen: set[str] = set()  # parameters that trained before
         zero: list[Layer] = []
         for rule, covered in zip(rules, choice.covered, strict=True):
@@ -114,21 +104,8 @@ class OPT(Wrapper):
         self._take_signature()
 
     def _begin(self) -> None:
-        """Set up what no copy or pickle takes along."""
-        self._last: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        self._inside: Mapping[str, Tensor] | None = None  # V, within `effective`
-        self._added = False  # whether the last output's loss has the penalty
-        self.lacks_penalty = any(method.has_penalty for method, _ in self.parts())
-        self._unchecked = True  # until the first forward pass
-        self._optimizers = Steps(self)
-        changed = {
-            layer.parameter
-            for method, stacks in self.parts()
-            if method.changes_weight
-            for stack in stacks
-            for layer in stack.layers
-        }
-        self._recompute = Recompute(places(self.network, changed), self.effective_weights)
+        super()._begin()
+        self._optimizers = Optimizers(self)
 
     @property
     def layers(self) -> list[str]:
@@ -182,14 +159,6 @@ class OPT(Wrapper):
             self.stacks.append(Stack(self.network, of_stack, method, generator, weights))
         self._parts.append((method, slice(start, len(self.stacks))))
 
-    def _stacks(self) -> Iterator[Stack]:
-        return cast(Iterator[Stack], iter(self.stacks))
-
-    def parts(self) -> list[tuple[Method, list[Stack]]]:
-        """Return each method that covers something, with its stacks."""
-        stacks = list(self._stacks())
-        return [(method, stacks[part]) for method, part in self._parts]
-
     def reset_parameters(self) -> None:
         """Start the network, W and all tensors of the methods anew, as after `to_empty`."""
         for module in self.network.modules():
@@ -213,169 +182,7 @@ class OPT(Wrapper):
         self.steps = steps
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the tensors of a forward pass, which cannot be copied."""
-        made_anew = {"_last", "_inside", "_added", "_unchecked", "_optimizers", "_recompute"}
-        return {key: value for key, value in self.__dict__.items() if key not in made_anew}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._begin()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the network's output on the effective weights.
-
-        Where it has a `loss` of its own, as those of transformers, the penalty is added to it.
-        """
-        self._added = False
-        if self._inside is not None:
-            output = self.network(*args, **kwargs)
-            return self._with_penalty(output)
-        effective = self.effective_weights()
-        plain = not torch.compiler.is_compiling() and not _transformed()
-        before = self._checked_sums(effective) if plain and self._unchecked else None
-        output = functional_call(self.network, effective, args, kwargs)
-        if before is not None:
-            self._check_unchanged(before, effective)
-        output = self._with_penalty(output)
-        if effective and plain and torch.is_grad_enabled():
-            self._recompute.in_backward_of(output, effective)
-        return output
-
-    @contextmanager
-    def effective(self) -> Iterator[nn.Module]:
-        """Let the network itself compute with V inside of the context, which gives the network.
-
-        For its other methods, as `generate`, and for losses that take the network. Gradients reach
-        R; call `backward` inside if the network checkpoints activations.
-        """
-        if self._inside is not None:
-            yield self.network
-            return
-        self._inside = self.effective_weights()
-        swap = Swap(self._recompute.places, self._inside)
-        try:
-            yield self.network
-        finally:
-            swap.end()
-            self._inside = None
-
-    def _checked_sums(self, effective: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the sum of each V, and raise UserError where the network would not get it."""
-        apart = [name for name in effective if is_sharded(held(self.network, name))]
-        if apart:
-            raise UserError(
-                f"{apart[0]} is sharded apart from OPT, and Q(R) needs all of it: use fully_shard("
-                "opt) on the whole of OPT, without tensor parallelism or shards of its parts"
-            )
-        return {
-            name: V.detach().sum(dtype=torch.float64)
-            for name, V in effective.items()
-            if not V.is_meta
-        }
-
-    def _check_unchanged(
-        self, before: Mapping[str, Tensor], effective: Mapping[str, Tensor]
-    ) -> None:
-        """Raise UserError if the network's forward wrote to V, past the gradient of R."""
-        after = self._checked_sums(effective)
-        names = [
-            name
-            for name, total in before.items()
-            if not torch.equal(total, after[name]) and not after[name].isnan()
-        ]
-        if names:
-            raise UserError(
-                f"the network writes to its weights in the forward pass, as `weight.data *= mask`: "
-                f"{', '.join(names)}. No gradient sees that: multiply in the forward instead, or "
-                f"leave the layers out: exclude={[name.rpartition('.')[0] for name in names]}"
-            )
-        self._unchecked = False
-
-    def effective_weights(self) -> dict[str, Tensor]:
-        """Return {parameter name: V} of the layers whose V is not W.
-
-        V is made in float32 also under autocast and for a network in a half precision, and given
-        in the network's type. In bfloat16 Q^T Q - I would be 4e-3 and more, and decompositions have
-        no such kernels.
-        """
-        if self._inside is not None:
-            return dict(self._inside)
-        made_of: dict[str, list[tuple[Layer, Tensor]]] = {}
-        for number, (method, stacks) in enumerate(self.parts()):
-            if not method.changes_weight:
-                continue
-            made = self._make(method, stacks)
-            for stack, (_, V) in zip(stacks, made, strict=True):
-                for layer, weight in stack.as_weights(V):
-                    made_of.setdefault(layer.parameter, []).append((layer, weight))
-            if method.has_penalty and torch.is_grad_enabled():
-                self._last[number] = made
-        return {
-            name: assembled(whole(held(self.network, name)), of_parameter)
-            for name, of_parameter in made_of.items()
-        }
-
-    def _make(self, method: Method, stacks: Sequence[Stack]) -> list[tuple[Tensor, Tensor]]:
-        """Return W and V, each (k, d, n), of each stack of a method."""
-        if self._inside is not None:
-            raise UserError("V is in the place of W inside of opt.effective(): leave it first")
-        if any(stack.empty for stack in stacks):
-            raise UserError(
-                "R has no values since to_empty: call opt.reset_parameters(), or load a state"
-            )
-        Ws = [stack.W() for stack in stacks]
-        with _no_autocast(Ws[0]):
-            Vs = method.weights(Ws, [stack.tensors for stack in stacks])
-        return list(zip(Ws, Vs, strict=True))
-
-    def penalty(self) -> Tensor:
-        """Return what the methods add to the loss of the step that is being made: a scalar.
-
-        It is 0 for most, and where the output's own `loss` has it already. It uses the V of the
-        forward pass before it, once: call it after `opt(x)`, as a step does.
-        """
-        zero = torch.zeros((), device=next(self.parameters()).device)
-        self.lacks_penalty = False
-        if self._added:
-            return zero
-        given: list[Tensor] = []
-        for number, (method, stacks) in enumerate(self.parts()):
-            if not method.has_penalty:
-                continue
-            made = self._last.pop(number, None) or self._make(method, stacks)
-            with _no_autocast(zero):
-                terms = [
-                    method.penalty(stack.layers[0], W, V, self.steps + 1, **stack.tensors)
-                    for stack, (W, V) in zip(stacks, made, strict=True)
-                ]
-            given += [term for term in terms if term is not None]
-        return torch.stack(given).sum() if given else zero
-
-    def _with_penalty(self, output: Any) -> Any:
-        """Add the penalty to the loss that the network computes itself, where it does."""
-        if not torch.is_grad_enabled() or not any(m.has_penalty for m, _ in self._parts):
-            return output
-        by_key = isinstance(output, MutableMapping)
-        loss = output.get("loss") if by_key else getattr(output, "loss", None)
-        if isinstance(loss, Tensor) and loss.requires_grad and loss.ndim == 0:
-            if by_key:
-                output["loss"] = loss + self.penalty()
-            else:
-                output.loss = loss + self.penalty()
-            self._added = True
-        return output
-
-    @property
-    def accepts_loss_kwargs(self) -> bool:
-        """Return False where Trainer must divide the loss by the parts of a batch itself.
-
-        The penalty is the same in each part, whatever share of the tokens it has.
-        """
-        if any(method.has_penalty for method, _ in self._parts):
-            return False
-        parameters = inspect.signature(self.network.forward).parameters.values()
-        default = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        return bool(getattr(self.network, "accepts_loss_kwargs", default))
+        return {key: value for key, value in super().__getstate__().items() if key != "_optimizers"}
 
     def optimizer(
         self,
@@ -395,40 +202,9 @@ class OPT(Wrapper):
         Raises UserError for a rotation_lr where there is no such tensor, or a method has an option
         of its own for it.
         """
-        others = [p for p in self.network.parameters() if p.requires_grad]
-        groups = [{"params": others, **self.method.optimizer_options(None, lr, weight_decay)}]
-        for method, stacks in self.parts():
-            trained: dict[str, list[nn.Parameter]] = {}
-            for stack in stacks:
-                for name, parameter in stack.trained.items():
-                    trained.setdefault(name, []).append(parameter)
-            groups += [
-                {"params": parameters, **_options(method, name, lr, rotation_lr, weight_decay)}
-                for name, parameters in trained.items()
-            ]
-        if rotation_lr is not None and len(groups) == 1:
-            raise UserError(
-                f"optimizer.rotation_lr: {type(self.method).__name__} trains nothing beside the "
-                "network"
-            )
-        optimizer = self._optimizer_class()(
-            [group for group in groups if group["params"]],
-            lr=lr,
-            momentum=momentum,
-            nesterov=nesterov,
+        return self._optimizers.make(
+            self, lr, rotation_lr, weight_decay, momentum=momentum, nesterov=nesterov
         )
-        self.attach(optimizer)
-        self._optimizers.rates[optimizer] = [group["lr"] for group in optimizer.param_groups]
-        return optimizer
-
-    def _optimizer_class(self) -> type[torch.optim.SGD]:
-        """Return the class that all methods can take: others leave its special groups to it."""
-        classes = {method.optimizer_class for method, _ in self._parts}
-        for cls in classes:
-            if all(issubclass(cls, other) for other in classes):
-                return cls
-        names = " and ".join(sorted(cls.__name__ for cls in classes))
-        raise UserError(f"no optimizer does what {names} do, which the methods ask for")
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Let an optimizer of your own over `opt.parameters()` turn rounds and count steps.
@@ -437,21 +213,11 @@ class OPT(Wrapper):
         wrappers of accelerate and Lightning may be given as well.
         Raises UserError where a method needs an optimizer of its own, as `ogd`.
         """
-        optimizer = innermost(optimizer)
-        if optimizer in self._optimizers.attached:
-            return
-        for method, _ in self._parts:
-            needed = method.optimizer_class
-            if needed is not torch.optim.SGD and not isinstance(optimizer, needed):
-                raise UserError(
-                    f"{type(method).__name__} needs {needed.__name__}, which opt.optimizer(...) "
-                    f"makes, not {type(optimizer).__name__}"
-                )
-        self._optimizers.attached.add(optimizer)
-        optimizer.register_step_post_hook(lambda optimizer, *_: self._after_step(optimizer))
+        self._optimizers.attach(self, optimizer)
 
     @torch.no_grad()
-    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Count a step, and let the methods do what follows one; attached optimizers call it."""
         self.steps += 1
         for method, stacks in self.parts():
             method.after_step(stacks, self.steps, optimizer)
@@ -482,7 +248,7 @@ class OPT(Wrapper):
         return self.measure().get("orthogonality_error")
 
     def summary(self) -> Summary:
-        """Return every layer with its d, n, method and parameters that train; it prints as a table."""
+        """Return every layer with its d, n, method and what trains; it prints as a table."""
         return summarise(self.network, list(self._stacks()), self.per_group, self.notes)
 
 
@@ -502,28 +268,3 @@ def merge(opt: OPT) -> nn.Module:
     for name in opt._frozen:
         plain.get_parameter(name).requires_grad_(True)
     return plain
-
-
-def _transformed() -> bool:
-    """Return True within the transformations of torch.func, in which values cannot be looked at."""
-    return bool(torch._C._are_functorch_transforms_active())
-
-
-def _no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
-    kind = tensor.device.type
-    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
-
-
-def _options(
-    method: Method, name: str, lr: float, rotation_lr: float | None, weight_decay: float
-) -> dict[str, Any]:
-    """Return the options of the optimizer's group for the tensors of this name."""
-    if rotation_lr is None:
-        return method.optimizer_options(name, lr, weight_decay)
-    options = method.optimizer_options(name, rotation_lr, weight_decay)
-    if options["lr"] != rotation_lr:
-        raise UserError(
-            f"optimizer.rotation_lr: {type(method).__name__} has an option of its own for "
-            f"the learning rate of {name}, as method.rotation_lr"
-        )
-    return options

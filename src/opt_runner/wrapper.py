@@ -3,7 +3,7 @@
 import inspect
 from abc import abstractmethod
 from contextlib import AbstractContextManager
-from functools import cache, wraps
+from functools import wraps
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,7 +61,8 @@ class Wrapper(nn.Module):
         """Copy and pickle by the classes that this one is made of."""
         if "made_of" not in vars(type(self)):
             return super().__reduce_ex__(protocol)
-        return _blank, type(self).made_of, self.__getstate__()  # type: ignore[attr-defined]
+        made_of = type(self).made_of  # type: ignore[attr-defined]
+        return _blank, made_of, self.__getstate__()  # type: ignore[no-untyped-call]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the state as any module, but each shared parameter once."""
@@ -90,9 +91,13 @@ class Wrapper(nn.Module):
         return found
 
 
-@cache
+_made: dict[tuple[type[Wrapper], type[nn.Module]], type[Wrapper]] = {}
+
+
 def _like(cls: type[Wrapper], network: type[nn.Module]) -> type[Wrapper]:
     """Return the class with the signature of the network's forward, which Trainer reads."""
+    if (cls, network) in _made:
+        return _made[cls, network]
     try:
         signature = inspect.signature(network.forward)
     except (TypeError, ValueError):  # of a scripted module
@@ -104,7 +109,8 @@ def _like(cls: type[Wrapper], network: type[nn.Module]) -> type[Wrapper]:
     forward.__signature__ = signature  # type: ignore[attr-defined]
     content = {"forward": forward, "made_of": (cls, network), "__module__": cls.__module__}
     # Some read the network's name as well, as for its labels.
-    return type(f"{cls.__name__}{network.__name__}", (cls,), content)
+    made = type(f"{cls.__name__}{network.__name__}", (cls,), content)
+    return _made.setdefault((cls, network), made)
 
 
 def _blank(cls: type[Wrapper], network: type[nn.Module]) -> Wrapper:

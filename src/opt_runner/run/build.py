@@ -9,7 +9,8 @@ from opt_runner.choice import Rule
 from opt_runner.config import components
 from opt_runner.config.schema import Config, Covered
 from opt_runner.methods import Method
-from opt_runner.opt import OPT, Weights
+from opt_runner.methods.stack import Weights
+from opt_runner.opt import OPT
 
 # The reference's moving average of BatchNorm, and the budget it was chosen for.
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1

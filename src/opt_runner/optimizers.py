@@ -1,7 +1,7 @@
-"""What OPT looks at when an optimizer steps: mistakes that would pass without a word.
+"""The optimizers of an OPT: how they are made, and what is checked when they step.
 
 PyTorch calls its global hooks at every step of every optimizer. All but the first steps of an
-optimizer end here after a look-up.
+optimizer end here after a look-up. The checks find mistakes that would pass without a word.
 """
 
 import warnings
@@ -9,7 +9,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_post_hook,
@@ -17,19 +17,20 @@ from torch.optim.optimizer import (
 )
 
 from opt_runner.errors import UserError
+from opt_runner.methods import Method
 
 if TYPE_CHECKING:
     from opt_runner.opt import OPT
 
 
-class Steps:
-    """The optimizers of an OPT, and the checks of their first steps."""
+class Optimizers:
+    """The optimizers that step the parameters of an OPT."""
 
     def __init__(self, opt: "OPT") -> None:
-        self.attached: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        # Learning rates of the groups as `OPT.optimizer` made them.
-        self.rates: weakref.WeakKeyDictionary[Optimizer, list[float]] = weakref.WeakKeyDictionary()
         self._opt = weakref.ref(opt)
+        self._attached: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        # Learning rates of the groups as `make` gave them.
+        self._rates: weakref.WeakKeyDictionary[Optimizer, list[float]] = weakref.WeakKeyDictionary()
         self._checked: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._without_R: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._done = False
@@ -39,13 +40,54 @@ class Steps:
         ):
             weakref.finalize(opt, handle.remove).atexit = False
 
+    def make(
+        self, opt: "OPT", lr: float, rotation_lr: float | None, weight_decay: float, **others: Any
+    ) -> Optimizer:
+        """Return an attached optimizer for all that trains, see `OPT.optimizer`."""
+        plain = [p for p in opt.network.parameters() if p.requires_grad]
+        groups = [{"params": plain, **opt.method.optimizer_options(None, lr, weight_decay)}]
+        for method, stacks in opt.parts():
+            trained: dict[str, list[nn.Parameter]] = {}
+            for stack in stacks:
+                for name, parameter in stack.trained.items():
+                    trained.setdefault(name, []).append(parameter)
+            groups += [
+                {"params": parameters, **_options(method, name, lr, rotation_lr, weight_decay)}
+                for name, parameters in trained.items()
+            ]
+        if rotation_lr is not None and len(groups) == 1:
+            raise UserError(
+                f"optimizer.rotation_lr: {type(opt.method).__name__} trains nothing beside the "
+                "network"
+            )
+        cls = _common_class({method.optimizer_class for method, _ in opt.parts()})
+        optimizer = cls([group for group in groups if group["params"]], lr=lr, **others)
+        self.attach(opt, optimizer)
+        self._rates[optimizer] = [group["lr"] for group in optimizer.param_groups]
+        return optimizer
+
+    def attach(self, opt: "OPT", optimizer: Any) -> None:
+        """Let an optimizer count the steps of OPT, see `OPT.attach`."""
+        optimizer = _innermost(optimizer)
+        if optimizer in self._attached:
+            return
+        for method, _ in opt.parts():
+            needed = method.optimizer_class
+            if needed is not torch.optim.SGD and not isinstance(optimizer, needed):
+                raise UserError(
+                    f"{type(method).__name__} needs {needed.__name__}, which opt.optimizer(...) "
+                    f"makes, not {type(optimizer).__name__}"
+                )
+        self._attached.add(optimizer)
+        optimizer.register_step_post_hook(lambda optimizer, *_: opt.after_step(optimizer))
+
     def _before(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         """Raise UserError before an optimizer that cannot step for a method, at its first step."""
         opt = self._opt()
         if torch.compiler.is_compiling() or opt is None or optimizer in self._checked:
             return
         held = _held(optimizer)
-        attached = optimizer in self.attached
+        attached = optimizer in self._attached
         if attached and held.isdisjoint(id(p) for p in opt.parameters()):
             raise UserError(
                 "the optimizer steps none of OPT's parameters: they were replaced after it was "
@@ -101,7 +143,7 @@ class Steps:
         self._done = True
 
     def _step_without_R(self, opt: "OPT", optimizer: Optimizer, held: set[int]) -> None:
-        """Warn at the second step of an optimizer over the network if no other one has stepped R."""
+        """Warn at the second step of an optimizer over the network if none has stepped R."""
         if held.isdisjoint(id(p) for p in opt.network.parameters()):
             return
         if optimizer in self._without_R:
@@ -114,7 +156,7 @@ class Steps:
         self._without_R.add(optimizer)
 
     def _check_rates(self, optimizer: Optimizer) -> None:
-        made = self.rates.get(optimizer, [])
+        made = self._rates.get(optimizer, [])
         now = {float(group["lr"]) for group in optimizer.param_groups}
         if len(set(made)) > 1 and len(now) == 1:
             warnings.warn(
@@ -125,7 +167,31 @@ class Steps:
             )
 
 
-def innermost(optimizer: Any) -> Optimizer:
+def _common_class(classes: set[type[torch.optim.SGD]]) -> type[torch.optim.SGD]:
+    """Return the class that all methods can take: others leave its special groups to it."""
+    for cls in classes:
+        if all(issubclass(cls, other) for other in classes):
+            return cls
+    names = " and ".join(sorted(cls.__name__ for cls in classes))
+    raise UserError(f"no optimizer does what {names} do, which the methods ask for")
+
+
+def _options(
+    method: Method, name: str, lr: float, rotation_lr: float | None, weight_decay: float
+) -> dict[str, Any]:
+    """Return the options of the optimizer's group for the tensors of this name."""
+    if rotation_lr is None:
+        return method.optimizer_options(name, lr, weight_decay)
+    options = method.optimizer_options(name, rotation_lr, weight_decay)
+    if options["lr"] != rotation_lr:
+        raise UserError(
+            f"optimizer.rotation_lr: {type(method).__name__} has an option of its own for "
+            f"the learning rate of {name}, as method.rotation_lr"
+        )
+    return options
+
+
+def _innermost(optimizer: Any) -> Optimizer:
     """Return the optimizer inside of a framework's wrapper, as accelerate's and Lightning's."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
