@@ -12,15 +12,15 @@ FILES = sorted(SRC.rglob("*.py"))
 # Low to high.
 ROOMS = [
     {"errors", "files", "machine", "transfer"},
-    {"methods", "layers", "choice", "recompute", "geometry", "opt", "summary", "networks",
-     "datasets"},
+    {"methods", "module_types", "heads", "layers", "coverage", "choice", "recompute", "geometry",
+     "wrapper", "effective", "optimizers", "opt", "summary", "networks", "datasets"},
     {"config"}, {"records"}, {"console"}, {"run"}, {"trained", "report"}, {"sweep"}, {"dispatch"},
     {"cli", "hydra_plugins"},
 ]  # fmt: skip
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 MOST_LINES = 320
 # Longer today: they may shrink, and nothing joins them.
-LONGER = {"opt_runner/opt.py": 385, "opt_runner/run/processes.py": 367}
+LONGER = {"opt_runner/run/processes.py": 367}
 
 
 def imported(node: ast.AST) -> Iterator[str]:

@@ -34,11 +34,7 @@ class Optimizers:
         self._checked: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._without_R: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._done = False
-        for handle in (
-            register_optimizer_step_pre_hook(self._before),
-            register_optimizer_step_post_hook(self._after),
-        ):
-            weakref.finalize(opt, handle.remove).atexit = False
+        _watched.add(self)
 
     def make(
         self, opt: "OPT", lr: float, rotation_lr: float | None, weight_decay: float, **others: Any
@@ -81,10 +77,10 @@ class Optimizers:
         self._attached.add(optimizer)
         optimizer.register_step_post_hook(lambda optimizer, *_: opt.after_step(optimizer))
 
-    def _before(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    def check_before(self, optimizer: Optimizer) -> None:
         """Raise UserError before an optimizer that cannot step for a method, at its first step."""
         opt = self._opt()
-        if torch.compiler.is_compiling() or opt is None or optimizer in self._checked:
+        if opt is None or optimizer in self._checked:
             return
         held = _held(optimizer)
         attached = optimizer in self._attached
@@ -109,10 +105,10 @@ class Optimizers:
                 )
         self._checked.add(optimizer)
 
-    def _after(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    def check_after(self, optimizer: Optimizer) -> None:
         """Check after its first step that an optimizer has moved what it should have moved."""
         opt = self._opt()
-        if self._done or opt is None or torch.compiler.is_compiling():
+        if self._done or opt is None:
             return
         held = _held(optimizer)
         trained = [
@@ -165,6 +161,26 @@ class Optimizers:
                 'max_lr=[group["lr"] for group in optimizer.param_groups]',
                 stacklevel=2,
             )
+
+
+# Its hooks must stay: PyTorch goes through them when the garbage collector may remove an OPT.
+_watched: weakref.WeakSet[Optimizers] = weakref.WeakSet()
+
+
+def _before_step(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    if not torch.compiler.is_compiling():
+        for one in _watched:
+            one.check_before(optimizer)
+
+
+def _after_step(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+    if not torch.compiler.is_compiling():
+        for one in _watched:
+            one.check_after(optimizer)
+
+
+register_optimizer_step_pre_hook(_before_step)
+register_optimizer_step_post_hook(_after_step)
 
 
 def _common_class(classes: set[type[torch.optim.SGD]]) -> type[torch.optim.SGD]:
