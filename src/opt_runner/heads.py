@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 # stands in the middle; the others only behind all layers that are in no head.
 _ANYWHERE = {"classifier", "classifiers", "logit", "logits", "aux"}
 _AT_THE_END = _ANYWHERE | {
-    "cls", "head", "heads", "output", "outputs", "pred", "prediction", "predictions", "predictor",
-    "predictors", "projection", "score", "scores", "answer",
+    "cls", "head", "heads", "pred", "prediction", "predictions", "predictor", "predictors",
+    "projection", "score", "scores", "answer",
 }  # fmt: skip
+_AT_THE_TOP = {"output", "outputs"}  # inside, they name parts of blocks
+# Of modules that only feed a head, as cls_attn_blocks and conv_head.
+_NO_HEAD = {"attn", "attention", "block", "blocks", "conv", "embed", "norm"}
 # Of outputs that are no aim of the training.
 _INNER = ("hidden", "attention", "past", "state", "cache", "embed")
 
@@ -46,7 +49,8 @@ def _scopes(network: nn.Module, name: str, words: set[str]) -> list[str]:
     found: list[str] = []
     for i, part in enumerate(parts, 1):
         # As AuxLogits, lm_head, aux1 or cls_score.
-        if words.isdisjoint(word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part)):
+        here = {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", part)}
+        if here.isdisjoint(words | _AT_THE_TOP if i == 1 else words) or here & _NO_HEAD:
             continue
         scope = ".".join(parts[:i])
         several = isinstance(network.get_submodule(scope), nn.ModuleList | nn.ModuleDict)

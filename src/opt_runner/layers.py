@@ -209,11 +209,6 @@ def _by_axes(layer: Layer, axes: str, parameter: Tensor) -> Layer:
     """Return the layer with its sizes, of axes as `register_layer` takes them."""
     maps = leading(axes, parameter)
     letters = axes.removeprefix("k").split()
-    if parameter.ndim - maps != len(letters):
-        raise UserError(
-            f"{layer.parameter} has {parameter.ndim} dimensions, and is registered with the axes "
-            f"{axes!r}"
-        )
     sizes = tuple(parameter.shape[maps:])
     shape, neurons = sizes, letters.index("n")
     if maps:  # of which a part keeps one, of size 1

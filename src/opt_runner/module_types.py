@@ -188,6 +188,13 @@ def _registered_views(module: nn.Module, entry: _Entry) -> Iterator[View]:
         parameter = getattr(module, attribute, None)
         if not isinstance(parameter, Tensor):
             continue
+        letters = len(axes.split())
+        fits = parameter.ndim >= letters if axes.startswith("k") else parameter.ndim == letters
+        if not isinstance(parameter, UninitializedParameter) and not fits:
+            raise UserError(
+                f"{dotted(type(module))}.{attribute} has {parameter.ndim} dimensions, and is "
+                f"registered with the axes {axes!r}"
+            )
         suffix = "" if attribute == "weight" else attribute
         if isinstance(parameter, UninitializedParameter) or not axes.startswith("k"):
             yield View(attribute, suffix, axes=axes)
