@@ -19,6 +19,8 @@ Weights = Literal["given", "gaussian", "pretrained"]
 _ROUNDING = 1e-5
 # Neurons of N(0, 2/d) have the length sqrt(2), and those of a network that trains 0.05 and more.
 _VANISHING = 1e-3
+# Attributes by which FSDP1 and DeepSpeed's ZeRO-3 know the parameters that they keep.
+_TAKEN = ("_fsdp_flattened", "ds_id")
 # A state: the seed, and the name of the method, cut or filled to a fixed length.
 _NAME_BYTES = 56
 
@@ -269,17 +271,22 @@ class Stack(nn.Module):
 def held(network: nn.Module, name: str) -> Tensor:
     """Return the tensor that a module has as its parameter, whatever its type is at the moment.
 
-    Raises UserError where there is none any more.
+    Raises UserError where another package has taken it.
     """
     module, _, attribute = name.rpartition(".")
     tensor = network.get_submodule(module)._parameters.get(attribute)
-    if tensor is None:
+    if tensor is None or any(hasattr(tensor, mark) for mark in _TAKEN) or _is_flat(tensor):
         raise UserError(
-            f"{name} is no parameter any more: another wrapper has taken it, as FSDP1 "
-            "(FullyShardedDataParallel) and torch.nn.utils.parametrize do; OPT works with DDP and "
-            "fully_shard"
+            f"{name} has been taken by another package, as FSDP1 (FullyShardedDataParallel), "
+            "DeepSpeed's ZeRO-3 and torch.nn.utils.parametrize do; OPT works with DDP and FSDP2 "
+            "(fully_shard)"
         )
     return tensor
+
+
+def _is_flat(tensor: Tensor) -> bool:
+    """Return True for a part of the flat parameter that FSDP1 makes of all."""
+    return not isinstance(tensor, nn.Parameter) and hasattr(tensor._base, "_is_flat_param")
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ def on_own_part(
             continue
         shape = torch.Size((X.shape[0], *value.shape[1:]))
         state[key] = DTensor.from_local(
-            value,
+            value[: len(X.to_local())],
             X.device_mesh,
             X.placements,
             run_check=False,
@@ -84,4 +84,8 @@ def on_own_part(
 
 
 def _local(value: Any) -> Any:
-    return value.to_local() if is_sharded(value) else value
+    """Return this process's matrices; a matrix of ones, which nothing keeps, where it has none."""
+    if not is_sharded(value):
+        return value
+    local: Tensor = value.to_local()
+    return local if len(local) else local.new_ones(1, *local.shape[1:])
