@@ -184,7 +184,7 @@ def choose(network: nn.Module, every: Sequence[Candidate], rules: Sequence[Rule]
     notes = dict.fromkeys(outputs, "output") if len(outputs) > 1 else {}
     for layer in (layer for some in covered.values() for layer in some):
         notes.pop(layer.name, None)
-    own = {one.layer.name: f"own forward: {one.type.__name__}" for one in every if one.own_forward}
+    own = {one.layer.name: "own forward" for one in every if one.own_forward}
     return Choice(list(covered.values()), hidden, {**own, **notes})
 
 

@@ -12,6 +12,7 @@ from torch.func import functional_call
 from opt_runner.errors import UserError
 from opt_runner.layers import Layer, assembled
 from opt_runner.methods import Method
+from opt_runner.methods.kernels.fused import transformed
 from opt_runner.methods.kernels.shards import is_sharded, whole
 from opt_runner.methods.stack import Stack, held
 from opt_runner.recompute import Recompute, Swap, places
@@ -75,7 +76,7 @@ class EffectiveNetwork(Wrapper):
             output = self.network(*args, **kwargs)
             return self._with_penalty(output)
         effective = self.effective_weights()
-        plain = not torch.compiler.is_compiling() and not _transformed()
+        plain = not torch.compiler.is_compiling() and not self._in_transform
         before = self._checked_sums(effective) if plain and self._unchecked else None
         output = functional_call(self.network, effective, args, kwargs)
         if before is not None:
@@ -152,7 +153,7 @@ class EffectiveNetwork(Wrapper):
             for stack, (_, V) in zip(stacks, made, strict=True):
                 for layer, weight in stack.as_weights(V):
                     made_of.setdefault(layer.parameter, []).append((layer, weight))
-            if method.has_penalty and torch.is_grad_enabled():
+            if method.has_penalty and torch.is_grad_enabled() and not self._in_transform:
                 self._last[number] = made
         return {
             name: assembled(whole(held(self.network, name)), of_parameter)
@@ -222,13 +223,12 @@ class EffectiveNetwork(Wrapper):
         return bool(getattr(self.network, "accepts_loss_kwargs", default))
 
     @property
+    def _in_transform(self) -> bool:
+        return not torch.compiler.is_compiling() and transformed()
+
+    @property
     def _has_penalty(self) -> bool:
         return any(method.has_penalty for method, _ in self._parts)
-
-
-def _transformed() -> bool:
-    """Return True within the transformations of torch.func, in which values cannot be looked at."""
-    return bool(torch._C._are_functorch_transforms_active())
 
 
 def _no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
