@@ -13,6 +13,7 @@ from torch import Tensor
 
 from opt_runner import geometry
 from opt_runner.geometry import (
+    ANGLE_BINS,
     EXPONENTS,
     LayerGeometry,
     hyperspherical_energy,
@@ -20,7 +21,6 @@ from opt_runner.geometry import (
     random_energy,
     random_half_space_energy,
 )
-from opt_runner.records.result import ANGLE_BINS
 
 
 def gaussian(d: int, n: int, seed: int = 0) -> Tensor:

@@ -70,7 +70,7 @@ def test_a_programmer_s_error_in_a_sweeper_s_set_up_is_a_traceback(
 
     said = ended(work, 1, capsys)
     assert said.startswith("Traceback")
-    assert "_sweeper.py" in said
+    assert "sweepers.py" in said
 
 
 def test_an_error_without_a_text_has_its_name(capsys: pytest.CaptureFixture[str]) -> None:

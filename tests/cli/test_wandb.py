@@ -32,7 +32,9 @@ def test_a_sweep_leaves_one_complete_run_a_run(opt_run: Run, tmp_path: Path) -> 
     assert runs["gs"].group.startswith("default-")
     for result in results(tmp_path):
         run = runs[result["method"]]
-        assert run.id == run.config["signature"] == result["signature"]
+        assert run.config["signature"] == result["signature"]
+        (record,) = tmp_path.glob(f"outputs/default/*/*/*/*-{result['signature']}")
+        assert run.id == (record / "wandb.txt").read_text().strip()
         assert run.exit_code == 0
         assert run.name == f"{result['method']} mlp digits seed 0"
         assert run.config["optimizer"]["lr"] == (0.1 if result["method"] == "gs" else 0.01)

@@ -72,11 +72,11 @@ class Plain(Brighter):
 @pytest.mark.parametrize(
     ("augmentation", "says"),
     [
-        (Floats(), r"augment.then: Floats.apply gives torch.float32 \(2, 1, 4, 4\) for images "
+        (Floats(), r"augment.then: Floats.apply returns torch.float32 \(2, 1, 4, 4\) for images "
                    r"torch.uint8 \(2, 1, 4, 4\): type and shape must stay"),
-        (OneForAll(), r"OneForAll.draw gives a tensor of shape \(1,\) for 2 images: its first "
+        (OneForAll(), r"OneForAll.draw returns a tensor of shape \(1,\) for 2 images: its first "
                       "size must be their number"),
-        (Plain(), r"Plain.draw must give tensors \(count, ...\) on the CPU"),
+        (Plain(), r"Plain.draw must return tensors \(count, ...\) on the CPU"),
     ],
 )  # fmt: skip
 def test_what_it_must_give_is_checked_before_training(augmentation: Brighter, says: str) -> None:

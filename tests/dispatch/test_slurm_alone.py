@@ -90,7 +90,7 @@ def test_a_result_ends_a_job_only_where_nothing_is_left_to_do(tmp_path: Path) ->
     task = Task(run, run)
 
     def ends(status: Any, before: bool) -> bool:
-        run.record.write_result(Result(status, "abc", "gs", "mlp", "digits", 0))
+        run.record.write_result(Result("abc", "gs", "mlp", "digits", 0, status=status))
         written = run.record.result.stat().st_mtime_ns if before else None
         return Submitted(task, "1", tmp_path / "log", written).result() is not None
 

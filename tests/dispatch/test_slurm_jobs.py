@@ -63,7 +63,7 @@ class ActingSlurm:
             config = run.config
             names = config.method.name, config.model.name, config.dataset.name
             run.record.directory.mkdir(parents=True, exist_ok=True)
-            run.record.write_result(Result("finished", run.signature, *names, config.seed))
+            run.record.write_result(Result(run.signature, *names, config.seed, status="finished"))
         return Submitted(task, job_id, folder / f"{job_id}.out", None)
 
 

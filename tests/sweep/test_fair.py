@@ -80,7 +80,7 @@ def test_each_entrant_is_tuned_alike_then_run_with_its_best_setting(
         assert (config.seed, config.dataset.validation) == (1000, 0.1)
         assert (config.budget.epochs, config.evaluate.test) == (2, "never")
         assert config.experiment_name == "default_search"
-    searches = find([tmp_path])
+    searches = find([tmp_path], pytest.fail)
     assert len(searches) == 2
     assert [len(search.trials) for search in searches] == [4, 4]
     for name in ("standard", "gs"):
@@ -208,7 +208,7 @@ def test_a_condition_that_cannot_be_compared_is_refused_before_the_search(
     with pytest.raises(UserError) as caught:
         begin(["method=gs", "seed=0"], conditions=["", condition])
     assert condition.partition("=")[0] in str(caught.value)
-    assert find([tmp_path]) == []
+    assert find([tmp_path], pytest.fail) == []
 
 
 def test_what_the_command_line_fixes_is_not_searched(begin: Begin) -> None:
@@ -272,7 +272,7 @@ def test_a_launcher_that_leaves_its_jobs_running_is_asked_again_for_the_final_ru
 
 def test_each_trial_that_ends_is_in_the_record_of_its_search(begin: Begin, tmp_path: Path) -> None:
     begin(cut_at=6)
-    statuses = {one.label: [t.status for t in one.trials] for one in find([tmp_path])}
+    statuses = {one.label: [t.status for t in one.trials] for one in find([tmp_path], pytest.fail)}
     assert statuses["standard"] == ["finished"] * 4
     assert statuses["gs"] == ["finished"] * 2 + ["not finished"] * 2
 
@@ -282,7 +282,7 @@ def test_a_condition_that_leaves_fewer_images_than_a_batch_is_refused_before_the
 ) -> None:
     with pytest.raises(UserError, match="batch size 128 does not suit 20 training images"):
         begin(conditions=["", "dataset.share=0.01"])
-    assert find([tmp_path]) == []
+    assert find([tmp_path], pytest.fail) == []
 
 
 @pytest.mark.parametrize("label", ["gs cnn6", "/gs", "..", "[8,8]", "x" * 300])

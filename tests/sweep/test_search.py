@@ -140,7 +140,7 @@ Begin = Callable[..., tuple[int, FakeRunner]]
 
 
 def record(tmp_path: Path) -> SearchRecord:
-    (found,) = find([tmp_path])
+    (found,) = find([tmp_path], pytest.fail)
     return found
 
 
@@ -202,7 +202,7 @@ def test_a_search_that_is_killed_and_begun_again_draws_what_an_uncut_one_draws(
     cut = drawn(tmp_path)
     (tmp_path / "default").rename(tmp_path / "kept")
     begin()
-    uncut = [trial.parameters for trial in find([tmp_path / "default"])[0].trials]
+    uncut = [trial.parameters for trial in find([tmp_path / "default"], pytest.fail)[0].trials]
     assert cut == uncut
 
 
@@ -245,11 +245,13 @@ def test_another_search_has_its_own_study(begin: Begin, tmp_path: Path) -> None:
         {"pruning": "median"},
         {"space": [*SPACE, "seed=0,1"]},
     ):
-        before = len(find([tmp_path]))
+        before = len(find([tmp_path], pytest.fail))
         begin(**{"trials": 1, **change})
-        assert len(find([tmp_path])) == before + 1, change
+        assert len(find([tmp_path], pytest.fail)) == before + 1, change
     begin(trials=1, space=[*reversed(SPACE), "checkpoint.every_seconds=5"])
-    assert len(find([tmp_path])) == before + 1, "what changes no result is no other search"
+    assert len(find([tmp_path], pytest.fail)) == before + 1, (
+        "what changes no result is no other search"
+    )
 
 
 def test_a_trial_is_the_mean_over_its_seeds(begin: Begin, tmp_path: Path) -> None:

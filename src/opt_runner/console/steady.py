@@ -25,12 +25,14 @@ def make_steady() -> None:
         if stream is not None:
             with suppress(OSError, ValueError):
                 stream.flush()
+        file = _Steady(descriptor, "wb", closefd=False)
+        direct = getattr(stream, "write_through", False)  # as with python -u
         steady = io.TextIOWrapper(
-            io.BufferedWriter(_Steady(descriptor, "wb", closefd=False)),
+            file if direct else io.BufferedWriter(file),
             encoding=getattr(stream, "encoding", "utf-8"),
             errors="backslashreplace",
             line_buffering=getattr(stream, "line_buffering", False),
-            write_through=getattr(stream, "write_through", False),
+            write_through=direct,
         )
         setattr(sys, name, steady)
 
