@@ -62,8 +62,8 @@ test-versions: $(READY)  ## the quick tests with the oldest packages allowed, an
 	  $$env/bin/pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow" || status=1; \
 	  rm -rf $$env; done; exit $$status
 
-chaos: $(READY)  ## hundreds of kills and damaged files in sweeps over all methods
-	@OPT_CHAOS_KILLS=$(or $(KILLS),100) $(BIN)/pytest tests/cli/test_chaos.py
+chaos: $(READY)  ## kills between all file operations, and hundreds in sweeps, with damaged files
+	@OPT_CHAOS_KILLS=$(or $(KILLS),100) $(BIN)/pytest tests/run/test_kills.py tests/cli/test_chaos.py
 
 lint: $(READY)   ## ruff and mypy
 	@$(BIN)/ruff check .

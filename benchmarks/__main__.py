@@ -51,6 +51,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, which a test of the documents reads."""
     parts = "\n".join(f"  {name:10} {measured}" for name, measured in PARTS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",

@@ -1,36 +1,46 @@
 """The commands, files and outputs of README.md and docs/, read so that tests can follow them.
 
-A block that begins with `# NAME`, or with `# @package _global_` and `# NAME`, is that file. A block
-`console` has commands, after `$ `, each with lines of its output; `...` stands for lines left out.
-Other commands are lines of indented blocks, or stand in the text between backquotes.
+A block that begins with `# NAME`, or with `# @package _global_` and `# NAME`, is that file; another
+block `python` is code to run. A block `console` has commands, after `$ `, each with lines of its
+output; `...` stands for lines left out. Other commands are lines of indented blocks, or stand in
+the text between backquotes.
 """
 
 import os
 import re
 import shlex
 import subprocess
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, dropwhile, zip_longest
 from pathlib import Path
 
 import hydra
+import yaml
 from omegaconf import OmegaConf
 
+from benchmarks import __main__ as benchmarks
 from opt_runner.cli import eval as opt_eval
 from opt_runner.cli import export as opt_export
 from opt_runner.cli import report as opt_report
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.config.overrides import assignments, by_key
+from opt_runner.config.schema import Config
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.S | re.M)
 _FILE_NAME = re.compile(r"(?:# @package _global_\n)?# ([\w./]+\.(?:py|yaml))\n")
-_OUR = r"(?:\w+=\S+ )*(?:opt-run|opt-eval|opt-export|opt-report|make|torchrun) [\w'/+@=:-]"
+_PROGRAM = r"opt-run|opt-eval|opt-export|opt-report|make|torchrun|srun|python -m|pip \w+|\S*pytest"
+_OUR = rf"(?:\w+=\S+ )*(?:{_PROGRAM}) [\w.'/+@=:-]"
 _INDENTED = re.compile(rf"^    ({_OUR}.*)$", re.M)
 _INLINE = re.compile(rf"(?<!`)`({_OUR}[^`]*)`(?!`)")
+_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+_KEY = re.compile(r"(?:[a-z]\w*/)*[a-z]\w*(?:\.\w+)*=.*|[a-z]\w*(?:\.[a-z_]\w*)+")
+_PATH = re.compile(r"[\w./-]*\w(?:\.(?:py|md|yaml|csv|json|png)|/)")
+_LINK = re.compile(r"\]\((?!http)([^)#\s]*)(#[^)\s]*)?\)")
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,48 @@ def other_commands(page: str) -> list[Command]:
     indented = [line.removesuffix(" ...") for line in _INDENTED.findall(text)]
     inline = [line for line in _INLINE.findall(text) if "..." not in line]
     return [Command(line) for line in indented + inline]
+
+
+def python_blocks(page: str) -> list[str]:
+    """Return the Python code of a page that is no file."""
+    found = _BLOCK.findall((ROOT / page).read_text())
+    return [text for kind, text in found if kind == "python" and not _FILE_NAME.match(text)]
+
+
+def spans(page: str) -> list[str]:
+    """Return the texts between backquotes."""
+    return _SPAN.findall(_BLOCK.sub("", (ROOT / page).read_text()))
+
+
+def keys(page: str) -> set[str]:
+    """Return the dotted keys of the config in the text, also those of assignments."""
+    words = [shlex.split(span) for span in spans(page) if "joblib" not in span]
+    found = [word for line in words if all(map(_KEY.fullmatch, line)) for word in line]
+    tops = {*Config.model_fields, "hydra"}
+    dotted = {word.partition("=")[0] for word in found if not _PATH.fullmatch(word)}
+    return {key for key in dotted if key.split(".")[0].split("/")[0] in tops}
+
+
+def missing_files(page: str) -> list[str]:
+    """Return the links, with their anchors, and the paths of files that lead nowhere."""
+    text = (ROOT / page).read_text()
+    links = [((ROOT / page).parent / path, anchor) for path, anchor in _LINK.findall(text)]
+    wrong = [f"{path}{anchor}" for path, anchor in links if not _has(path, anchor, page)]
+    places = [ROOT, ROOT / "src/opt_runner", (ROOT / page).parent, ROOT / "src/opt_runner/dispatch"]
+    inside = {name for place in places[:2] for name in os.listdir(place)} - {"outputs"}
+    for span in filter(_PATH.fullmatch, spans(page)):
+        of_the_repository = "/" in span.rstrip("/") and span.split("/")[0] in inside
+        if of_the_repository and not any((place / span).exists() for place in places):
+            wrong.append(span)
+    return wrong
+
+
+def _has(path: Path, anchor: str, page: str) -> bool:
+    path = path if path != (ROOT / page).parent else ROOT / page  # an anchor in the page itself
+    if not anchor:
+        return path.exists()
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    return anchor[1:] in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
 
 
 def write(page: str, folder: Path) -> None:
@@ -109,29 +161,71 @@ class Shell:
 def runs(command: Command) -> list[list[str]]:
     """Return the overrides of the runs that the command asks for; each value of a key once.
 
-    Raises SystemExit for arguments of opt-eval, opt-export or opt-report that there are not. Such
-    a command has no runs, and nor has a make target that trains nothing.
+    Commands that train nothing have no runs. Of these the arguments are checked: an AssertionError
+    or SystemExit says that a program does not take them.
     """
     words = shlex.split(re.sub(r"\$\(?\w+\)?", "shell", command.line), comments=True)
-    while "=" in words[0]:
-        words.pop(0)
-    name, *arguments = words
+    if re.match(r"\w+=\$", command.line):
+        return []
+    name, *arguments = dropwhile(lambda word: "=" in word, words)
     match name:
         case "make":
             dry = ["make", "--dry-run", *arguments, "SCALE=small"]
             shown = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True)
             found = re.findall(r"bin/opt-run ([^;\n]+)", shown.stdout)
             return [run for line in found for run in _each_value(shlex.split(line))]
-        case "torchrun" if "opt_runner" in arguments:
-            return _each_value(arguments[arguments.index("opt_runner") + 1 :])
+        case "torchrun":
+            ours = dropwhile(lambda word: word != "opt_runner", arguments)
+            return _each_value(list(ours)[1:])
         case "opt-run":
             return _each_value(arguments)
+        case "srun":
+            return _each_value(arguments[arguments.index("opt-run") + 1 :])
+        case "python" if arguments[:2] == ["-m", "benchmarks"]:
+            benchmarks.parser().parse_args([word for word in arguments[2:] if not word.isupper()])
+        case "pip" if arguments[0] == "install":
+            wanted = [word for word in arguments[1:] if not word.endswith(".whl")]
+            assert set(wanted) <= dependencies(), f"{wanted} are not in pyproject.toml"
+        case "pip":
+            assert arguments[:3] == ["wheel", "--no-deps", "."]
+        case _ if name.endswith("pytest"):
+            paths = [word for word in arguments if word.startswith("tests")]
+            assert all((ROOT / path).exists() for path in paths)
         case "opt-eval":
             return [opt_eval._parser().parse_args(arguments).overrides]
         case "opt-export" | "opt-report":
             module = opt_export if name == "opt-export" else opt_report
             module._parser().parse_args(arguments)
+        case _:
+            # The pages that are followed use it; a test does what they show.
+            assert name in ("python", "ls", "grep", "export"), command.line
     return []
+
+
+def dependencies() -> set[str]:
+    """Return the packages that pyproject.toml names, this one not counted."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = chain.from_iterable(project["optional-dependencies"].values())
+    lines = [*project["dependencies"], *extras]
+    return {re.split(r"[\[<>=]", line)[0] for line in lines} - {"opt-runner"}
+
+
+def known_keys(*folders: Path) -> set[str]:
+    """Return the keys of the config, those of every choice of every group, and the groups."""
+    known = set()
+    for folder in (conf_dir(), *folders):
+        for file in folder.rglob("*.yaml"):
+            *groups, _ = file.relative_to(folder).parts
+            at = "" if "@package _global_" in file.read_text() else ".".join(groups)
+            known |= {"/".join(groups), *_dotted(yaml.safe_load(file.read_text()), at)}
+    return known
+
+
+def _dotted(node: object, at: str) -> Iterator[str]:
+    yield at
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _dotted(value, f"{at}.{key}".lstrip("."))
 
 
 def _each_value(arguments: list[str]) -> list[list[str]]:

@@ -231,3 +231,10 @@ def test_what_is_frozen_stays_so_unless_it_is_named() -> None:
     plain = merge(opt)
     assert not plain[1].weight.requires_grad
     assert plain[0].weight.requires_grad
+
+
+def test_an_empty_weight_is_named_and_may_be_left_out() -> None:
+    network = nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 3), nn.Linear(3, 3), nn.Linear(3, 2))
+    with pytest.raises(UserError, match="layer '0' cannot be covered: it is empty"):
+        OPT(network)
+    assert OPT(network, exclude=["0", "1"]).layers == ["2"]

@@ -1,6 +1,5 @@
 """OPT as any module: types, autocast, accumulation, checkpointing, EMA, compile, DDP, FSDP."""
 
-import copy
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Errors whose text is meant for the person at the terminal, and what went wrong elsewhere."""
+"""Errors whose text is for the person at the terminal, and their wording."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,21 +8,24 @@ from pydantic import ValidationError
 
 
 class UserError(Exception):
-    """One line a fault: what was wrong, what is allowed, what to do. Shown without a traceback."""
+    """A user's mistake, shown without a traceback.
+
+    One line for each fault: what was wrong, what is allowed, what to do.
+    """
 
 
 class Elsewhere(Exception):
-    """Another of the processes that train one run together has failed, and tells of it."""
+    """Another process of the same run has failed, and reports the error itself."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of the known words, or an empty string."""
+    """Return `; did you mean 'x'?` for the nearest known word, or an empty string."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def explain(error: ValidationError, where: str, known: Iterable[str]) -> str:
-    """A pydantic error as one line a fault.
+    """Return a pydantic error in words, one line for each fault.
 
     where: the dotted key of the node, or "" for the whole config. known: the keys below it.
     """
@@ -31,8 +34,7 @@ def explain(error: ValidationError, where: str, known: Iterable[str]) -> str:
 
 
 def _explain_one(fault: dict[str, Any], where: str, known: list[str]) -> str:
-    # pydantic appends the member of a union that it tried ("constrained-int"): only keys and
-    # positions are names a user wrote.
+    # For a union pydantic appends the type that it tried ("constrained-int"), which no user wrote.
     path = [str(part) for part in fault["loc"] if isinstance(part, int) or part.isidentifier()]
     key = ".".join([where, *path] if where else path)
     match fault["type"]:
@@ -49,7 +51,7 @@ def _explain_one(fault: dict[str, Any], where: str, known: list[str]) -> str:
 
 
 def _beside(key: str, known: list[str]) -> str:
-    """The keys of the node that an unknown key was given in."""
+    """Return a hint: the known keys of the node of an unknown key."""
     node = key.rpartition(".")[0]
     if not node:
         return "(opt-run --cfg job shows all keys)"
@@ -58,12 +60,12 @@ def _beside(key: str, known: list[str]) -> str:
 
 
 def in_words(error: BaseException) -> str:
-    """A user's error as it is, any other with its name."""
+    """Return the message of a user's error; for any other error its type and message."""
     if isinstance(error, UserError):
         return str(error)
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def gib(size: int) -> str:
-    """A number of bytes, as messages have it."""
+    """Return a number of bytes as text in GiB."""
     return f"{size / 2**30:,.1f} GiB"

@@ -22,13 +22,25 @@ _ADVICE = {
     errno.ENOSPC: "make room, then",
     errno.EDQUOT: "make room, then",
     errno.EFBIG: "make room, then",
-    errno.ELOOP: "it is a symbolic link, which is not followed: remove the link, then",
+    errno.ELOOP: "it is a symbolic link, and links are not followed: remove the link, then",
 }
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}", re.DOTALL)
 
 
+def expanded(path: str) -> str:
+    """Return the path with a leading `~` or `~name` replaced by that user's home.
+
+    Raises UserError if the home is not known.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        home = found.partition("/")[0]
+        raise UserError(f"{path}: the folder {home} is not known (is HOME set?): write it out")
+    return found
+
+
 class CannotWrite(Exception):
-    """A file could not be written: what was there before is as it was."""
+    """A file could not be written; the old content is unchanged."""
 
     def __init__(self, path: Path, error: OSError) -> None:
         self.reason = error.strerror or str(error)
@@ -45,9 +57,9 @@ class Lock:
 
     @property
     def intact(self) -> bool:
-        """Return False once the file at the path is not the held one.
+        """Return False if the file at the path is no longer the held one.
 
-        Somebody has then removed or replaced it, and another process may hold the new file.
+        Then somebody has removed or replaced it, and another process may hold the new file.
         """
         try:
             now = os.stat(self.path)
@@ -56,9 +68,9 @@ class Lock:
         return self._held is not None and os.path.samestat(self._held, now)
 
     def sign(self, descriptor: int) -> None:
-        """Write into the new lock file who holds it."""
+        """Write the name of this process into the new lock file."""
         self._held = os.fstat(descriptor)
-        with contextlib.suppress(OSError):  # it is only a courtesy
+        with contextlib.suppress(OSError):  # the name is only for messages
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"process {os.getpid()} on {platform.node()}".encode(), 0)
 
@@ -67,11 +79,11 @@ class Lock:
 def locked(path: Path, busy: Callable[[str], None]) -> Iterator[Lock]:
     """Hold the lock file `path`, and make its folder.
 
-    While another process holds it, wait, and call `busy` twice a second with the name of that
-    process. An error that `busy` raises ends the waiting.
+    While another process holds it, wait, and call `busy` twice a second with that process's name.
+    An error that `busy` raises ends the waiting.
 
-    The kernel holds the lock: it ends with the process. Raises UserError on a file system without
-    locks.
+    The kernel holds the lock, so it ends with the process. Raises UserError if the file system has
+    no locks.
     """
     held = Lock(path)
     lock = FileLock(path, fallback_to_soft=False, preserve_lock_file=True, on_acquired=held.sign)
@@ -79,7 +91,7 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[Lock]:
     try:
         while not lock.is_locked:
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)  # it may be moved while we wait
+                path.parent.mkdir(parents=True, exist_ok=True)  # a user may move it while we wait
                 lock.acquire(timeout=_WAIT_SECONDS if waits else 0)
             except FileNotFoundError:  # as now
                 continue
@@ -87,9 +99,13 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[Lock]:
                 waits = True
                 busy(_holder(path))
             else:
-                if not held.intact:  # it was moved between its opening and its locking
+                if not held.intact:  # a user moved it after we opened it
                     lock.release()
     except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            raise UserError(
+                f"{path} is a symbolic link, which is not followed: remove it"
+            ) from error
         raise UserError(
             f"{path} cannot be locked ({error}): choose a folder on a file system that has locks"
         ) from error
@@ -107,10 +123,10 @@ def _holder(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked_where_possible(path: Path) -> Iterator[None]:
-    """Hold the lock that keeps two processes from making the same files at once.
+    """Hold a lock, so that two processes do not make the same files at once.
 
-    Hold none where nothing can be written, so that nobody makes files, and on a network file
-    system without locks.
+    Hold none if the folder is not writable, because then nobody makes files, or if its file system
+    has no locks.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, UserError):
@@ -149,10 +165,10 @@ def write_whole(
     content: str | Callable[[IO[bytes]], None],
     before_rename: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write `path` whole or not at all: temporary file, fsync, rename.
+    r"""Write `path` whole or not at all: temporary file, fsync, rename.
 
-    The umask holds. A link at `path` is replaced, not followed. Characters that UTF-8 does not
-    have, as of file names in another encoding, are written as `\\udcXX`.
+    The umask applies. A link at `path` is replaced, not followed. Characters that are not in
+    UTF-8, as in file names of another encoding, are written as `\udcXX`.
 
     before_rename: gets the temporary file, whole on disk. If it raises, the old `path` stays.
     Raises CannotWrite.
@@ -178,7 +194,7 @@ def write_whole(
 def _temporary(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
     """Open `.NAME.RANDOM` beside `path`, and remove it at the end unless it was renamed.
 
-    It is locked: `remove_abandoned` of another process leaves it alone.
+    It is locked, so `remove_abandoned` of another process does not remove it.
     """
     file, temporary = _open_temporary(path)
     with file:
@@ -197,13 +213,13 @@ def _open_temporary(path: Path) -> tuple[IO[bytes], Path]:
             fcntl.flock(file, fcntl.LOCK_EX)
         if temporary.exists():
             return file, temporary
-        file.close()  # another process took it for abandoned before it was locked
+        file.close()  # another process removed it before it was locked
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
-    """Remove the temporary files that killed processes were writing, of one name or of all.
+    """Remove temporary files of killed processes, for one name or for all names.
 
-    A file that a living process writes is locked, and stays.
+    The file of a living process is locked, and stays.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -221,7 +237,7 @@ def no_links(path: str, flags: int) -> int:
 
 
 def write_text_quickly(path: Path, content: str) -> None:
-    """Replace `path` in one step without waiting for the disk, for text that need not last."""
+    """Replace `path` in one step without waiting for the disk; a crash may lose the text."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         with open(temporary, "w", errors="backslashreplace", opener=no_links) as file:
@@ -230,7 +246,7 @@ def write_text_quickly(path: Path, content: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk, so that it survives a loss of power."""
+    """Write a rename to the disk, so that it survives a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,16 +1,16 @@
-"""What OPT keeps: the angles between a layer's neurons, and with them its hyperspherical energy.
+"""The geometry that OPT keeps: angles between a layer's neurons, and hyperspherical energy.
 
 Neurons are the n columns of W (d x n). Only their directions count, the unit columns w_i. Sources:
 Liu et al., "Learning towards Minimum Hyperspherical Energy" (NeurIPS 2018) and "Orthogonal
 Over-Parameterized Training" (CVPR 2021), section 3.
 
-The energy itself is hard to read: nearly all of it is what any n neurons in d dimensions have.
-An **energy excess** counts from there, in standard deviations of random neurons:
+The energy itself is hard to read: any n neurons in d dimensions have nearly the same energy.
+An **energy excess** is the difference to random neurons, in standard deviations of these:
 
     excess = (E(W) - mean) / std,  mean and std of E over random neurons of the same d and n
 
 Random neurons are independent and uniform on the sphere S^(d-1): the directions of a Gaussian W.
-So a Gaussian W has an excess of 0, give or take two or three, and crowded neurons a large one.
+So a Gaussian W has an excess between about -3 and 3, and crowded neurons have a large one.
 """
 
 import math
@@ -24,38 +24,38 @@ from torch import Tensor
 EXPONENTS = (0, 1, 2)
 ANGLE_BINS = 36  # of 5 degrees
 
-# Neurons whose pairs are looked at together: 8 MiB of distances.
+# The number of neurons whose pairs are computed at once: 8 MiB of distances.
 _MOST_AT_ONCE = 1024
-# Squared distance from which 2 - 2 <w_i, w_j> has 13 digits or more.
+# The least squared distance for which 2 - 2 <w_i, w_j> has 13 digits.
 _NEAR = 0.02
 
 
 @dataclass(frozen=True)
 class LayerGeometry:
-    """What the pairs of one layer's neurons tell.
+    """The geometry of one layer's neurons, computed from their pairs.
 
-    One rotation of all neurons, or other lengths of them, change nothing here.
+    A rotation of all neurons, or a change of their lengths, changes nothing here.
 
-    Where a value is not defined it is NaN: all but `angles` where a column of W is zero, as it has
+    Undefined values are NaN: all values except `angles` if a column of W is zero, because it has
     no direction; `largest_cosine` and the excesses of a single neuron; the excesses of a size
     whose random neurons have no finite standard deviation, see `random_energy`. Two equal neurons
-    have infinite energies and excesses; two opposite ones an infinite half-space excess, or a
-    large one where rounding keeps them apart.
+    have infinite energies and excesses. Two opposite neurons have an infinite half-space excess,
+    or a large one if rounding keeps them apart.
     """
 
-    energy: dict[int, float]  # s: E_s
-    energy_excess: dict[int, float]  # s: that of E_s
-    half_space_excess: float  # that of the half-space energy, see `random_half_space_energy`
+    energy: dict[int, float]  # s -> E_s
+    energy_excess: dict[int, float]  # s -> the excess of E_s
+    half_space_excess: float  # excess of the half-space energy, see `random_half_space_energy`
     largest_cosine: float  # largest |<w_i, w_j>|: 1 where two neurons are parallel or opposite
     angles: list[int]  # pairs by angle, in bins of equal width from 0 to 180 degrees
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the neurons of a network's layers tell, as records keep it: {layer: value}.
+    """The geometry of a network's layers, as records keep it: {layer: value}.
 
-    energy: E_1. energy_excess: of E_0, E_1 and E_2, under "0", "1" and "2". angles: pairs of
-    neurons of all layers by bin. NaN where `LayerGeometry` has it; None where JSON had no NaN.
+    energy: E_1. energy_excess: of E_0, E_1 and E_2, with the keys "0", "1" and "2". angles: the
+    number of pairs in each bin, over all layers. A NaN of `LayerGeometry` is None in JSON.
     """
 
     energy: dict[str, float | None]
@@ -81,10 +81,10 @@ class Geometry:
 
 
 def layer_geometry(W: Tensor, angle_bins: int = ANGLE_BINS) -> LayerGeometry:
-    """The geometry of one layer's W (d, n), all of it from the distances of its pairs.
+    """Return the geometry of one layer's W (d, n), computed from the distances of its pairs.
 
-    angle_bins: the number of bins of `angles`; pairs without an angle, of a zero column, are in
-    none.
+    angle_bins: the number of bins of `angles`. Pairs with a zero column have no angle and are in
+    no bin.
     """
     d, n = W.shape
     energy = dict.fromkeys(EXPONENTS, 0.0)
@@ -93,7 +93,7 @@ def layer_geometry(W: Tensor, angle_bins: int = ANGLE_BINS) -> LayerGeometry:
     angles = torch.zeros(angle_bins, dtype=torch.int64)
     for some in _pair_distances_in_parts(W):
         distance = some.cpu()
-        # ||w_i + w_j||^2 = 4 - ||w_i - w_j||^2. Of opposite neurons, rounding may make it negative.
+        # ||w_i + w_j||^2 = 4 - ||w_i - w_j||^2. Rounding may make it negative for opposite neurons.
         distance_to_opposite = (4 - distance.square()).clamp(min=0).sqrt()
         of_some = {s: float(_energy(distance, s)) for s in EXPONENTS}
         energy = {s: energy[s] + of_some[s] for s in EXPONENTS}
@@ -112,7 +112,9 @@ def layer_geometry(W: Tensor, angle_bins: int = ANGLE_BINS) -> LayerGeometry:
 
 
 def hyperspherical_energy(W: Tensor, s: float = 1.0) -> Tensor:
-    """E_s = sum over i != j of ||w_i - w_j||^-s for s > 0, of log(1 / ||w_i - w_j||) for s = 0.
+    """Return the energy E_s.
+
+    E_s is the sum over i != j of ||w_i - w_j||^-s for s > 0, of log(1 / ||w_i - w_j||) for s = 0.
 
     w_i are the columns of W (..., d, n) scaled to unit length; the result has the shape `...`.
     Distances are taken in float64 from differences, not from cosines: two almost equal neurons,
@@ -126,7 +128,9 @@ def hyperspherical_energy(W: Tensor, s: float = 1.0) -> Tensor:
 
 
 def random_energy(d: int, n: int, s: float = 1.0) -> tuple[float, float]:
-    """Mean and standard deviation of E_s over n random neurons in d dimensions, in closed form.
+    """Return mean and standard deviation of E_s over n random neurons in d dimensions.
+
+    The formulas are closed.
 
     For independent uniform u and v, ||u - v|| = 2 sqrt(B) where B = (1 - <u, v>) / 2 has the beta
     distribution with both parameters a = (d - 1) / 2. So, with the functions gamma G, beta, digamma
@@ -144,8 +148,8 @@ def random_energy(d: int, n: int, s: float = 1.0) -> tuple[float, float]:
     pairs, each counted twice.
 
     Near neurons make the moments infinite in few dimensions: the mean is finite for d > s + 1, the
-    standard deviation for d > 2s + 1 (d > 1, 3, 5 for s = 0, 1, 2). They are `inf` elsewhere; no
-    excess is defined there, as no number of standard deviations tells random neurons from others.
+    standard deviation for d > 2s + 1 (d > 1, 3, 5 for s = 0, 1, 2). Otherwise they are `inf`, and
+    the excess is not defined.
 
     Raises ValueError for s < 0. Source of the mean, the energy of the uniform measure: Brauchart,
     Hardin and Saff, "The next-order term for optimal Riesz and logarithmic energy asymptotics on
@@ -157,7 +161,7 @@ def random_energy(d: int, n: int, s: float = 1.0) -> tuple[float, float]:
         return 0.0, 0.0
     if d <= s + 1:
         return math.inf, math.inf
-    from scipy.special import digamma, polygamma  # slow to import: only where it is needed
+    from scipy.special import digamma, polygamma  # slow to import
 
     a = (d - 1) / 2
     if s == 0:
@@ -166,24 +170,24 @@ def random_energy(d: int, n: int, s: float = 1.0) -> tuple[float, float]:
     else:
         mean, std = math.exp(_log_moment(d, s)), math.inf
         if d > 2 * s + 1:
-            # Not m(2s) - m(s)^2: they agree in all but a 4d-th of either.
+            # Not m(2s) - m(s)^2: the difference of the two is only 1 / 4d of each.
             std = mean * math.sqrt(math.expm1(_log_moment(d, 2 * s) - 2 * _log_moment(d, s)))
     return float(n * (n - 1) * mean), float(math.sqrt(2 * n * (n - 1)) * std)
 
 
 def random_half_space_energy(d: int, n: int) -> tuple[float, float]:
-    """Mean and standard deviation of the half-space energy of n random neurons in d dimensions.
+    """Return mean and standard deviation of the half-space energy of n random neurons in R^d.
 
-    The half-space energy takes a neuron and its opposite for the same line. Here it is that of
-    s = 0, the sum over i != j of log(1 / ||w_i - w_j||) + log(1 / ||w_i + w_j||): half of E_0 of
-    [W, -W] without the pairs (w_i, -w_i), whose distance is always 2.
+    The half-space energy does not distinguish a neuron from its opposite. With s = 0 it is the sum
+    over i != j of log(1 / ||w_i - w_j||) + log(1 / ||w_i + w_j||): half of E_0 of [W, -W] without
+    the pairs (w_i, -w_i), whose distance is always 2.
 
-    It shows what E_s hides in many dimensions. There t = <w_i, w_j> is about d^-1/2, so in the
-    series of a term of E_s, c0 + c1 t + c2 t^2 + ..., what varies most is c1 t. The sum of t over
-    pairs is the squared length of the sum of all neurons, but for a constant: nothing of how far
-    neurons are from orthogonal. Opposite pairs cancel t and leave t^2, which is. As every s leaves
-    the same t^2, s = 0 stands for all of them; its moments are finite for every d > 1 (`inf` for
-    d = 1).
+    In many dimensions it shows more than E_s. There t = <w_i, w_j> is about d^-1/2, so in the
+    series of a term of E_s, c0 + c1 t + c2 t^2 + ..., the term c1 t varies most. But the sum of t
+    over pairs is, up to a constant, the squared length of the sum of all neurons, which does not
+    show how far neurons are from orthogonal. Opposite pairs cancel t and leave t^2, which shows it.
+    Every s leaves the same t^2, so s = 0 is enough; its moments are finite for every d > 1 (`inf`
+    for d = 1).
 
     In the symbols of `random_energy`, log(1 / ||u - v||) + log(1 / ||u + v||) has the mean
     psi(2a) - psi(a) - 2 log 2 and, as Cov(log B, log(1 - B)) = -psi1(2a), the variance
@@ -204,13 +208,13 @@ def random_half_space_energy(d: int, n: int) -> tuple[float, float]:
 
 
 def orthogonality_error(Q: Tensor) -> Tensor:
-    """Largest entry of |Q^T Q - I| for Q (..., d, d): the result has the shape `...`."""
+    """Return the largest entry of |Q^T Q - I| for Q (..., d, d); the result has the shape `...`."""
     eye = torch.eye(Q.shape[-1], dtype=Q.dtype, device=Q.device)
     return (Q.mT @ Q - eye).abs().amax((-2, -1))
 
 
 def _pair_distances(W: Tensor) -> Tensor:
-    """||w_i - w_j|| for i < j in float64, NaN with a zero column: (..., n (n - 1) / 2)."""
+    """Return ||w_i - w_j|| for i < j in float64, (..., n (n - 1) / 2); NaN with a zero column."""
     neurons = _directions(W)
     distance = _distances(neurons, neurons)
     n = neurons.shape[-2]
@@ -219,11 +223,11 @@ def _pair_distances(W: Tensor) -> Tensor:
 
 
 def _pair_distances_in_parts(W: Tensor) -> Iterator[Tensor]:
-    """Those of W (d, n), some at a time where all together would fill the memory: 20 GB for an
-    embedding of 50,000 tokens.
+    """Yield the distances between the neurons of W (d, n), some at a time if there are many.
 
-    There they are taken from products, 2 - 2 <w_i, w_j>, which is many times as fast; from
-    differences where two neurons are so near that digits would be lost.
+    All at once would take 20 GB for an embedding of 50,000 tokens. Then they are computed from
+    products, 2 - 2 <w_i, w_j>, which is many times as fast; where two neurons are so near that
+    digits would be lost, from differences.
     """
     n = W.shape[-1]
     if n <= _MOST_AT_ONCE:
@@ -240,7 +244,7 @@ def _pair_distances_in_parts(W: Tensor) -> Iterator[Tensor]:
 
 
 def _directions(W: Tensor) -> Tensor:
-    """Its columns in unit length, as rows, in float64: (..., n, d)."""
+    """Return the columns with length 1, as rows (..., n, d), in float64."""
     neurons = W.double().mT
     length: Tensor = torch.linalg.vector_norm(neurons, dim=-1, keepdim=True)
     return neurons / length
@@ -252,7 +256,7 @@ def _distances(some: Tensor, others: Tensor) -> Tensor:
 
 
 def _energy(distance: Tensor, s: float) -> Tensor:
-    """E_s of the distances of the pairs i < j (..., pairs), both orders counted: `...`."""
+    """Return E_s from the distances of the pairs i < j (..., pairs); each pair counts twice."""
     terms = distance.pow(-s) if s > 0 else -distance.log()
     return 2 * terms.sum(-1)
 
@@ -262,7 +266,7 @@ def _excess(energy: float, mean: float, std: float) -> float:
 
 
 def _log_moment(d: int, s: float) -> float:
-    """log m(s), see `random_energy`."""
+    """Return log m(s), see `random_energy`."""
     from scipy.special import betaln
 
     a = (d - 1) / 2

@@ -179,7 +179,7 @@ def _candidate(name: str, module: nn.Module, view: View) -> Candidate:
             n = weight.shape[1] * transposed
         layer = replace(
             layer,
-            d=weight.numel() // n,
+            d=weight.numel() // max(1, n),
             n=n,
             kernel=tuple(weight.shape[2:]),
             stride=module.stride if isinstance(module, CONVOLUTIONS) else (),
@@ -215,7 +215,7 @@ def _by_axes(layer: Layer, axes: str, parameter: Tensor) -> Layer:
         shape, neurons = (1, *sizes), neurons + 1
     n = shape[neurons]
     order = (neurons, *(axis for axis in range(len(shape)) if axis != neurons))
-    return replace(layer, d=prod(shape) // n, n=n, order=order, shape=shape, maps=maps)
+    return replace(layer, d=prod(shape) // max(1, n), n=n, order=order, shape=shape, maps=maps)
 
 
 def _obstacle(name: str, module: nn.Module, attribute: str) -> str | None:
@@ -227,6 +227,8 @@ def _obstacle(name: str, module: nn.Module, attribute: str) -> str | None:
         )
         return f"its {attribute} is made by another parametrization, not trained itself ({undo})"
     parameter = module._parameters[attribute]
+    if parameter is not None and parameter.numel() == 0:
+        return "it is empty"
     if getattr(module, "sparse", False):
         return "its gradient is sparse (sparse=True)"
     if getattr(module, "max_norm", None) is not None:

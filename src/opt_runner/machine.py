@@ -1,8 +1,8 @@
-"""Limits of this machine: the cores, the memory and the GPUs that this process may use.
+"""The cores, the memory and the GPUs that this process may use.
 
-A container or a Slurm job has less than the machine: its control groups (cgroups) limit it. Groups
-are nested, and each of them limits, so the least value from this process's group up to the root
-counts. Documented in Linux's admin-guide/cgroup-v2.rst and admin-guide/cgroup-v1/.
+Control groups (cgroups) limit a container or a Slurm job. Groups are nested, and each may set a
+limit, so the least limit from this process's group up to the root applies. Documented in Linux's
+admin-guide/cgroup-v2.rst and admin-guide/cgroup-v1/.
 """
 
 import os
@@ -17,9 +17,9 @@ _ROOT = Path("/")
 
 
 def available_cores(root: Path = _ROOT) -> int:
-    """Return how many cores this process may use: its affinity, and its cgroups' CPU quota.
+    """Return the number of cores that this process may use: its affinity and CPU quota.
 
-    A quota counts in whole cores, rounded down, and half a core as one.
+    A quota is rounded down to whole cores, but to one core at least.
     root: the folder that holds `proc` and `sys`.
     """
     if hasattr(os, "sched_getaffinity"):
@@ -30,7 +30,7 @@ def available_cores(root: Path = _ROOT) -> int:
 
 
 def threads_of_environment() -> int | None:
-    """Return OMP_NUM_THREADS; None if it is not set, or is no positive number."""
+    """Return OMP_NUM_THREADS; None if it is not set or not a positive number."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(given) if given.isdecimal() and int(given) > 0 else None
 
@@ -39,7 +39,7 @@ def visible_gpus() -> list[str]:
     """Return the GPUs that CUDA finds, as CUDA_VISIBLE_DEVICES names them."""
     import torch
 
-    count = torch.cuda.device_count()  # the first of the list, up to a GPU that is not there
+    count = torch.cuda.device_count()  # CUDA ignores all names after the first unknown one
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = map(str, range(count)) if given is None else given.split(",")
     return [name.strip() for name in names][:count]
@@ -48,8 +48,8 @@ def visible_gpus() -> list[str]:
 def free_memory(device: "torch.device", root: Path = _ROOT) -> int | None:
     """Return the bytes that are free on the device for this process; None if not known.
 
-    On a CPU that is what the system has available or, if less, what a cgroup's limit leaves.
-    Cached file pages do not count as used: Linux drops them when memory is needed.
+    On a CPU this is the memory that the system has available or, if less, that a cgroup's limit
+    leaves. Cached file pages count as free, because Linux drops them when memory is needed.
     root: the folder that holds `proc` and `sys`.
     """
     if device.type == "cuda":
@@ -79,7 +79,7 @@ def _left_of_cgroups(root: Path) -> Iterator[int]:
         if limit in ([], ["max"]) or not used:
             continue
         pages = _fields(group / "memory.stat")
-        # Version 1 has the group's own pages under these names, and `total_` with its children's.
+        # In version 1 these names are the group's own pages; `total_` includes its children.
         cached = sum(
             pages.get(f"total_{name}", pages.get(name, 0))
             for name in ("active_file", "inactive_file")
@@ -90,8 +90,8 @@ def _left_of_cgroups(root: Path) -> Iterator[int]:
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of this process's cgroups for a controller, up to the root.
 
-    In a container the path may be the host's, of which the container sees only the last group, as
-    its root: folders that are not there are left out.
+    In a container the path may be the host's. Then only the last group exists, as the root; missing
+    folders are left out.
     """
     mount = root / "sys/fs/cgroup"
     for line in _lines(root / "proc/self/cgroup"):

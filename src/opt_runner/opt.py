@@ -15,7 +15,7 @@ from opt_runner.layers import Layer, candidates
 from opt_runner.methods import Method
 from opt_runner.methods.kernels.shards import is_sharded, unshard, whole
 from opt_runner.methods.stack import Stack, Weights, held, start_weight
-from opt_runner.optimizers import Optimizers
+from opt_runner.stepping import MakeOptimizer, Stepping
 from opt_runner.summary import Summary, summarise
 
 # Of a state_dict's form; a later one is refused.
@@ -105,7 +105,7 @@ class OPT(EffectiveNetwork):
 
     def _begin(self) -> None:
         super()._begin()
-        self._optimizers = Optimizers(self)
+        self._stepping = Stepping(self)
 
     @property
     def layers(self) -> list[str]:
@@ -182,7 +182,7 @@ class OPT(EffectiveNetwork):
         self.steps = steps
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key != "_optimizers"}
+        return {key: value for key, value in super().__getstate__().items() if key != "_stepping"}
 
     def optimizer(
         self,
@@ -191,20 +191,24 @@ class OPT(EffectiveNetwork):
         weight_decay: float = 5e-4,
         nesterov: bool = False,
         rotation_lr: float | None = None,
+        make: MakeOptimizer | None = None,
     ) -> torch.optim.Optimizer:
         """Return one optimizer for all that trains; the defaults are the paper's.
 
         rotation_lr: learning rate of what the methods train beside the network, as R; None: `lr`.
-        weight_decay: L2 coefficient of everything that trains, as the method scales it: of several
+        weight_decay: coefficient of everything that trains, as the method scales it: of several
             the first, for what no method has tensors for.
+        make: returns the optimizer of parameter groups, in place of SGD. Each group has its `lr`
+            and `weight_decay`; `matrices` is True if it holds weights of hidden layers, or stacks
+            R (k, ...), which have `stacked` as well. A method with an optimizer of its own, as
+            `ogd`, keeps that for its tensors, with `momentum`.
 
         Parameter groups may hold `milestone_factor`: see `Method.optimizer_options`.
         Raises UserError for a rotation_lr where there is no such tensor, or a method has an option
         of its own for it.
         """
-        return self._optimizers.make(
-            self, lr, rotation_lr, weight_decay, momentum=momentum, nesterov=nesterov
-        )
+        sgd = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
+        return self._stepping.make(self, make, rotation_lr, weight_decay, **sgd)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Let an optimizer of your own over `opt.parameters()` turn rounds and count steps.
@@ -213,7 +217,7 @@ class OPT(EffectiveNetwork):
         wrappers of accelerate and Lightning may be given as well.
         Raises UserError where a method needs an optimizer of its own, as `ogd`.
         """
-        self._optimizers.attach(self, optimizer)
+        self._stepping.attach(self, optimizer)
 
     @torch.no_grad()
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -1,14 +1,14 @@
-"""The way of a tensor to the device."""
+"""Copies of tensors to the device."""
 
 import torch
 from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; neither waits for the other.
+    """Return a copy of the tensor on the device, without waiting for the device.
 
-    A GPU is not waited for only where the copy starts from pinned memory, which stays in use until
-    the copy is made.
+    A copy to a GPU does not wait only if it starts from pinned memory. This memory stays in use
+    until the copy is made.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()

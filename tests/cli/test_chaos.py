@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.cli.conftest import COMMAND
 from tests.small import SOME_METHODS
@@ -96,8 +97,7 @@ def outcomes(tmp_path: Path, name: str) -> dict[str, Any]:
         for timed in (result, *rows):
             timed.pop("seconds", None), timed.pop("images_per_second", None)
         result.pop("metrics_size")  # of the times in it, too
-        state = torch.load(path.with_name("checkpoint.pt"), weights_only=True)
-        weights = {k: v for k, v in state["opt"].items() if isinstance(v, torch.Tensor)}
+        weights = load_file(path.with_name("weights.safetensors"))
         found[result["method"]] = (result, rows, weights)
     return found
 

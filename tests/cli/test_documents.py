@@ -18,7 +18,10 @@ from safetensors.torch import save_file
 
 from opt_runner.cli import mistakes
 from opt_runner.console.screen import Screen
+from opt_runner.errors import UserError
+from opt_runner.methods import Method
 from opt_runner.networks import PlainCNN
+from opt_runner.run import size
 from opt_runner.run.execute import execute
 from opt_runner.run.interrupt import StopRequest
 from opt_runner.run.run import identify
@@ -58,15 +61,23 @@ class Cutout(my_augmentation.Cutout):
 @pytest.fixture
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working folder; modules that a page has are found in it, and not by later tests."""
-    before = set(sys.modules)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     GlobalHydra.instance().clear()
+    enter(tmp_path, monkeypatch)
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.startswith("my_"):
-            del sys.modules[name]
+    forget_modules()
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forget_modules()
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+
+
+def forget_modules() -> None:
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        del sys.modules[name]
 
 
 def refusal(command: Command) -> str | None:
@@ -97,26 +108,90 @@ def commands(page: str, folder: Path) -> list[Command]:
     ]
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_shell_takes_every_command(page: str, tmp_path: Path) -> None:
-    lines = "\n".join(command.line for command in commands(page, tmp_path))
+def test_the_shell_takes_every_command() -> None:
+    lines = "\n".join(command.line for page in PAGES for command in commands(page, Path()))
     done = subprocess.run(["bash", "-n"], input=lines, text=True, capture_output=True, check=False)
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_command_has_keys_and_values_that_there_are(page: str, in_folder: Path) -> None:
+def test_every_command_has_keys_and_values_that_there_are(
+    in_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each combination of keys, and each value, once for all pages: composing is slow."""
     images(in_folder / "given")
-    documents.write(page, in_folder)
-    for command in commands(page, in_folder):
-        for overrides in documents.runs(command):
-            documents.composed(overrides)
+    known: set[str] = set()
+    for page in PAGES:
+        enter(in_folder / page, monkeypatch)
+        documents.write(page, in_folder / page)
+        for command in commands(page, in_folder):
+            for number, overrides in enumerate(documents.runs(command)):
+                row = " ".join(sorted(overrides))
+                if row in known or (number and known >= set(overrides)):
+                    continue
+                known |= {row, *overrides}
+                try:
+                    documents.composed(overrides)
+                except UserError as error:
+                    raise AssertionError(f"{page}: {command.line}") from error
 
 
-def test_commands_are_found() -> None:
+def test_every_file_and_key_in_the_text_is_there(tmp_path: Path) -> None:
+    for page in PAGES:
+        documents.write(page, tmp_path)
+        assert documents.missing_files(page) == [], page
+    known = documents.known_keys(tmp_path / "my_conf")
+    for page in PAGES:
+        assert documents.keys(page) - known == set(), page
+
+
+def test_commands_keys_and_files_are_found() -> None:
     found = {page: len(commands(page, Path())) for page in PAGES}
     assert found["README.md"] >= 15
-    assert sum(found.values()) >= 80
+    assert sum(found.values()) >= 100
+    assert len(documents.keys("docs/scaling.md")) >= 5
+    assert len(documents.spans("docs/reliability.md")) >= 20
+
+
+def test_the_readme_names_all_dependencies() -> None:
+    table = (documents.ROOT / "README.md").read_text().split("## Dependencies")[1]
+    named = set(re.findall(r"[\w-]+", table))
+    plugins = {f"pytest-{name}" for name in ("timeout", "xdist")}
+    assert documents.dependencies() - plugins - named == set()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/any-network.md"])
+def test_code_in_the_text_runs(page: str) -> None:
+    torch.manual_seed(0)
+    names: dict[str, object] = {
+        "criterion": torch.nn.functional.cross_entropy,
+        "x": torch.randn(4, 3, 16, 16),
+        "y": torch.arange(4),
+    }
+    for block in documents.python_blocks(page):
+        names["network"] = PlainCNN(3, (16, 16), 10, convs=3)
+        exec(block, names)
+
+
+def test_the_page_of_methods_names_their_members() -> None:
+    page = (documents.ROOT / "docs/architecture.md").read_text().split("## What a method is")[1]
+    rows = re.findall(r"^\| (`.*?) \|", page, re.M)
+    members = {name for row in rows for name in re.findall(r"`(\w+)", row)}
+    assert len(members) >= 18
+    assert all(hasattr(Method, member) for member in members)
+
+
+def test_a_step_beyond_the_memory_is_refused_as_shown(
+    in_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = documents.read("docs/any-network.md")
+    (command,) = (one for one in steps if isinstance(one, Command) and refusal(one))
+    (overrides,) = documents.runs(command)
+    root = images(in_folder / "DIR")
+    run = identify(documents.composed([*overrides, "tracking=none", f"dataset.root={root}"]))
+    monkeypatch.setattr(size, "free_memory", lambda _: 3 * 2**30)
+    with pytest.raises(UserError) as caught:
+        execute(run, Screen("none"), in_sweep=False, stop=StopRequest())
+    assert str(caught.value) == refusal(command)
 
 
 @pytest.mark.usefixtures("in_folder")

@@ -9,10 +9,20 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from opt_runner import datasets, networks
-from opt_runner.config.schema import Config, DatasetChoice, Layers, ModelChoice, Node, OtherMethod
+from opt_runner import datasets, networks, optimizers
+from opt_runner.config.components import Node
+from opt_runner.config.schema import (
+    Config,
+    DatasetChoice,
+    Layers,
+    ModelChoice,
+    OptimizerChoice,
+    OtherMethod,
+    ScheduleChoice,
+)
 from opt_runner.errors import UserError
 from opt_runner.methods import METHODS
+from opt_runner.run import schedule
 from tests.config.test_config import composed
 
 
@@ -51,7 +61,9 @@ def fields(node: type[Any], seen: set[type]) -> Iterator[tuple[str, Any, tuple[A
 
 def test_numbers_of_the_schema() -> None:
     seen: set[type] = set()
-    nodes = (Config, DatasetChoice, ModelChoice, Layers, OtherMethod)
+    nodes = (
+        Config, DatasetChoice, ModelChoice, OptimizerChoice, ScheduleChoice, Layers, OtherMethod
+    )  # fmt: skip
     every = [field for node in nodes for field in fields(node, seen)]
     open_ = [
         name
@@ -65,8 +77,13 @@ COMPONENTS = {
     **METHODS,
     **{name: getattr(networks, name) for name in networks.__all__},
     "image_folder": datasets.ImageFolder,
+    **{name: getattr(optimizers, name) for name in ("SGD", "AdamW", "Muon", "Lion")},
+    **{
+        name: getattr(schedule, name)
+        for name in ("Milestones", "Constant", "Linear", "Cosine", "WarmupStableDecay")
+    },
 }
-SUPPLIED = {"in_channels", "image_size", "num_classes"}
+SUPPLIED = {"in_channels", "image_size", "num_classes", "params", "lr", "weight_decay"}
 
 
 @pytest.mark.parametrize("name", COMPONENTS)

@@ -6,6 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from opt_runner.config import components
 from opt_runner.config.compose import (
     Composer,
     conf_dir,
@@ -18,6 +19,7 @@ from opt_runner.config.compose import compose as compose_checked
 from opt_runner.config.overrides import with_quoted_texts
 from opt_runner.config.schema import Config
 from opt_runner.config.signature import signature
+from opt_runner.datasets import ImageFolder
 from opt_runner.errors import UserError
 
 
@@ -244,6 +246,33 @@ def test_texts_may_look_like_numbers() -> None:
     assert with_quoted_texts(["seed=1", "note=1_0,x", "-m"], text_keys()) == [
         "seed=1", "note='1_0',x", "-m",
     ]  # fmt: skip
+
+
+def test_paths_may_begin_with_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = from_arguments(
+        "output_dir=~/out", "model.weights=~/net.pt", "dataset=image_folder", "dataset.root=~/a",
+        "dataset.cache_dir=~/c",
+    )  # fmt: skip
+    assert (given.output_dir, given.model.weights) == (f"{tmp_path}/out", tmp_path / "net.pt")
+    folder = components.build(given.dataset, "dataset", ImageFolder)
+    assert (folder.root, folder.cache_dir) == (tmp_path / "a", tmp_path / "c")
+    assert with_quoted_texts(["-m", "dataset.root=~/a,b"], []) == ["-m", "dataset.root='~/a',b"]
+    with pytest.raises(UserError, match="the folder ~nobody-here is not known"):
+        from_arguments("output_dir=~nobody-here/x")
+
+
+def test_without_a_home_no_folder_of_that_name_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(UserError, match=r"output_dir|the folder ~ is not known \(is HOME set\?\)"):
+        from_arguments("output_dir=~/out")
+    with pytest.raises(UserError, match=r"not known .*, or set dataset\.cache_dir=DIR"):
+        ImageFolder("a")
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def test_describes_itself() -> None:
         ),
         ({"train_labels": torch.tensor([0, 1, 2, 0, 3, -1])}, "label 3 at index 4 .* 0 to 2"),
         ({"test_labels": torch.tensor([0, -1])}, "test label -1 at index 1"),
+        ({"classes": ["a"]}, "1 classes are nothing to learn"),
     ],
 )
 def test_refuses_what_does_not_fit(changes: dict, message: str) -> None:

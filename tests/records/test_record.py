@@ -1,13 +1,9 @@
 """Records on disk: whole or not at all, and never destroyed."""
 
 import errno
-import itertools
 import logging
-import os
 import resource
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -182,58 +178,3 @@ def test_a_holder_whose_record_is_removed_stops_writing(tmp_path: Path) -> None:
                     write()
             assert second.read_metrics() == [{"step": 0}]
             assert second.read_result() == result(steps=7)
-
-
-def killed_at(operation: int, action: Callable[[], object], below: Path) -> bool:
-    """Do `action` in a process that dies just before its nth operation on files below a folder.
-
-    Return True if it died.
-    """
-    child = os.fork()
-    if not child:
-        left = operation
-
-        def count(event: str, arguments: tuple) -> None:
-            nonlocal left
-            known = event in ("open", "os.rename", "os.mkdir", "os.remove", "os.truncate")
-            if known and str(below) in str(arguments[0]):
-                left -= 1
-                if not left:
-                    os._exit(9)
-
-        sys.addaudithook(count)
-        try:
-            action()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-
-
-def test_a_record_that_is_set_aside_is_whole_wherever_a_kill_comes(tmp_path: Path) -> None:
-    names = {"config.yaml", "command.txt", "result.json", "metrics.jsonl", "weights.safetensors"}
-
-    def set_aside_and_begin(kept: Record) -> None:
-        with kept.held(lambda holder: None):
-            kept.set_aside()
-        with kept.held(lambda holder: None):
-            kept.append_metrics({"step": 0})
-
-    kills = 0
-    for operation in itertools.count(1):
-        kept = Record(tmp_path / str(operation) / "run")
-        kept.directory.mkdir(parents=True)
-        for name in names:
-            (kept.directory / name).write_text("old")
-        died = killed_at(operation, lambda kept=kept: set_aside_and_begin(kept), kept.directory)
-        whole = [
-            folder
-            for folder in (kept.directory, kept.directory.with_name("run.old-1"))
-            if all((folder / name).exists() for name in names)
-        ]
-        assert len(whole) == 1, f"torn by a kill before operation {operation}"
-        if not died:
-            break
-        kills += 1
-        set_aside_and_begin(kept)  # the same command again
-        assert kept.read_metrics()[0] == {"step": 0}
-    assert kills >= 5

@@ -1,14 +1,17 @@
 """weights.safetensors."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from opt_runner.errors import UserError
 from opt_runner.records import weights
-from opt_runner.records.weights import Interface
+from opt_runner.records.weights import Interface, read_interface
 
 TAKES = Interface(3, (4, 6), ["cat", "dog"])
 
@@ -55,3 +58,22 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"does not fit the network, .*: {why}") as caught:
             weights.load(tmp_path / "net", other)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("key", ["channels", "size", "classes"])
+@pytest.mark.parametrize(
+    "value", [None, "x", "3", 0, -1, 1.5, True, 10**30, [], [0, 1], [1, 2, 3], {"a": 1}, ["\ud800"]]
+)
+def test_tampered_metadata_are_one_line(tmp_path: Path, key: str, value: Any) -> None:
+    known = {"channels": 3, "size": [4, 6], "classes": ["cat", "dog"], key: value}
+    save_file({"a": torch.zeros(1)}, tmp_path / "net", {"opt_runner": json.dumps(known)})
+    with pytest.raises(UserError, match="net is damaged: ") as caught:
+        read_interface(tmp_path / "net")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"channels": 1e999}'])
+def test_metadata_that_are_no_json_are_one_line(tmp_path: Path, text: str) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "net", {"opt_runner": text})
+    with pytest.raises(UserError, match="net is damaged: "):
+        read_interface(tmp_path / "net")

@@ -89,6 +89,20 @@ def test_options_of_a_method_are_rows(write: Write, tables: Tables) -> None:
     }  # fmt: skip
 
 
+def test_rows_with_other_optimizers_are_named_by_them(write: Write, tables: Tables) -> None:
+    write("gs", 0)
+    write("gs", 0, "optimizer=adamw", "schedule=cosine")
+    write("gs", 0, "optimizer=adamw", "optimizer.lr=0.01", "schedule=cosine")
+    write("hr", 0)
+    (table,) = tables()
+    assert [row.label for row in table.rows] == [
+        "gs optimizer=sgd schedule=milestones",
+        "gs optimizer=adamw schedule=cosine optimizer.lr=0.001",
+        "gs optimizer=adamw schedule=cosine optimizer.lr=0.01",
+        "hr",
+    ]
+
+
 def test_a_row_has_the_label_and_colour_that_its_method_states(
     write: Write, tables: Tables
 ) -> None:

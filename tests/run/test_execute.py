@@ -1,7 +1,11 @@
 """A run that a search stops: saved, not failed, and free to go on outside of the search."""
 
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +15,12 @@ from hydra import initialize_config_dir
 
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.console.screen import Screen
+from opt_runner.records import stored
 from opt_runner.records.record import Record
 from opt_runner.run.execute import execute
-from opt_runner.run.interrupt import StopRequest
+from opt_runner.run.interrupt import StopRequest, stop_requests
 from opt_runner.run.run import Run, identify, settled_result
+from opt_runner.run.step import TrainingStep
 
 
 @pytest.fixture
@@ -150,3 +156,58 @@ def test_a_measure_does_not_take_the_place_of_a_row_s_own_value(
     result = start(run)
     assert result.status == "failed"
     assert "measure gives 'test_error'" in result.error
+
+
+@pytest.mark.parametrize("content", [None, "", "seed: [", "a: 1\n"])
+def test_a_lost_or_damaged_config_of_a_finished_run_is_written_anew(
+    run: Run, content: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = start(run)
+    whole = run.record.config.read_text()
+    run.record.config.unlink()
+    if content is not None:
+        run.record.config.write_text(content)
+    assert stored.read(run.record.directory) is None
+    assert settled_result(run, Screen("plain")) == finished
+    assert run.record.config.read_text() == whole
+    assert "config.yaml" in capsys.readouterr().out
+    aside = run.record.config.with_name("config.yaml.damaged-1")
+    assert (aside.read_text() if aside.exists() else None) == content
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_a_pipe_or_a_folder_in_the_place_of_a_file_is_set_aside(
+    run: Run, make: Callable[[Path], None]
+) -> None:
+    record = run.record
+    odd = [record.config, record.metrics, record.log, record.command, record.checkpoint,
+           record.previous_checkpoint, record.weights]  # fmt: skip
+    record.directory.mkdir(parents=True)
+    for path in odd:
+        make(path)
+    assert start(run).status == "finished"
+    assert all(path.with_name(f"{path.name}.damaged-1").exists() for path in odd)
+
+
+def test_time_spent_stopped_is_no_training(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        if stopped:
+            return
+        waker = subprocess.Popen(["sh", "-c", f"sleep 2; kill -CONT {os.getpid()}"])
+        stopped.append(waker)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        waker.wait()
+
+    stopped: list[Any] = []
+    update = TrainingStep.update
+
+    def stop_in_step(step: TrainingStep, *batch: Any) -> None:
+        update(step, *batch)
+        stop()
+
+    monkeypatch.setattr(TrainingStep, "update", stop_in_step)
+    began = time.monotonic()
+    with stop_requests() as request:
+        result = execute(run, Screen("none"), in_sweep=True, stop=request)
+    assert stopped
+    assert result.seconds < time.monotonic() - began - 1.9

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from opt_runner.errors import UserError
 from opt_runner.networks import MLP
 from opt_runner.opt import merge
+from opt_runner.run.run import identify
 from opt_runner.run.set_up import Setup, set_up
 from tests.config.test_config import composed
 from tests.run.test_validation import Own
@@ -56,3 +57,35 @@ def test_w_may_be_drawn_anew() -> None:
     for name, W in given.opt.network.named_parameters():
         same = torch.equal(W, drawn.opt.network.get_parameter(name))
         assert same == (name not in ("features.1.weight", "features.4.weight"))
+
+
+def test_a_batch_of_one_is_too_small_for_some_networks() -> None:
+    with pytest.raises(UserError, match="batch_size=1 is too small for the model: Expected more"):
+        made("batch_size=1")
+    first, again = (
+        set_up(composed(*TINY, "model=cnn6", f"batch_size={size}"), Own().load()) for size in (1, 2)
+    )
+    expected = dict(again.opt.named_buffers())
+    assert all(torch.equal(value, expected[name]) for name, value in first.opt.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (
+            ["dataset._target_=os.getcwd"],
+            "dataset._target_: os.getcwd makes str, but must make: dataset",
+        ),
+        (["model._target_=collections.UserDict"], "makes UserDict, but must make: module"),
+        (["method=standard", "method._target_=os.getcwd"], "makes str, but must make: method"),
+        (
+            ["+augment.then={name: a, _target_: os.getcwd}"],
+            "makes str, but must make: augmentation",
+        ),
+    ],
+)
+def test_code_that_makes_something_else_is_named(overrides: list[str], says: str) -> None:
+    config = composed(*TINY, *overrides)
+    with pytest.raises(UserError, match=says) as caught:
+        set_up(config, identify(config).dataset.load())
+    assert len(str(caught.value).splitlines()) == 1

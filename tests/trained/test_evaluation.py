@@ -100,7 +100,7 @@ def test_overrides_of_the_dataset_and_the_hardware(cnn: Run, tmp_path: Path) -> 
 )
 def test_overrides_that_are_mistakes(cnn: Run, override: str, says: str) -> None:
     with pytest.raises((UserError, HydraException)) as caught:
-        changed(cnn, override)
+        evaluate(read(cnn.record.directory), changed(cnn, override))
     assert says in str(caught.value)
 
 

@@ -1,5 +1,6 @@
 """A finished run's network, from its record alone."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,10 @@ def test_a_run_can_start_from_it(cnn: Run, tmp_path: Path) -> None:
             lambda folder: folder.joinpath("weights.safetensors").write_bytes(b"no header"),
             "weights.safetensors is damaged",
         ),
+        (lambda folder: flip(folder / "weights.safetensors"), "its SHA-256 is not that of result"),
+        (lambda folder: pipe(folder / "weights.safetensors"), "is no regular file"),
+        (lambda folder: pipe(folder / "config.yaml"), "is no record of opt-run"),
+        (lambda folder: pipe(folder / "result.json"), "and is damaged"),
         (
             lambda folder: rewrite(folder / "config.yaml", "fc_width: 8", "fc_width: 9"),
             "does not fit the network",
@@ -82,6 +87,30 @@ def test_what_is_no_finished_run_is_one_line(record: Path, tmp_path: Path, spoil
         read(folder)
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def flip(path: Path) -> None:
+    """Alter one bit of the last tensor."""
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def test_a_run_does_not_start_from_altered_weights(cnn: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "record"
+    shutil.copytree(cnn.record.directory, folder)
+    given = cnn.config.model.model_copy(update={"weights": folder / "weights.safetensors"})
+    config = cnn.config.model_copy(update={"model": given})
+    images = cnn.dataset.load()
+    set_up(config, images)
+    flip(folder / "weights.safetensors")
+    with pytest.raises(UserError, match=r"its SHA-256 is not that of result\.json"):
+        set_up(config, images)
 
 
 def rewrite(path: Path, old: str, new: str) -> None:

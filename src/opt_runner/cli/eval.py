@@ -22,6 +22,7 @@ _MOST_MISTAKEN = 10
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Execute `opt-eval`, with the command line of this process if `argv` is None."""
     given = _parser().parse_intermixed_args(argv)
     with mistakes.command_of_files("opt-eval"):
         _evaluate(given)
@@ -40,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", default=[],
                         help="dataset=CHOICE, dataset.KEY=VALUE; and of hardware")  # fmt: skip
     parser.add_argument("--config-dir", type=Path, metavar="DIR",
-                        help="with a dataset of your own, as for opt-run")  # fmt: skip
+                        help="with a dataset or a model of your own, as for opt-run")  # fmt: skip
+    parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it as JSON")
     return parser
 
@@ -50,10 +52,10 @@ def _evaluate(given: argparse.Namespace) -> None:
     from opt_runner.config.compose import with_overrides
     from opt_runner.console.screen import Screen
     from opt_runner.files import CannotWrite
-    from opt_runner.trained import evaluate, read
+    from opt_runner.trained import Trust, evaluate, read
 
     screen = Screen("plain")
-    trained = read(given.record)
+    trained = read(given.record, Trust(given.trust, given.config_dir))
     config = with_overrides(
         trained.config.content, given.overrides, ("dataset", "hardware"), given.config_dir
     )
@@ -76,7 +78,7 @@ def _evaluate(given: argparse.Namespace) -> None:
 
 
 def _table(found: "Evaluation") -> "Table":
-    """The confusion matrix; of many classes, what is most often taken for what."""
+    """Return the confusion matrix; for many classes, the most frequent confusions alone."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

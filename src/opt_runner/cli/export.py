@@ -13,6 +13,7 @@ from opt_runner.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Execute `opt-export`, with the command line of this process if `argv` is None."""
     given = _parser().parse_args(argv)
     with mistakes.command_of_files("opt-export"):
         _export(given)
@@ -31,16 +32,19 @@ def _parser() -> argparse.ArgumentParser:
                         default="safetensors", help="default: safetensors")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE",
                         help="default: a name of the run's own, in this folder")  # fmt: skip
+    parser.add_argument("--config-dir", type=Path, metavar="DIR",
+                        help="with a model of your own, as for opt-run")  # fmt: skip
+    parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)
     return parser
 
 
 def _export(given: argparse.Namespace) -> None:
     from opt_runner.console.screen import Screen
     from opt_runner.files import CannotWrite
-    from opt_runner.trained import FORMATS, export, read
+    from opt_runner.trained import FORMATS, Trust, export, read
 
     screen = Screen("plain")
-    trained = read(given.record)
+    trained = read(given.record, Trust(given.trust, given.config_dir))
     path = given.out or Path(trained.name + FORMATS[given.format])
     try:
         difference = export(trained, given.format, path)

@@ -27,18 +27,21 @@ from opt_runner.run import interrupt, process
 
 _TRACEBACKS = "OPT_RUN_FULL_ERROR"
 _WAIT_SECONDS = 30
+TRUST = "run the code that the record names, whoever wrote it"
 _CODE = ("opt_runner.", "hydra_plugins.")
 
 
 def take_over_from_hydra() -> None:
-    """Let Hydra raise its errors. It prints them unless HYDRA_FULL_ERROR=1, by which a user asks
-    for tracebacks."""
+    """Let Hydra raise its errors.
+
+    Hydra prints them unless HYDRA_FULL_ERROR=1, with which a user asks for tracebacks.
+    """
     os.environ.setdefault(_TRACEBACKS, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
 def rank_0_reports() -> bool:
-    """Return True for local ranks above 0: rank 0 reports mistakes in the command line."""
+    """Return True for local ranks above 0, which leave mistakes in the command line to rank 0."""
     return process.started_by_torchrun() and os.environ["LOCAL_RANK"] != "0"
 
 

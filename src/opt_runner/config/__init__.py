@@ -1,1 +1,1 @@
-"""The config of a run: its schema, how it is composed and checked, its signature."""
+"""The config of a run: its schema, composition, checks and signature."""

@@ -1,33 +1,45 @@
-"""Methods, networks and datasets named by `_target_` in the config: ours and a user's alike.
+"""Components: methods, networks and datasets that the config names by `_target_`.
 
-A component is any class or function. Its annotated signature is the schema of its options, checked
-before any work starts; `Annotated[int, Field(gt=0)]` and `Literal[...]` state what is allowed.
+A component is a class or a function, of the package or of a user. Its annotated signature is the
+schema of its options: `Annotated[int, Field(gt=0)]` and `Literal[...]` say which values are
+allowed. Options are checked before any work starts.
 """
 
 import inspect
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Self, TypeVar
 
 from hydra.utils import get_object
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from opt_runner.errors import UserError, explain, nearest
 
+T = TypeVar("T")
+
 
 def _no_old(name: str) -> str:
-    """Refuse a name that reports would take for an old record's."""
+    """Refuse a name with which reports mark old records."""
     if ".old-" in name:
         raise ValueError(f"{name!r} must not contain '.old-', which marks records set aside")
     return name
 
 
-# Of folders and tables.
+# A name for folders and tables.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$"), AfterValidator(_no_old)]
 
 
 def refuse_booleans(given: Any, checked: Mapping[str, Any]) -> None:
-    """Raise ValueError for a key given as true or false that pydantic took for a number."""
+    """Raise ValueError if pydantic read true or false as a number."""
     for key, value in given.items() if isinstance(given, Mapping) else ():
         found = checked.get(key)
         became_number = isinstance(found, int | float) and not isinstance(found, bool)
@@ -35,7 +47,21 @@ def refuse_booleans(given: Any, checked: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} must be a number, got {str(value).lower()}")
 
 
-class Component(BaseModel):
+class Node(BaseModel):
+    """A node of the config; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _numbers(cls, content: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Refuse true for 1, which pydantic allows."""
+        node = handler(content)
+        refuse_booleans(content, vars(node))
+        return node
+
+
+class Component(Node):
     """A node of the config: `name` for directories and tables, `_target_`, and options."""
 
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
@@ -49,23 +75,24 @@ class Component(BaseModel):
 
 
 def check(component: Component, where: str, supplied: frozenset[str] = frozenset()) -> None:
-    """Raise UserError where the target is not there or does not take the options.
+    """Raise UserError if the target does not exist or does not take the options.
 
-    supplied: parameters that `build` will be given beside the options.
+    supplied: the names of parameters that `build` gets in addition to the options.
     """
     _check(type(component), component.model_dump_json(by_alias=True), where, supplied)
 
 
 @cache
 def _check(kind: type[Component], content: str, where: str, supplied: frozenset[str]) -> None:
-    """The thousand runs of a sweep have few components."""
+    """Check a component; cached, because the runs of a sweep share few components."""
     _validated_options(kind.model_validate_json(content), where, supplied)
 
 
-def build(component: Component, where: str, **supplied: Any) -> Any:
-    """The object: the target called with its options, and with those of `supplied` that it takes.
+def build(component: Component, where: str, kind: type[T], **supplied: Any) -> T:
+    """Return the target called with its options, and with those of `supplied` that it takes.
 
     A supplied value fills a parameter that the config leaves out or sets to null.
+    Raises UserError for wrong options, and if the target does not make a `kind`.
     """
     options = _validated_options(component, where, frozenset(supplied))
     called = target(component, where)
@@ -74,14 +101,23 @@ def build(component: Component, where: str, **supplied: Any) -> Any:
         if key in accepted and options.get(key) is None:
             options[key] = value
     try:
-        return called(**options)
+        made = called(**options)
     except ValidationError as error:
         raise UserError(explain(error, where, accepted)) from error
+    if not isinstance(made, kind):
+        raise UserError(
+            f"{where}._target_: {component.target} makes {type(made).__name__}, but must make: "
+            f"{kind.__name__.lower()}"
+        )
+    return made
 
 
 def named_method(name: str, options: dict[str, Any], where: str) -> Component:
-    """A method by its name, or by its class as `_target_` has it. Raises UserError for neither."""
-    from opt_runner.methods import METHODS  # imports torch, which help must not wait for
+    """Return the component of a method, given by its name or by the dotted path of its class.
+
+    Raises UserError if there is no such method.
+    """
+    from opt_runner.methods import METHODS  # imports torch, which is slow
 
     path = name
     if name in METHODS:
@@ -95,7 +131,7 @@ def named_method(name: str, options: dict[str, Any], where: str) -> Component:
 
 
 def target(component: Component, where: str) -> Any:
-    """The class or function. Raises UserError where it cannot be imported or called."""
+    """Return the class or function. Raises UserError if it cannot be imported or called."""
     try:
         found = get_object(component.target)
     except Exception as error:
@@ -104,7 +140,7 @@ def target(component: Component, where: str) -> Any:
             f"{where}._target_: cannot import {component.target!r}: {reason}"
         ) from error
     if not callable(found):
-        raise UserError(f"{where}._target_: {component.target!r} is no class or function")
+        raise UserError(f"{where}._target_: {component.target!r} is not a class or function")
     return found
 
 
@@ -147,7 +183,7 @@ def _validated_options(
     try:
         checked = model(**options)
     except ValidationError as error:
-        # Keys beside the options, as of a dataset.
+        # Keys of the schema that are no options of the class, as a dataset's `share`.
         own = type(component).model_fields.keys() - Component.model_fields.keys()
         raise UserError(explain(error, where, [*fields, *own])) from error
     found = {key: getattr(checked, key) for key in options}

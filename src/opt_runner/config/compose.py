@@ -1,6 +1,6 @@
 """Composition of a checked config from the words of a command line.
 
-This module does not import torch: help and completion must answer at once.
+This module does not import torch: `--help` and completion must answer at once.
 """
 
 import copy
@@ -21,18 +21,19 @@ from opt_runner.config.overrides import parse, with_quoted_texts
 from opt_runner.config.schema import Config
 from opt_runner.errors import UserError, explain
 
-# What a component is given beside its options in the config.
+# Parameters of a network that are not in the config.
 NETWORK_SUPPLIED = frozenset({"in_channels", "image_size", "num_classes", "bn_momentum"})
+_OPTIMIZER_SUPPLIED = frozenset({"params", "lr", "weight_decay"})
 
 
 def compose(config_name: str, overrides: Sequence[str]) -> Config:
     """Return the checked config that Hydra, once initialized, composes from these overrides.
 
-    Raises UserError and Hydra's and OmegaConf's exceptions for a mistake in the overrides.
+    Raises UserError, or an exception of Hydra or OmegaConf, for a mistake in the overrides.
     """
     try:
         cfg = hydra.compose(config_name, with_quoted_texts(overrides, text_keys()))
-    except (ValueError, TypeError) as error:  # for a group that is given a number or a list, say
+    except (ValueError, TypeError) as error:  # a group got a number or a list, for example
         raise UserError(str(error)) from error
     return read(cfg)
 
@@ -44,10 +45,10 @@ def from_arguments(*arguments: str) -> Config:
 
 
 class Composer:
-    """`compose` for the many runs of a sweep.
+    """A faster `compose` for the runs of a sweep.
 
-    Hydra needs a tenth of a second to compose. It composes once for all runs that differ only in
-    plain values of keys, as `seed`.
+    Hydra needs a tenth of a second for a config. This composes once for all runs that differ only
+    in plain values of keys, as `seed`.
     """
 
     def __init__(self, config_name: str) -> None:
@@ -65,8 +66,9 @@ class Composer:
                 values[key] = override.value()
                 continue
             others.append(word)
-            # It comes after values below this key, and replaces them.
-            if key not in self._groups and any(f"{k}.".startswith(f"{key}.") for k in values):
+            # This override replaces earlier values of keys below it.
+            chooses = key in self._groups and isinstance(override.value(), str)
+            if not chooses and any(f"{k}.".startswith(f"{key}.") for k in values):
                 return compose(self.config_name, overrides)
         base = self._base(tuple(others))
         if base is None or not all(_has(base, key) for key in values):
@@ -81,7 +83,7 @@ class Composer:
         return check(plain)
 
     def _is_plain(self, override: Override) -> bool:
-        """Return True for key=number, key=true and key=null, which need none of Hydra's rules."""
+        """Return True for key=number, key=true and key=null, which need no rules of Hydra."""
         return (
             override.type == OverrideType.CHANGE
             and override.package is None
@@ -92,7 +94,7 @@ class Composer:
         )
 
     def _base(self, overrides: tuple[str, ...]) -> dict[str, Any] | None:
-        """Return the config of these overrides, unchecked; None if values refer to others."""
+        """Return the unchecked config of these overrides; None if values refer to other values."""
         if overrides not in self._composed:
             cfg = hydra.compose(self.config_name, list(overrides))
             plain = OmegaConf.to_container(cfg, resolve=False)
@@ -106,17 +108,19 @@ class Composer:
 def with_overrides(
     plain: dict[str, Any], overrides: Sequence[str], rooms: Sequence[str], folder: Path | None
 ) -> Config:
-    """Return a record's config with other choices and values in some nodes, as `dataset`.
+    """Return a record's config with some nodes changed, as `dataset`.
+
+    It is checked against the schema alone, as a stranger may have written it.
 
     Args:
         plain: The config of the record.
-        overrides: As on opt-run's command line.
-        rooms: The nodes that may change.
-        folder: As opt-run's --config-dir.
+        overrides: The changes, as on opt-run's command line.
+        rooms: The names of the nodes that may change.
+        folder: The value of --config-dir.
 
-    Raises UserError, and Hydra's and OmegaConf's exceptions, for a mistake in the overrides.
+    Raises UserError, or an exception of Hydra or OmegaConf, for a mistake in the overrides.
     """
-    words = {word: parse(word) for word in overrides}
+    words = {word: parse(word) for word in with_quoted_texts(overrides, text_keys())}
     for word, override in words.items():
         node = override.key_or_group.partition(".")[0]
         if node not in rooms or override.is_sweep_override() or override.is_delete():
@@ -133,7 +137,7 @@ def with_overrides(
         else:
             own = {o.key_or_group.partition(".")[2]: o.value() for o in of_room.values()}
             changed[room] = {**changed[room], **own}
-    return check(changed)
+    return validate(changed)
 
 
 def _has(node: Any, key: str) -> bool:
@@ -145,7 +149,7 @@ def _has(node: Any, key: str) -> bool:
 
 
 def read(cfg: DictConfig) -> Config:
-    """Return the composed config, checked: see `check`."""
+    """Return the composed config after `check`."""
     return check(_plain(cfg))
 
 
@@ -164,16 +168,14 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
 def check(plain: dict[str, Any]) -> Config:
     """Return a config checked against the schema and the components' signatures.
 
-    Raises UserError, one line a fault.
+    The components are imported. Raises UserError, one line a fault.
     """
-    try:
-        config = Config.model_validate(plain)
-    except ValidationError as error:
-        _check_packages(plain)
-        raise UserError(explain(error, "", known_keys())) from error
+    config = validate(plain)
     components.check(config.method, "method")
     components.check(config.model, "model", NETWORK_SUPPLIED)
     components.check(config.dataset, "dataset")
+    components.check(config.optimizer, "optimizer", _OPTIMIZER_SUPPLIED)
+    components.build(config.schedule, "schedule", object)  # its values must go together
     if config.augment.then:
         components.check(config.augment.then, "augment.then")
     for position, other in enumerate(config.layers.rest):
@@ -182,9 +184,23 @@ def check(plain: dict[str, Any]) -> Config:
     return config
 
 
+def validate(plain: dict[str, Any]) -> Config:
+    """Return a config checked against the schema. Nothing that it names is imported.
+
+    Raises UserError, one line a fault.
+    """
+    try:
+        return Config.model_validate(plain)
+    except ValidationError as error:
+        _check_packages(plain)
+        raise UserError(explain(error, "", known_keys())) from error
+
+
 def _check_packages(plain: dict[str, Any]) -> None:
-    """Raise UserError if a group's file without `@package` has put keys of the whole config below
-    its group, as `dataset.dataset`."""
+    """Raise UserError if a group has keys of the whole config, as `dataset.dataset`.
+
+    Its file then lacks the line `# @package _global_`.
+    """
     for group, node in plain.items():
         if not isinstance(node, dict) or "_target_" in node or not (conf_dir() / group).is_dir():
             continue

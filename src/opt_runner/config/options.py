@@ -5,18 +5,18 @@ from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
 
-from opt_runner.config.schema import Node
+from opt_runner.config.components import Node
 from opt_runner.errors import UserError, explain
 
 
 class Options(Node):
-    """Options of a node of the config. where: the node, for messages."""
+    """Options of a node of the config. where: the node's name in messages."""
 
     where: ClassVar[str]
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Self:
-        """Return the checked options. Raises UserError, one line a fault."""
+        """Return the checked options. Raises UserError with one line for each fault."""
         try:
             return cls.model_validate(dict(content))
         except ValidationError as error:
@@ -24,13 +24,13 @@ class Options(Node):
 
 
 class SweeperOptions(Options):
-    """Options that every sweeper has. params: overrides that an experiment brings along."""
+    """Options that every sweeper has. params: the overrides of an experiment."""
 
     where = "hydra.sweeper"
     params: dict[str, Any] | None = None
 
     def after_params(self, arguments: Sequence[str], grid: Mapping[str, Any] = {}) -> list[str]:
-        """Return the experiment's overrides, those of a grid, and then the command line's."""
+        """Return the overrides of the experiment, then the grid's, then the command line's."""
         return [*(f"{k}={v}" for k, v in {**(self.params or {}), **grid}.items()), *arguments]
 
 

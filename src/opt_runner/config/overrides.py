@@ -11,12 +11,13 @@ from hydra.errors import HydraException
 
 from opt_runner.errors import UserError
 
-_NUMBER_OR_BOOL = re.compile(r"[-+]?[\d_.]+(e[-+]?\d+)?|[-+]?inf|nan|true|false", re.I)
+_HOME = re.compile(r"~[^']*")
+_TEXT = re.compile(rf"[-+]?[\d_.]+(e[-+]?\d+)?|[-+]?inf|nan|true|false|{_HOME.pattern}", re.I)
 
 
 @cache
 def parse(text: str) -> Override:
-    """Return the parsed override. Raises UserError, which names it, for bad grammar."""
+    """Return the parsed override. Raises UserError for bad grammar, with the override's text."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -29,14 +30,14 @@ def by_key(overrides: Iterable[str]) -> dict[str, Override]:
 
 
 def combinations(overrides: Iterable[str]) -> list[list[str]]:
-    """Return every combination of the values of all keys. Raises UserError as `assignments`."""
+    """Return every combination of the values of all keys. Raises UserError, see `assignments`."""
     return [list(job) for job in product(*map(assignments, by_key(overrides).values()))]
 
 
 def assignments(override: Override) -> list[str]:
     """Return `KEY=VALUE` for each value, as `a=1` and `a=2` for a=1,2.
 
-    Raises UserError if there is no value, and for an interval.
+    Raises UserError for an interval, and if there is no value.
     """
     key = override.get_key_element()
     if override.is_delete():
@@ -58,7 +59,7 @@ def assignments(override: Override) -> list[str]:
 
 
 def explain_grammar(text: str, fault: str) -> str:
-    """Return one line for an override that Hydra cannot parse, whose message is `fault`."""
+    """Return a line that explains `fault`, Hydra's message about an override."""
     reason = fault.removeprefix(f"Error parsing override '{text}'").strip().split("\n")[0]
     if reason.startswith("LexerNoViableAlt"):
         reason = "a character that Hydra's grammar does not have"
@@ -70,18 +71,19 @@ def explain_grammar(text: str, fault: str) -> str:
 
 
 def with_quoted_texts(arguments: Sequence[str], text_keys: Iterable[str]) -> list[str]:
-    """Return the arguments with quotes around numbers and booleans given for keys of text.
+    """Return the arguments with quotes around values that Hydra would misread.
 
-    Without quotes Hydra reads experiment_name=2024_11_28 as the number 20241128.
+    Those are numbers and booleans of keys of text, as Hydra reads experiment_name=2024_11_28 as the
+    number 20241128, and paths that begin with `~`.
     """
     keys = {*text_keys}
     return [
-        _with_quotes(word) if word.partition("=")[0].lstrip("+") in keys else word
+        _with_quotes(word, _TEXT if word.partition("=")[0].lstrip("+") in keys else _HOME)
         for word in arguments
     ]
 
 
-def _with_quotes(word: str) -> str:
+def _with_quotes(word: str, texts: re.Pattern[str]) -> str:
     key, sign, text = word.partition("=")
     values = text.split(",")
-    return key + sign + ",".join(f"'{v}'" if _NUMBER_OR_BOOL.fullmatch(v) else v for v in values)
+    return key + sign + ",".join(f"'{v}'" if texts.fullmatch(v) else v for v in values)

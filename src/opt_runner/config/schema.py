@@ -1,6 +1,6 @@
-"""The typed schema of conf/: what a run is, and what of it changes the run's result.
+"""The typed schema of conf/: the keys of a run, and which of them change its result.
 
-This module does not import torch: help and completion must answer at once.
+This module does not import torch: `--help` and completion must answer at once.
 """
 
 from enum import Enum
@@ -8,48 +8,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
+    BeforeValidator,
     Field,
-    ModelWrapValidatorHandler,
     model_validator,
 )
 
-from opt_runner.config.components import Component, Name, refuse_booleans
+from opt_runner.config.components import Component, Name, Node
+from opt_runner.files import expanded
 
-Share = Annotated[float, Field(gt=0, lt=1)]
+# A path may begin with ~, as the shell leaves it in KEY=~/FOLDER.
+Expanded = BeforeValidator(lambda path: expanded(path) if isinstance(path, str) else path)
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 class Role(Enum):
-    """What a key of the config is to the result of a run.
+    """The effect of a key on a run's result; signatures, tables and plans depend on it."""
 
-    The signature of a run, the tables of a report and the plan of a sweep read it from here.
-    """
-
-    TASK = "task"  # changes the result: one value holds for a whole table
-    METHOD = "method"  # changes the result: each method of a table has its own
-    SEED = "seed"  # changes the result: tables take the mean over it
+    TASK = "task"  # changes the result: a table holds runs of one value
+    METHOD = "method"  # changes the result: differs between the methods of a table
+    SEED = "seed"  # changes the result: tables show the mean over the seeds
     NONE = "none"  # does not change the result
 
 
-class Node(BaseModel):
-    """A node of the config: keys that the schema does not have are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _numbers(cls, content: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Refuse true for 1, which pydantic allows."""
-        node = handler(content)
-        refuse_booleans(content, vars(node))
-        return node
-
-
 class Budget(Node):
-    """How long a run trains. `steps`, where given, counts; else `epochs`."""
+    """The length of a training: `steps` if given, else `epochs`."""
 
     steps: int | None = Field(gt=0, le=10**9)
     epochs: float | None = Field(gt=0, le=1e6)
@@ -67,45 +50,45 @@ class Budget(Node):
         return max(1, round(self.epochs * steps_per_epoch))
 
 
-class Optimizer(Node):
-    """rotation_lr: the learning rate of what a method trains beside the network, as R; null: lr."""
+class OptimizerChoice(Component):
+    """Any optimizer, and the options that all share.
+
+    rotation_lr: the learning rate of what a method trains beside the network, as R; null: lr.
+    clip: the largest norm of all gradients together; null: any. accumulate: the parts of a batch
+    whose gradients are added before a step.
+    """
 
     lr: float = Field(gt=0, le=1e38)
     rotation_lr: float | None = Field(default=None, gt=0, le=1e38)
-    momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0, le=1e38)
-    nesterov: bool
+    clip: float | None = Field(default=None, gt=0, le=1e38)
+    accumulate: int = Field(default=1, gt=0, le=10**6)
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Self:
-        if self.nesterov and self.momentum == 0:
+        if self.options.get("nesterov") and not self.options.get("momentum", 1):
             raise ValueError("optimizer.nesterov needs optimizer.momentum above 0")
         return self
 
 
-class Schedule(Node):
-    """The learning rate rises over the share `warmup` of the budget and falls by `factor` at each
-    milestone, a share as well."""
+class ScheduleChoice(Component):
+    """Any schedule of the learning rate. warmup: the share of the budget in which it rises."""
 
     warmup: float = Field(ge=0, lt=1)
-    milestones: tuple[Share, ...]
-    factor: float = Field(gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _ascending(self) -> Self:
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"schedule.milestones must ascend, got {list(self.milestones)}")
-        return self
 
 
 class Loss(Node):
+    """Options of the loss of the data."""
+
     label_smoothing: float = Field(ge=0, lt=1)
     softmax_floor: float = Field(ge=0, lt=1)
 
 
 class Augment(Node):
-    """resized_crop: the least share of an image's area, in place of the padded crop; null: that.
-    then: an augmentation of the user's own, after the crop and the flip.
+    """The augmentation of training images.
+
+    resized_crop: the least share of an image's area in the crop; None: the padded crop is used.
+    then: the user's own augmentation, applied after the crop and the flip.
     """
 
     enabled: bool
@@ -116,28 +99,32 @@ class Augment(Node):
 
 
 class Interval(Node):
+    """The number of steps between two rows of metrics; None: 1/200 of the budget."""
+
     every: int | None = Field(gt=0, le=10**9)
 
 
 class Evaluate(Node):
-    """test: when to look at the test images: at every evaluation, at the last one, or never."""
+    """The steps between evaluations. test: the evaluations that measure the test error."""
 
     every: int | None = Field(gt=0, le=10**9)
     test: Literal["every", "last", "never"] = "every"
 
 
 class Checkpoint(Node):
+    """The time, and the number of steps, between two checkpoints."""
+
     every_seconds: float = Field(ge=0, le=1e9)
     every_steps: int | None = Field(gt=0, le=10**9)
 
 
 class DatasetChoice(Component):
-    """Any dataset, and what of its training images is trained on.
+    """Any dataset, and the choice of its training images.
 
-    validation: a share that is held back; 0: none. validation_seed: draws the images, whatever the
-    seed of a run.
-    share: of the images that are left, of each class alike. label_noise: the share of their labels
-    that are replaced by other classes. Both are drawn by the seed of the run.
+    validation: the share of training images that are held back, drawn with validation_seed.
+    share: the share of the others that are trained on, the same in each class.
+    label_noise: the share of their labels that are replaced by other classes.
+    The run's seed draws the latter two.
     """
 
     validation: float = Field(default=0.0, ge=0, le=0.5)
@@ -147,7 +134,7 @@ class DatasetChoice(Component):
 
     @property
     def trained_on(self) -> dict[str, Any]:
-        """Return the choice of training images, of which the data's fingerprint knows nothing."""
+        """Return the choice of training images, which is not in the data's fingerprint."""
         chosen: dict[str, Any] = {}
         if self.validation:
             chosen["validation"] = [self.validation, self.validation_seed]
@@ -159,13 +146,13 @@ class DatasetChoice(Component):
 
 
 class ModelChoice(Component):
-    """Any network, and a file of weights that it starts from.
+    """Any network, and the file of weights that it starts from.
 
-    weights: of safetensors or of a state_dict, as the suffix says; None: the network's own start.
-    weights_except: patterns of names that keep the network's own start.
+    weights: a file of safetensors or of a state_dict; None: the network's own start.
+    weights_except: patterns of names of parameters that keep the network's own start.
     """
 
-    weights: Path | None = None
+    weights: Annotated[Path | None, Expanded] = None
     weights_except: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -177,7 +164,7 @@ class ModelChoice(Component):
 
 
 class Covered(Node):
-    """Which layers a method covers: see `opt_runner.Rule`."""
+    """The layers that a method covers, see `opt_runner.Rule`."""
 
     include: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
@@ -186,19 +173,19 @@ class Covered(Node):
 
 
 class OtherMethod(Covered):
-    """A method for layers that the methods before it have left.
+    """A method for layers that earlier methods do not cover.
 
-    method: a name, or a class as `_target_` has it. options: of the method.
+    method: its name, or the dotted path of its class.
     """
 
     method: str = Field(pattern=r"^[A-Za-z_][\w.]*$")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
 
 
 class Layers(Covered):
-    """What `method` covers, what other methods cover of the rest, and how W starts; see `OPT`.
+    """The layers that each method covers, and the start of W, see `OPT`.
 
-    weights: None: `pretrained` for a network whose weights are of a file, else `given`.
+    weights: None is `pretrained` for a network that starts from a file, else `given`.
     """
 
     rest: tuple[OtherMethod, ...] = ()
@@ -207,12 +194,11 @@ class Layers(Covered):
 
 
 class Hardware(Node):
-    """`device` may be `auto`: a signature and a report take the kind of device that it came to.
+    """The hardware of a run; signatures and reports hold the kind of device, never `auto`.
 
-    processes: who started the processes that train a run together; auto: torchrun, where its
-    variables are set, else there is one.
-    images: where they lie in training: on the device, or where they are, streamed to it a few
-    batches ahead; auto: on the device where they take half of its free memory at most.
+    processes: the starter of a run's processes; auto: torchrun if its variables are set, else none.
+    images: kept on the device, or streamed to it a few batches ahead; auto: kept on the device if
+    they take at most half of its free memory.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.NONE]
@@ -226,10 +212,14 @@ class Hardware(Node):
 
 
 class Plan(Node):
+    """Options of a sweep's plan. measure: time some steps and compute their memory."""
+
     measure: bool
 
 
 class Tracking(Node):
+    """Options of Weights & Biases."""
+
     name: Literal["wandb", "none"]
     project: str = "opt-runner"
     entity: str | None = None
@@ -238,11 +228,11 @@ class Tracking(Node):
 
 
 class Config(Node):
-    """One run, checked: what conf/ composes to."""
+    """The checked config of one run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31), Role.SEED]
     experiment_name: Annotated[Name, Role.NONE]
-    output_dir: Annotated[str, Field(min_length=1), Role.NONE]
+    output_dir: Annotated[str, Expanded, Field(min_length=1), Role.NONE]
     note: Annotated[str, Role.NONE]
     rerun: Annotated[bool, Role.NONE]
     plan: Annotated[Plan, Role.NONE]
@@ -250,8 +240,8 @@ class Config(Node):
     progress: Annotated[Literal["auto", "bar", "plain", "none"], Role.NONE]
     batch_size: Annotated[int, Field(gt=0, le=10**7), Role.TASK]
     budget: Annotated[Budget, Role.TASK]
-    optimizer: Annotated[Optimizer, Role.METHOD]
-    schedule: Annotated[Schedule, Role.METHOD]
+    optimizer: Annotated[OptimizerChoice, Role.METHOD]
+    schedule: Annotated[ScheduleChoice, Role.METHOD]
     loss: Annotated[Loss, Role.TASK]
     augment: Annotated[Augment, Role.TASK]
     log: Annotated[Interval, Role.TASK]
@@ -276,14 +266,8 @@ class Config(Node):
 
     def directory(self, signature: str) -> Path:
         """Return the record's directory."""
-        return (
-            Path(self.output_dir)
-            / self.experiment_name
-            / self.dataset.name
-            / self.model.name
-            / self.method.name
-            / f"seed{self.seed}-{signature}"
-        )
+        names = (self.dataset.name, self.model.name, self.method.name)
+        return Path(self.output_dir, self.experiment_name, *names, f"seed{self.seed}-{signature}")
 
 
 def of_roles(content: dict[str, Any], *roles: Role, schema: type[Node] = Config) -> dict[str, Any]:

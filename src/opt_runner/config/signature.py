@@ -1,4 +1,4 @@
-"""The signature of a run: a hash of everything that can change its result, and of nothing else."""
+"""The signature of a run: a hash of everything that can change its result."""
 
 import hashlib
 import json
@@ -10,25 +10,25 @@ from typing import Any
 from opt_runner.config.schema import Config, Role, of_roles
 from opt_runner.errors import UserError
 
-# Part of every signature. Raise it when a release changes what a config computes, so that the
-# records of the older release are not taken for the newer one's.
+# Part of every signature. Raise it if a release changes the results of a config: then records of
+# older releases are not used.
 RESULTS_VERSION = 2
 
 _OURS = "opt_runner."
 
 
 def signature(config: Config, data: str, device: str) -> str:
-    """Return twelve hexadecimal digits.
+    """Return the signature, twelve hexadecimal digits.
 
-    data: the dataset's fingerprint, which stands for its options (paths among them) but for what
-    of its training images is trained on.
-    device: the kind of device, once `auto` is resolved.
-    Of a file of weights its content counts. Raises UserError where it cannot be read.
+    data: the dataset's fingerprint. It replaces the dataset's options, as paths; the choice of
+    training images is hashed in addition.
+    device: the kind of device, never `auto`.
+    A file of weights is hashed by its content. Raises UserError if it cannot be read.
     """
-    # Without defaults: a key that a later release adds leaves the signatures of older runs alone.
+    # Without defaults: a key that a later release adds does not change older signatures.
     content = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     content = of_roles(content, Role.TASK, Role.METHOD, Role.SEED)
-    for room in ("method", "model"):
+    for room in ("method", "model", "optimizer", "schedule"):
         content[room] = _component(content[room])
     if config.model.weights:
         content["model"]["weights"] = weights_fingerprint(config.model.weights)
@@ -42,13 +42,13 @@ def signature(config: Config, data: str, device: str) -> str:
 
 
 def weights_fingerprint(path: Path) -> str:
-    """Return a hash of a file's content. Raises UserError."""
+    """Return a hash of a file's content. Raises UserError if it cannot be read."""
     try:
         changed = path.stat()
     except OSError as error:
         raise UserError(f"model.weights={path} cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(changed.st_mode):  # a pipe or a device may never end
-        raise UserError(f"model.weights={path} is no file")
+    if not stat.S_ISREG(changed.st_mode):  # reading a pipe or a device may never end
+        raise UserError(f"model.weights={path} is not a regular file")
     return _digest(path, changed.st_mtime_ns, changed.st_size)
 
 
@@ -59,10 +59,9 @@ def _digest(path: Path, *changed: int) -> str:
 
 
 def _component(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the component without the place of a class of ours in the package.
+    """Return the component without the module of a class of the package.
 
-    A component of ours is known by the name of its class and its options, a user's by the whole
-    `_target_`.
+    So classes of the package may move. A user's component keeps its whole `_target_`.
     """
     target: str = content["_target_"]
     if not target.startswith(_OURS):

@@ -1,1 +1,1 @@
-"""What a person sees: the terminal, Weights & Biases, a run's log."""
+"""Output for people: the terminal, Weights & Biases, a run's log."""

@@ -1,4 +1,4 @@
-"""run.log: what the package, Python's warnings and exceptions say during a run."""
+"""run.log: messages of the package, Python's warnings and exceptions during a run."""
 
 import logging
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ log = logging.getLogger("opt_runner")
 
 
 class _RunLog(logging.FileHandler):
-    """A log whose lines may fail: a full disk must not end the run, or fill the terminal."""
+    """A log file whose errors are ignored: a full disk must not end the run."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
@@ -17,7 +17,7 @@ class _RunLog(logging.FileHandler):
 
 @contextmanager
 def run_log(path: Path) -> Iterator[None]:
-    """Within the block, log to `path` as well."""
+    """Log to `path` as well, within the block."""
     with suppress(OSError):  # the run's result reports a full disk
         if path.is_symlink():  # the log must not go to a file elsewhere
             path.unlink()
@@ -39,5 +39,5 @@ def run_log(path: Path) -> Iterator[None]:
         for logger in loggers:
             logger.removeHandler(handler)
         logging.captureWarnings(False)
-        with suppress(OSError):  # what did not fit on the disk
+        with suppress(OSError):  # the disk is full
             handler.close()

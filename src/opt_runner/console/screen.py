@@ -1,4 +1,4 @@
-"""The terminal: lines, and a bar for a run that has it to itself."""
+"""The terminal: lines, and a progress bar for a single run."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ from opt_runner.records.result import Result
 Mode = Literal["auto", "bar", "plain", "none"]
 
 _PLAIN_SECONDS = 10.0
-_WIDTH = 120  # of a file or a pipe, which have none; 80 columns would cut words in tables
+_WIDTH = 120  # for a file or a pipe; 80 columns would cut words in tables
 
 
 class _Console(Console):
@@ -62,16 +62,16 @@ def new_console(stderr: bool = False) -> Console:
     return console
 
 
-# Draws how far a run is: title, step, steps, and a line of figures.
+# Draws the progress of a run: title, step, steps, and a line of numbers.
 Draw = Callable[[str, int, int, str], None]
 
 
 class Screen:
     """The output of one process.
 
-    mode: `bar` draws bars, `plain` writes lines, `none` writes failures alone, on standard error;
+    mode: `bar` draws bars, `plain` writes lines, `none` writes only failures, on standard error;
     `auto` draws bars on a terminal and writes lines elsewhere.
-    draw: shows how far a run is, in place of this screen's own bar or lines.
+    draw: replaces this screen's own bar or lines for the progress of a run.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ def bars(console: Console) -> Progress:
 
 
 class _Field(ProgressColumn):
-    """A column of text as it is: a name of the user's is no markup."""
+    """A column of plain text: a user's name must not be read as markup."""
 
     def __init__(self, name: str) -> None:
         super().__init__(table_column=Column(no_wrap=True))
@@ -143,7 +143,7 @@ class _Field(ProgressColumn):
 
 
 class _Lines:
-    """Writes a line every ten seconds."""
+    """A progress display that writes a line every ten seconds."""
 
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
@@ -156,7 +156,7 @@ class _Lines:
 
 
 class RunDisplay:
-    """Shows how far a run is, while it trains."""
+    """The progress display of a run."""
 
     def __init__(self, screen: Screen, title: str, steps: int, draw: Draw) -> None:
         self.screen = screen
@@ -167,7 +167,7 @@ class RunDisplay:
         self._error: str | None = None
 
     def report(self, row: dict[str, Any]) -> None:
-        """Show the error of a row of metrics from now on."""
+        """Show the error of this row of metrics from now on."""
         for key in ("validation_error", "test_error"):
             if key in row:
                 self._error = f"{key.replace('_', ' ')} {row[key]:.2f}%"
@@ -196,7 +196,7 @@ def outcome(result: Result) -> str:
     """Return how a run ended, in words."""
     if result.error:
         return f"{result.status}, {result.error.splitlines()[0]}"
-    # With validation the test error is for the end: a table, or the last lines of a run alone.
+    # With validation the test error is shown only in tables and at the end of a single run.
     name = "test" if result.validation_error is None else "validation"
     error = result.test_error if result.validation_error is None else result.validation_error
     if error is None:
@@ -208,6 +208,7 @@ def outcome(result: Result) -> str:
 
 
 def duration(seconds: float) -> str:
+    """Return the time in words, as `1 h 02 min`, `3 min 04 s` or `5 s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

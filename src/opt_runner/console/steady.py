@@ -8,10 +8,10 @@ from typing import Any
 
 
 def make_steady() -> None:
-    """Let no write to standard output or error raise an error: after a first one it is discarded.
+    """Make writes to standard output and error raise no errors: after a first one, discard all.
 
-    So for a full disk, a closed descriptor, a pipe that nobody reads any more, a terminal that is
-    gone, and for characters that its encoding does not have, which are escaped.
+    Such errors are a full disk, a closed descriptor, a pipe without a reader and a lost terminal.
+    Characters that the encoding does not have are escaped.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -21,7 +21,7 @@ def make_steady() -> None:
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__"):
-            continue  # it is somebody's own
+            continue  # somebody replaced it
         if stream is not None:
             with suppress(OSError, ValueError):
                 stream.flush()

@@ -1,4 +1,4 @@
-"""The live display of a sweep: a bar for all of it, and one for each run under way."""
+"""The live display of a sweep: a bar for the sweep, and one for each running run."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -10,7 +10,7 @@ from opt_runner.console.screen import Screen, bars, duration
 
 
 class SweepBars:
-    """Within its block the bars are on the screen, if that is live; else it draws nothing."""
+    """The bars of a sweep, shown within its block on a live screen, else not."""
 
     def __init__(self, screen: Screen) -> None:
         self.screen = screen
@@ -35,7 +35,10 @@ class SweepBars:
         left: float | None,
         running: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        """left: seconds. running: title, step, steps and info of each run under way, by slot."""
+        """Draw the bars.
+
+        left: seconds to the end. running: title, step, steps and info of each running run, by slot.
+        """
         if not self.screen.live:
             return
         info = Text(f"{failed} failed", "red") if failed else Text("none failed")

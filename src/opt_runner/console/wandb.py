@@ -1,4 +1,4 @@
-"""Weights & Biases: one of its runs for each of ours, never in the way of the training."""
+"""Weights & Biases: one W&B run for each run. Its errors never stop the training."""
 
 import atexit
 import logging
@@ -20,22 +20,22 @@ from opt_runner.records.result import Result
 
 log = logging.getLogger(__name__)
 
-SWEEP_VARIABLE = "OPT_RUNNER_SWEEP"  # the sweep's id, for launchers' child processes too
+SWEEP_VARIABLE = "OPT_RUNNER_SWEEP"  # the sweep's id, which launchers' child processes inherit
 
 
-# The longest that a call of W&B may take. The training waits for it.
+# The training waits for calls of W&B, but not longer than this.
 _MOST_SECONDS = 120.0
 
 
 class Tracker(Protocol):
-    """Takes the rows of one run, and its result."""
+    """A receiver of the rows and the result of one run."""
 
     def log(self, row: dict[str, Any]) -> None: ...
     def finish(self, result: Result) -> None: ...
 
 
 class NoTracker:
-    """tracking=none: the record on disk is all, and wandb is not imported."""
+    """The tracker of tracking=none: it does nothing, and wandb is not imported."""
 
     def log(self, row: dict[str, Any]) -> None: ...
 
@@ -79,9 +79,9 @@ class WandbTracker:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Within the block, kill W&B's service if it does not answer for two minutes.
+    """Kill W&B's service if it does not answer for two minutes, within the block.
 
-    A call that waits for it then fails. Raises TimeoutError in its place.
+    The waiting call then fails, and this raises TimeoutError instead.
     """
     expired = threading.Event()
 
@@ -106,7 +106,7 @@ def bounded() -> Iterator[None]:
 
 
 def _services() -> list[int]:
-    """Return the processes of W&B's services that this process has started, where /proc is."""
+    """Return the processes of W&B's services that this process has started, if there is /proc."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -121,12 +121,12 @@ def _services() -> list[int]:
 def tear_down() -> None:
     """End W&B's service, so that a run after this one gets a new one.
 
-    It also runs at the end of the process: wandb itself would wait there without a limit, and
-    print the traceback of a service that was killed.
+    It also runs at the end of the process, where wandb itself would wait without a limit and
+    print a traceback if the service was killed.
     """
     import wandb
 
-    # SystemExit is how wandb reports a service that was killed.
+    # wandb raises SystemExit if its service was killed.
     with suppress(Exception, SystemExit), bounded():
         wandb.teardown()
 
@@ -135,7 +135,7 @@ def tear_down() -> None:
 def start(
     config: Config, run_id: Callable[[], str], signature: str, screen: Screen
 ) -> Iterator[Tracker]:
-    """Yield the tracker of one run. A run that raises is marked failed in W&B as well."""
+    """Yield the tracker of one run. If the block raises, the run is marked as failed in W&B."""
     if config.tracking.name == "none":
         yield NoTracker()
         return
@@ -159,7 +159,7 @@ def start_run(
     screen: Screen,
     job_type: str | None = None,
 ) -> Any:
-    """Return the W&B run in the first mode that starts, or None. Report a mode that does not.
+    """Return the W&B run in the first mode that starts, or None. Report each failure.
 
     content: W&B's config of the run. job_type: the method's name, unless given.
     """
@@ -169,15 +169,15 @@ def start_run(
             run = _init(config, content, run_id, title, job_type or config.method.name, mode)
     except Exception as error:
         log.warning("W&B did not start %s", mode, exc_info=True)
-        tear_down()  # the id is taken in wandb's service until that ends
+        tear_down()  # wandb's service keeps the id until it ends
         if mode != "online":
             screen.say(f"W&B did not start ({_line(error)}); the record on disk is complete")
             return None
         screen.say(f"W&B cannot be reached ({_line(error)}); going on offline")
-        os.environ["WANDB_MODE"] = "offline"  # the runs after this one do not try
+        os.environ["WANDB_MODE"] = "offline"  # later runs do not try again
         return start_run(config, content, run_id, title, screen, job_type)
     atexit.unregister(tear_down)
-    atexit.register(tear_down)  # the last to be registered is the first to run: before wandb's
+    atexit.register(tear_down)  # the last registered function runs first: before wandb's
     if mode == "online":
         screen.say(f"W&B: {run.url}")
     return run
@@ -198,7 +198,7 @@ def upload_hint(tracking: Tracking, output_dir: str) -> str | None:
 
 
 def check(tracking: Tracking) -> None:
-    """Raise UserError if W&B is to be online and has no key: it would ask at the terminal."""
+    """Raise UserError if W&B has to be online without a key: it would ask at the terminal."""
     if tracking.name == "wandb" and _mode(tracking) == "online" and not _has_key():
         raise UserError(
             "tracking is online but no W&B API key was found: run `wandb login`, set "

@@ -1,7 +1,7 @@
 """The interface of an augmentation of your own. Its options are the signature of `__init__`."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from opt_runner.errors import UserError, in_words
 
 
+@runtime_checkable
 class Augmentation(Protocol):
     """A change of a batch of images after crop and flip.
 

@@ -1,10 +1,11 @@
 """The interface of a dataset. Its options are the signature of `__init__`."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from opt_runner.datasets.images import Images
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """A source of images. Building one is cheap: nothing is read before a method is called.
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError
 
+_LEAST_CLASSES = 2
+
 
 @dataclass(frozen=True, eq=False)
 class Images:
@@ -26,6 +28,8 @@ class Images:
     classes: list[str]
 
     def __post_init__(self) -> None:
+        if self.num_classes < _LEAST_CLASSES:
+            raise UserError(f"{self.num_classes} classes are nothing to learn: two are the least")
         _check_half("training", self.train_images, self.train_labels, self.num_classes)
         _check_half("test", self.test_images, self.test_labels, self.num_classes)
         train, test = tuple(self.train_images.shape[1:]), tuple(self.test_images.shape[1:])

@@ -16,7 +16,7 @@ from opt_runner.datasets.dataset import Dataset
 from opt_runner.datasets.folder.image_folder import ImageFolder
 from opt_runner.datasets.images import Images
 from opt_runner.errors import UserError
-from opt_runner.files import locked_where_possible
+from opt_runner.files import expanded, locked_where_possible
 
 SECONDS_TO_ANSWER = 20.0
 
@@ -69,7 +69,7 @@ class TorchvisionSet:
         download: bool = True,
     ) -> None:
         self.source = source
-        self.root = Path(root).expanduser()
+        self.root = Path(expanded(root))
         self.download = download
 
     @property

@@ -26,8 +26,11 @@ from opt_runner.sweep.sweep import Sweep
 
 @dataclass(frozen=True)
 class Slot:
-    """Room for one run at a time. gpu: as CUDA_VISIBLE_DEVICES names it; None: no GPU.
-    cores: what the run takes from the runs of other hardware."""
+    """Room for one run at a time.
+
+    gpu: as CUDA_VISIBLE_DEVICES names it; None: no GPU.
+    cores: the number of cores that the run takes from runs on other hardware.
+    """
 
     number: int
     gpu: str | None

@@ -50,9 +50,9 @@ class Resources:
 
 
 def connect(options: "RayOptions") -> None:
-    """Connect to the cluster at the address; without an address start Ray on this machine, until
-    this process ends.
+    """Connect to the cluster at the address.
 
+    Without an address start Ray on this machine; it ends with this process.
     Raises UserError if there is no cluster, or Ray does not start.
     """
     if ray.is_initialized():

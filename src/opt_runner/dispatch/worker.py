@@ -95,8 +95,10 @@ def answer(job: Job, stop: StopRequest) -> Interrupted | str | None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Within the block signals ask to stop. A signal that comes twice, as from the terminal and
-    from the launcher, is one request."""
+    """Take signals as requests to stop, within the block.
+
+    A signal that comes twice, as from the terminal and from the launcher, is one request.
+    """
     stop = StopRequest()
     with answered(dict.fromkeys(STOPPING, lambda signum, _: stop.ask(signum))):
         yield stop

@@ -87,31 +87,31 @@ class Method:
     def init(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
     ) -> Tensors:
-        """What trains for W (d, n), as it starts; fixed: what `draw` gave."""
+        """Return the tensors that train for W (d, n), at their start; fixed: those of `draw`."""
         return {}
 
     def weight(self, W: Tensor, *args: Any, **tensors: Any) -> Tensor:
-        """The effective weight V (k, d, n), differentiable in what trains."""
+        """Return the effective weight V (k, d, n), differentiable in the trained tensors."""
         return W
 
     def weights(self, Ws: Sequence[Tensor], tensors: Sequence[Tensors]) -> list[Tensor]:
-        """`weight` for all stacks, for methods that work faster on all of them together."""
+        """Return `weight` of all stacks: some methods are faster on all of them together."""
         return [self.weight(W, **of_stack) for W, of_stack in zip(Ws, tensors, strict=True)]
 
     def penalty(
         self, layer: "Layer", W: Tensor, V: Tensor, step: int, *args: Any, **tensors: Any
     ) -> Tensor | None:
-        """A term added to the loss of a step = 1, 2, ..., summed over the stack; None for none.
+        """Return a term for the loss of a step = 1, 2, ..., summed over the stack, or None.
 
-        layer: one of the stack's, which stands for all: they have the same sizes and kind.
-        What is drawn anew each step comes from torch's global generators: checkpoints keep these.
+        layer: the first of the stack; all have the same sizes and kind.
+        Random numbers come from torch's global generators, because checkpoints keep these.
         """
         return None
 
     def measure(self, W: Tensor, V: Tensor, *args: Any, **tensors: Any) -> Tensors:
-        """What is measured at every test: name -> (k,), of which the largest is reported.
+        """Return measurements for every test, name -> (k,); the largest value is reported.
 
-        Where there is a Q, `orthogonality_error`: the largest entry of |Q^T Q - I|.
+        A method with a Q returns `orthogonality_error`: the largest entry of |Q^T Q - I|.
         """
         return {}
 
@@ -128,14 +128,14 @@ class Method:
     def after_step(
         self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Called after each step of the optimizer, without gradients: rounds turn here."""
+        """Act after each step of the optimizer, without gradients: here a round ends."""
 
     def scaled_to(self, steps: int) -> Self:
-        """This method for a budget of `steps`, where its options depend on it."""
+        """Return this method with the options that depend on the budget set for `steps`."""
         return self
 
     def at_identity(self) -> Self:
-        """This method with options that let its tensors start where V = W, for given weights."""
+        """Return this method with options that let V start at W, for given weights."""
         return self
 
     @property
@@ -145,7 +145,7 @@ class Method:
 
     @property
     def has_tensors(self) -> bool:
-        """Whether layers have tensors of the method's own."""
+        """Return True if layers have tensors of the method's own."""
         cls = type(self)
         return cls.init is not Method.init or cls.draw is not Method.draw
 

@@ -1,5 +1,6 @@
 """Classifiers of torchvision and timm by name. Their weights start as in those packages."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,8 @@ from opt_runner.networks.options import Momentum
 
 _WITH_AUXILIARY = ("googlenet", "inception_v3")  # they give several outputs in training
 _COLOURS = 3
+# Options that load weights. Some versions of timm unpickle any file; and no signature would know.
+_LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")
 
 
 def from_torchvision(
@@ -25,6 +28,7 @@ def from_torchvision(
     bn_momentum: of every BatchNorm; None: torchvision's. options: of the model, as dropout.
     Raises UserError for an unknown name or option, or images that do not suit it.
     """
+    _refuse_weights(options)
     from torchvision import models  # slow to import, and not needed for other networks
 
     known = models.list_models(module=models)
@@ -58,6 +62,7 @@ def from_timm(
     bn_momentum: of every BatchNorm; None: timm's. options: of the model, as drop_path_rate.
     Raises UserError without timm, for an unknown name or option, or images that do not suit it.
     """
+    _refuse_weights(options)
     try:
         import timm
     except ImportError as error:
@@ -76,6 +81,13 @@ def from_timm(
         raise UserError(f"model.arch={arch}: {error}") from error
     set_bn_momentum(network, bn_momentum)
     return network
+
+
+def _refuse_weights(options: Mapping[str, Any]) -> None:
+    """Raise UserError for an option that loads weights."""
+    for name in _LOADING:
+        if options.get(name):
+            raise UserError(f"model.{name}: weights are loaded from a file, by model.weights=FILE")
 
 
 def set_in_channels(network: nn.Module, in_channels: int) -> None:

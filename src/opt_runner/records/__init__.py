@@ -1,1 +1,1 @@
-"""What runs leave on disk, and how it is read again."""
+"""The files of runs on disk, written and read."""

@@ -1,7 +1,7 @@
 """checkpoint.pt: everything that the next steps of a run depend on.
 
-Data order and augmentation are functions of the seed and the step, the learning rate is one of the
-step: they need no state. Two checkpoints are kept while a run trains, as the newest may be damaged
+Data order and augmentation depend on the seed and the step only, and the learning rate on the step:
+they need no state. A run keeps two checkpoints while it trains, because the newest may be damaged
 later. A settled run has none: its network is in weights.safetensors.
 """
 
@@ -21,7 +21,7 @@ from opt_runner.files import set_aside, write_whole
 from opt_runner.opt import OPT
 from opt_runner.records.record import Record
 
-# The form of what a checkpoint holds. A file of another form is set aside and the run starts over.
+# The version of the content. A file of another version is set aside, and the run starts again.
 _FORM = 3
 
 
@@ -34,7 +34,7 @@ def save(
 ) -> None:
     """Write checkpoint.pt whole; the one before stays as checkpoint.previous.pt.
 
-    It takes its name only once it has been read back. `progress`: tensors and plain values.
+    It is read back before it takes its name. `progress`: tensors and plain values.
     Raises CannotWrite.
     """
     state = {
@@ -48,7 +48,7 @@ def save(
     def write(file: Any) -> None:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # which is what PyTorch makes of a full disk
+        except RuntimeError as error:  # PyTorch raises this on a full disk
             raise OSError(None, str(error).splitlines()[0]) from error
 
     def keep_previous(new: Path) -> None:
@@ -67,9 +67,10 @@ def save(
 def load(
     record: Record, signature: str, opt: OPT, optimizer: Optimizer, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """Restore the newest state that is whole and return its progress; None where there is none.
+    """Restore the newest undamaged state, and return its progress or None.
 
-    Damaged files are set aside, and `say` is told. Raises UserError for another run's checkpoint.
+    Damaged files are set aside and reported by `say`. Raises UserError for another run's
+    checkpoint.
     """
     for path in record.checkpoints():
         try:
@@ -109,7 +110,7 @@ def load(
 
 
 def state_of(opt: OPT, optimizer: Optimizer) -> dict[str, Any]:
-    """Return all that the next step depends on, but the number of steps made."""
+    """Return everything that the next step depends on, except the number of steps."""
     device = next(opt.parameters()).device
     return {
         "opt": opt.state_dict(),
@@ -120,7 +121,7 @@ def state_of(opt: OPT, optimizer: Optimizer) -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any], opt: OPT, optimizer: Optimizer) -> None:
-    """Load what `state_of` gave."""
+    """Load the state that `state_of` returned."""
     opt.load_state_dict(state["opt"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["rng"])
@@ -138,7 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
     _check(path)
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a damaged file torch.load raises anything
+    except Exception as error:  # torch.load raises any exception for a damaged file
         if _is_of_the_disk(error):
             raise
         raise Damaged(type(error).__name__) from error
@@ -146,11 +147,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check(path: Path) -> None:
-    """Raise Damaged where a byte of the state is not as written: torch.load does not look."""
+    """Raise Damaged if a byte of the state was altered, which torch.load does not check."""
     try:
         with zipfile.ZipFile(path) as archive:
             altered = archive.testzip()
-    except Exception as error:  # of a damaged file zipfile raises anything
+    except Exception as error:  # zipfile raises any exception for a damaged file
         if _is_of_the_disk(error):
             raise
         raise Damaged(str(error) or type(error).__name__) from error
@@ -159,13 +160,15 @@ def _check(path: Path) -> None:
 
 
 def _is_of_the_disk(error: Exception) -> bool:
-    """Of a file that cannot be read now, and may be whole. EINVAL is of one that is damaged, and
-    names a place before its beginning."""
+    """Return True if the file cannot be read now, but may be whole.
+
+    EINVAL comes from a damaged file with a position before its beginning.
+    """
     return isinstance(error, OSError) and error.errno != errno.EINVAL
 
 
 def _sync(metrics: Path) -> None:
-    """The rows that a checkpoint counts are on disk before it is."""
+    """Write the rows that a checkpoint counts to the disk, before the checkpoint itself."""
     if metrics.exists():
         with metrics.open("rb") as file:
             os.fsync(file.fileno())

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,16 +16,16 @@ from opt_runner.errors import UserError
 T = TypeVar("T")
 
 _MOST_BYTES = 2**28
-_MOST_VALUES = 100_000  # of a config: a kilobyte of YAML aliases can stand for billions
-_LARGEST = 1e100  # of a number: sums and squares of such numbers are still finite
-_MOST_DIGITS = 18  # of a whole number: it fits 64 bits
+_MOST_VALUES = 100_000  # in a config: a kilobyte of YAML aliases can mean billions of values
+_LARGEST = 1e100  # the largest number: sums and squares of such numbers are still finite
+_MOST_DIGITS = 18  # digits of a whole number: it fits into 64 bits
 
-# libyaml's loader, ten times as fast as PyYAML's own, if PyYAML was built with it.
+# PyYAML may be built with libyaml, whose loader is ten times as fast.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class DamagedFile(UserError):
-    """A file that is not as it was written. The message names the file and the fault."""
+    """A file was altered after it was written. The message names the file and the fault."""
 
 
 def read_text(path: Path) -> str:
@@ -33,22 +34,32 @@ def read_text(path: Path) -> str:
     Raises:
         FileNotFoundError: there is no such file.
         UserError: it cannot be read.
-        DamagedFile: it is no UTF-8.
+        DamagedFile: it is not UTF-8.
     """
-    try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise UserError(f"{path} is no regular file")
-            if found.st_size > _MOST_BYTES:
-                raise UserError(f"{path} is too large: {found.st_size:,} bytes")
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MOST_BYTES:
+            raise UserError(f"{path} is too large: {size:,} bytes")
+        try:
             return file.read().decode()
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise DamagedFile(f"{path} is damaged: it is not UTF-8") from error
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read its bytes. Raises FileNotFoundError and UserError."""
+    try:
+        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DamagedFile(f"{path} is damaged: it is not UTF-8") from error
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise UserError(f"{path} is no regular file")
+    return file
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -91,7 +102,7 @@ def _number(digits: str) -> float:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping of a YAML file, plain values with text as keys.
 
-    Raises as `read_text`, and DamagedFile for broken YAML and for anything else.
+    Raises as `read_text`, and DamagedFile for broken YAML and for other content.
     """
     try:
         content = yaml.load(read_text(path), _Loader)
@@ -145,9 +156,9 @@ def folders_below(
 
 
 def printable(text: str) -> str:
-    """Return `text` with U+FFFD for characters that a terminal obeys or that UTF-8 does not have.
+    """Return `text` with U+FFFD for characters that are unsafe to print or not in UTF-8.
 
-    Those are control characters, marks of writing direction and halves of surrogate pairs. Line
+    These are control characters, marks of writing direction and halves of surrogate pairs. Line
     breaks and tabs stay.
     """
     if text.isprintable():

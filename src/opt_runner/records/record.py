@@ -1,14 +1,14 @@
 """A run's record on disk: every file is written whole or not at all.
 
-    config.yaml     the run's config             metrics.jsonl            a row a report
-    result.json     how it ended                 checkpoint.pt            where to go on from
-    run.log         what was said, tracebacks    checkpoint.previous.pt   the one before it
-    command.txt     what makes this run          weights.safetensors      the trained network
-    job.json, job.log      of its job, under Slurm
-    wandb.txt       its id in W&B
-    prune           a search stops the run
+    config.yaml     the run's config             metrics.jsonl            losses and evaluations
+    result.json     how it ended                 checkpoint.pt            the state to resume from
+    run.log         messages, tracebacks         checkpoint.previous.pt   the checkpoint before it
+    command.txt     the command that repeats it  weights.safetensors      the trained network
+    job.json, job.log      the run's Slurm job and its output
+    wandb.txt       the run's id in W&B
+    prune           a search asks the run to stop
 
-Everything that reports reads these files and nothing else.
+Reports read these files and nothing else.
 """
 
 import contextlib
@@ -56,17 +56,19 @@ class Record:
         return Result.read(self.result)
 
     def checkpoints(self) -> list[Path]:
-        """Return the checkpoints that are there, the newest first."""
+        """Return the existing checkpoints, the newest first."""
         return [path for path in (self.checkpoint, self.previous_checkpoint) if path.exists()]
 
     def drop_checkpoints(self) -> None:
-        """Delete the checkpoints of a run that is over."""
+        """Delete the checkpoints of a run that has ended."""
         for path in self.checkpoints():
             path.unlink(missing_ok=True)
 
     def wandb_id(self) -> str:
-        """Return the record's own id in W&B, made once: a resumed run keeps it, a rerun has a new
-        one. Raises CannotWrite."""
+        """Return the record's own id in W&B, made once.
+
+        A resumed run keeps its id; a rerun has a new one. Raises CannotWrite.
+        """
         if not self.wandb.exists():
             write_whole(self.wandb, secrets.token_hex(6) + "\n")
         return self.wandb.read_text().strip()
@@ -74,7 +76,7 @@ class Record:
     def check_held(self) -> None:
         """Raise CannotWrite if the record was removed while this process holds it.
 
-        Another process may have begun the run anew: two would write into its files.
+        Another process may have started the run again, and both would write the same files.
         """
         if self._lock is not None and not self._lock.intact:
             reason = "the record was removed or replaced while its run went on"
@@ -93,7 +95,7 @@ class Record:
             with open(self.metrics, "ab", buffering=0, opener=no_links) as file:
                 size = os.fstat(file.fileno()).st_size
                 try:
-                    if file.write(line) < len(line):  # the disk was full after half of it
+                    if file.write(line) < len(line):  # the disk became full in the middle
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 except OSError:
                     with contextlib.suppress(OSError):
@@ -104,11 +106,11 @@ class Record:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the rows, without one that a kill cut off in the middle."""
-        lines = self.metrics.read_bytes().split(b"\n")[:-1]
+        lines = self._metrics().split(b"\n")[:-1]
         return [json.loads(line) for line in lines]
 
     def keep_metrics(self, size: int) -> bool:
-        """Drop the rows after the first `size` bytes. Return False if those are not whole rows.
+        """Drop the rows after the first `size` bytes. Return False if these are not whole rows.
 
         Raises CannotWrite.
         """
@@ -124,7 +126,7 @@ class Record:
 
     def holds_metrics(self, size: int) -> bool:
         """Return True if metrics.jsonl has `size` bytes or more, and these are whole rows."""
-        kept = self.metrics.read_bytes()[:size] if self.metrics.exists() else b""
+        kept = self._metrics()[:size]
         try:
             for line in kept.splitlines():
                 json.loads(line)
@@ -132,14 +134,18 @@ class Record:
             return False
         return len(kept) == size and (size == 0 or kept.endswith(b"\n"))
 
+    def _metrics(self) -> bytes:
+        """Return the content of metrics.jsonl. A pipe in its place is not waited for."""
+        return self.metrics.read_bytes() if self.metrics.is_file() else b""
+
     def metrics_size(self) -> int:
         return self.metrics.stat().st_size if self.metrics.exists() else 0
 
     def set_aside(self) -> Path | None:
         """Move an old record to `<directory>.old-N`, so that a new one can start.
 
-        It is one rename, which a kill cannot halve. The lock moves along: hold the record to call
-        this, then let it go, and hold the new one. Raises CannotWrite.
+        It is one rename, so a kill cannot interrupt it. The lock moves too: hold the record for
+        this call, release it, and hold the new one. Raises CannotWrite.
         """
         if not self.result.exists() and not self.checkpoints():
             return None
@@ -164,9 +170,18 @@ class Record:
         with locked(self.directory / "lock", busy) as self._lock:
             try:
                 remove_abandoned(self.directory)
+                self._set_odd_files_aside()
                 yield
             finally:
                 self._lock = None
+
+    def _set_odd_files_aside(self) -> None:
+        """Rename pipes, devices and folders that stand in the place of this run's files."""
+        for path in (self.config, self.metrics, self.result, self.log, self.command, self.weights,
+                     self.wandb, *self.checkpoints()):  # fmt: skip
+            if path.exists() and not path.is_file():
+                with contextlib.suppress(OSError):
+                    set_aside(path)
 
     def is_held(self) -> bool:
         """Return True if another process holds the run."""

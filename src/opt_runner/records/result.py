@@ -18,10 +18,10 @@ Status = Literal["finished", "failed", "diverged", "interrupted", "pruned"]
 
 @dataclass
 class Result:
-    """What a run has come to. The training loop fills it, and a checkpoint keeps it.
+    """The result of a run so far. The training loop fills it, and checkpoints keep it.
 
-    Errors are in percent. A value that the run did not reach is None. An unfinished run has the
-    status `interrupted`.
+    Errors are in percent. A value that is not known yet is None. An unfinished run has the status
+    `interrupted`.
     """
 
     signature: str
@@ -36,14 +36,14 @@ class Result:
     seconds: float = 0.0  # of training, evaluation left out
     test_error: float | None = None  # after the last step
     best_test_error: float | None = None  # of all evaluations; None with validation
-    # With validation only; the test errors only of a finished run.
+    # With validation only; the test errors only if the run has finished.
     validation_error: float | None = None  # of the last evaluation
     best_validation_error: float | None = None  # of all evaluations
     best_step: int | None = None  # the step of the best validation error
     test_error_at_best: float | None = None  # after that step
     train_loss: float | None = None
-    # After the last step, see run/evaluate.py. The first: of as many training images as there are
-    # test images, not augmented, with the labels that they were trained on.
+    # After the last step, see run/evaluate.py. train_error: on as many training images as there are
+    # test images, without augmentation, with the labels of the training.
     train_error: float | None = None
     test_nll: float | None = None
     calibration_error: float | None = None
@@ -65,28 +65,28 @@ class Result:
 
     @property
     def settled(self) -> bool:
-        """Return True if the same run again would give the same: nothing is left to do."""
+        """Return True if nothing is left to do: the same run again would give the same."""
         return self.status in ("finished", "diverged")
 
     @property
     def ended_well(self) -> bool:
         """Return True for a finished run, and for one that a search stopped early.
 
-        The latter resumes from its checkpoint if it is run outside of the search.
+        Outside of the search a stopped run resumes from its checkpoint.
         """
         return self.status in ("finished", "pruned")
 
     @staticmethod
     def parse(content: Any) -> "Result":
-        """Return the result of plain values. Raises ValidationError where a type is wrong."""
+        """Return the result from plain values. Raises ValidationError if a type is wrong."""
         return _adapter().validate_python(content)
 
     @staticmethod
     def read(path: Path) -> "Result | None":
-        """Return the result at `path`, or None where none is there yet.
+        """Return the result at `path`, or None if there is none.
 
         Raises:
-            DamagedFile: the file is not as it was written.
+            DamagedFile: the file was altered.
             UserError: it cannot be read.
         """
         try:

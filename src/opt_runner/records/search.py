@@ -1,6 +1,6 @@
-"""search.json: the trials of a search, for reports, which need no Optuna to read it.
+"""search.json: the trials of a search, for reports, which do not need Optuna to read it.
 
-The search itself goes on from the journal that stands beside it.
+The search itself resumes from the journal beside this file.
 """
 
 import json
@@ -22,8 +22,12 @@ STATUSES = ("finished", "pruned", "diverged", "failed", "not finished")
 
 @dataclass(frozen=True)
 class Trial:
-    """status: one of STATUSES. errors: validation errors in percent, one a seed; value: their mean,
-    which is minimised, 100 for a diverged trial. runs: the signatures, one a seed."""
+    """A trial of a search.
+
+    status: one of STATUSES. errors: validation errors in percent, one for each seed.
+    value: their mean, which is minimised; 100 for a diverged trial.
+    runs: the signatures, one for each seed.
+    """
 
     number: int
     status: str
@@ -36,8 +40,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """space: the parameters as on the command line. log: those on a logarithmic scale. label: tells
-    the searches of one fair comparison, which share a name, from each other."""
+    """A search and its trials.
+
+    space: the parameters as on the command line. log: the parameters on a logarithmic scale.
+    label: the entrant, in a fair comparison, whose searches share one name.
+    """
 
     name: str
     space: dict[str, str]
@@ -46,7 +53,7 @@ class SearchRecord:
     label: str = ""
 
     def ranked(self) -> list[Trial]:
-        """Those that finished, the best first; of equal ones the first."""
+        """Return the finished trials, the best first; equal ones by number."""
         finished = [t for t in self.trials if t.status == "finished" and t.value is not None]
         return sorted(finished, key=lambda trial: (trial.value, trial.number))
 
@@ -54,7 +61,7 @@ class SearchRecord:
         return sum(trial.status == status for trial in self.trials)
 
     def write(self, folder: Path) -> None:
-        """Raises CannotWrite."""
+        """Write the search into its folder. Raises CannotWrite."""
         write_whole(folder / NAME, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
@@ -63,11 +70,11 @@ class SearchRecord:
         try:
             return read_json(folder / NAME, TypeAdapter(cls))
         except FileNotFoundError as error:
-            raise UserError(f"{folder / NAME} is missing; the search writes it anew") from error
+            raise UserError(f"{folder / NAME} is missing; the search writes it again") from error
 
 
 def words(parameters: Mapping[str, Any]) -> list[str]:
-    """As overrides. A float is rounded to six digits: it can be read, and typed again."""
+    """Return the parameters as overrides, with floats rounded to six digits."""
     return [
         f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in parameters.items()
@@ -75,15 +82,17 @@ def words(parameters: Mapping[str, Any]) -> list[str]:
 
 
 def beaten(searches: Sequence[SearchRecord]) -> set[str]:
-    """The signatures of the runs of all trials but the best of each search. Those of a fair
-    comparison are all beaten: its table is of other runs."""
+    """Return the signatures of the runs of all trials but the best one of each search.
+
+    In a fair comparison all trials count as beaten: its table holds other runs.
+    """
     trials = [trial for search in searches for trial in search.trials]
     best = [trial for search in searches if not search.label for trial in search.ranked()[:1]]
     return {run for one in trials for run in one.runs} - {run for one in best for run in one.runs}
 
 
 def tunings(searches: Iterable[SearchRecord]) -> list[list[SearchRecord]]:
-    """The searches of each fair comparison, plain training's first."""
+    """Return the searches of each fair comparison, with plain training's first."""
     found: dict[str, list[SearchRecord]] = {}
     for search in sorted(searches, key=lambda search: not search.label.startswith("standard")):
         if search.label:

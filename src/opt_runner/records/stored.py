@@ -1,4 +1,4 @@
-"""Runs as reports and sweeps see them: the content of their records on disk, and nothing else."""
+"""Runs as reports and sweeps see them: the content of their records on disk."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ class _Named(BaseModel):
 
 
 class _Known(BaseModel, strict=True):
-    """The keys of a config that tables need. A config without them is none of ours."""
+    """The keys of a config that tables need; without them it is not a config of opt-run."""
 
     seed: int
     method: _Named
@@ -36,7 +36,7 @@ class _Known(BaseModel, strict=True):
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A record: its config as written, and its result, None where it has none yet.
+    """A run on disk: its config as written, and its result or None.
 
     damage: the fault of its result.json, if that cannot be read.
     """
@@ -55,7 +55,7 @@ class StoredRun:
 
     @property
     def fault(self) -> str | None:
-        """Return why the run did not finish, as far as its record says."""
+        """Return the reason why the run did not finish, if its record has it."""
         return self.damage or (self.result.error if self.result else None)
 
     @property
@@ -80,7 +80,7 @@ class StoredRun:
 
     @cached_property
     def task_keys(self) -> dict[str, Any]:
-        """Return the dotted keys and values that make a table: all else that changes a result."""
+        """Return the dotted keys and values that make a table, of keys that change a result."""
         return _flat(of_roles(self.config, Role.TASK))
 
     @property
@@ -157,9 +157,9 @@ def load(directory: Path) -> StoredRun:
 
 
 def read_on_any_device(planned: StoredRun) -> StoredRun | None:
-    """Return the record of a run that ran elsewhere, on a device that its plan did not know.
+    """Return the record of a run whose device was not known before it ran elsewhere.
 
-    The device is in the signature: the directory is another than planned, beside it.
+    The device is in the signature, so the record is in another directory beside the planned one.
     """
     folder, keys = planned.record.directory.parent, (planned.task_keys, planned.method_keys)
     beside = (read(p) for p in folder.glob(f"seed{planned.seed}-*") if ".old-" not in p.name)

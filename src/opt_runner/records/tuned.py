@@ -1,7 +1,7 @@
-"""tuned.json: the runs of a fair comparison, which have the settings that its searches found.
+"""tuned.json: the runs of a fair comparison that have the best settings of its searches.
 
-More trials may find better settings. Runs with the former ones are of no table: a method would
-stand in it twice, plain training too, and nothing could be compared with it.
+More trials may find better settings. Runs with outdated settings are left out of tables; otherwise
+a method, or the baseline, would appear twice.
 """
 
 import json
@@ -20,8 +20,11 @@ NAME = "tuned.json"
 
 @dataclass(frozen=True)
 class Tuned:
-    """An entrant. setting: the best one, as overrides. runs: the signatures of those that have it.
-    former: of those with settings that were the best before."""
+    """An entrant of a fair comparison and its runs.
+
+    setting: the best setting, as overrides. runs: the signatures of the runs that have it.
+    former: the signatures of runs with settings that were the best before.
+    """
 
     setting: list[str]
     runs: list[str]
@@ -31,7 +34,7 @@ class Tuned:
 def keep(
     folder: Path, settings: Mapping[str, Sequence[str]], runs: Mapping[str, Sequence[str]]
 ) -> None:
-    """Take in what the searches have found. settings, runs: by the entrants' labels.
+    """Record the best settings and their runs. settings, runs: by the entrants' labels.
 
     Raises UserError for a file that cannot be read or is damaged, and CannotWrite.
     """
@@ -52,7 +55,7 @@ def read(folder: Path) -> dict[str, Tuned]:
 
 
 def superseded(folders: Iterable[Path], fault: Callable[[str], None]) -> set[str]:
-    """Return the signatures of the runs with former settings of all comparisons below the folders.
+    """Return the signatures of runs with outdated settings, of all comparisons in the folders.
 
     fault: called with a line about each file that cannot be read.
     """
@@ -65,5 +68,5 @@ def superseded(folders: Iterable[Path], fault: Callable[[str], None]) -> set[str
                     former.update(entrant.former)
                     current.update(entrant.runs)
             except UserError as error:
-                fault(f"{error}; without it runs with former settings are shown too")
+                fault(f"{error}; without it runs with outdated settings are shown too")
     return former - current

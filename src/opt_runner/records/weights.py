@@ -1,14 +1,15 @@
-"""weights.safetensors: the trained network, merged, as a state_dict, and what it takes and gives.
+"""weights.safetensors: the state_dict of the merged network, its inputs and outputs.
 
-The file is enough to build the network again: no data is needed.
+The network can be built from this file and the config, without the data.
 """
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Annotated, Self
 
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -17,22 +18,26 @@ from torch import contiguous_format as contiguous
 from opt_runner.datasets import Images
 from opt_runner.errors import UserError
 from opt_runner.files import write_whole
+from opt_runner.records.reading import open_regular, parse_json
+from opt_runner.records.result import Result
 
-# One key alone: safetensors writes several in any order, and the same network is the same file.
+# One key only: safetensors writes several in any order, and equal networks must be equal files.
 _KEY = "opt_runner"
+NAME = "weights.safetensors"
+Count = Annotated[int, Field(strict=True, gt=0, le=2**20)]
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What a network takes and gives.
+    """The inputs and outputs of a network.
 
-    channels, size: of an image; size is (height, width). classes: names, in the order of the
-    outputs. The network gets pixels x in 0 to 255 as (x - 127.5) / 128.
+    channels, size: of an image; size is (height, width). classes: their names in the order of the
+    outputs. A pixel x from 0 to 255 is given as (x - 127.5) / 128.
     """
 
-    channels: int
-    size: tuple[int, int]
-    classes: list[str]
+    channels: Count
+    size: tuple[Count, Count]
+    classes: Annotated[list[str], Field(min_length=2)]
 
     @classmethod
     def of(cls, images: Images) -> Self:
@@ -50,8 +55,8 @@ class Interface:
 def write(path: Path, network: nn.Module, interface: Interface) -> str:
     """Write the network's state_dict whole, and return the SHA-256 of the file.
 
-    Tied weights stand under each of their names. A value that is no tensor, as a module's
-    `get_extra_state` may give, is left out. Raises CannotWrite.
+    Tied weights have an entry for each of their names. A value that is not a tensor, as from a
+    module's `get_extra_state`, is left out. Raises CannotWrite.
     """
     tensors = {
         name: value.detach().cpu().clone(memory_format=contiguous)
@@ -67,25 +72,35 @@ def write(path: Path, network: nn.Module, interface: Interface) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def check(path: Path, digest: str) -> None:
-    """Raise UserError where the file at `path` is not what `write` wrote, by its SHA-256."""
+def check(path: Path) -> None:
+    """Raise UserError if weights of a record are not as `write` wrote them, by their SHA-256.
+
+    The result.json beside them tells. Other files are not looked at.
+    """
+    result = Result.read(path.with_name("result.json")) if path.name == NAME else None
+    if result is None or result.weights is None:
+        return
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if found != digest:
+    except FileNotFoundError:
+        return  # whoever reads it says so
+    if found != result.weights:
         raise UserError(
-            f"{path} is damaged: its SHA-256 is not that of result.json; rerun=true makes it anew"
+            f"{path} is damaged: its SHA-256 is not that of result.json; rerun=true makes it again"
         )
 
 
 def read_interface(path: Path) -> Interface:
-    """Raises UserError for a file that is missing, damaged or none of ours."""
+    """Return the interface that the file of weights names.
+
+    Raises UserError if the file is missing, damaged or not written by this package.
+    """
     try:
+        open_regular(path).close()
         with safe_open(path, "pt") as file:
-            content = json.loads((file.metadata() or {})[_KEY])
-        return Interface(content["channels"], tuple(content["size"]), content["classes"])
+            content = parse_json((file.metadata() or {})[_KEY])
+        return TypeAdapter(Interface).validate_python(content)
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing: it was removed, or the run is of an earlier release; rerun=true "
@@ -93,12 +108,16 @@ def read_interface(path: Path) -> Interface:
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"]))
+        raise UserError(f"{path} is damaged: its {key}: {fault['msg']}") from error
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
 def load(path: Path, network: nn.Module) -> None:
-    """Give the network, on the CPU, its weights. Raises UserError where they do not fit."""
+    """Load the weights into the network, on the CPU. Raises UserError if they do not fit."""
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -1,0 +1,1 @@
+"""Tables and pictures of records: nothing but the files of records is read."""

@@ -14,6 +14,7 @@ from opt_runner.records.stored import StoredRun
 from opt_runner.report.comparison import Comparison, TableRow, in_words
 
 _VERSIONS = ("opt_runner", "torch", "device", "data")
+_CHOICES = ("optimizer", "schedule")
 _ORDER = {name: place for place, name in enumerate(METHODS)}
 
 
@@ -67,22 +68,32 @@ def _rows(group: Sequence[StoredRun]) -> list[TableRow]:
 def _labels(rows: Sequence[Sequence[StoredRun]]) -> list[str]:
     """Return a label for each row: the method's, and the options in which its rows differ."""
     owners: dict[str, set[str]] = defaultdict(set)
-    forms: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    names: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    forms: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for runs in rows:
         owners[_label(runs)].add(runs[0].method)
-        forms[runs[0].method].append(runs[0].method_keys)
-    differing = {method: _differing(keys) for method, keys in forms.items()}
+        names[runs[0].method].add(_chosen(runs[0]))
+        forms[runs[0].method, *_chosen(runs[0])].append(runs[0].method_keys)
+    differing = {kind: _differing(keys) for kind, keys in forms.items()}
     labels = []
     for runs in rows:
-        method, label = runs[0].method, _label(runs)
+        method, chosen, label = runs[0].method, _chosen(runs[0]), _label(runs)
         own = f" ({method})" if len(owners[label]) > 1 else ""
+        # Options of an optimizer are its own: beside another optimizer its name says enough.
+        others = zip(_CHOICES, chosen, zip(*names[method], strict=True), strict=True)
+        named = "".join(f" {choice}={name}" for choice, name, all_ in others if len({*all_}) > 1)
         options = "".join(
             f" {key}={in_words(value)}"
             for key, value in runs[0].method_keys.items()
-            if key in differing[method]
+            if key in differing[method, *chosen]
         )
-        labels.append(label + own + options)
+        labels.append(label + own + named + options)
     return labels
+
+
+def _chosen(run: StoredRun) -> tuple[str, ...]:
+    """Return the names of the optimizer and the schedule."""
+    return tuple(str(run.config[choice].get("name", "")) for choice in _CHOICES)
 
 
 def _label(runs: Sequence[StoredRun]) -> str:

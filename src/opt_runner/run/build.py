@@ -1,6 +1,6 @@
 """The network of a run, and the methods around it."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -8,9 +8,12 @@ from torch import nn
 from opt_runner.choice import Rule
 from opt_runner.config import components
 from opt_runner.config.schema import Config, Covered
+from opt_runner.errors import UserError
 from opt_runner.methods import Method
 from opt_runner.methods.stack import Weights
 from opt_runner.opt import OPT
+from opt_runner.optimizers import SGD
+from opt_runner.run.schedule import Schedule
 
 # The reference's moving average of BatchNorm, and the budget it was chosen for.
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
@@ -30,16 +33,16 @@ class Sized(Protocol):
 
 
 def network_of(config: Config, images: Sized, steps: int) -> nn.Module:
-    """The network for these images and a budget of so many steps, as it starts."""
-    network: nn.Module = components.build(
+    """Return the network for these images and a budget of `steps`, as it starts."""
+    return components.build(
         config.model,
         "model",
+        nn.Module,
         in_channels=images.channels,
         image_size=images.size,
         num_classes=images.num_classes,
         bn_momentum=min(_BN_MOST, _BN_MOMENTUM * _BN_STEPS / steps),
     )
-    return network
 
 
 def dtype_of(config: Config) -> torch.dtype:
@@ -58,14 +61,39 @@ def opt_of(config: Config, network: nn.Module, steps: int) -> OPT:
     )
 
 
+def optimizer_of(config: Config, opt: OPT) -> torch.optim.Optimizer:
+    """Return the optimizer that the config names, over all that trains."""
+    chosen = config.optimizer
+    momentum: dict[str, Any] = {
+        k: v for k, v in chosen.options.items() if k in ("momentum", "nesterov")
+    }
+    options: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
+    if components.target(chosen, "optimizer") is SGD:
+        return opt.optimizer(**options, **momentum, rotation_lr=chosen.rotation_lr)
+
+    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        kind = torch.optim.Optimizer
+        try:
+            return components.build(chosen, "optimizer", kind, params=groups, **options)
+        except ValueError as error:  # of a class of PyTorch, which checks its options itself
+            raise UserError(f"optimizer: {error}") from error
+
+    return opt.optimizer(**options, rotation_lr=chosen.rotation_lr, make=make)
+
+
+def schedule_of(config: Config) -> Schedule:
+    """Return the schedule that the config names."""
+    return components.build(config.schedule, "schedule", Schedule)
+
+
 def _rules(config: Config, steps: int) -> list[Rule]:
-    """The config's method and, for the layers that it leaves, the others."""
-    first: Method = components.build(config.method, "method")
+    """Return the rules of the config's method and of the methods in layers.rest."""
+    first = components.build(config.method, "method", Method)
     rules = [_rule(first.scaled_to(steps), config.layers)]
     for position, other in enumerate(config.layers.rest):
         where = f"layers.rest.{position}"
         component = components.named_method(other.method, other.options, where)
-        method: Method = components.build(component, where)
+        method = components.build(component, where, Method)
         rules.append(_rule(method.scaled_to(steps), other))
     return rules
 

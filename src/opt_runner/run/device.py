@@ -40,7 +40,10 @@ class Device:
 
     @classmethod
     def of(cls, options: Hardware, processes: Processes = ALONE) -> Self:
-        """Sets the process's threads, memory use and determinism. Raises UserError."""
+        """Return the device, and set this process's threads, memory use and determinism.
+
+        Raises UserError if the device does not exist.
+        """
         torch.set_num_threads(options.threads or default_threads())
         found = find_device(options, processes)
         if options.reuse_memory and found.type == "cpu":
@@ -74,9 +77,9 @@ class Device:
 
 
 def find_device(options: Hardware, processes: Processes = ALONE) -> torch.device:
-    """The device that the config names; of several GPUs each process of a run gets its own.
+    """Return the device that the config names; each process of a run gets a GPU of its own.
 
-    Raises UserError where it is not there.
+    Raises UserError if it does not exist.
     """
     name = options.device
     if name == "auto":

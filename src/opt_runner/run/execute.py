@@ -12,7 +12,6 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-import yaml
 from torch.optim import Optimizer
 
 from opt_runner import __version__
@@ -20,7 +19,7 @@ from opt_runner.console import wandb
 from opt_runner.console.run_log import run_log
 from opt_runner.console.screen import Screen, outcome
 from opt_runner.errors import Elsewhere, UserError, in_words
-from opt_runner.files import CannotWrite, write_whole
+from opt_runner.files import CannotWrite
 from opt_runner.opt import OPT, merge
 from opt_runner.records import checkpoint, weights
 from opt_runner.records.result import Result
@@ -30,7 +29,7 @@ from opt_runner.run.interrupt import Interrupted, StopRequest
 from opt_runner.run.loop import Pruned, train
 from opt_runner.run.processes import ALONE, Processes
 from opt_runner.run.reporter import NoReporter, RecordReporter, Reporter
-from opt_runner.run.run import Run, settled_result
+from opt_runner.run.run import Run, settled_result, write_config
 from opt_runner.run.set_up import Setup, set_up
 
 log = logging.getLogger("opt_runner")
@@ -138,9 +137,11 @@ def _new_result(run: Run, setup: Setup | None = None) -> Result:
 def _begin(
     run: Run, setup: Setup, new: Result, screen: Screen, held: ExitStack
 ) -> tuple[Result, Losses]:
-    """Hold the run until `held` ends, and return where it starts: `new`, or as its checkpoint has
-    it, or its result where nothing is left to do. Raises Busy, and UserError for the checkpoint of
-    another run."""
+    """Hold the run until `held` ends, and return the result to start from.
+
+    It is `new`, or the checkpoint's, or the final result if nothing is left to do.
+    Raises Busy, and UserError for the checkpoint of another run.
+    """
     if run.config.rerun:
         _set_aside(run, screen)
     held.enter_context(run.record.held(partial(_busy, run, screen, set())))
@@ -227,7 +228,7 @@ def _steps(
     """Train, and let `result` say how that ended. tell: takes the traceback of an error."""
     try:
         if setup.processes.first:
-            _write_config(run)
+            write_config(run)
         train(setup, result, reporter, stop, losses)
         plain = merge(setup.opt)
         if setup.processes.first:
@@ -271,12 +272,6 @@ def _write_result(run: Run, result: Result, screen: Screen) -> None:
         screen.fail(f"{run.title}: {error}")
 
 
-def _write_config(run: Run) -> None:
-    content = yaml.safe_dump(run.config.content, sort_keys=False)
-    write_whole(run.record.config, content)
-    write_whole(run.record.command, run.command + "\n")
-
-
 def _fail(run: Run, error: BaseException, screen: Screen) -> Result | None:
     """Record a failure outside of training, unless a result of earlier work stands."""
     result = _new_result(run)
@@ -291,7 +286,7 @@ def _fail(run: Run, error: BaseException, screen: Screen) -> Result | None:
             earlier = run.record.read_result()
             if earlier is None or not earlier.settled:
                 with suppress(CannotWrite):  # which the result then says
-                    _write_config(run)
+                    write_config(run)
                 _write_result(run, result, screen)
     except Busy:
         return None

@@ -10,6 +10,7 @@ and only Slurm knows whether it then requeues it: the run saves and goes on.
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
@@ -42,9 +43,25 @@ class StopRequest:
         self.signum: int | None = None
         self.save = False
         self._raises = False
+        self._alive = time.perf_counter()
+        self._stopped = 0.0
+
+    def clock(self) -> float:
+        """Return a time in seconds that stands still while the process is stopped, as by Ctrl-Z.
+
+        Call it after each step: when a stop began is known to the time since the last call.
+        """
+        self._alive = time.perf_counter()
+        return self._alive - self._stopped
+
+    def continued(self, signum: int, frame: FrameType | None) -> None:
+        """Note that the process was stopped until now: the handler of SIGCONT."""
+        now = time.perf_counter()
+        self._stopped += now - self._alive
+        self._alive = now
 
     def ask(self, signum: int) -> None:
-        """What a signal's handler calls; a second signal changes nothing."""
+        """Ask to stop, from a signal handler; a second signal changes nothing."""
         if self.signum is None:
             self.signum = signum
             if self._raises:
@@ -122,7 +139,7 @@ def stop_requests(once: bool = True) -> Iterator[StopRequest]:
     def ask(signum: int, frame: FrameType | None) -> None:
         if once:
             for one, handler in previous.items():
-                if one != signal.SIGHUP:
+                if one not in (signal.SIGHUP, signal.SIGCONT):
                     signal.signal(one, handler)
         request.ask(signum)
 
@@ -132,6 +149,7 @@ def stop_requests(once: bool = True) -> Iterator[StopRequest]:
     announced = [one for one in _PRE_EMPTION if callable(signal.getsignal(one))]
     answers = {signal.SIGINT: ask, signal.SIGTERM: save if announced else ask, signal.SIGHUP: ask}
     answers |= dict.fromkeys(announced, ask)
+    answers[signal.SIGCONT] = request.continued
     previous = {one: signal.getsignal(one) for one in answers}
     try:
         with answered(answers):

@@ -1,6 +1,5 @@
 """The training loop: the reference's recipe, read from top to bottom."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -41,7 +40,8 @@ def train(
     setup.opt.train()
     if result.steps == 0:
         reporter.report({"step": 0, "epoch": 0.0, **evaluate(setup, result, last=False)})
-    started, saved, shown = time.perf_counter(), time.monotonic(), 0.0
+    started = saved = stop.clock()
+    shown = -_SHOW_SECONDS
     step = TrainingStep(setup, result.steps, **(losses or {}))
 
     while step.done < steps:
@@ -54,7 +54,7 @@ def train(
         if log_due or test_due:
             if first := step.diverged_at():
                 raise Diverged(f"loss is not finite at step {first}")
-            result.seconds += time.perf_counter() - started
+            result.seconds += stop.clock() - started
             row: dict[str, Any] = {"step": step.done, "epoch": step.done / epoch}
             if log_due:
                 result.train_loss = step.take_mean_loss()
@@ -68,9 +68,9 @@ def train(
             if test_due:
                 row |= evaluate(setup, result, last)
             reporter.report(row)
-            started = time.perf_counter()
+            started = stop.clock()
 
-        now = time.monotonic()
+        now = stop.clock()
         if last or now - shown > _SHOW_SECONDS:
             reporter.show(step.done, float(step.loss))
             shown = now
@@ -82,9 +82,9 @@ def train(
         )
         if save_due or asked_to_stop or pruned:
             stop.save = False
-            result.seconds += time.perf_counter() - started
+            result.seconds += stop.clock() - started
             reporter.save({"result": asdict(result), "losses": step.losses()})
-            saved, started = time.monotonic(), time.perf_counter()
+            saved = started = stop.clock()
             if asked_to_stop:
                 stop.signum = max(setup.processes.gather(stop.signum or 0))
                 raise Interrupted(stop.signum)

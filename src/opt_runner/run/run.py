@@ -1,8 +1,12 @@
 """What a run is, known before any work: its dataset, its signature, its record."""
 
+import os
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+
+import yaml
 
 from opt_runner.config import components
 from opt_runner.config.schema import Config
@@ -10,7 +14,9 @@ from opt_runner.config.signature import signature
 from opt_runner.console import wandb
 from opt_runner.console.screen import Screen
 from opt_runner.datasets import Dataset
-from opt_runner.files import set_aside
+from opt_runner.errors import UserError
+from opt_runner.files import CannotWrite, set_aside, write_whole
+from opt_runner.records import stored
 from opt_runner.records.reading import DamagedFile
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
@@ -45,11 +51,11 @@ class Identifier:
         self._datasets: dict[str, tuple[Dataset, str]] = {}  # with their fingerprints
 
     def __call__(self, config: Config, command: str = "") -> Run:
-        """Raises UserError where the data, the device or W&B's key is missing."""
+        """Return the run of a config. Raises UserError if data, device or W&B's key is missing."""
         wandb.check(config.tracking)
         key = config.dataset.model_dump_json()
         if key not in self._datasets:
-            dataset: Dataset = components.build(config.dataset, "dataset")
+            dataset = components.build(config.dataset, "dataset", Dataset)
             dataset.check()
             self._datasets[key] = dataset, dataset.fingerprint()
         dataset, data = self._datasets[key]
@@ -66,14 +72,39 @@ def identify(config: Config, command: str = "", check_device: bool = True) -> Ru
 
 
 def command_line(config_arguments: Sequence[str], overrides: Sequence[str]) -> str:
-    """Return the command opt-run with these arguments. A sweep's experiment makes it a sweep of
-    this one run."""
+    """Return the command opt-run with these arguments.
+
+    With a sweep's experiment among them it is a sweep of this one run.
+    """
     return shlex.join(["opt-run", *config_arguments, *overrides])
+
+
+def write_config(run: Run) -> None:
+    """Write config.yaml and command.txt. Raises CannotWrite."""
+    content = yaml.safe_dump(run.config.content, sort_keys=False)
+    write_whole(run.record.config, content)
+    write_whole(run.record.command, run.command + "\n")
+
+
+def _mend_config(run: Run, screen: Screen) -> None:
+    """Write a lost or damaged config.yaml of a settled run anew; without it no report shows it."""
+    try:
+        stored.load(run.record.directory)
+    except UserError as error:
+        try:
+            if os.path.lexists(run.record.config):
+                set_aside(run.record.config)
+            write_config(run)
+        except (CannotWrite, OSError) as unwritten:
+            screen.fail(f"{run.title}: {error}; {unwritten}")
+        else:
+            screen.say(f"{run.title}: {error}; it is written anew")
 
 
 def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | None:
     """Return the result of a run with which nothing is left to do, else None.
 
+    A lost config.yaml is written anew.
     mend: set a damaged result aside. Only the holder of the run may do so.
     """
     try:
@@ -84,6 +115,9 @@ def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | Non
         return None
     if result is None or not result.settled:
         return None
+    _mend_config(run, screen)
+    with suppress(OSError):
+        run.record.drop_checkpoints()  # a kill came between the result and their end
     screen.say(f"{run.title}: {result.status} before, skipped ({run.record.directory})")
     if result.metrics_size is not None and not run.record.holds_metrics(result.metrics_size):
         screen.say(

@@ -18,7 +18,7 @@ from opt_runner.layers import Layer
 from opt_runner.machine import free_memory
 from opt_runner.methods.stack import Stack
 from opt_runner.opt import OPT
-from opt_runner.run.build import dtype_of, network_of, opt_of
+from opt_runner.run.build import dtype_of, network_of, opt_of, optimizer_of
 from opt_runner.run.loss import smoothed_cross_entropy
 
 _aten = torch.ops.aten
@@ -39,7 +39,7 @@ def memory_of_step(config: Config, images: Images) -> int | None:
     with torch.device("meta"), _Shapes():  # type: ignore[no-untyped-call]
         try:
             opt = _opt(config, images)
-            optimizer = opt.optimizer(**config.optimizer.model_dump())
+            optimizer = optimizer_of(config, opt)
             x = torch.empty(
                 config.batch_size, images.channels, *images.size, dtype=dtype_of(config)
             )

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opt_runner.run.build import schedule_of
 from opt_runner.run.loss import smoothed_cross_entropy
 from opt_runner.run.schedule import set_learning_rates
 from opt_runner.run.set_up import Setup
@@ -24,11 +25,11 @@ class TrainingStep:
         loss_sum: float = 0.0,
         loss_count: int = 0,
     ) -> None:
-        schedule, device = setup.config.schedule, setup.device.torch_device
+        device = setup.device.torch_device
         self.setup = setup
         self.done = done
-        self.warmup = round(schedule.warmup * setup.steps)
-        self.milestones = [round(share * setup.steps) for share in schedule.milestones]
+        self.schedule = schedule_of(setup.config)
+        self.warmup = round(setup.config.schedule.warmup * setup.steps)
         self.loss_sum = torch.tensor(loss_sum, dtype=torch.float64, device=device)
         self.loss_count = loss_count
         self.loss = torch.zeros((), device=device)  # of the last step
@@ -37,29 +38,26 @@ class TrainingStep:
 
     def __call__(self) -> None:
         set_learning_rates(
-            self.setup.optimizer,
-            self.done,
-            self.warmup,
-            self.milestones,
-            self.setup.config.schedule.factor,
+            self.setup.optimizer, self.schedule, self.done, self.setup.steps, self.warmup
         )
         self.update(*self.setup.batches.batch(self.done))
         self.done += 1
         self.loss_count += 1
 
     def update(self, x: Tensor, y: Tensor) -> None:
-        """The step on one batch, at the learning rate that is set."""
-        opt, optimizer, options = self.setup.opt, self.setup.optimizer, self.setup.config.loss
-        with self.setup.device.autocast():
-            logits = opt(x)
-        loss = smoothed_cross_entropy(
-            logits.to(self.setup.device.dtype), y, options.label_smoothing, options.softmax_floor
-        )
-        penalty = opt.penalty()
-        total = loss + penalty
+        """Make the step on one batch, at the current learning rate."""
+        opt, optimizer = self.setup.opt, self.setup.optimizer
         optimizer.zero_grad()
-        torch.autograd.backward(total)
+        parts = self.setup.config.optimizer.accumulate
+        if parts == 1:
+            loss, penalty = self._loss(x, y)
+            total = loss + penalty
+            torch.autograd.backward(total)
+        else:
+            loss, penalty, total = self._accumulate(x, y, parts)
         loss, total = self._of_whole_batch(loss.detach(), total.detach())
+        if clip := self.setup.config.optimizer.clip:
+            torch.nn.utils.clip_grad_norm_(opt.parameters(), clip)
         optimizer.step()
 
         self.loss, self.penalty = loss, penalty.detach()
@@ -67,9 +65,35 @@ class TrainingStep:
         bad = ~torch.isfinite(total) & (self._diverged_at == 0)
         self._diverged_at = torch.where(bad, self.done + 1, self._diverged_at)
 
+    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss on a batch, and the methods' penalty."""
+        options = self.setup.config.loss
+        with self.setup.device.autocast():
+            logits = self.setup.opt(x)
+        loss = smoothed_cross_entropy(
+            logits.to(self.setup.device.dtype), y, options.label_smoothing, options.softmax_floor
+        )
+        return loss, self.setup.opt.penalty()
+
+    def _accumulate(self, x: Tensor, y: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Add up the gradients of the parts of a batch; return loss, penalty and their sum.
+
+        BatchNorm takes the statistics of each part. The penalty counts once.
+        """
+        losses = []
+        for part_x, part_y in zip(x.tensor_split(parts), y.tensor_split(parts), strict=True):
+            loss, penalty = self._loss(part_x, part_y)
+            share = len(part_x) / len(x)
+            torch.autograd.backward(share * (loss + penalty))
+            losses.append(share * loss.detach())
+        total = torch.stack(losses).sum()
+        return total, penalty, total + penalty
+
     def _of_whole_batch(self, loss: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-        """The losses, and in place the gradients, of this process's part of the batch are replaced
-        by their means over all parts, which are those of the batch."""
+        """Return the losses of the whole batch, and make the gradients those of the whole batch.
+
+        Both are means over the parts that the processes have computed.
+        """
         processes = self.setup.processes
         if not processes.several:
             return loss, total
@@ -79,7 +103,7 @@ class TrainingStep:
         return losses[0], losses[1]
 
     def take_mean_loss(self) -> float:
-        """The mean since it was last taken. Waits for a GPU."""
+        """Return the mean loss since the last call. Waits for a GPU."""
         mean = float(self.loss_sum) / self.loss_count
         self.loss_sum.zero_()
         self.loss_count = 0
@@ -90,5 +114,5 @@ class TrainingStep:
         return {"loss_sum": float(self.loss_sum), "loss_count": self.loss_count}
 
     def diverged_at(self) -> int:
-        """The first step whose loss was NaN or infinite, or 0. Waits for a GPU."""
+        """Return the first step whose loss was NaN or infinite, or 0. Waits for a GPU."""
         return int(self._diverged_at)

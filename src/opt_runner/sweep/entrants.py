@@ -126,6 +126,8 @@ def entrant_of(
             "rerun=true does not go with a search: experiment_name=NAME starts another comparison"
         )
     own = getattr(target(config.method, "method"), "search", {})
+    ranges = getattr(target(config.optimizer, "optimizer"), "search", {})
+    own = {key: ranges.get(key, values) for key, values in own.items()}
     # Values on the command line are not searched.
     given = {word.partition("=")[0] for word in (*fixed, *command.searched)}
     space = parse_space(

@@ -15,8 +15,10 @@ class Source(Protocol):
         ...
 
     def ended(self, run: Run) -> None:
-        """Hear that a taken run has ended or cannot be executed, unless the launcher was told to
-        stop."""
+        """Take note that a run has ended, or cannot be executed.
+
+        The launcher does not call it after it was told to stop.
+        """
 
 
 class Listed:

@@ -94,8 +94,11 @@ class Space:
         return [*self.fixed, *words(values), *seed]
 
     def corners(self) -> list[dict[str, Any]]:
-        """Return points to check: the first value of every parameter, then every other choice and
-        every highest number, with the first values of the other parameters."""
+        """Return points to check.
+
+        The first one has the first value of every parameter. Each other one replaces one of
+        these by another choice or the highest number.
+        """
         first = {key: one.values[0] for key, one in self.parameters.items()}
         others = [(key, v) for key, one in self.parameters.items() for v in one.values[1:]]
         return [first, *(first | {key: value} for key, value in others)]

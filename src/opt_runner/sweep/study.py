@@ -53,8 +53,10 @@ def open_study(folder: Path, name: str, pruning: Pruning) -> optuna.Study:
 
 
 def ask(study: optuna.Study, space: Space, seed: int) -> optuna.Trial:
-    """Return a new trial. It depends on the seed and the trials before it alone: a search that
-    was killed draws the trials that an undisturbed one draws."""
+    """Return a new trial, which depends on the seed and the trials before it alone.
+
+    So a killed search draws the trials that an undisturbed one draws.
+    """
     number = len(study.get_trials(deepcopy=False))
     study.sampler = TPESampler(seed=mix(seed, number))
     return study.ask({key: _distribution(one) for key, one in space.parameters.items()})

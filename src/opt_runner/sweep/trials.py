@@ -143,8 +143,10 @@ class Trials:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep the thread that prunes out of the block. Errors end the search, in `execute`: the
-        launcher can save its other runs."""
+        """Keep the thread that prunes out of the block.
+
+        Errors end the search later, in `execute`, so that the launcher can save its other runs.
+        """
         with self._lock:
             try:
                 yield

@@ -55,11 +55,14 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(trained: Trained, config: Config) -> Evaluation:
-    """On the test images of the config's dataset, on its hardware.
+    """Test on the images of the config's dataset, on its hardware.
 
-    Raises UserError where the data is missing, or does not fit the network.
+    Raises UserError if the data is missing or does not fit the network, or if the dataset is the
+    record's own code and not trusted.
     """
-    dataset: Dataset = components.build(config.dataset, "dataset")
+    if config.dataset.target == trained.config.dataset.target:
+        trained.trust.check(config.dataset, "dataset")
+    dataset = components.build(config.dataset, "dataset", Dataset)
     dataset.check()
     data = dataset.fingerprint()
     images = dataset.load()
@@ -88,8 +91,11 @@ def evaluate(trained: Trained, config: Config) -> Evaluation:
 
 
 def _labels(images: Images, takes: Interface) -> tuple[Tensor, bool]:
-    """The test labels as the network numbers its classes: by name where it knows all names, else by
-    position; and whether that was by position. Raises UserError where the images do not fit."""
+    """Return (the test labels as the network numbers its classes, True if matched by position).
+
+    Classes are matched by name if the network knows all names, else by position.
+    Raises UserError if the images do not fit the network.
+    """
     own, needed = (images.channels, *images.size), (takes.channels, *takes.size)
     if own != needed:
         raise UserError(

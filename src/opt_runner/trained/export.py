@@ -1,5 +1,6 @@
 """Write a trained network so that it runs without this package."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -76,7 +77,10 @@ def _program(trained: Trained) -> torch.export.ExportedProgram:
 
 def _torch_export(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put, _Run]:
     def put(file: IO[bytes]) -> None:
-        torch.export.save(program, file, extra_files={_KEY: trained.interface.text})
+        # Not into the file: PyTorch aborts the process if the disk is full.
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={_KEY: trained.interface.text})
+        file.write(content.getbuffer())
 
     def run(path: Path, x: Tensor) -> Tensor:
         with path.open("rb") as file:
@@ -87,7 +91,7 @@ def _torch_export(trained: Trained, program: torch.export.ExportedProgram) -> tu
 
 
 def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put, _Run | None]:
-    """What runs it is None without onnxruntime."""
+    """Return functions that write and run the ONNX file; the latter is None without onnxruntime."""
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:

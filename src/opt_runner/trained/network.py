@@ -13,16 +13,21 @@ from opt_runner.records import stored, weights
 from opt_runner.records.record import Record
 from opt_runner.records.weights import Interface
 from opt_runner.run.build import dtype_of, network_of
+from opt_runner.trained.trust import STRANGER, Trust
 
 
 @dataclass(frozen=True)
 class Trained:
-    """network: on the CPU, in the precision of its weights, as for testing (`eval`)."""
+    """A network on the CPU, in the precision of its weights, as for testing (`eval`).
+
+    trust: in the record's other components.
+    """
 
     record: Record
     config: Config
     interface: Interface
     network: nn.Module
+    trust: Trust
 
     @property
     def dtype(self) -> torch.dtype:
@@ -35,10 +40,11 @@ class Trained:
         return f"{config.model.name}-{config.method.name}-{self.record.directory.name}"
 
 
-def read(directory: Path) -> Trained:
-    """The network of the record at `directory`.
+def read(directory: Path, trust: Trust = STRANGER) -> Trained:
+    """Return the network of the record at `directory`. Of its config only the model is built.
 
-    Raises UserError where that is no record, its run has not finished, or it is damaged.
+    Raises UserError if it is no record, its run has not finished, it is damaged, or its model is
+    not trusted.
     """
     directory = directory.absolute()
     run = stored.read(directory)
@@ -53,14 +59,14 @@ def read(directory: Path) -> Trained:
             f"{run.command}"
         )
     interface = weights.read_interface(run.record.weights)
-    if run.result.weights:
-        weights.check(run.record.weights, run.result.weights)
+    weights.check(run.record.weights)
     try:
-        config = compose.check(run.config)
+        config = compose.validate(run.config)
+        trust.check(config.model, "model")
         network = network_of(config, interface, run.result.steps)
     except UserError as error:
         lines = [f"{run.record.config}: {line}" for line in str(error).splitlines()]
         raise UserError("\n".join(lines)) from error
     network = network.to(dtype_of(config))
     weights.load(run.record.weights, network)
-    return Trained(run.record, config, interface, network.eval())
+    return Trained(run.record, config, interface, network.eval(), trust)

@@ -20,7 +20,7 @@ from numpy.lib import format as npy
 
 from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError, gib
-from opt_runner.files import CannotWrite, remove_abandoned, write_whole
+from opt_runner.files import CannotWrite, expanded, remove_abandoned, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,11 @@ Put = Callable[[bytes, int], None]
 
 
 def default_folder() -> Path:
-    """Return $XDG_CACHE_HOME/opt-runner, or ~/.cache/opt-runner."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    """Return $XDG_CACHE_HOME/opt-runner, or ~/.cache/opt-runner. Raises UserError for no home."""
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache")
+    except UserError as error:
+        raise UserError(f"{error}, or set dataset.cache_dir=DIR") from error
     return Path(home) / "opt-runner"
 
 

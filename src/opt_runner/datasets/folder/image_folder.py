@@ -17,7 +17,7 @@ from opt_runner.datasets.folder.tree import SUFFIXES, FolderTree, ImageFile, lis
 from opt_runner.datasets.images import Images
 from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError
-from opt_runner.files import locked_where_possible
+from opt_runner.files import expanded, locked_where_possible
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,10 @@ class ImageFolder:
         channels: Literal[1, 3] | None = None,
         cache_dir: str | None = None,
     ) -> None:
-        self.root = Path(root).expanduser()
+        self.root = Path(expanded(root))
         self.size = size
         self.channels = channels
-        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else cache.default_folder()
+        self.cache_dir = Path(expanded(cache_dir)) if cache_dir else cache.default_folder()
 
     def check(self) -> None:
         """Raise UserError if folders are missing or empty, or if the classes do not match."""

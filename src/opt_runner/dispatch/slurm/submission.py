@@ -187,8 +187,10 @@ def _work(run: Run, sweep: Sweep) -> RunOfJob:
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Within the block hide the variables of a job that this process is in: they would be taken for
-    the parameters of the new jobs."""
+    """Hide the variables of the job that this process is in, if any, within the block.
+
+    submitit and sbatch would take them for parameters of the new jobs.
+    """
     mine = ("SLURM_", "SRUN_", "SUBMITIT_")
     names = [name for name in os.environ if name.startswith(mine) and name != "SLURM_CONF"]
     hidden = {name: os.environ.pop(name) for name in names}

@@ -36,7 +36,9 @@ _RESTORED_EVERY = 8
 
 
 class FrameSGD(StiefelSGD):
-    """SGD, but a parameter group with `retract` rotates its stacks V (k, d, n), G = dL/dV:
+    """SGD, but a parameter group with `retract` rotates its stacks V (k, d, n).
+
+    With G = dL/dV:
 
         N <- m N - G / 2;  K = N V^T - V N^T
         a = min(lr, 1 / (||K||_F + 1e-8))
@@ -79,9 +81,9 @@ class FrameSGD(StiefelSGD):
 
 
 def cayley_of_frame(C: Tensor, T: Tensor, D: Tensor, lr: float) -> tuple[Tensor, Tensor, Tensor]:
-    """A, B, Y (k, n, n) with Q V = N A + V B, and N Y the N of the same K, see `FrameSGD`.
+    """Return A, B, Y (k, n, n) with Q V = N A + V B; N Y is the N of the same K, see `FrameSGD`.
 
-    Of C = V^T V, T = V^T N and D = N^T N, with V^T N as good as skew:
+    Computed from C = V^T V, T = V^T N and D = N^T N, with V^T N as good as skew:
     ||K||_F^2 = 2 tr(D C) - 2 tr(T T).
 
     As h ||K||_F <= 1/2, h T and Y have eigenvalues below 0.18 and 0.31, and the inverses of

@@ -64,7 +64,7 @@ def _move_thin(X: Tensor, G: Tensor, lr: float, momentum: float, state: dict[str
 
 
 def _turn(X: Tensor, K: Tensor, lr: float) -> Tensor:
-    """The Cayley transform of a K on X, by two fixed-point steps from the tangent."""
+    """Return the Cayley transform of a K on X, by two fixed-point steps from the tangent."""
     norm = torch.linalg.vector_norm(K, dim=(-2, -1), keepdim=True)
     a = (1 / (norm + 1e-8)).clamp(max=lr)
     Y: Tensor = X + a * (K @ X)

@@ -41,17 +41,17 @@ class StiefelSGD(torch.optim.SGD):
 def _sgd_step(optimizer: torch.optim.SGD) -> None:
     """Take SGD's own step without its hooks.
 
-    PyTorch puts them around the step of a class once it has an instance. From within the step of a
-    derived class they would be called twice.
+    PyTorch puts hooks around the step of a class once it has an instance. From within the step of
+    a derived class they would be called twice.
     """
     step = torch.optim.SGD.step
     (step.__wrapped__ if hasattr(step, "hooked") else step)(optimizer)  # type: ignore[attr-defined]
 
 
 def raised_inverse(gram: Tensor) -> Tensor:
-    """Return (X^T X)^-1 with the diagonal raised by 1e-4 of its mean.
+    """Return (X^T X)^-1 from X^T X, the diagonal raised by 1e-4 of its mean.
 
-    X may have dependent columns, along which nothing drifts either.
+    X may have dependent columns. Along these nothing drifts.
     """
     raise_by = 1e-4 * gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
     raised = gram + torch.diag_embed(raise_by.expand(gram.shape[:-1]))

@@ -58,7 +58,7 @@ class ReparameterizedTraining(Method):
         return prepared(W, self.neurons)
 
     def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
-        """The order of the rows and that of the columns; the singular values of W at the start."""
+        """Return an order of the rows, an order of the columns, and the singular values of W."""
         orders = self.redraw(layer, W, generator)
         return {**orders, "spectrum": torch.linalg.svdvals(W)}
 
@@ -113,7 +113,7 @@ class ReparameterizedTraining(Method):
 
 
 def _among(order: Tensor, Q: Tensor, W: Tensor) -> Tensor:
-    """The rows of W (k, d, n) turned by the blocks Q (k, r, b, b) along their order (k, d)."""
+    """Return W (k, d, n) with its rows, in the given order (k, d), turned by Q (k, r, b, b)."""
     indices = order.unsqueeze(-1).expand_as(W)
     turned = act(Q, W.gather(1, indices))
     return torch.empty_like(turned).scatter(1, indices, turned)

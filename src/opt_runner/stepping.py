@@ -6,6 +6,7 @@ optimizer end here after a look-up. The checks find mistakes that would pass wit
 
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,12 +19,15 @@ from torch.optim.optimizer import (
 
 from opt_runner.errors import UserError
 from opt_runner.methods import Method
+from opt_runner.optimizers.joint import Joint
 
 if TYPE_CHECKING:
     from opt_runner.opt import OPT
 
+MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
 
-class Optimizers:
+
+class Stepping:
     """The optimizers that step the parameters of an OPT."""
 
     def __init__(self, opt: "OPT") -> None:
@@ -37,28 +41,28 @@ class Optimizers:
         _watched.add(self)
 
     def make(
-        self, opt: "OPT", lr: float, rotation_lr: float | None, weight_decay: float, **others: Any
+        self,
+        opt: "OPT",
+        make: MakeOptimizer | None,
+        rotation_lr: float | None,
+        weight_decay: float,
+        **sgd: Any,
     ) -> Optimizer:
         """Return an attached optimizer for all that trains, see `OPT.optimizer`."""
-        plain = [p for p in opt.network.parameters() if p.requires_grad]
-        groups = [{"params": plain, **opt.method.optimizer_options(None, lr, weight_decay)}]
-        for method, stacks in opt.parts():
-            trained: dict[str, list[nn.Parameter]] = {}
-            for stack in stacks:
-                for name, parameter in stack.trained.items():
-                    trained.setdefault(name, []).append(parameter)
-            groups += [
-                {"params": parameters, **_options(method, name, lr, rotation_lr, weight_decay)}
-                for name, parameters in trained.items()
-            ]
-        if rotation_lr is not None and len(groups) == 1:
-            raise UserError(
-                f"optimizer.rotation_lr: {type(opt.method).__name__} trains nothing beside the "
-                "network"
-            )
-        cls = _common_class({method.optimizer_class for method, _ in opt.parts()})
-        optimizer = cls([group for group in groups if group["params"]], lr=lr, **others)
-        self.attach(opt, optimizer)
+        groups, owned = _groups(opt, make is not None, sgd["lr"], rotation_lr, weight_decay)
+        optimizer: Optimizer
+        if make is None and len(owned) <= 1:
+            # A method's own class is SGD for all other groups.
+            optimizer = next(iter(owned), torch.optim.SGD)(groups, **sgd)
+        else:
+            others = [group for group in groups if not group.get("retract")]
+            parts: list[Optimizer] = [cls(own, **sgd) for cls, own in owned.items()]
+            if others:
+                parts.insert(0, make(others) if make else torch.optim.SGD(others, **sgd))
+            optimizer = parts[0] if len(parts) == 1 else Joint(parts)
+            self._attached.update(parts)
+        self._attached.add(optimizer)
+        _follow(opt, optimizer)
         self._rates[optimizer] = [group["lr"] for group in optimizer.param_groups]
         return optimizer
 
@@ -75,7 +79,7 @@ class Optimizers:
                     f"makes, not {type(optimizer).__name__}"
                 )
         self._attached.add(optimizer)
-        optimizer.register_step_post_hook(lambda optimizer, *_: opt.after_step(optimizer))
+        _follow(opt, optimizer)
 
     def check_before(self, optimizer: Optimizer) -> None:
         """Raise UserError before an optimizer that cannot step for a method, at its first step."""
@@ -164,7 +168,7 @@ class Optimizers:
 
 
 # Its hooks must stay: PyTorch goes through them when the garbage collector may remove an OPT.
-_watched: weakref.WeakSet[Optimizers] = weakref.WeakSet()
+_watched: weakref.WeakSet[Stepping] = weakref.WeakSet()
 
 
 def _before_step(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
@@ -183,13 +187,47 @@ register_optimizer_step_pre_hook(_before_step)
 register_optimizer_step_post_hook(_after_step)
 
 
-def _common_class(classes: set[type[torch.optim.SGD]]) -> type[torch.optim.SGD]:
-    """Return the class that all methods can take: others leave its special groups to it."""
-    for cls in classes:
-        if all(issubclass(cls, other) for other in classes):
-            return cls
-    names = " and ".join(sorted(cls.__name__ for cls in classes))
-    raise UserError(f"no optimizer does what {names} do, which the methods ask for")
+def _follow(opt: "OPT", optimizer: Optimizer) -> None:
+    optimizer.register_step_post_hook(lambda optimizer, *_: opt.after_step(optimizer))
+
+
+def _groups(
+    opt: "OPT", chosen: bool, lr: float, rotation_lr: float | None, weight_decay: float
+) -> tuple[list[dict[str, Any]], dict[type[torch.optim.SGD], list[dict[str, Any]]]]:
+    """Return the groups of an optimizer, and those of them that a method's own class must step.
+
+    chosen: whether the user's optimizer steps them, which is told of `matrices` then.
+    """
+    hidden = {layer.parameter for layer in opt.hidden} if chosen else set()
+    of_network: dict[bool, list[nn.Parameter]] = {False: [], True: []}
+    for name, parameter in opt.network.named_parameters():
+        if parameter.requires_grad:
+            of_network[name in hidden].append(parameter)
+    options = opt.method.optimizer_options(None, lr, weight_decay)
+    groups = [
+        {"params": of_network[False], **options},
+        {"params": of_network[True], **options, "matrices": True},
+    ]
+    plain = len(groups)
+    owned: dict[type[torch.optim.SGD], list[dict[str, Any]]] = {}
+    for method, stacks in opt.parts():
+        trained: dict[str, list[nn.Parameter]] = {}
+        for stack in stacks:
+            for name, parameter in stack.trained.items():
+                trained.setdefault(name, []).append(parameter)
+        for name, parameters in trained.items():
+            group: dict[str, Any] = {"params": parameters}
+            group |= _options(method, name, lr, rotation_lr, weight_decay)
+            if group.get("retract"):
+                owned.setdefault(method.optimizer_class, []).append(group)
+            elif chosen and parameters[0].ndim == 3:
+                group |= {"matrices": True, "stacked": True}
+            groups.append(group)
+    if rotation_lr is not None and len(groups) == plain:
+        raise UserError(
+            f"optimizer.rotation_lr: {type(opt.method).__name__} trains nothing beside the network"
+        )
+    return [group for group in groups if group["params"]], owned
 
 
 def _options(

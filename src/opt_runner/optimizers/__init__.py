@@ -1,0 +1,9 @@
+"""Optimizers of the config group `optimizer`. Classes of torch.optim may be named as well.
+
+search: the ranges that a fair comparison tunes, where they are not those of SGD.
+"""
+
+from opt_runner.optimizers.choices import SGD, AdamW, Lion, Muon
+from opt_runner.optimizers.joint import Joint
+
+__all__ = ["SGD", "AdamW", "Joint", "Lion", "Muon"]
