@@ -6,7 +6,7 @@ optimizer end here after a look-up. The checks find mistakes that would pass wit
 
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,9 +60,7 @@ class Stepping:
             if others:
                 parts.insert(0, make(others) if make else torch.optim.SGD(others, **sgd))
             optimizer = parts[0] if len(parts) == 1 else Joint(parts)
-            self._attached.update(parts)
-        self._attached.add(optimizer)
-        _follow(opt, optimizer)
+        self._follow(opt, optimizer)
         self._rates[optimizer] = [group["lr"] for group in optimizer.param_groups]
         return optimizer
 
@@ -78,8 +76,11 @@ class Stepping:
                     f"{type(method).__name__} needs {needed.__name__}, which opt.optimizer(...) "
                     f"makes, not {type(optimizer).__name__}"
                 )
-        self._attached.add(optimizer)
-        _follow(opt, optimizer)
+        self._follow(opt, optimizer)
+
+    def _follow(self, opt: "OPT", optimizer: Optimizer) -> None:
+        self._attached.update(_with_inner(optimizer))
+        optimizer.register_step_post_hook(lambda optimizer, *_: opt.after_step(optimizer))
 
     def check_before(self, optimizer: Optimizer) -> None:
         """Raise UserError before an optimizer that cannot step for a method, at its first step."""
@@ -187,8 +188,12 @@ register_optimizer_step_pre_hook(_before_step)
 register_optimizer_step_post_hook(_after_step)
 
 
-def _follow(opt: "OPT", optimizer: Optimizer) -> None:
-    optimizer.register_step_post_hook(lambda optimizer, *_: opt.after_step(optimizer))
+def _with_inner(optimizer: Optimizer) -> Iterator[Optimizer]:
+    """Yield the optimizer and those that it steps."""
+    yield optimizer
+    if isinstance(optimizer, Joint):
+        for inner in optimizer.optimizers:
+            yield from _with_inner(inner)
 
 
 def _groups(
