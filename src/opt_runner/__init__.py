@@ -20,15 +20,21 @@ __version__ = "0.1.0"
 __all__ = ["OPT", "Rule", "hyperspherical_energy", "merge", "register_layer"]
 
 
+_PLACES = {
+    "OPT": "opt",
+    "Rule": "choice",
+    "hyperspherical_energy": "geometry",
+    "merge": "opt",
+    "register_layer": "module_types",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Import torch only where a name needs it: `opt-run --help` must answer fast."""
-    modules = {
-        "OPT": "opt",
-        "Rule": "choice",
-        "hyperspherical_energy": "geometry",
-        "merge": "opt",
-        "register_layer": "module_types",
-    }
-    if name in modules:
-        return getattr(import_module(f"opt_runner.{modules[name]}"), name)
+    if name in _PLACES:
+        return getattr(import_module(f"opt_runner.{_PLACES[name]}"), name)
     raise AttributeError(f"module 'opt_runner' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

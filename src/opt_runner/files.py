@@ -39,6 +39,12 @@ def expanded(path: str) -> str:
     return found
 
 
+def existing(folder: Path) -> Path:
+    """Return the folder or, if it is yet to be made, the nearest one above it that is there."""
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
 class CannotWrite(Exception):
     """A file could not be written; the old content is unchanged."""
 
@@ -229,6 +235,13 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
             with contextlib.suppress(OSError), open(entry.path, "rb", opener=no_links) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(entry.path)
+
+
+def remove_link(path: Path) -> None:
+    """Remove a symbolic link at `path`, so that nothing is written to where it leads."""
+    with contextlib.suppress(OSError):
+        if path.is_symlink():
+            path.unlink()
 
 
 def no_links(path: str, flags: int) -> int:

@@ -218,7 +218,7 @@ def test_every_run_can_train(page: str, in_folder: Path) -> None:
     """Two steps of each: the network takes the images, and the method takes the network."""
     documents.write(page, in_folder)
     given, published = images(in_folder / "given"), images(in_folder / "published", 100)
-    weights = PlainCNN(1, (8, 8), 10, convs=3).state_dict()
+    weights = PlainCNN(3, (32, 32), 10, convs=3).state_dict()
     save_file(weights, "net.safetensors")
     torch.save(weights, "net.pt")
     roots = {"image_folder": given, "cifar10": given, "cifar100": published}
@@ -324,7 +324,7 @@ def test_cut_off_it_ends_as_if_undisturbed(extended: Run, tmp_path: Path) -> Non
     cut = extended(*arguments, "experiment_name=cut", DIES_AT="15")
     assert cut.returncode == -signal.SIGKILL
     again = extended(*arguments, "experiment_name=cut")
-    assert "goes on from step 12 of 24" in again.stdout
+    assert "resumes from step 12 of 24" in again.stdout
     rows, state = outcome(tmp_path, "cut")
     expected_rows, expected_state = outcome(tmp_path, "uncut")
     assert rows == expected_rows

@@ -180,7 +180,7 @@ def test_a_pre_empted_job_is_requeued_and_ends_the_same(
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     (log,) = tmp_path.glob("outputs/cut/**/run.log")
-    assert "goes on from step" in log.read_text()
+    assert "resumes from step" in log.read_text()
     finished(*ONE, "experiment_name=uncut")
     rows, _ = outcome(tmp_path, "cut")
     uncut_rows, _ = outcome(tmp_path, "uncut")
@@ -216,7 +216,7 @@ def test_a_signal_before_the_first_step(
     process.send_signal(signum)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + signum
-    assert stderr.strip() == "opt-run: interrupted; the same command goes on from here"
+    assert stderr.strip() == "opt-run: interrupted; the same command resumes"
 
 
 @pytest.mark.slow

@@ -49,4 +49,4 @@ def test_compile(opt_run: Run, tmp_path) -> None:
 def test_a_device_that_is_not_there(opt_run: Run) -> None:
     done = opt_run("hardware=cuda", *TINY)
     assert done.returncode == 2
-    assert "hardware.device=cuda is not there: 0 CUDA devices were found" in done.stderr
+    assert "hardware.device=cuda does not exist: 0 CUDA devices were found" in done.stderr

@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+import opt_runner
 from hydra_plugins.opt_runner.sweepers import GridSweeper
 from opt_runner.cli.mistakes import exit_on_error
 from opt_runner.config.compose import compose, conf_dir
@@ -36,6 +39,7 @@ def ended(work: Callable[[], Any], code: int, capsys: pytest.CaptureFixture[str]
             "note=a=b: mismatched input '=' expecting <EOF>; quote a text for Hydra and the shell: "
             "'note=\"a=b\"'",
         ),
+        (["+experiment=digits"], "+experiment=digits: without the plus, experiment=digits"),
         (["seed"], "seed: missing EQUAL at '<EOF>'; write KEY=VALUE"),
         (
             ["experiment_name=[1]"],
@@ -96,3 +100,19 @@ def test_a_mistake_in_a_grid_is_named(
 ) -> None:
     with pytest.raises(UserError, match=says):
         GridSweeper(**options).jobs(arguments)
+
+
+@pytest.mark.parametrize("command", ["run", "report", "eval", "export", "track"])
+def test_the_version_is_the_package_s(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"opt-{command}", "--version"])
+    with suppress(SystemExit):
+        import_module(f"opt_runner.cli.{command}").main()
+    assert capsys.readouterr().out == f"opt-runner {opt_runner.__version__}\n"
+
+
+def test_the_package_shows_what_it_exports() -> None:
+    assert {*opt_runner.__all__, "__version__"} <= {*dir(opt_runner)}
+    for name in opt_runner.__all__:
+        assert getattr(opt_runner, name).__name__ == name

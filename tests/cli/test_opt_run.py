@@ -206,7 +206,7 @@ def test_a_single_run_that_fails_exits_with_1(opt_run: Run) -> None:
             ["batch_size=2000", "tracking=none"],
             "batch size 2000 does not suit 1442 training images",
         ),
-        (["hardware=cuda", "hardware.device=cuda:99"], "hardware.device=cuda:99 is not there"),
+        (["hardware=cuda", "hardware.device=cuda:99"], "hardware.device=cuda:99 does not exist"),
         (["dataset=image_folder", "dataset.root=none"], "none"),
         (["dataset=image_folder"], "dataset.root"),
         (["model.widths=[4,4,4,4]"], "at least 16 x 16"),

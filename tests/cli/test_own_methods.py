@@ -121,7 +121,7 @@ def test_killed_in_the_middle_of_each_it_ends_as_if_undisturbed(
     kills = 0
     while True:
         done = command("opt-run", *cut_sweep, DIES_AT=str(DIES_AT))
-        assert (f"goes on from step {SAVED_AT} of {STEPS}" in done.stdout) == (kills > 0)
+        assert (f"resumes from step {SAVED_AT} of {STEPS}" in done.stdout) == (kills > 0)
         if done.returncode != -signal.SIGKILL:
             break
         kills += 1

@@ -9,18 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from opt_runner.cli import report as opt_report
 from opt_runner.records.search import SearchRecord, Trial
 from tests.cli.conftest import TINY, Finished, Run, results
+from tests.report.conftest import writer
 
 SWEEP = ["-m", "method=standard,gs", "seed=0,1", *TINY, "tracking=none"]
 
 
 @pytest.fixture
 def report(tmp_path: Path, environment: dict[str, str]):
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [Path(sys.executable).with_name("opt-report"), *arguments], cwd=tmp_path,
-            env=environment, capture_output=True, text=True, timeout=120, check=False,
+            env={**environment, **variables}, capture_output=True, text=True, timeout=120,
+            check=False,
         )  # fmt: skip
 
     return run
@@ -28,7 +31,7 @@ def report(tmp_path: Path, environment: dict[str, str]):
 
 def test_the_report_of_a_sweep(finished: Finished, report, tmp_path: Path) -> None:
     swept = finished(*SWEEP)
-    assert "plan: 4 runs: 0 finished, 0 to go on with, 4 to run" in swept
+    assert "plan: 4 runs: 0 finished, 0 to resume, 4 to run" in swept
     done = report("outputs", "--title", "A <title>")
     assert done.returncode == 0, done.stderr
     table = done.stdout[done.stdout.index("digits, mlp") : done.stdout.index("- mean")]
@@ -52,7 +55,7 @@ def test_the_report_of_a_sweep(finished: Finished, report, tmp_path: Path) -> No
     assert gs["minus_standard"]["mean"] == pytest.approx(expected)
     assert standard["minus_standard"] is None
     assert "A &lt;title&gt;" in (folder / "report.html").read_text()
-    again = report("outputs")
+    again = report("outputs", MPLBACKEND="module://a_notebooks.backend")
     assert again.returncode == 0, "a report is replaced"
 
 
@@ -83,7 +86,7 @@ def test_the_plan_measures_before_a_sweep(opt_run: Run, tmp_path: Path) -> None:
     note, skipped, plan = done.stdout[: done.stdout.index("disk:")].split("\n", 2)
     assert note == "a note"
     assert skipped.startswith("gs mlp digits seed 1: finished before, skipped (")
-    assert plan.startswith("plan: 4 runs: 1 finished, 0 to go on with, 3 to run\n")
+    assert plan.startswith("plan: 4 runs: 1 finished, 0 to resume, 3 to run\n")
     assert "time left: " in plan
     assert "data: 1,442 + 355 images" in plan
     standard, gs = (line.split() for line in plan.splitlines() if line.startswith("  digits"))
@@ -144,3 +147,13 @@ def test_runs_of_a_grid_that_are_trials_as_well_are_counted_and_can_be_shown(
     assert "left out" not in done.stdout
     rows = list(csv.DictReader((tmp_path / "outputs/default/report/report.csv").open()))
     assert len(rows) == 4
+
+
+def test_a_report_is_written_before_it_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer(tmp_path)("gs", 0)
+    monkeypatch.setattr("opt_runner.console.screen.Screen.show", lambda *_: 1 / 0)
+    with pytest.raises(SystemExit):
+        opt_report.main([str(tmp_path)])
+    assert (tmp_path / "report" / "report.html").exists()

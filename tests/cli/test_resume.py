@@ -26,11 +26,11 @@ def test_a_cut_run_ends_as_an_uncut_one(
         assert cut.returncode == -signal.SIGKILL
     else:
         assert cut.returncode == 128 + signum
-        assert stderr.strip() == "opt-run: interrupted; the same command goes on from here"
+        assert stderr.strip() == "opt-run: interrupted; the same command resumes"
         assert results(tmp_path)[0]["status"] == "interrupted"
     again = opt_run(*ONE, "experiment_name=cut")
     assert again.returncode == 0, again.stderr
-    assert "goes on from step" in again.stdout
+    assert "resumes from step" in again.stdout
     finished(*ONE, "experiment_name=uncut")
     (rows, weights), (uncut_rows, uncut_weights) = (outcome(tmp_path, n) for n in ("cut", "uncut"))
     assert rows == uncut_rows

@@ -45,7 +45,7 @@ def test_killed_and_begun_again_a_search_loses_and_repeats_no_trial(
 
     done = opt_run(*command)
     assert done.returncode == 0, done.stderr
-    assert "to go on with" in done.stdout
+    assert "to resume" in done.stdout
     # One that was being drawn when the search was killed is drawn anew, under another number.
     found = [trial for trial in trials(tmp_path) if trial["runs"]]
     assert [trial["status"] for trial in found] == ["finished"] * 4
@@ -66,7 +66,7 @@ def test_killed_and_begun_again_a_search_loses_and_repeats_no_trial(
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("outputs/**/result.json")}
     more = opt_run(*command[:-3], "hydra.sweeper.trials=5")
     assert more.returncode == 0, more.stderr
-    assert "5 trials: 4 settled, 0 to go on with, 1 to draw" in more.stdout
+    assert "5 trials: 4 settled, 0 to resume, 1 to draw" in more.stdout
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
@@ -74,7 +74,7 @@ def test_other_launchers_are_refused(opt_run: Run, tmp_path: Path) -> None:
     done = opt_run(*SEARCH, SPLIT, "hydra/launcher=basic")
     assert done.returncode == 2
     assert done.stderr == (
-        "opt-run: a search needs hydra/launcher=pool, slurm or ray: others run grids alone\n"
+        "opt-run: a search needs hydra/launcher=pool, slurm or ray: others execute only grids\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -87,7 +87,7 @@ def test_a_run_in_several_processes_is_the_run_in_one(
     stdout, stderr = killed.communicate(timeout=200)
     assert killed.returncode == 0, stderr
     assert "another process of the run has ended or cannot be reached" in stdout
-    assert "goes on from step" in stdout
+    assert "resumes from step" in stdout
     assert stdout.count("finished, test error") == 1
     assert_same_record(tmp_path, "killed", "alone")
     (result,) = (json.loads(p.read_text()) for p in tmp_path.glob("outputs/killed/**/result.json"))
@@ -99,12 +99,12 @@ def test_a_run_in_several_processes_is_the_run_in_one(
     os.kill(process_of_rank(stopped.pid, 1), signal.SIGTERM)
     stdout, stderr = stopped.communicate(timeout=200)
     assert stopped.returncode == 1
-    assert stderr.count("opt-run: interrupted; the same command goes on from here") == 1
+    assert stderr.count("opt-run: interrupted; the same command resumes") == 1
     (path,) = tmp_path.glob("outputs/stopped/**/result.json")
     assert json.loads(path.read_text())["status"] == "interrupted"
     again = opt_run(*ONE, "experiment_name=stopped")
     assert again.returncode == 0, again.stderr
-    assert "goes on from step" in again.stdout
+    assert "resumes from step" in again.stdout
     assert_same_record(tmp_path, "stopped", "alone")
 
 

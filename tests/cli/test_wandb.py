@@ -1,5 +1,6 @@
 """Weights & Biases: on by default, offline without a key, one run a run, never in the way."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli import wandb_file
-from tests.cli.conftest import TINY, Run, results
+from tests.cli.conftest import COMMAND, TINY, Finished, Run, results
 
 
 def all_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
@@ -22,9 +23,9 @@ def offline_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
 
 
 def test_a_sweep_leaves_one_complete_run_a_run(opt_run: Run, tmp_path: Path) -> None:
-    done = opt_run("-m", "method=gs,standard", *TINY)
+    done = opt_run("-m", "method=gs,standard", "note=as of today", *TINY)
     assert done.returncode == 0, done.stderr
-    assert "W&B: 3 runs offline, no API key found" in done.stdout
+    assert "W&B: 3 runs offline, not logged in" in done.stdout
     assert "wandb sync outputs/wandb/offline-run-*" in done.stdout
     runs = {run.config["method"]["name"]: run for run in offline_runs(tmp_path)}
     assert runs.keys() == {"gs", "standard"}
@@ -36,13 +37,17 @@ def test_a_sweep_leaves_one_complete_run_a_run(opt_run: Run, tmp_path: Path) -> 
         (record,) = tmp_path.glob(f"outputs/default/*/*/*/*-{result['signature']}")
         assert run.id == (record / "wandb.txt").read_text().strip()
         assert run.exit_code == 0
-        assert run.name == f"{result['method']} mlp digits seed 0"
+        lr = 0.1 if result["method"] == "gs" else 0.01
+        assert run.name == f"{result['method']} mlp digits seed 0 optimizer.lr={lr}"
+        assert run.notes == "as of today"
         assert run.config["optimizer"]["lr"] == (0.1 if result["method"] == "gs" else 0.01)
-        assert [row["_step"] for row in run.history] == list(range(13))
-        assert run.history[-1]["train_loss"] == pytest.approx(result["train_loss"])
-        assert run.history[-1]["energy/features.1"] > 0
-        excess = result["end"]["energy_excess"]["features.1"]["1"]
-        assert run.history[-1]["energy_excess/features.1/1"] == pytest.approx(excess)
+        rows = run.history[:13]
+        assert [row["_step"] for row in rows] == list(range(13))
+        assert rows[-1]["train_loss"] == pytest.approx(result["train_loss"])
+        layers = result["end"]["energy_excess"]
+        mean = sum(one["1"] for one in layers.values()) / len(layers)
+        assert rows[-1]["energy_excess/1/mean"] == pytest.approx(mean)
+        assert run.history[-1].keys() >= {"energy/layers_table", "energy_excess/1/layers_table"}
         assert run.summary["test_error"] == pytest.approx(result["test_error"])
         assert run.summary["status"] == "finished"
     (report,) = (run for run in all_runs(tmp_path) if run.name == "report")
@@ -72,7 +77,7 @@ def test_a_failed_run_is_marked_failed_and_does_not_leak_into_the_next(
 
 def test_one_run_prints_its_own_sync_line(opt_run: Run, tmp_path: Path) -> None:
     done = opt_run("method=cayley", *TINY)
-    assert "W&B: 1 run offline, no API key found; to upload: wandb sync " in done.stdout
+    assert "W&B: 1 run offline, not logged in; to upload: wandb sync " in done.stdout
     (folder,) = tmp_path.glob("outputs/wandb/offline-run-*")
     assert folder.name in done.stdout
 
@@ -103,3 +108,65 @@ def test_tracking_none_does_not_import_wandb(tmp_path: Path, environment: dict[s
     )
     assert done.returncode == 0
     assert not (tmp_path / "outputs/wandb").exists()
+
+
+def test_a_record_is_sent_later_with_the_environment_s_project_tags_and_folder(
+    finished: Finished, environment: dict[str, str], tmp_path: Path
+) -> None:
+    finished("method=cayley", *TINY, "tracking=none")
+    done = subprocess.run(
+        [COMMAND.with_name("opt-track"), "outputs"], cwd=tmp_path, text=True, capture_output=True,
+        env={**environment, "WANDB_PROJECT": "ours", "WANDB_TAGS": "a,b", "WANDB_DIR": "elsewhere",
+             "WANDB_MODE": "dryrun"},
+        check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "cayley mlp digits seed 0: finished, sent" in done.stdout
+    (path,) = tmp_path.glob("elsewhere/wandb/offline-run-*/run-*.wandb")
+    run = wandb_file.read(path)
+    (result,) = results(tmp_path)
+    assert (run.project, sorted(run.tags)) == ("ours", ["a", "b"])
+    assert run.summary["test_error"] == pytest.approx(result["test_error"])
+    assert run.exit_code == 0
+    (record,) = tmp_path.glob("outputs/default/*/*/*/*")
+    assert run.id == (record / "wandb.txt").read_text().strip()
+
+
+def test_a_finished_run_answers_an_agent_of_wandb_sweep(
+    finished: Finished, opt_run: Run, tmp_path: Path
+) -> None:
+    finished("method=cayley", *TINY, "tracking=none")
+    words = [word if word.startswith("-") else f"--{word}" for word in ("method=cayley", *TINY)]
+    done = opt_run(*words, WANDB_SWEEP_ID="s1", WANDB_RUN_ID="run1", WANDB_MODE="offline")
+    assert done.returncode == 0, done.stderr
+    assert "finished before, skipped" in done.stdout
+    (run,) = offline_runs(tmp_path)
+    (result,) = results(tmp_path)
+    assert (run.id, run.exit_code) == ("run1", 0)
+    assert run.summary["test_error"] == pytest.approx(result["test_error"])
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["settings", "host", "none",
+     *(pytest.param(one, marks=pytest.mark.slow) for one in ("environment", "netrc", "token"))],
+)  # fmt: skip
+def test_a_login_is_what_wandb_takes_for_one(tmp_path: Path, where: str) -> None:
+    home, key = tmp_path / "home", "a" * 40
+    variables = {"environment": {"WANDB_API_KEY": key}, "host": {"WANDB_BASE_URL": "https://h.org"}}
+    (home / ".config/wandb").mkdir(parents=True)
+    if where in ("netrc", "host"):
+        host = "h.org" if where == "host" else "api.wandb.ai"
+        (home / ".netrc").write_text(f"machine {host}\n  login user\n  password {key}\n")
+        (home / ".netrc").chmod(0o600)
+    if where == "settings":
+        (home / ".config/wandb/settings").write_text(f"[default]\napi_key = {key}\n")
+    (tmp_path / "token").write_text("token")
+    variables["token"] = {"WANDB_IDENTITY_TOKEN_FILE": str(tmp_path / "token")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB") and k != "NETRC"}
+    probe = "from opt_runner.console.wandb import _logged_in; print(_logged_in())"
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=tmp_path, text=True, capture_output=True, check=True,
+        env={**kept, "HOME": str(home), **variables.get(where, {})},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"{where != 'none'}\n", "")

@@ -17,6 +17,9 @@ class OfflineRun:
     id: str = ""
     group: str = ""
     name: str = ""
+    notes: str = ""
+    project: str = ""
+    tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -31,7 +34,8 @@ def read(path: Path) -> OfflineRun:
         match record.WhichOneof("record_type"):
             case "run":
                 run.id, run.group = record.run.run_id, record.run.run_group
-                run.name = record.run.display_name
+                run.name, run.notes = record.run.display_name, record.run.notes
+                run.project, run.tags = record.run.project, [*record.run.tags]
                 run.config |= _values(record.run.config.update)
             case "config":
                 run.config |= _values(record.config.update)

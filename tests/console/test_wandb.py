@@ -12,17 +12,17 @@ PROGRAM = """
 import os, sys
 import hydra
 from opt_runner.config import compose
-from opt_runner.console import wandb
+from opt_runner.console import wandb, wandb_service
 from opt_runner.console.screen import Screen
 from opt_runner.records.result import Result
 
 signum = int(sys.argv[1])
-wandb._MOST_SECONDS = 8.0
+wandb_service._MOST_SECONDS = 20.0
 with hydra.initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
     config = compose.read(hydra.compose("config", ["model=mlp"]))
 
 def hit():
-    (service,) = wandb._services()
+    (service,) = wandb_service._services()
     os.kill(service, signum)
 
 for number in range(2):
@@ -38,7 +38,9 @@ print("ended")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
+)
 def test_a_service_that_dies_or_hangs_ends_the_tracking_alone(
     tmp_path: Path, signum: signal.Signals
 ) -> None:
@@ -51,5 +53,5 @@ def test_a_service_that_dies_or_hangs_ends_the_tracking_alone(
     assert done.returncode == 0, done.stderr
     said, ended = done.stdout.splitlines()
     assert said.startswith("W&B failed (")
-    assert ("no answer within 8 s" in said) == (signum == signal.SIGSTOP)
+    assert ("no answer within 20 s" in said) == (signum == signal.SIGSTOP)
     assert ended == "ended"

@@ -127,7 +127,7 @@ def trainings(folder: Path) -> list[str]:
     """A line for each time that a process began to train a run or went on with one."""
     logs = folder.glob("outputs/default/*/*/*/*/run.log")
     lines = [line for log in logs for line in log.read_text().splitlines()]
-    return [line for line in lines if "goes on from step" in line or "threads); " in line]
+    return [line for line in lines if "resumes from step" in line or "threads); " in line]
 
 
 def write_component(folder: Path, module: str, names: Iterable[str]) -> list[str]:

@@ -55,10 +55,10 @@ def test_a_killed_worker_costs_one_retry(
     killed = command.kill_a_worker()
     assert command.ends() == 0, command.stdout + command.stderr
     assert outcomes(tmp_path) == one_by_one
-    begun = Counter("goes on" if "goes on" in line else "trains" for line in trainings(tmp_path))
-    assert begun == {"trains": len(one_by_one) + 1, "goes on": 1}
-    assert "goes on from step" in (killed / "run.log").read_text()
-    assert ": it is tried again" in command.stdout
+    begun = Counter("resumes" if "resumes" in line else "trains" for line in trainings(tmp_path))
+    assert begun == {"trains": len(one_by_one) + 1, "resumes": 1}
+    assert "resumes from step" in (killed / "run.log").read_text()
+    assert ": it is retried" in command.stdout
     assert command.stderr == ""
 
 
@@ -84,4 +84,4 @@ def test_a_foreign_launcher_that_fails_ends_in_the_table_and_the_same_command_go
     assert again.ends() == 0, again.stdout + again.stderr
     expected = {key: one for key, one in one_by_one.items() if f"seed={key[1]}" == seeds}
     assert outcomes(tmp_path) == (expected or one_by_one)
-    assert "goes on from step" in (killed / "run.log").read_text()
+    assert "resumes from step" in (killed / "run.log").read_text()

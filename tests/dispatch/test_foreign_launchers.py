@@ -45,7 +45,7 @@ def test_an_interruption_of_a_run_in_this_process(
     assert conducted(sweep, Interrupted(signal.SIGTERM)) == 143
     told = capsys.readouterr()
     assert "3 of 3 runs have not begun" in told.out
-    assert told.err == "opt-run: interrupted; the same command goes on from here\n"
+    assert told.err == "opt-run: interrupted; the same command resumes\n"
 
 
 def test_an_interrupt_of_the_terminal_is_130(sweep: Sweep) -> None:

@@ -72,12 +72,12 @@ def test_a_signal_saves_what_runs(start: Start, tmp_path: Path) -> None:
     command.until(CHECKPOINTS, 2)
     command.process.send_signal(signal.SIGTERM)
     assert command.ends() == 143
-    assert "SIGTERM: saving what runs; once more ends it at once" in command.stdout
+    assert "SIGTERM: the runs save and end; once more ends them at once" in command.stdout
     found = results(tmp_path)
     assert found.keys() == {"standard", "cayley"}
     assert {result["status"] for result in found.values()} == {"interrupted"}
     assert "1 of 3 runs have not begun" in command.stdout
-    assert command.stderr == "opt-run: interrupted; the same command goes on from here\n"
+    assert command.stderr == "opt-run: interrupted; the same command resumes\n"
 
 
 def test_a_second_signal_does_not_wait(start: Start, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_second_signal_does_not_wait(start: Start, tmp_path: Path) -> None:
     command.until("outputs/default/**/metrics.jsonl")
     command.process.send_signal(signal.SIGINT)
     deadline = time.monotonic() + 30
-    while "saving what runs" not in command.stdout:
+    while "the runs save and end" not in command.stdout:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     command.process.send_signal(signal.SIGINT)
@@ -103,7 +103,7 @@ def test_a_signal_while_workers_start(start: Start, tmp_path: Path) -> None:
     command.process.send_signal(signal.SIGINT)
     assert command.ends() == 130
     assert "3 of 3 runs have not begun" in command.stdout
-    assert command.stderr == "opt-run: interrupted; the same command goes on from here\n"
+    assert command.stderr == "opt-run: interrupted; the same command resumes\n"
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def test_a_run_whose_worker_dies_twice_has_a_result_that_says_so(troubled: Comma
     assert statuses == {"killed": "failed", "talks": "finished"}
     killed = "its worker was killed by SIGKILL (by somebody, or as memory ran out)"
     assert found["killed"]["error"] == f"{killed}, in each of 2 tries"
-    assert f"killed mlp digits seed 0: {killed}: it is tried again" in troubled.stdout
+    assert f"killed mlp digits seed 0: {killed}: it is retried" in troubled.stdout
     assert f"killed mlp digits seed 0: failed: {killed}, in each" in troubled.stdout, "the table"
     (log,) = troubled.folder.glob("outputs/default/**/killed/*/run.log")
     assert killed in log.read_text()
@@ -395,7 +395,7 @@ def test_omp_num_threads_is_the_default_of_a_run_alone_and_in_a_sweep(
     assert default_threads() == 2
     execute(runs(tmp_path, 5, "hardware.threads=null"), mode="plain")
     assert [one["OMP_NUM_THREADS"] for one in acting.started] == ["2"] * 4
-    said = "OMP_NUM_THREADS=2: a run has so many threads, and up to 4 runs go at once"
+    said = "OMP_NUM_THREADS=2: each run has so many threads, and up to 4 are executed at once"
     assert said in capsys.readouterr().out
 
 

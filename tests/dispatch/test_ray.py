@@ -103,4 +103,4 @@ def test_a_signal_saves_what_runs(start: Start, tmp_path: Path) -> None:
     assert found.keys() == {"standard", "cayley"}
     assert {result["status"] for result in found.values()} == {"interrupted"}
     assert "1 of 3 runs have not begun" in command.stdout
-    assert command.stderr == "opt-run: interrupted; the same command goes on from here\n"
+    assert command.stderr == "opt-run: interrupted; the same command resumes\n"

@@ -178,8 +178,8 @@ def test_an_array_with_a_killed_job_gives_what_this_machine_gives(
     first = folder.job(folder.records()[0])
     assert f"to cancel: scancel {first.partition('_')[0]} " in output  # two arrays
     assert "slow mlp digits seed 1: its worker (job " in output
-    assert ") ended as FAILED: it is tried again\n" in output
-    assert "goes on from step" in (victim / "run.log").read_text()
+    assert ") ended as FAILED: it is retried\n" in output
+    assert "resumes from step" in (victim / "run.log").read_text()
     group = "group default-"
     assert all(group in (record / "job.log").read_text() for record in folder.records())
     assert not list(folder.path.glob("outputs/.sweep/default-*/*"))
@@ -214,7 +214,7 @@ def test_a_signal_saves_and_pre_emption_requeues(folder: Folder) -> None:
     log = (record / "job.log").read_text()
     assert log.count(f"job {job} on ") == 2
     assert "Caught signal SIGUSR2" in log
-    assert "goes on from step" in log
+    assert "resumes from step" in log
     assert "slow mlp digits seed 0: finished" in output
 
 
@@ -224,7 +224,7 @@ def test_the_same_command_finds_its_jobs_and_cancels_those_that_left_the_grid(
     asked = (HELD, "budget.steps=5", "experiment_name=held", "hydra.launcher.max_array=1")
     with folder.sbatch(LIMITED):
         first = folder.run("seed=1,0", *asked, LEAVE)
-    assert "0 running, 1 queued, 1 not submitted, as Slurm takes no more now" in first
+    assert "0 running, 1 queued, 1 not submitted, as Slurm accepts no more now" in first
     (of_1,) = folder.slurm.jobs("held")
 
     second = folder.run("seed=0,2", *asked, LEAVE)
@@ -280,7 +280,7 @@ def test_a_search_takes_the_next_trial_when_one_ends_and_finds_its_jobs_again(
     process.kill()
     process.communicate()
     output = folder.run(*search)
-    assert "2 to go on with, 1 to draw; up to 2 at once" in output
+    assert "2 to resume, 1 to draw; up to 2 at once" in output
     assert "slurm: 2 jobs submitted before" in output
     (path,) = folder.path.glob("outputs/default/search-*/search.json")
     trials = json.loads(path.read_text())["trials"]
@@ -304,7 +304,7 @@ def test_a_job_that_ends_without_a_word_is_tried_once_more_and_a_cancelled_one_i
     assert process.returncode == 1
     array = running[0].partition("_")[0]
     assert f"seed 1: job {array}_1 was cancelled\n" in output
-    assert f"seed 0: its worker (job {array}_0) ended as FAILED: it is tried again\n" in output
+    assert f"seed 0: its worker (job {array}_0) ended as FAILED: it is retried\n" in output
     assert "seed 0: failed, its worker (job " in output
     assert ") ended as FAILED, in each of 2 tries\n" in output
     assert "1 of 2 runs have not begun" in output
@@ -314,7 +314,7 @@ def test_what_slurm_does_not_take_is_one_line(folder: Folder) -> None:
     output = folder.run(
         "hydra.launcher.partition=nowhere", "budget.steps=5", "hardware=cpu", code=2
     )
-    assert "opt-run: Slurm does not take the jobs: sbatch: error: invalid partition" in output
+    assert "opt-run: Slurm does not accept the jobs: sbatch: error: invalid partition" in output
     assert "Traceback" not in output
 
 
@@ -328,4 +328,4 @@ def test_a_job_out_of_time_is_requeued_and_goes_on(out_of_time: tuple[Folder, st
     assert folder.job(record) == job
     log = (record / "job.log").read_text()
     assert "this job is timed-out" in log
-    assert "goes on from step" in log
+    assert "resumes from step" in log

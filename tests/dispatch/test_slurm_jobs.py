@@ -119,7 +119,7 @@ def test_a_killed_job_is_tried_again_and_a_cancelled_one_is_not(
     assert results[2] is not None
     assert "ended as NODE_FAIL, in each of 2 tries" in str(results[2].error)
     said = capsys.readouterr().out
-    assert "seed 0: its worker (job 1) ended as FAILED: it is tried again" in said
+    assert "seed 0: its worker (job 1) ended as FAILED: it is retried" in said
     assert "seed 1: job 2 was cancelled" in said
     # What the lost runs wrote stays; the arrays of both hold some of it.
     assert len(list(sweep.folder.glob("slurm-*"))) == 2
@@ -152,14 +152,14 @@ def test_what_slurm_does_not_take_yet_waits(slurm: ActingSlurm, execute: Execute
 def test_runs_that_slurm_takes_no_more_end_the_sweep(slurm: ActingSlurm, execute: Execute) -> None:
     """Those that have ended have their results: the table is shown, and the exit code is 1."""
     slurm.refuses = [False, *[True] * 10]
-    with pytest.raises(Refused, match="Slurm does not take the jobs: AssocMaxSubmitJobLimit"):
+    with pytest.raises(Refused, match="Slurm does not accept the jobs: AssocMaxSubmitJobLimit"):
         execute(4, max_array=2)
     assert slurm.submitted == [[0, 1]]
 
 
 def test_where_slurm_takes_nothing_its_words_are_told(slurm: ActingSlurm, execute: Execute) -> None:
     slurm.refuses = [True]
-    with pytest.raises(UserError, match="Slurm does not take the jobs: AssocMaxSubmitJobLimit"):
+    with pytest.raises(UserError, match="Slurm does not accept the jobs: AssocMaxSubmitJobLimit"):
         execute(1)
 
 

@@ -1,4 +1,4 @@
-"""pion, iso, spel, manifold_muon, oblique, hyperball: steps as published, and what each keeps."""
+"""The methods that move V itself: steps as published, and what each keeps."""
 
 import itertools
 import math
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from opt_runner import OPT, merge
@@ -34,6 +35,8 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "manifold_muon ones": ("manifold_muon", {"ascent": 5, "spectrum": "ones"}),
     "oblique": ("oblique", {}),
     "hyperball": ("hyperball", {}),
+    "sso": ("sso", {}),
+    "sso without bisection": ("sso", {"bisections": 0}),
 }
 SIZES = [(2, 1), (2, 5), (8, 3), (8, 12), (64, 10)]
 
@@ -110,6 +113,8 @@ def test_keeps_what_it_says_over_200_random_steps(form: str, d: int, n: int) -> 
         torch.testing.assert_close(V.norm(dim=0), W.norm(dim=0))
     if name == "hyperball":
         torch.testing.assert_close(V.norm(), W.norm())
+    if name == "sso":
+        torch.testing.assert_close(torch.linalg.matrix_norm(V, 2), torch.linalg.matrix_norm(W, 2))
     trained = {k: t.detach() for k, t in owned.trained.items()}
     measured = owned.method.measure(W[None], V[None], **trained, **owned.fixed)
     assert all(float(value.max()) < 1e-10 for value in measured.values())
@@ -235,6 +240,27 @@ def test_two_steps_of_hyperball_as_published() -> None:
         W = R * W / W.norm()
         V = owned.step(G)
     torch.testing.assert_close(V, W)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (5, 1)])
+def test_two_steps_of_sso_as_published(shape: tuple[int, int]) -> None:
+    W = gaussian(*shape)
+    owned = Owned(METHODS["sso"](bisections=60), W, lr=0.1)
+    R, M = torch.linalg.matrix_norm(W, 2), torch.zeros_like(W)
+    for seed in (1, 2):
+        G = gaussian(*shape, seed=seed)
+        M = 0.9 * M + 0.1 * G
+        A, _, Bt = torch.linalg.svd(W, full_matrices=False)
+        top = torch.outer(A[:, 0], Bt[0])
+
+        def along(c: float, M: Tensor = M, top: Tensor = top) -> float:
+            return float((polar(M / M.norm() + c * top) * top).sum())
+
+        root = brentq(along, -10.0, 10.0, xtol=1e-14)
+        W = W - 0.1 * R * polar(M / M.norm() + root * top)
+        W = W * R / torch.linalg.matrix_norm(W, 2)
+        V = owned.step(G)
+    torch.testing.assert_close(V, W, rtol=0, atol=1e-6)
 
 
 def path(move: Callable[[Owned, Tensor, float], None], owned: Owned, h: float) -> Tensor:

@@ -190,7 +190,7 @@ def test_it_trains_goes_on_and_merges(
         with pytest.raises(Killed):
             trained(network, variant, "cut")
     cut = trained(network, variant, "cut")
-    assert f"goes on from step {SAVED_AT} of {STEPS}" in cut.run.record.log.read_text()
+    assert f"resumes from step {SAVED_AT} of {STEPS}" in cut.run.record.log.read_text()
     assert rows(cut.run) == rows(uncut.run)
     assert all(map(same, state(cut.setup), state(uncut.setup)))
     assert cut.run.record.weights.read_bytes() == uncut.run.record.weights.read_bytes()

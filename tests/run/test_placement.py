@@ -114,7 +114,7 @@ def images(tmp_path: Path, stored: bool) -> Images:
     if stored:
         (tmp_path / "images").write_bytes(bytes(96))
         values = Stored(tmp_path / "images", 0, (2, 3, 4, 4))
-    return Images(values, labels, values, labels, ["a"])
+    return Images(values, labels, values, labels, ["a", "b"])
 
 
 @pytest.mark.parametrize(("free", "streamed"), [(384, False), (383, True), (None, False)])

@@ -167,7 +167,7 @@ def test_what_is_minimised_is_the_validation_error(
 
     said = capsys.readouterr().out
     assert "plan: search search-" in said
-    assert "25 trials: 0 done, 0 to go on with, 25 to draw; up to 1 at once" in said
+    assert "25 trials: 0 done, 0 to resume, 25 to draw; up to 1 at once" in said
     assert f"best: trial {best.number}: optimizer.lr={best.parameters['optimizer.lr']:.6g}" in said
     shown = re.findall(r"\b10\d\d\.\d\d\b", said)
     assert shown == [f"{best.value + 1000:.2f}"], "the test error of the best trial alone"
@@ -180,7 +180,7 @@ def test_the_same_command_again_runs_nothing_and_more_trials_extend(
     begin(trials=5)
     first = drawn(tmp_path)
     assert begin(trials=5)[1].executed == []
-    assert "5 done, 0 to go on with, 0 to draw" in capsys.readouterr().out
+    assert "5 done, 0 to resume, 0 to draw" in capsys.readouterr().out
     code, runner = begin(trials=7)
     assert code == 0
     assert len(runner.executed) == 2
@@ -338,14 +338,14 @@ def test_an_interruption_leaves_its_trials_to_the_same_command(
     code, _ = begin(run_=interrupted)
     assert code == 130
     said = capsys.readouterr()
-    assert "interrupted; the same command goes on from here" in said.err
+    assert "interrupted; the same command resumes" in said.err
     assert "best: trial" in said.out
     assert not re.findall(r"\b10\d\d\.\d\d\b", said.out), "no test error before the end"
     assert [trial.status for trial in record(tmp_path).trials] == ["finished"] * 2 + [
         "not finished"
     ]
     code, runner = begin()
-    assert "2 done, 1 to go on with, 5 to draw" in capsys.readouterr().out
+    assert "2 done, 1 to resume, 5 to draw" in capsys.readouterr().out
     assert code == 0
     assert len(runner.executed) == 6
 

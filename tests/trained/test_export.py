@@ -1,6 +1,7 @@
 """What is exported computes what the network does, without this package."""
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 
 from opt_runner.cli.export import main
 from opt_runner.errors import UserError
+from opt_runner.files import CannotWrite
 from opt_runner.run.run import Run
 from opt_runner.trained import export, read
 
@@ -123,9 +125,26 @@ def test_a_file_that_computes_something_else_is_not_kept(
             return lambda x: network(x) * 1.01
 
     monkeypatch.setattr(torch.export, "load", Wrong)
-    with pytest.raises(UserError, match="computes something else"):
+    with pytest.raises(UserError, match="computes other outputs"):
         export(read(record), "torch-export", tmp_path / "net.pt2")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "onnx", "torch-export"])
+def test_a_full_disk_is_one_line(record: Path, tmp_path: Path, kind: str) -> None:
+    if kind == "onnx":
+        pytest.importorskip("onnxscript")
+    trained, path = read(record), tmp_path / "net"
+    path.write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(CannotWrite, match="net: File too large; make room"):
+            export(trained, kind, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_network_that_cannot_be_traced(

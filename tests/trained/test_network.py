@@ -53,7 +53,7 @@ def test_a_run_can_start_from_it(cnn: Run, tmp_path: Path) -> None:
         ),
         (
             lambda folder: rewrite(folder / "result.json", '"finished"', '"interrupted"'),
-            "must have finished, and is interrupted; what makes it: opt-run",
+            "must have finished, and is interrupted; its command: opt-run",
         ),
         (lambda folder: folder.joinpath("result.json").write_text("{"), "and is damaged"),
         (

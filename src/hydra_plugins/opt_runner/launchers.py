@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class RunLauncher(Launcher):
-    """Launcher of runs, which takes them composed and checked, not as overrides.
+    """A launcher that gets composed and checked runs, not overrides.
 
     content: the keys of its YAML in conf/hydra/launcher/.
     """
@@ -33,10 +33,10 @@ class RunLauncher(Launcher):
 
     @abstractmethod
     def kind(self) -> "type[LauncherOptions]":
-        """Import and return the class of its options: Hydra imports this module for `--help`."""
+        """Import and return the class of its options; not at the top, as `--help` must be fast."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> NoReturn:
-        """Raise UserError: another's sweeper gives overrides, and wants values back."""
+        """Raise UserError: a sweeper of another package passes overrides and wants values back."""
         raise UserError(
             "this launcher executes the runs of hydra/sweeper=grid, optuna and fair; with another "
             "sweeper use hydra/launcher=basic"

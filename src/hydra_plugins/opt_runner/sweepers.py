@@ -35,7 +35,7 @@ class RunSweeper(Sweeper):
 
     # Overrides that turn the recorded command of one run into a command for that run alone.
     alone: ClassVar[Sequence[str]] = ()
-    options: "LauncherOptions | None"  # of the launcher; None: it is another's
+    options: "LauncherOptions | None"  # the launcher's options; None: a launcher of another package
 
     def __init__(self, **content: Any) -> None:
         self.content = content
@@ -51,7 +51,7 @@ class RunSweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
         self.options = self.launcher.options if isinstance(self.launcher, RunLauncher) else None
-        # Another's launcher may take the runs to other machines, with other devices.
+        # A launcher of another package may use machines with other devices.
         self.here = self.options is not None and self.options.here
         self._arguments = config_arguments(config.hydra)
         self._compose = Composer(config.hydra.job.config_name)
@@ -74,10 +74,10 @@ class RunSweeper(Sweeper):
 
     @abstractmethod
     def conduct(self, arguments: Sequence[str]) -> int:
-        """Conduct the sweep that the command line asks for. Returns the exit code."""
+        """Conduct the sweep of the command line. Returns the exit code."""
 
     def run(self, overrides: Sequence[str]) -> "Run":
-        """Return a run. Raises UserError, which names the run, and Hydra's errors for a mistake."""
+        """Return a run. Raises UserError with the run's name, or an error of Hydra."""
         from opt_runner.run.run import command_line
 
         try:
@@ -101,11 +101,11 @@ class RunSweeper(Sweeper):
         from opt_runner.console.screen import Screen
 
         mode = run.config.progress
-        # The workers of another's launcher write to the same terminal: no bars.
+        # No bars, because workers of another package's launcher write to the same terminal.
         return Screen(mode if self.options is not None or mode == "none" else "plain")
 
     def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
-        """Do what the launcher does for a sweep even if none of its runs is left."""
+        """Prepare the launcher, also if all runs of the sweep have finished."""
         if self.options is not None:
             self.options.prepare(sweep, screen)
 
@@ -118,10 +118,10 @@ class RunSweeper(Sweeper):
         self.own_options().execute(source, sweep, screen, at_once)
 
     def own_options(self) -> "LauncherOptions":
-        """Raise UserError if the launcher is another's, which takes no runs one by one."""
+        """Raise UserError for a launcher of another package, which takes no runs one by one."""
         if self.options is None:
             raise UserError(
-                "a search needs hydra/launcher=pool, slurm or ray: others run grids alone"
+                "a search needs hydra/launcher=pool, slurm or ray: others execute only grids"
             )
         return self.options
 
@@ -144,7 +144,7 @@ class GridSweeper(RunSweeper):
         return conduct(sweep, partial(self.launch, sweep, screen), screen)
 
     def jobs(self, arguments: Sequence[str]) -> list[list[str]]:
-        """Return the overrides of each run. Those of the command line hold in every grid."""
+        """Return the overrides of each run; the command line's apply to every grid."""
         from opt_runner.config.options import GridOptions
         from opt_runner.config.overrides import combinations
 
@@ -156,7 +156,7 @@ class GridSweeper(RunSweeper):
         ]
 
     def launch(self, sweep: "Sweep", screen: "Screen", runs: "Sequence[Run]") -> None:
-        """Execute these runs. Raises what a job of another's launcher raised."""
+        """Execute these runs. Raises the exception of a job of another package's launcher."""
         from opt_runner.sweep.source import Listed
 
         if self.options is not None:
@@ -176,7 +176,7 @@ class SearchSweeper(RunSweeper):
     alone = ("hydra.mode=RUN",)
 
     def __init__(self, grids: object = None, **content: Any) -> None:
-        # `grids` is a key of the default sweeper, into whose YAML that of an experiment is merged.
+        # An experiment's YAML is merged into the default sweeper's, which has the key `grids`.
         super().__init__(**content, **({} if grids is None else {"grids": grids}))
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from opt_runner.trained import Evaluation
 
-# A matrix of more classes does not fit a terminal.
+# A matrix with more classes does not fit into a terminal.
 _MOST_CLASSES = 20
 _MOST_MISTAKEN = 10
 
@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Test the network of a finished run: test error, negative log-likelihood, "
         "calibration error and the confusion matrix.",
         epilog="Example: opt-eval RECORD dataset=image_folder dataset.root=DIR hardware=cpu. "
-        "Classes of another dataset are matched by name where the network knows all of them, else "
+        "Classes of another dataset are matched by name if the network knows all of them, else "
         "by position.",
     )
     parser.add_argument("record", type=Path, help="the folder of a run")
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="with a dataset or a model of your own, as for opt-run")  # fmt: skip
     parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it as JSON")
+    mistakes.add_version(parser)
     return parser
 
 
@@ -67,7 +68,7 @@ def _evaluate(given: argparse.Namespace) -> None:
         f"{quality.calibration_error:.2f}%"
     )
     if found.by_position:
-        screen.say("its classes have other names than the network's: matched by their order")
+        screen.say("its classes have other names than the network's: matched by position")
     screen.show(_table(found))
     if given.out:
         try:
@@ -94,7 +95,7 @@ def _table(found: "Evaluation") -> "Table":
     for name in found.classes:
         table.add_column(name, justify="right")
     for number, (name, row) in enumerate(zip(found.classes, found.confusion, strict=True)):
-        # A mistake must catch the eye: no mistakes, no figure.
+        # Only mistakes are shown, so that they catch the eye.
         cells = [f"{n:,}" if n or i == number else "" for i, n in enumerate(row)]
         table.add_row(name, *cells)
     return table

@@ -1,4 +1,4 @@
-"""Exit of a command: a user's mistake is one line a fault and code 2, a bug a traceback and 1."""
+"""Exit of a command: a user's mistake is a line and code 2, a bug a traceback and code 1."""
 
 import argparse
 import logging
@@ -18,6 +18,7 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from opt_runner import __version__
 from opt_runner.config.compose import conf_dir
 from opt_runner.config.overrides import explain_grammar
 from opt_runner.console.steady import make_steady
@@ -45,6 +46,11 @@ def rank_0_reports() -> bool:
     return process.started_by_torchrun() and os.environ["LOCAL_RANK"] != "0"
 
 
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Add --version to a command."""
+    parser.add_argument("--version", action="version", version=f"opt-runner {__version__}")
+
+
 @contextmanager
 def exit_on_error(
     hydra_runs: bool = False, quiet: bool = False, command: str = "opt-run"
@@ -52,10 +58,10 @@ def exit_on_error(
     """End the program if the block raises an exception: see this module's docstring.
 
     Args:
-        hydra_runs: Hydra runs in the block. Whatever it raises is about the command line, unless
-            the exception comes from the code of a run, a sweeper or a launcher.
-        quiet: Print no mistakes, and leave rank 0 time to print them: torchrun kills all processes
-            as soon as one has ended.
+        hydra_runs: Hydra runs in the block. Its exceptions are about the command line, unless they
+            come from the code of a run, a sweeper or a launcher.
+        quiet: Print no mistakes, and wait until rank 0 has printed them, because torchrun kills
+            all processes as soon as one has ended.
         command: The name in front of each line.
     """
     try:
@@ -80,9 +86,9 @@ def exit_on_error(
 
 @contextmanager
 def command_of_files(command: str) -> Iterator[None]:
-    """Run a command that only writes files: SIGINT, SIGTERM and SIGHUP leave no half-written one.
+    """Run a command that only writes files. SIGINT, SIGTERM and SIGHUP leave none half-written.
 
-    Errors end it as `exit_on_error` says, and no log or print fails.
+    Errors end it as in `exit_on_error`; logs and prints never fail.
     """
     make_steady()
     logging.raiseExceptions = False  # no message if a log cannot be written
@@ -95,7 +101,7 @@ def command_of_files(command: str) -> Iterator[None]:
 
 
 def _cause(error: Exception) -> Exception:
-    """Return the exception that a constructor raised, from inside Hydra's report of it."""
+    """Return the exception that a constructor raised, which Hydra has wrapped."""
     cause = error.__cause__
     if isinstance(error, InstantiationException) and isinstance(cause, Exception):
         return cause if _comes_from_code(cause) else error
@@ -110,7 +116,7 @@ def _comes_from_code(error: Exception) -> bool:
 
 
 def _lines(error: Exception) -> list[str]:
-    """Return one line a fault. Hydra's messages get the nearest match of a misspelt name."""
+    """Return one line for each fault; for a misspelt name with the nearest match."""
     text = str(error)
     if isinstance(error, UserError):
         return text.splitlines()
@@ -122,6 +128,9 @@ def _lines(error: Exception) -> list[str]:
         choices = options.split()
         hint = nearest(choice, choices)
         return [f"{group}={choice}: no such choice{hint} ({', '.join(choices)})"]
+    if found := re.search(r"Multiple values for (\S+)\. .* '?override (\S+): (\S+)'", text):
+        group, _, choice = found.groups()
+        return [f"+{group}={choice}: without the plus, {group}={choice}"]
     if found := re.search(r"Could not override '(.+?)'", text):
         key = found.group(1)
         cause = str(error.__cause__ or "")
@@ -134,7 +143,7 @@ def _lines(error: Exception) -> list[str]:
 
 
 def _unknown(key: str) -> str:
-    """Return a line about a key that a config does not have."""
+    """Return a line about a key that is not in the config."""
     known = _known_keys()
     if key in known:
         return (
@@ -151,11 +160,11 @@ def _known_keys() -> list[str]:
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--config-dir", "-cd", type=Path, default=conf_dir())
     own = parser.parse_known_args()[0].config_dir.absolute()
-    GlobalHydra.instance().clear()  # a sweep has it, and has ended
+    GlobalHydra.instance().clear()  # the sweep's own Hydra has ended
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         try:
             cfg = hydra.compose("config", [f"hydra.searchpath=['{own}']", *chosen])
-        except Exception:  # of a group that is swept
+        except Exception:  # the first choice of a swept group
             cfg = hydra.compose("config")
     keys: list[str] = []
 

@@ -14,7 +14,7 @@ from opt_runner.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command with these arguments, by default those of the process."""
+    """Execute `opt-report`, with the command line of this process if `argv` is None."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     given = _parser().parse_args(arguments)
     with mistakes.command_of_files("opt-report"):
@@ -36,9 +36,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trials",
         action="store_true",
-        help="show the runs of all trials of a search, not those of the best alone",
+        help="show the runs of all trials of a search, not only of the best one",
     )
     parser.add_argument("--title", default="OPT: methods compared", help="of the page")
+    mistakes.add_version(parser)
     return parser
 
 
@@ -53,12 +54,18 @@ def _report(given: argparse.Namespace, command: str) -> None:
     screen = Screen()
     folders = given.folders or [Path("outputs")]
     searches = search.find(folders, screen.say)
-    # A comparison that was interrupted may have searches alone: their runs are elsewhere.
+    # An interrupted comparison may have only searches, whose runs are in other folders.
     runs = stored.find(folders, screen.say, allow_none=bool(searches))
     former = tuned.superseded(folders, screen.say)
     beaten = set() if given.trials else search.beaten(searches) - former
     left_out = beaten | former
     tables = compare(run for run in runs if run.signature not in left_out)
+    out = given.out or folders[0] / "report"
+    try:
+        report = writers.collect(tables, given.title, command, searches, screen.say)
+        written = writers.write(report, out)
+    except (CannotWrite, OSError) as error:
+        raise UserError(f"{error}; set --out DIR") from error
     terminal.show(tables, screen, fault=screen.say, notes=True)
     for ones in search.tunings(searches):
         screen.show(trials.settings_table(ones))
@@ -69,13 +76,5 @@ def _report(given: argparse.Namespace, command: str) -> None:
     if count := sum(run.signature in beaten for run in runs):
         screen.say(f"left out: {count} runs of trials that are not the best (--trials shows them)")
     if count := sum(run.signature in former for run in runs):
-        screen.say(
-            f"left out: {count} runs of fair comparisons with settings found before the best"
-        )
-    out = given.out or folders[0] / "report"
-    try:
-        report = writers.collect(tables, given.title, command, searches, screen.say)
-        written = writers.write(report, out)
-    except (CannotWrite, OSError) as error:
-        raise UserError(f"{error}; set --out DIR") from error
+        screen.say(f"left out: {count} runs of fair comparisons with outdated settings")
     screen.say(f"written: {out / 'report.html'} and {len(written) - 1} more files beside it")

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from opt_runner import __version__
 from opt_runner.cli import mistakes
 from opt_runner.config import compose
 from opt_runner.config.overrides import with_quoted_texts
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
 @hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name="config")
 def _app(cfg: DictConfig) -> float | None:
-    """Execute one run. Return its validation error for sweepers that optimise, None without one.
+    """Execute one run. Return its validation error or None, for Hydra's sweepers that optimise.
 
-    Failures are on disk.
+    Failures are recorded on disk.
     """
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return _run_of_a_sweep(cfg)
@@ -46,7 +47,7 @@ def _app(cfg: DictConfig) -> float | None:
 
 
 def _run_alone(config: Config) -> int:
-    """Execute one run in this process, or in those that torchrun or srun started for it.
+    """Execute one run in this process, or in the processes that torchrun or srun started.
 
     Returns the exit code.
     """
@@ -85,7 +86,7 @@ def _run_of_a_sweep(cfg: DictConfig) -> float | None:
 
     config = compose.read(cfg)
     with joined(config.hardware) as processes:
-        # Other processes may share the terminal: no bars.
+        # No bars, because other processes may write to the same terminal.
         shows = processes.first and config.progress != "none"
         screen = Screen("plain" if shows else "none")
         try:
@@ -117,15 +118,19 @@ def _command() -> str:
 
 def main() -> None:
     """Run the command `opt-run`."""
-    # argparse takes all positional arguments in one run: `a=1 -m b=2,3` would be a mistake.
+    if "--version" in sys.argv[1:]:  # Hydra would print its own
+        print(f"opt-runner {__version__}")
+        return
+    # argparse wants all positional arguments together, so `a=1 -m b=2,3` would be an error.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    sys.argv[1:] = map(_without_hyphens, sys.argv[1:])
     sys.argv[1:] = with_quoted_texts(sys.argv[1:], compose.text_keys())
     process.spin_briefly()
     make_steady()
     mistakes.take_over_from_hydra()
     logging.raiseExceptions = False  # no message if a log cannot be written
     try:
-        # After the block a signal has nothing to save, and ends the program.
+        # After the block nothing is left to save, and a signal ends the program.
         with (
             interrupt.raised_signals(),
             mistakes.exit_on_error(hydra_runs=True, quiet=mistakes.rank_0_reports()),
@@ -135,10 +140,17 @@ def main() -> None:
         _interrupted(error)
 
 
+def _without_hyphens(word: str) -> str:
+    """Return --KEY=VALUE, as agents of `wandb sweep` write it, as KEY=VALUE. Flags stay."""
+    key, sign, _ = word.removeprefix("--").partition("=")
+    ours = sign and word.startswith("--") and key.split(".")[0] in Config.model_fields
+    return word[2:] if ours else word
+
+
 def _interrupted(error: KeyboardInterrupt) -> NoReturn:
-    # With `rerun` what is done would be done again.
+    # `rerun` would start again.
     reruns = any(word.startswith("rerun=") and word != "rerun=false" for word in sys.argv)
     same = "the same command without rerun" if reruns else "the same command"
     if not mistakes.rank_0_reports():
-        print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
+        print(f"opt-run: interrupted; {same} resumes", file=sys.stderr)
     sys.exit(128 + int(getattr(error, "signum", 2)))

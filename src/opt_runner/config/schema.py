@@ -221,7 +221,7 @@ class Tracking(Node):
     """Options of Weights & Biases."""
 
     name: Literal["wandb", "none"]
-    project: str = "opt-runner"
+    project: str | None = None
     entity: str | None = None
     mode: Literal["auto", "online", "offline"] = "auto"
     tags: tuple[str, ...] = ()

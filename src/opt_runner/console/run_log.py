@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from opt_runner.files import remove_link
+
 log = logging.getLogger("opt_runner")
 
 
@@ -18,9 +20,7 @@ class _RunLog(logging.FileHandler):
 @contextmanager
 def run_log(path: Path) -> Iterator[None]:
     """Log to `path` as well, within the block."""
-    with suppress(OSError):  # the run's result reports a full disk
-        if path.is_symlink():  # the log must not go to a file elsewhere
-            path.unlink()
+    remove_link(path)
     handler: logging.Handler
     try:
         handler = _RunLog(path, errors="backslashreplace")

@@ -21,6 +21,7 @@ from opt_runner.records.result import Result
 Mode = Literal["auto", "bar", "plain", "none"]
 
 _PLAIN_SECONDS = 10.0
+_MOST_WIDE = 10_000
 _WIDTH = 120  # for a file or a pipe; 80 columns would cut words in tables
 
 
@@ -46,6 +47,10 @@ def new_console(stderr: bool = False) -> Console:
     FORCE_COLOR gives a file colours, but no bars.
     """
     make_steady()
+    for name in ("COLUMNS", "LINES"):  # Rich fails for some words, and fills the memory with 10^9
+        given = os.environ.get(name, "")
+        if not (given.isdecimal() and 0 < int(given) <= _MOST_WIDE):
+            os.environ.pop(name, None)
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream.isatty()
     console = _Console(
@@ -56,8 +61,7 @@ def new_console(stderr: bool = False) -> Console:
         stderr=stderr,
         force_interactive=None if terminal else False,
     )
-    given = os.environ.get("COLUMNS")
-    if not (terminal if given is None else given.isdigit() and int(given)):
+    if "COLUMNS" not in os.environ and not terminal:
         console.width = shutil.get_terminal_size((_WIDTH, 0)).columns
     return console
 

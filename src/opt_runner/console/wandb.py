@@ -1,30 +1,30 @@
 """Weights & Biases: one W&B run for each run. Its errors never stop the training."""
 
 import atexit
+import functools
+import io
 import logging
-import netrc
 import os
-import signal
-import threading
+import subprocess
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
-from urllib.parse import urlparse
 
 from opt_runner.config.schema import Config, Tracking
 from opt_runner.console.screen import Screen
+from opt_runner.console.titles import of_sweep, title
+from opt_runner.console.wandb_service import bounded, tear_down
 from opt_runner.errors import UserError
 from opt_runner.records.result import Result
+from opt_runner.records.stored import StoredRun
 
 log = logging.getLogger(__name__)
 
-SWEEP_VARIABLE = "OPT_RUNNER_SWEEP"  # the sweep's id, which launchers' child processes inherit
-
-
-# The training waits for calls of W&B, but not longer than this.
-_MOST_SECONDS = 120.0
+_PROJECT = "opt-runner"
 
 
 class Tracker(Protocol):
@@ -43,17 +43,32 @@ class NoTracker:
 
 
 class WandbTracker:
-    """A W&B run. An error in it ends the tracking with one line, and the training goes on."""
+    """A W&B run. An error in it ends the tracking with one line, and the training goes on.
+
+    A quantity of every layer is a series of its mean; at the end one panel shows all layers.
+    """
 
     def __init__(self, run: Any, screen: Screen) -> None:
         self._run = run
         self._screen = screen
+        self._layers: dict[str, list[tuple[int, dict[str, float]]]] = defaultdict(list)
 
     def log(self, row: dict[str, Any]) -> None:
-        self._guard(lambda run: run.log(_flat(row), step=row["step"]))
+        content = {k: v for k, v in row.items() if v is not None and not isinstance(v, dict)}
+        for name, layers in _by_layer(row):
+            self._layers[name].append((row["step"], layers))
+            content[f"{name}/mean"] = fmean(layers.values())
+        self._guard(lambda run: run.log(content, step=row["step"]))
 
     def finish(self, result: Result) -> None:
         def end(run: Any) -> None:
+            import wandb
+
+            for key, rows in self._layers.items():
+                steps, names = [step for step, _ in rows], [*rows[0][1]]
+                series = [[layers.get(name) for _, layers in rows] for name in names]
+                panel = wandb.plot.line_series(steps, series, names, f"{key} of layers", "step")
+                run.log({f"{key}/layers": panel})
             run.summary.update(_flat(asdict(result)))
             run.finish(exit_code=0 if result.ended_well else 1)
 
@@ -78,60 +93,6 @@ class WandbTracker:
 
 
 @contextmanager
-def bounded() -> Iterator[None]:
-    """Kill W&B's service if it does not answer for two minutes, within the block.
-
-    The waiting call then fails, and this raises TimeoutError instead.
-    """
-    expired = threading.Event()
-
-    def expire() -> None:
-        expired.set()
-        for pid in _services():
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-
-    timer = threading.Timer(_MOST_SECONDS, expire)
-    timer.daemon = True
-    with suppress(RuntimeError):  # some Pythons start no thread while they end
-        timer.start()
-    try:
-        yield
-    except Exception as error:
-        if expired.is_set():
-            raise TimeoutError(f"no answer within {_MOST_SECONDS:.0f} s") from error
-        raise
-    finally:
-        timer.cancel()
-
-
-def _services() -> list[int]:
-    """Return the processes of W&B's services that this process has started, if there is /proc."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            pid, _, rest = path.read_text(errors="replace").partition(" (")
-            name, _, fields = rest.rpartition(") ")
-            state, parent = fields.split()[:2]
-            if "wandb" in name and int(parent) == os.getpid() and state != "Z":
-                found.append(int(pid))
-    return found
-
-
-def tear_down() -> None:
-    """End W&B's service, so that a run after this one gets a new one.
-
-    It also runs at the end of the process, where wandb itself would wait without a limit and
-    print a traceback if the service was killed.
-    """
-    import wandb
-
-    # wandb raises SystemExit if its service was killed.
-    with suppress(Exception, SystemExit), bounded():
-        wandb.teardown()
-
-
-@contextmanager
 def start(
     config: Config, run_id: Callable[[], str], signature: str, screen: Screen
 ) -> Iterator[Tracker]:
@@ -140,7 +101,8 @@ def start(
         yield NoTracker()
         return
     content = {**config.content, "signature": signature}
-    run = start_run(config, content, run_id(), config.title, screen)
+    own_id = os.environ["WANDB_RUN_ID"] if has_agent() else run_id()
+    run = start_run(config, content, own_id, title(config), screen)
     if run is None:
         yield NoTracker()
         return
@@ -149,6 +111,15 @@ def start(
         yield tracker
     finally:
         tracker.abandon()
+
+
+def send(run: StoredRun, config: Config, screen: Screen) -> None:
+    """Send a record that exists to W&B: its rows, and its result if it has one."""
+    with start(config, run.record.wandb_id, run.signature, screen) as tracker:
+        for row in run.record.read_metrics():
+            tracker.log(row)
+        if run.result is not None:
+            tracker.finish(run.result)
 
 
 def start_run(
@@ -185,23 +156,23 @@ def start_run(
 
 def upload_hint(tracking: Tracking, output_dir: str) -> str | None:
     """Return how to upload the offline runs below `output_dir`, or None if there are none."""
-    folder = Path(output_dir) / "wandb"
+    folder = Path(_folder(output_dir)) / "wandb"
     if tracking.name == "none" or _mode(tracking) != "offline":
         return None
     found = list(folder.glob("offline-run-*"))
     if not found:
         return None
-    why = "" if _has_key() else ", no API key found"
+    why = "" if _logged_in() else ", not logged in"
     runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
     which = found[0] if len(found) == 1 else folder / "offline-run-*"
     return f"W&B: {runs} offline{why}; to upload: wandb sync {which}"
 
 
 def check(tracking: Tracking) -> None:
-    """Raise UserError if W&B has to be online without a key: it would ask at the terminal."""
-    if tracking.name == "wandb" and _mode(tracking) == "online" and not _has_key():
+    """Raise UserError if W&B has to be online without a login: it would ask at the terminal."""
+    if tracking.name == "wandb" and _mode(tracking) == "online" and not _logged_in():
         raise UserError(
-            "tracking is online but no W&B API key was found: run `wandb login`, set "
+            "tracking is online but wandb is not logged in: run `wandb login`, set "
             "WANDB_API_KEY, or use tracking.mode=auto, tracking.mode=offline or tracking=none"
         )
 
@@ -211,19 +182,21 @@ def _init(
 ) -> Any:
     import wandb
 
+    # git: wandb looks for it in its own folder, which is not the code's.
     settings = wandb.Settings(silent=True, console="off", disable_git=True)
     if "WANDB_INIT_TIMEOUT" not in os.environ:
         settings.init_timeout = 30
     return wandb.init(
-        project=config.tracking.project,
+        project=config.tracking.project or os.environ.get("WANDB_PROJECT", _PROJECT),
         entity=config.tracking.entity,
-        dir=config.output_dir,
+        dir=_folder(config.output_dir),
         id=run_id,
-        name=title,
-        group=os.environ.get(SWEEP_VARIABLE),
+        name=os.environ.get("WANDB_NAME", title),
+        notes=config.note or None,
+        group=os.environ.get("WANDB_RUN_GROUP") or of_sweep()[0],
         job_type=job_type,
-        tags=list(config.tracking.tags),
-        config=content,
+        tags=[*config.tracking.tags, *filter(None, os.environ.get("WANDB_TAGS", "").split(","))],
+        config={**content, **_commit()},
         mode=mode,
         resume="allow",
         reinit="finish_previous",
@@ -231,23 +204,63 @@ def _init(
     )
 
 
+def _commit() -> dict[str, Any]:
+    """Return the commit of the folder that the command runs in, if it is a git repository."""
+    found = []
+    for words in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
+        try:
+            done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.SubprocessError):
+            return {}
+        if done.returncode:
+            return {}
+        found.append(done.stdout.strip())
+    return {"git_commit": found[0], "git_dirty": bool(found[1])}
+
+
 def _mode(tracking: Tracking) -> str:
-    """Return online, offline or disabled. Without a key wandb would ask at the terminal."""
+    """Return online, offline or disabled. Without a login wandb would ask at the terminal."""
     if wanted := os.environ.get("WANDB_MODE"):
-        return wanted
+        return "offline" if wanted == "dryrun" else wanted
     if tracking.mode != "auto":
         return tracking.mode
-    return "online" if _has_key() else "offline"
+    return "online" if _logged_in() else "offline"
 
 
-def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+@functools.cache
+def _logged_in() -> bool:
+    """Return True if wandb finds credentials: a key, a settings file or an identity token."""
+    import wandb
+
+    with redirect_stderr(io.StringIO()):  # it tells which file it reads
+        wandb.setup(settings=wandb.Settings(silent=True))
+        return wandb.login(prompt=False, verify=False)
+
+
+def _folder(output_dir: str) -> str:
+    return os.environ.get("WANDB_DIR", output_dir)
+
+
+def has_agent() -> bool:
+    """Return True if an agent of `wandb sweep` started this process and waits for a result."""
+    return bool(os.environ.get("WANDB_SWEEP_ID") and os.environ.get("WANDB_RUN_ID"))
+
+
+def _by_layer(row: dict[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield quantities of layers as name and {layer: value}, without values that are None.
+
+    {layer: {s: value}}, as the energy has, is a quantity `NAME/s` for each s.
+    """
+    for name, layers in row.items():
+        if not isinstance(layers, dict):
+            continue
+        found: dict[str, dict[str, float]] = defaultdict(dict)
+        for layer, value in layers.items():
+            of_layer = value.items() if isinstance(value, dict) else [("", value)]
+            for suffix, one in of_layer:
+                if isinstance(one, int | float):
+                    found[f"{name}/{suffix}".removesuffix("/")][layer] = one
+        yield from found.items()
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from opt_runner.errors import UserError, in_words
 class Augmentation(Protocol):
     """A change of a batch of images after crop and flip.
 
-    All that is random in it is drawn by `draw`, from the generator alone, an epoch at a time: so a
-    run that goes on from a checkpoint sees the images that an uncut run sees.
+    `draw` draws all random values of an epoch, from the generator only. So a resumed run sees the
+    same images as an uninterrupted one.
     """
 
     def draw(
@@ -29,7 +29,7 @@ class Augmentation(Protocol):
     def apply(self, images: Tensor, *drawn: Tensor) -> Tensor:
         """Return a batch of images, augmented: uint8 (B, C, H, W), on the device that trains.
 
-        drawn: what `draw` gave for these images, (B, ...) each, on the same device.
+        drawn: the values of `draw` for these images, (B, ...) each, on the same device.
         """
         ...
 

@@ -1,1 +1,1 @@
-"""Where the runs of a sweep are executed: this machine's slots, Slurm, Ray."""
+"""Dispatch of the runs of a sweep: to this machine's slots, to Slurm, to Ray."""

@@ -18,6 +18,7 @@ from opt_runner.config.schema import Hardware
 from opt_runner.console.screen import Screen
 from opt_runner.dispatch.loop import LOOK_SECONDS, Backend, Died, End, LauncherOptions, Task
 from opt_runner.dispatch.worker import Job, thread_variables
+from opt_runner.files import remove_link
 from opt_runner.machine import available_cores, threads_of_environment, visible_gpus
 from opt_runner.run.device import default_threads
 from opt_runner.run.interrupt import STOPPING, Interrupted
@@ -44,18 +45,19 @@ class Slot:
 
 
 class WorkerEnded(Exception):
-    """A worker is gone, or somebody else told it to stop; the text says how."""
+    """A worker has died, or somebody else stopped it; the text says how."""
 
 
 class Worker:
-    """A worker process. environment: added to this process's own. log: gets the worker's output."""
+    """A worker process. environment: added to this process's. log: gets the worker's output."""
 
     def __init__(self, environment: dict[str, str], log: Path) -> None:
-        # The user's modules were found on this process's path.
+        # The user's modules are on this process's path.
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
             f"from opt_runner.dispatch.worker import serve; serve({os.getpid()})"
         )
+        remove_link(log)
         self.connection, its_end = Pipe()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
         try:
@@ -71,7 +73,7 @@ class Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def send(self, job: Job) -> None:
-        with contextlib.suppress(OSError):  # it is gone, which shows when its answer is read
+        with contextlib.suppress(OSError):  # it has died, which is noticed when its answer is read
             self.connection.send(job)
 
     def answer(self) -> str | None:
@@ -99,8 +101,8 @@ class Worker:
 class Pool(Backend):
     """The backend of `hydra/launcher=pool`.
 
-    A worker takes run after run; if it dies, its run gets a new worker. In the sweep's folder are
-    the workers' output (`slot-N.log`) and how far their runs are (`slot-SIGNATURE.json`).
+    A worker executes run after run; if it dies, its run gets a new worker. The sweep's folder holds
+    the workers' output (`slot-N.log`) and the progress of their runs (`slot-SIGNATURE.json`).
     """
 
     options: "PoolOptions"
@@ -113,7 +115,7 @@ class Pool(Backend):
         self._running: dict[Slot, Task] = {}
 
     def __exit__(self, *error: object) -> None:
-        self.stop(Interrupted(signal.SIGTERM), again=False)  # those that an error here leaves
+        self.stop(Interrupted(signal.SIGTERM), again=False)  # the workers that an error here leaves
         for worker in self._workers.values():
             worker.connection.close()
         for worker in self._workers.values():
@@ -140,7 +142,7 @@ class Pool(Backend):
         slot = next((slot for slot in free if slot in self._workers), free[0])
         if slot not in self._workers:
             for idle in self._workers.keys() - self._running.keys() - set(slots):
-                self._workers.pop(idle).close()  # it may hold memory of the same GPU
+                self._workers.pop(idle).close()  # an old worker may hold memory of the same GPU
             log = self.sweep.folder / f"slot-{slot.number}.log"
             self._workers[slot] = Worker(slot.environment, log)
         task.start_over(self.screen)  # if another process has the run, the worker waits for it
@@ -155,13 +157,13 @@ class Pool(Backend):
             self._slots[key] = found = self.options.slots_for(hardware, first)
             if hardware.threads is None and (threads := threads_of_environment()):
                 self.screen.say(
-                    f"OMP_NUM_THREADS={threads}: a run has so many threads, and up to {len(found)} "
-                    "runs go at once; hardware.threads=N overrides it"
+                    f"OMP_NUM_THREADS={threads}: each run has so many threads, and up to "
+                    f"{len(found)} are executed at once; hardware.threads=N overrides it"
                 )
         return self._slots[key]
 
     def _fits(self, slot: Slot, alike: Sequence[Slot]) -> bool:
-        """Return True if runs of other hardware leave room. alike: the slots of this hardware."""
+        """Return True if runs on other hardware leave room. alike: the slots of this hardware."""
         others = [other for other in self._running if other not in alike]
         if not others:
             return True
@@ -187,7 +189,7 @@ def _how_it_ended(code: int) -> str:
 
 
 class PoolOptions(LauncherOptions):
-    """The keys of conf/hydra/launcher/pool.yaml, which says what they mean."""
+    """The keys of conf/hydra/launcher/pool.yaml, which explains them."""
 
     backend = Pool
 
@@ -200,10 +202,10 @@ class PoolOptions(LauncherOptions):
     def slots_for(self, hardware: Hardware, first: int = 0) -> list[Slot]:
         """Return the slots for runs with this hardware, numbered from `first`.
 
-        With GPUs that the runs may use, `runs_per_gpu` a GPU; else as many as the cores hold runs
-        of `hardware.threads`, by default OMP_NUM_THREADS, and one if neither is given. The option
-        `slots` sets another number; a run then has its share of the cores, unless its threads are
-        given.
+        With GPUs there are `runs_per_gpu` for each. Without, there are as many as runs with
+        `hardware.threads` (by default OMP_NUM_THREADS) fit on the cores, or one if neither is set.
+        The option `slots` sets another number; then a run has its share of the cores, unless its
+        threads are given.
         """
         cores = available_cores()
         gpus = [] if hardware.device == "cpu" else visible_gpus()

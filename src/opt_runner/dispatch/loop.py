@@ -1,6 +1,6 @@
 """The loop that executes the runs of a sweep: take, submit, poll, retry, give up, stop.
 
-It is the same for every launcher. A backend knows only how to start runs and how they ended.
+It is the same for every launcher. A backend only starts runs and says how they ended.
 """
 
 from abc import ABC, abstractmethod
@@ -20,14 +20,14 @@ from opt_runner.run.run import Run
 from opt_runner.sweep.source import Source
 from opt_runner.sweep.sweep import Sweep
 
-LOOK_SECONDS = 0.25  # between two looks for signals
+LOOK_SECONDS = 0.25  # between two checks for signals
 
 
 @dataclass(eq=False)
 class Task:
-    """A run on its way, from when it is taken from the source until it has ended.
+    """A run between its take from the source and its end.
 
-    run: as the next try executes it. taken: as the source gave it. tries: how many have died.
+    run: as the next try executes it. taken: as the source returned it. tries: the failed ones.
     """
 
     run: Run
@@ -54,19 +54,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Died:
-    """A worker's end without an answer. how: as `was killed by SIGKILL`. details: more lines."""
+    """The death of a worker. how: as `was killed by SIGKILL`. details: more lines."""
 
     how: str
     details: str = ""
 
 
-# None: the run's result is on disk, or the run is left alone. str: a failure that the worker could
-# not record.
+# The end of a try. None: the run's result is on disk, or another process has the run. str: a
+# failure that the worker could not record.
 End = None | str | Died
 
 
 class Backend(ABC):
-    """Starts the runs of one sweep, and says how they ended. Ready within its block."""
+    """A starter of the runs of one sweep, which says how they ended; a context manager."""
 
     options: "LauncherOptions"
 
@@ -84,7 +84,7 @@ class Backend(ABC):
 
     @abstractmethod
     def submit(self, tasks: Sequence[Task]) -> list[Task]:
-        """Start these runs. Return those for which there is no room now."""
+        """Start these runs. Return the ones for which there is no room now."""
 
     @abstractmethod
     def poll(self) -> list[tuple[Task, End]]:
@@ -92,14 +92,14 @@ class Backend(ABC):
 
     @abstractmethod
     def stop(self, interrupted: Interrupted, again: bool) -> None:
-        """Have the runs save and end; the second time (`again`) kill them.
+        """Ask the runs to save and end; the second time (`again`) kill them.
 
         Raises `interrupted` if the runs go on without this process.
         """
 
 
 class LauncherOptions(Options):
-    """Options of a launcher, and what they mean for runs.
+    """Options of a launcher, and their effect on runs.
 
     here: the runs are executed on this machine, so that their device is known beforehand.
     """
@@ -122,13 +122,13 @@ class LauncherOptions(Options):
 
     @abstractmethod
     def at_once(self, hardware: Hardware) -> int | None:
-        """Return how many runs with this hardware there is room for; None: as many as are given."""
+        """Return the number of runs with this hardware that fit at once; None: no limit."""
 
     def check_search(self) -> None:
-        """Raise UserError if these options do not go with runs that depend on earlier results."""
+        """Raise UserError if these options do not allow runs that depend on earlier results."""
 
     def prepare(self, sweep: Sweep, screen: Screen) -> None:
-        """Do what a sweep needs even if none of its runs is left."""
+        """Act before a sweep, also if all its runs have finished."""
 
     def execute(self, source: Source, sweep: Sweep, screen: Screen, at_once: int) -> None:
         """Execute the runs of a source: see `dispatch`."""
@@ -138,12 +138,12 @@ class LauncherOptions(Options):
 def dispatch(source: Source, backend: Backend, at_once: int) -> None:
     """Execute all runs of the source, at most `at_once` at a time.
 
-    Returns once each run has ended and has its result on disk, but for runs that somebody
-    cancelled. Raises Interrupted after SIGINT or SIGTERM, once the runs have ended.
+    Returns when each run has ended and has its result on disk, except runs that somebody cancelled.
+    Raises Interrupted after SIGINT or SIGTERM, when the runs have ended.
     """
     waiting: list[Task] = []
     running = handled = 0
-    look = True  # a run has ended, so that the source may have another
+    look = True  # a run has ended, so the source may have another one
     signals: list[int] = []
     with answered(dict.fromkeys(STOPPING, lambda signum, _: signals.append(signum))), backend:
         while True:
@@ -152,7 +152,7 @@ def dispatch(source: Source, backend: Backend, at_once: int) -> None:
                 backend.stop(interrupted, again=handled > 0)
                 if handled == 0:
                     backend.screen.say(
-                        f"{interrupted}: saving what runs; once more ends it at once"
+                        f"{interrupted}: the runs save and end; once more ends them at once"
                     )
                 handled += 1
             if not handled:
@@ -183,7 +183,7 @@ def _take(source: Source, most: int) -> Iterator[Task]:
 
 
 def _is_tried_again(task: Task, end: End, backend: Backend, stopping: bool) -> bool:
-    """Return True if the run is tried again; record its failure if it is given up."""
+    """Return True if the run is retried; otherwise record its failure."""
     if isinstance(end, Died):
         status_file(task.run, backend.sweep).unlink(missing_ok=True)
         if stopping:
@@ -191,7 +191,7 @@ def _is_tried_again(task: Task, end: End, backend: Backend, stopping: bool) -> b
         task.tries += 1
         reason = f"its worker {end.how}"
         if task.tries <= backend.options.retries:
-            backend.screen.fail(f"{task.run.title}: {reason}: it is tried again{end.details}")
+            backend.screen.fail(f"{task.run.title}: {reason}: it is retried{end.details}")
             return True
         tried = f", in each of {task.tries} tries" if task.tries > 1 else ""
         end = f"{reason}{tried}{end.details}"

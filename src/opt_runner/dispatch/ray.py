@@ -1,6 +1,6 @@
-"""The runs of a sweep as Ray tasks: on this machine, or on a cluster that is running.
+"""The runs of a sweep as Ray tasks: on this machine, or on a running cluster.
 
-Tasks are tried again here, not by Ray: it would go on for ever with one that runs out of memory.
+Retries are made here, not by Ray, which would repeat a run that needs too much memory without end.
 """
 
 import logging
@@ -32,7 +32,7 @@ from opt_runner.run.interrupt import Interrupted
 from opt_runner.sweep.sweep import Sweep
 
 _KNOCK_SECONDS = 10.0
-_OBJECT_STORE = 80 * 2**20  # bytes, about Ray's minimum: a task exchanges no more than a config
+_OBJECT_STORE = 80 * 2**20  # bytes, about Ray's minimum: tasks exchange only configs
 _DEATHS: dict[type[Exception], str] = {
     exceptions.OutOfMemoryError: "was killed as memory ran out",
     exceptions.NodeDiedError: "died with its machine",
@@ -43,7 +43,7 @@ _DEATHS: dict[type[Exception], str] = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run needs, or what a machine has."""
+    """The cores and GPUs that a run needs, or that a machine has."""
 
     cpus: float
     gpus: float
@@ -77,7 +77,7 @@ def connect(options: "RayOptions") -> None:
         raise UserError(f"{what}: {textwrap.shorten(str(error), 300)}") from error
     finally:
         signal.signal(signal.SIGTERM, before)
-    # Which workers died is told here, and by Ray as well, in another form, unless this is off.
+    # Deaths of workers are reported here; this stops Ray's own reports of them.
     ray._private.worker._worker_logs_enabled = False
 
 
@@ -126,7 +126,7 @@ class Tasks(Backend):
             ray.cancel(reference, force=again)
 
     def _check_room(self) -> None:
-        """Ray lets tasks wait for ever, without a word, if no machine has room for them."""
+        """Report runs for which no machine has room: Ray lets them wait without a message."""
         nodes = self.options.nodes()
         configs = self.sweep.configs
         for need in {self.options.resources(config.hardware) for config in configs}:
@@ -142,7 +142,7 @@ class Tasks(Backend):
 
 
 class RayOptions(LauncherOptions):
-    """The keys of conf/hydra/launcher/ray.yaml, which says what they mean."""
+    """The keys of conf/hydra/launcher/ray.yaml, which explains them."""
 
     backend = Tasks
 
@@ -156,7 +156,7 @@ class RayOptions(LauncherOptions):
         return self.address is None
 
     def connect(self) -> None:
-        if not self.here:  # what a run gets depends on what the cluster has
+        if not self.here:  # the resources of a run depend on the cluster
             connect(self)
 
     def placed(self, config: Config) -> Config:
@@ -173,10 +173,10 @@ class RayOptions(LauncherOptions):
         return room or None
 
     def resources(self, hardware: Hardware) -> Resources:
-        """Return what a run gets: a GPU, if there are any that it may use, and a core a thread.
+        """Return the resources of a run: a GPU if it may use one, and a core for each thread.
 
         Without a number of threads it gets its share of a machine's cores.
-        Raises UserError if that contradicts the options.
+        Raises UserError if this contradicts the options.
         """
         gpus = self.gpus_per_run
         if hardware.device.startswith("cuda:"):
@@ -198,7 +198,7 @@ class RayOptions(LauncherOptions):
         return Resources(cpus, gpus)
 
     def nodes(self) -> list[Resources]:
-        """Return what the machines have. A cluster must be connected."""
+        """Return the resources of each machine. The cluster must be connected."""
         if self.here:
             own = self.init or {}
             gpus = own.get("num_gpus", len(visible_gpus()))
@@ -223,11 +223,11 @@ def _end(reference: Any) -> End:
 def _work(job: worker.Job, folder: Path, path: Sequence[str], threads: int) -> str | None:
     """Execute one run as a Ray task; return the error in words if it could not be recorded.
 
-    folder, path: the launcher's. A signal ends the process: it may have come during an import.
+    folder, path: the launcher's. A signal ends the process, as it may have come during an import.
     """
     host = platform.node()
     if not folder.is_dir():
-        return f"{host} does not see {folder}: a cluster needs a disk that its machines share"
+        return f"{host} does not see {folder}: a cluster needs a disk that all machines share"
     os.chdir(folder)
     sys.path += [entry for entry in path if entry not in sys.path]
     os.environ.update(worker.thread_variables(threads))
@@ -241,7 +241,7 @@ def _work(job: worker.Job, folder: Path, path: Sequence[str], threads: int) -> s
 
 @contextmanager
 def _output_to(log: Path) -> Iterator[None]:
-    """Within the block the process's output goes to `log`; after it Ray writes its own marks."""
+    """Send the process's output to `log` within the block; Ray writes its own marks after it."""
     before = [os.dup(stream) for stream in worker.OUTPUTS]
     worker.append_output_to(log)
     try:

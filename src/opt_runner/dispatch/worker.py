@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from opt_runner.config.schema import Config
 from opt_runner.errors import in_words
-from opt_runner.files import write_text_quickly
+from opt_runner.files import remove_link, write_text_quickly
 from opt_runner.run.interrupt import STOPPING, Interrupted, StopRequest, answered
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ class Job:
 
     @classmethod
     def of(cls, run: "Run", sweep: "Sweep", quiet: bool) -> Self:
-        return cls(run.config.content, run.command, sweep.id, quiet, status_file(run, sweep))
+        from opt_runner.console.titles import SWEEP_VARIABLE
+
+        of_sweep = os.environ.get(SWEEP_VARIABLE, sweep.id)
+        return cls(run.config.content, run.command, of_sweep, quiet, status_file(run, sweep))
 
 
 def status_file(run: "Run", sweep: "Sweep") -> Path:
@@ -106,6 +109,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 def append_output_to(log: Path) -> None:
     """Append all further output of this process to the file `log`."""
+    remove_link(log)
     with log.open("ab") as file:
         for stream in OUTPUTS:
             os.dup2(file.fileno(), stream)
@@ -131,7 +135,7 @@ def work(job: Job, stop: StopRequest, check_device: bool = True, show_seconds: f
             config = Config.model_validate(_on_own_gpu(job.content))
             show(config.title, 0, None, "starts")
             from opt_runner.console.screen import Screen
-            from opt_runner.console.wandb import SWEEP_VARIABLE
+            from opt_runner.console.titles import SWEEP_VARIABLE
             from opt_runner.run.execute import execute
 
             os.environ[SWEEP_VARIABLE] = job.sweep

@@ -27,6 +27,7 @@ from opt_runner.methods.rotation import Rotation, SquareRotation
 from opt_runner.methods.sopt import StochasticOPT
 from opt_runner.methods.spectrum.iso import Iso
 from opt_runner.methods.spectrum.pion import Pion
+from opt_runner.methods.spectrum.sso import SpectralSphere
 from opt_runner.methods.standard import Standard
 from opt_runner.methods.starts.delta_orthogonal import DeltaOrthogonal
 from opt_runner.methods.starts.orthogonal_init import OrthogonalInit
@@ -62,6 +63,7 @@ METHODS: dict[str, type[Method]] = {
     "iso": Iso,
     "oblique": Oblique,
     "hyperball": Hyperball,
+    "sso": SpectralSphere,
     "oft": OrthogonalFinetuning,
     "boft": ButterflyFinetuning,
     "hra": HouseholderReflections,

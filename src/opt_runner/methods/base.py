@@ -56,32 +56,32 @@ class Method:
 
     @property
     def trains_weight(self) -> bool:
-        """Whether W itself trains; where it does not, it is frozen."""
+        """Return True if W itself trains; otherwise it is frozen."""
         return not self.changes_weight
 
     def covers(self, layer: "Layer") -> bool:
-        """Whether the method applies to this layer; one that it leaves out trains as it is."""
+        """Return True if the method applies to this layer; other layers train as they are."""
         return not layer.output
 
     def kind(self, layer: "Layer") -> Hashable:
-        """Layers of equal d, n and kind share a stack: name here what else tells them apart."""
+        """Return a key: layers of equal d, n and kind share a stack."""
         return None
 
     def initial_weight(
         self, layer: "Layer", W: Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """W (d, n) as it starts, made of the network's own W (d, n).
+        """Return W (d, n) at its start, made from the network's own W (d, n).
 
         Draw on the CPU, as for `init`: every device then starts alike.
         """
         return W
 
     def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
-        """Tensors that no optimizer steps, as sopt's rows."""
+        """Return tensors that no optimizer changes, as sopt's rows."""
         return {}
 
     def redraw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
-        """Those of them that a `Stack.restart` draws anew; the others stay."""
+        """Return the drawn tensors that a `Stack.restart` draws again; the others stay."""
         return self.draw(layer, W, generator)
 
     def init(
@@ -118,7 +118,7 @@ class Method:
     def optimizer_options(
         self, tensor: str | None, lr: float, weight_decay: float
     ) -> dict[str, Any]:
-        """Options of the optimizer's parameter group for what `init` calls `tensor`.
+        """Return options of the parameter group of the tensor that `init` returned by this name.
 
         None: the group of all else that trains, as BatchNorm, the classifier and W where it trains.
         `milestone_factor`, where given, replaces the recipe's factor at the milestones.
@@ -151,11 +151,11 @@ class Method:
 
     @property
     def changes_weight(self) -> bool:
-        """Whether V is anything but W itself."""
+        """Return True if V is not W itself."""
         cls = type(self)
         return cls.weight is not Method.weight or cls.weights is not Method.weights
 
     @property
     def has_penalty(self) -> bool:
-        """Whether the loss has a term of the method's own."""
+        """Return True if the method adds a term to the loss."""
         return type(self).penalty is not Method.penalty

@@ -22,7 +22,7 @@ class Cayley(FusedRotation):
 
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
-        """V = Q W without Q. With B = I - A: Y = B^-1 W, V = (2I - B) Y = 2Y - W."""
+        """Return V = Q W, without Q. With B = I - A: Y = B^-1 W, V = (2I - B) Y = 2Y - W."""
         upper = R.triu(1)
         B = upper.mT - upper
         B.diagonal(dim1=-2, dim2=-1).add_(1)
@@ -33,7 +33,7 @@ class Cayley(FusedRotation):
 
     @staticmethod
     def gradient(saved: Saved, G: Tensor) -> Tensor:
-        """dL/dR = 2 triu(Z Y^T - Y Z^T, 1) with Z = B^-T G, by the factors of B."""
+        """Return dL/dR = 2 triu(Z Y^T - Y Z^T, 1), Z = B^-T G, from the factors of B."""
         LU, pivots, Y = saved
         Z = torch.linalg.lu_solve(LU, pivots, 2 * G, adjoint=True)
         return skew_product(Z, Y).triu_(1)

@@ -21,7 +21,7 @@ class GramSchmidt(FusedRotation):
 
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
-        """V = Q W from Householder QR of R^T = H U: Q = D H^T, L = U^T D with D = sign(diag U).
+        """Return V = Q W by Householder QR, R^T = H U: Q = D H^T, L = U^T D, D = sign(diag U).
 
         Same Q as Gram-Schmidt in exact arithmetic, and orthogonal to rounding where the recurrence
         is not.
@@ -33,7 +33,7 @@ class GramSchmidt(FusedRotation):
 
     @staticmethod
     def gradient(saved: Saved, G: Tensor) -> Tensor:
-        """dL/dR = L^-T T Q with T = triu(G V^T - V G^T, 1); here = U^-1 (D T D) H^T."""
+        """Return dL/dR = L^-T T Q with T = triu(G V^T - V G^T, 1); here = U^-1 (D T D) H^T."""
         factors, tau, signs, V = saved
         return qr_gradient(factors, tau, signs, G, V)
 

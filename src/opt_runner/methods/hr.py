@@ -22,7 +22,7 @@ class Householder(FusedRotation):
 
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
-        """V = Q W from R = H U' by LAPACK: Q = H D, U = D U', with D of Note [Signs of hr].
+        """Return V = Q W from LAPACK's R = H U': Q = H D, U = D U', with D of Note [Signs of hr].
 
         Finite at R = I, where the reflections written out divide zero by zero.
         """
@@ -33,7 +33,7 @@ class Householder(FusedRotation):
 
     @staticmethod
     def gradient(saved: Saved, G: Tensor) -> Tensor:
-        """dL/dR = Q T U^-T with P = Q^T G, T = tril(P W^T - W P^T, -1).
+        """Return dL/dR = Q T U^-T with P = Q^T G, T = tril(P W^T - W P^T, -1).
 
         Transposed, as U'^-1 D T^T D H^T, it is what `gs` computes.
         """
@@ -48,10 +48,10 @@ class Householder(FusedRotation):
 
 
 def _reflection_signs(factors: Tensor, tau: Tensor) -> Tensor:
-    """Note [Signs of hr]: all of U's diagonal but the last entry is positive.
+    """Return the signs D.
 
-    det H = (-1)^(number of reflections LAPACK made), those with tau != 0. The last sign makes
-    det(H D) = (-1)^(d-1).
+    Note [Signs of hr]: all of U's diagonal but the last entry is positive. LAPACK's reflections are
+    those with tau != 0, and det H = (-1)^(their number). The last sign makes det(H D) = (-1)^(d-1).
     """
     signs = positive_signs(factors)
     d = tau.shape[-1]

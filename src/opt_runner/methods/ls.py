@@ -26,7 +26,7 @@ class Lowdin(FusedRotation):
 
     @staticmethod
     def gradient(saved: Saved, G: Tensor) -> Tensor:
-        """dL/dR = X [(P N^T - N P^T) / (s_i + s_j)] Y^T with P = X^T G, N = Y^T W.
+        """Return dL/dR = X [(P N^T - N P^T) / (s_i + s_j)] Y^T with P = X^T G, N = Y^T W.
 
         Only sums of singular values divide: finite for repeated ones, as at R = I, where the
         derivative of the decomposition itself is not.

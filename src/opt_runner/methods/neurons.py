@@ -14,7 +14,7 @@ _LONGEST_STEP = 0.1  # in radians, of the neuron that moves furthest; it falls t
 
 @torch.no_grad()
 def prepared(W: Tensor, neurons: Neurons) -> Tensor:
-    """W (d, n) itself, its neurons at their root mean square length, or `refined`."""
+    """Return W (d, n) itself, W with neurons of root mean square length, or `refined` W."""
     if neurons == "drawn":
         return W
     if neurons == "refined":
@@ -25,7 +25,7 @@ def prepared(W: Tensor, neurons: Neurons) -> Tensor:
 
 @torch.no_grad()
 def refined(W: Tensor) -> Tensor:
-    """W (d, n) with each neuron turned, its length kept, to a least hyperspherical energy.
+    """Return W (d, n) with neurons turned to a least hyperspherical energy, lengths kept.
 
     For n <= d + 1 the least energy is known, for every s at once: the simplex, w_i . w_j =
     -1 / (n - 1) between unit neurons (Cohn, Kumar, "Universally optimal distribution of points on
@@ -68,6 +68,6 @@ def _descended(U: Tensor) -> Tensor:
 
 
 def _lengths(U: Tensor) -> Tensor:
-    """Of the columns of U (d, n); of zero columns as good as zero, to divide by."""
+    """Return the lengths of the columns of U (d, n), at least a tiny number, to divide by."""
     lengths: Tensor = torch.linalg.vector_norm(U, dim=0).clamp(min=1e-30)
     return lengths

@@ -44,11 +44,11 @@ class Rotation(Method):
     }
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
-        """Q(R) W for R (k, ...) and W (k, d, n), differentiable in R."""
+        """Return Q(R) W for R (k, ...) and W (k, d, n), differentiable in R."""
         raise NotImplementedError(f"{type(self).__name__} must define rotate(R, W)")
 
     def rotate_all(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
-        """`rotate` for stacks of several sizes."""
+        """Return `rotate` for stacks of several sizes."""
         return [self.rotate(R, W) for R, W in zip(Rs, Ws, strict=True)]
 
     def weight(self, W: Tensor, R: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class SquareRotation(Rotation):
 
 
 def initial_square(start: Start, d: int, generator: torch.Generator | None) -> Tensor:
-    """R (d, d) on the CPU, see `SquareRotation`."""
+    """Return R (d, d) on the CPU, see `SquareRotation`."""
     if start == "identity":
         return torch.eye(d)
     R = torch.empty(d, d)

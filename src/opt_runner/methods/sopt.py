@@ -48,7 +48,7 @@ class StochasticOPT(SquareRotation):
     }
 
     def kind(self, layer: "Layer") -> int:
-        """|S|, of d rows."""
+        """Return |S|, the number of chosen rows of d."""
         if layer.first:
             return layer.d
         size = max(1, round(self.share * layer.d))
@@ -56,7 +56,7 @@ class StochasticOPT(SquareRotation):
         return size - 1 if self.inner == "hr" and size % 2 == 0 else size
 
     def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
-        """S, where it is not all rows."""
+        """Return S, if it is not all rows."""
         size = self.kind(layer)
         if size == layer.d:
             return {}
@@ -111,5 +111,5 @@ class StochasticOPT(SquareRotation):
 
 
 def _index(W: Tensor, S: Tensor | None) -> Tensor | None:
-    """S (k, s) as gather and scatter along the rows of W (k, d, n) take it: (k, s, n)."""
+    """Return S (k, s) as (k, s, n), for gather and scatter along the rows of W (k, d, n)."""
     return None if S is None else S.unsqueeze(-1).expand(-1, -1, W.shape[-1])

@@ -195,10 +195,10 @@ class Stack(nn.Module):
 
     @torch.no_grad()
     def keep_given(self) -> None:
-        """Change W so that V is what W was, where the method's tensors do not start at V = W.
+        """Change W so that V is the old W, if the method's tensors do not start at V = W.
 
         With a rotation W <- Q^T W: `hr`, whose det Q is (-1)^(d-1), has no Q = I for an even d.
-        Raises UserError where that is no way.
+        Raises UserError if this is impossible.
         """
         W = self.W()
         if W.is_meta or _equal(self.V(), W):

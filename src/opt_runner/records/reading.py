@@ -54,6 +54,8 @@ def open_regular(path: Path) -> BufferedReader:
         file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
     except FileNotFoundError:
         raise
+    except NotADirectoryError as error:  # a folder above it is none
+        raise FileNotFoundError(str(path)) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):

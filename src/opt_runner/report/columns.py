@@ -12,12 +12,12 @@ NOTHING = "-"
 
 @dataclass(frozen=True)
 class Column:
-    """text: returns the cell of a row, NOTHING if its records lack the value."""
+    """A column of a table. text: returns the cell of a row, NOTHING if the value is unknown."""
 
     heading: str
     text: Callable[[Comparison, TableRow], str]
     note: str = ""
-    brief: bool = False  # the terminal has it too
+    brief: bool = False  # also shown in the terminal
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ _COLUMNS = (
     Column("minus standard [95%]", _difference,
            "minus standard: mean difference of the test error over the seeds that finished in "
            "both rows, with its 95% confidence interval (paired t-test, of each method alone); "
-           "none where all seeds differ alike", brief=True),
+           "none if all seeds differ equally", brief=True),
     Column("p", _p,
            "p: of that difference, corrected by Holm for the number of methods; of the rows whose "
            "p is below 0.05 and whose runs all finished, the one furthest below standard is bold",

@@ -20,16 +20,16 @@ from opt_runner.report.statistics import (
 )
 
 BASELINE = "standard"
-_NAMED = 3  # rows that a sentence names
+_NAMED = 3  # the largest number of rows that a sentence names
 
-Reduce = Callable[[Sequence[float]], float]  # makes one number of the values of several layers
+Reduce = Callable[[Sequence[float]], float]  # turns the values of several layers into one number
 
 
 @dataclass(frozen=True, eq=False)
 class TableRow:
     """The runs of a method with one set of options, one for each seed.
 
-    label: unique in its table. colour: the method's own, #rrggbb; None if it states none.
+    label: unique in its table. colour: the method's own as #rrggbb, or None.
     """
 
     label: str
@@ -86,10 +86,10 @@ def before_and_after(result: Result, name: str, reduce: Reduce) -> tuple[float, 
 
 
 def reduced(values: Any, start: Any, reduce: Reduce) -> float | None:
-    """Return {layer: value} as one number, of the layers that have a value at the start.
+    """Return {layer: value} as one number, from the layers that have a value at the start.
 
-    Some measures are not defined for all sizes of layers. None if nothing is known, or if a layer
-    has lost its value (records keep NaN as null).
+    Some measures are not defined for all sizes of layers. Return None if nothing is known, or if a
+    layer has lost its value (NaN, which is null in records).
     """
     if not isinstance(values, dict) or not isinstance(start, dict):
         return None
@@ -113,7 +113,7 @@ class Comparison:
 
     @cached_property
     def title(self) -> str:
-        """Return dataset, network, budget and all that distinguishes the table, in words."""
+        """Return dataset, network, budget and everything that distinguishes the table, in words."""
         extra = "".join(f", {key}={in_words(value)}" for key, value in self.differs.items())
         steps = {result.steps for row in self.rows for result in row.finished.values()}
         budget = f", {steps.pop():,} steps" if len(steps) == 1 else ""
@@ -152,7 +152,7 @@ class Comparison:
 
     @cached_property
     def _corrected(self) -> dict[TableRow, float]:
-        # A method whose seeds all differ alike has no p, and was compared nevertheless.
+        # A method whose seeds all differ equally has no p, but was compared.
         ps = {row: one.p for row, one in self._differences.items() if one.n > 1}
         corrected = holm([1.0 if p is None else p for p in ps.values()])
         every = zip(ps.items(), corrected, strict=True)
@@ -160,7 +160,7 @@ class Comparison:
 
     @cached_property
     def best(self) -> TableRow | None:
-        """Return the row furthest below `standard` among those that may be called better.
+        """Return the row furthest below `standard` among the significant rows.
 
         Their corrected p is below 0.05 and all their runs have finished: a method that fails with
         one seed is not the best.
@@ -178,7 +178,7 @@ class Comparison:
 
     @cached_property
     def above_best(self) -> str | None:
-        """Return why rows with a lower test error than the bold one are not bold, in words."""
+        """Return in words why rows with a lower test error than the bold row are not bold."""
         own = self.best and self.best.mean("test_error")
         if not own:
             return None
@@ -199,7 +199,7 @@ class Comparison:
 
     @cached_property
     def power(self) -> str | None:
-        """Return the difference to `standard` that these runs could have shown, in words."""
+        """Return in words the difference to `standard` that these runs could have shown."""
         found = self._differences.values()
         stds = [one.std for one in found if one.std]
         if not stds:
@@ -219,7 +219,7 @@ class Comparison:
 
     @cached_property
     def remarks(self) -> list[str]:
-        """Return the sentences that stand above the table."""
+        """Return the sentences above the table."""
         return [text for text in (self.power, self.above_best) if text]
 
     def unfinished(self, row: TableRow) -> dict[str, list[int]]:

@@ -1,4 +1,4 @@
-"""Means over seeds, paired differences, their correction for many methods, and their power."""
+"""Statistics over seeds: means, paired differences, Holm's correction, power."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from statistics import fmean
 
 CONFIDENCE = 0.95
 POWER = 0.8
-_ROUNDING = 1e-9  # a spread below this share of the values is none
+_ROUNDING = 1e-9  # a spread below this share of the values counts as 0
 _NODES = 400  # of the integral over s
 
 
@@ -36,8 +36,8 @@ class Difference:
 
         mean -+ t(n - 1) std / sqrt(n)
 
-    One pair has no interval and no p. Equal differences have none either, as of errors counted on
-    few test images: the t-test would be certain of them.
+    One pair has no interval and no p. Equal differences, as of errors on few test images, have
+    none either, because the t-test would be certain.
     """
 
     n: int
@@ -71,7 +71,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p values, corrected by Holm for their number.
 
     Of m tests the i-th smallest p becomes the largest of (m - j + 1) p_(j) over j <= i, at most 1.
-    All below 0.05 together are wrong in at most one of 20 comparisons.
+    With the limit 0.05, at most one comparison in 20 has any false difference.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure" (1979).
     """

@@ -1,6 +1,6 @@
 """Group runs into tables and rows.
 
-Runs are in one table only if they differ in nothing but method and seed. Runs of another budget,
+Runs are in one table only if they differ only in method and seed. Runs with another budget,
 dataset, network, device or version of the program make another table.
 """
 
@@ -48,7 +48,7 @@ def compare(runs: Iterable[StoredRun]) -> list[Comparison]:
 
 
 def _rows(group: Sequence[StoredRun]) -> list[TableRow]:
-    """Return our methods in their own order, then others by name."""
+    """Return the package's methods in their usual order, then others by name."""
     forms: dict[str, list[StoredRun]] = defaultdict(list)
     for run in group:
         forms[_key(run.method_keys)].append(run)
@@ -101,7 +101,7 @@ def _label(runs: Sequence[StoredRun]) -> str:
 
 
 def _stated(runs: Sequence[StoredRun], name: Literal["label", "colour"]) -> str | None:
-    """Return the label or colour that the method states, from its records if they have it."""
+    """Return the method's label or colour, from its records if they have it."""
     for run in runs:
         if run.result and (value := getattr(run.result, name)):
             return str(value)
@@ -115,7 +115,7 @@ def _written(run: StoredRun) -> float:
 
 
 def _differing(every: Sequence[dict[str, Any]]) -> set[str]:
-    """Return the keys whose values are not the same in all of these."""
+    """Return the keys whose values differ."""
     return {
         key
         for one in every[1:]

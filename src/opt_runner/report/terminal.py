@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from opt_runner.console.screen import Screen
 
 _GAP = 3  # between two columns
-_WRAPPED = 16  # the least width to which the first and the last column are wrapped
+_WRAPPED = 16  # the first and the last column are not wrapped below this width
 
 
 def show(
@@ -80,7 +80,7 @@ def grid(title: str = "") -> Table:
 
 
 def text(cell: str, style: str = "") -> Text:
-    """Return a cell as one line that the terminal does not obey."""
+    """Return a cell as one line without control characters."""
     return Text(" ".join(printable(cell).split()), style=style)
 
 

@@ -1,4 +1,4 @@
-"""Searches in the terminal: what became of their trials, and the best of them."""
+"""Searches in the terminal: the numbers of their trials, and the best ones."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -21,7 +21,7 @@ def counts(search: SearchRecord) -> str:
 
 
 def settings(searches: Sequence[SearchRecord]) -> list[list[str]]:
-    """Return for each entrant of a fair comparison where its setting came from, see SETTINGS.
+    """Return the origin of each entrant's setting in a fair comparison, see SETTINGS.
 
     best, median, worst: validation errors of the trials that finished.
     """

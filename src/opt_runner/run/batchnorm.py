@@ -13,14 +13,14 @@ from opt_runner.run.processes import Processes
 class GlobalBatchNorm(_BatchNorm):
     """BatchNorm of 1, 2 or 3 dimensions whose mean and variance are those of the whole batch.
 
-    All processes have parts of one size. torch.nn.SyncBatchNorm does the same on GPUs only, in all
-    versions up to 2.14. `make_global` makes it of a BatchNorm.
+    The parts of all processes have one size. torch.nn.SyncBatchNorm does the same, but only on GPUs
+    (up to version 2.14). `make_global` converts a BatchNorm.
     """
 
     processes: Processes
 
     def _check_input_dim(self, input: Tensor) -> None:
-        pass  # the shapes were tried with the BatchNorm that this was
+        pass  # the BatchNorm before the conversion has checked the shapes
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (x - m) / sqrt(v + eps) g + b for x (B, C, ...)."""
@@ -50,7 +50,7 @@ class GlobalBatchNorm(_BatchNorm):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         share = self.momentum
-        if share is None:  # a plain mean over all steps
+        if share is None:  # the mean over all steps
             share = 1 / float(self.num_batches_tracked)
         count *= self.processes.count
         self.running_mean.lerp_(mean.to(self.running_mean), share)
@@ -77,7 +77,7 @@ def make_global(network: nn.Module, processes: Processes) -> None:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over processes; the gradient is the sum of their gradients."""
+    """A sum over processes, whose gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, processes: Processes) -> Tensor:

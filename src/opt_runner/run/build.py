@@ -15,12 +15,12 @@ from opt_runner.opt import OPT
 from opt_runner.optimizers import SGD
 from opt_runner.run.schedule import Schedule
 
-# The reference's moving average of BatchNorm, and the budget it was chosen for.
+# The reference's momentum of BatchNorm, and its budget.
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
 
 
 class Sized(Protocol):
-    """What a network is made for: images of `channels` and `size`, (height, width), in classes."""
+    """Images that a network is made for, with `channels`, `size` (height, width) and classes."""
 
     @property
     def channels(self) -> int: ...
@@ -46,12 +46,12 @@ def network_of(config: Config, images: Sized, steps: int) -> nn.Module:
 
 
 def dtype_of(config: Config) -> torch.dtype:
-    """Of a run's weights: float32 also where its network computes in bfloat16."""
+    """Return the type of a run's weights: float32 also for a network in bfloat16."""
     return torch.float64 if config.hardware.precision == "float64" else torch.float32
 
 
 def opt_of(config: Config, network: nn.Module, steps: int) -> OPT:
-    """OPT as the config says, for a budget of so many steps."""
+    """Return OPT around the network, for a budget of `steps`."""
     kept: Weights = "pretrained" if config.model.weights else "given"
     return OPT(
         network,

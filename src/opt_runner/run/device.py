@@ -17,19 +17,19 @@ _TORCHS_THREADS = torch.get_num_threads()
 
 
 def default_threads() -> int:
-    """Return the threads of a run without `hardware.threads`, alone and in a sweep.
+    """Return the number of threads of a run without `hardware.threads`, alone or in a sweep.
 
-    OMP_NUM_THREADS if it is set, else PyTorch's choice, which is one a physical core, but no more
-    than this process may use.
+    It is OMP_NUM_THREADS if that is set, else PyTorch's default, one thread for each physical core,
+    but at most the number of cores that this process may use.
     """
     return threads_of_environment() or min(_TORCHS_THREADS, available_cores())
 
 
 @dataclass(frozen=True)
 class Device:
-    """What `hardware` of the config came to.
+    """The device of a run, made from the config's `hardware`.
 
-    dtype: of weights, rotations, data and loss; float32, also where the network runs in bfloat16.
+    dtype: of weights, rotations, data and loss; float32 also if the network runs in bfloat16.
     """
 
     torch_device: torch.device
@@ -53,7 +53,7 @@ class Device:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.deterministic = True
-            if processes.several:  # NCCL takes the current one
+            if processes.several:  # NCCL uses the current device
                 torch.cuda.set_device(found)
         return cls(
             torch_device=found,
@@ -91,7 +91,7 @@ def find_device(options: Hardware, processes: Processes = ALONE) -> torch.device
             return _own_gpu(chosen, found, options, processes)
         if (chosen.index or 0) >= found:
             raise UserError(
-                f"hardware.device={name} is not there: {found} CUDA devices were found; "
+                f"hardware.device={name} does not exist: {found} CUDA devices were found; "
                 "use hardware=auto or hardware=cpu"
             )
     return chosen
@@ -105,7 +105,7 @@ def _own_gpu(
             f"hardware.device={options.device} names one GPU for {processes.count} processes: use "
             "hardware.device=cuda, which gives each its own"
         )
-    # Slurm may show each task its own GPU alone.
+    # Slurm may show each task only its own GPU.
     index = 0 if found == 1 and options.processes == "slurm" else processes.local_rank
     if index >= found:
         raise UserError(

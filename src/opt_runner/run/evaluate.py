@@ -1,4 +1,4 @@
-"""Errors, calibration and geometry: what a report says beside the loss."""
+"""The evaluation of a network: errors, calibration and geometry."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ from opt_runner.run.device import Device
 from opt_runner.run.processes import Processes
 from opt_runner.run.set_up import Setup
 
-# Images of a batch: 1,000 of 64 x 64 pixels and smaller; of larger ones as many pixels.
+# The images of a batch, and the pixels, as of 1,000 images of 64 x 64; the lower limit counts.
 _MOST_IMAGES = 1000
 _MOST_PIXELS = _MOST_IMAGES * 64 * 64
 _BINS = 15
@@ -28,12 +28,12 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class Quality:
-    """How well a network classifies labelled images.
+    """The quality of a network on labelled images.
 
-    error: percent that it gets wrong. nll: the mean negative log-likelihood of the labels.
-    calibration_error: the expected calibration error, in percent: images fall by confidence (the
-    largest probability) into 15 bins of equal width, and the mean over images of |share that is
-    right - mean confidence| of their bins is taken. Source: Guo et al., "On Calibration of Modern
+    error: the percentage of wrong answers. nll: the mean negative log-likelihood of the labels.
+    calibration_error: the expected calibration error, in percent. Images are put by confidence (the
+    largest probability) into 15 bins of equal width; it is the mean over images of |share of right
+    answers - mean confidence| in their bins. Source: Guo et al., "On Calibration of Modern
     Neural Networks" (ICML 2017).
     """
 
@@ -43,10 +43,10 @@ class Quality:
 
 
 class Tally:
-    """The sums, batch by batch, of which a Quality is made."""
+    """Sums over batches, from which a Quality is computed."""
 
     def __init__(self, device: torch.device) -> None:
-        # Of each bin: images, those that are right, the sum of confidences.
+        # For each bin: images, right answers, the sum of confidences.
         self.bins = torch.zeros(3, _BINS, dtype=torch.float64, device=device)
         self.nll = torch.zeros((), dtype=torch.float64, device=device)
 
@@ -56,13 +56,13 @@ class Tally:
         self.nll -= log_p.gather(-1, labels[:, None]).sum()
         confidence = log_p.amax(-1).exp()
         right = (logits.argmax(-1) == labels).double()
-        of_bin = (confidence * _BINS).long().clamp(0, _BINS - 1)  # NaN is a negative number
+        of_bin = (confidence * _BINS).long().clamp(0, _BINS - 1)  # NaN is negative here
         for row, values in zip(self.bins, (torch.ones_like(right), right, confidence), strict=True):
             row.index_add_(0, of_bin, values)
 
     def quality(self, images: int) -> Quality:
-        """Return the quality on so many images. Raises Diverged where an output is not finite."""
-        # log_softmax of finite logits is finite in float64; argmax of NaN is class 0, a lie.
+        """Return the quality on so many images. Raises Diverged if an output is not finite."""
+        # log_softmax of finite logits is finite in float64. argmax of NaN would be class 0.
         if not torch.isfinite(self.nll):
             raise Diverged("the network's outputs are not finite")
         count, right, confidence = self.bins
@@ -83,7 +83,7 @@ def quality(
 ) -> Quality:
     """Return the quality of a plain network on images (N, C, H, W) uint8.
 
-    The images may lie elsewhere than the labels. Each process tries its part of them.
+    Images and labels may be on different devices. Each process evaluates its part.
     """
     part = processes.part(len(labels))
     tally = Tally(labels.device)
@@ -114,8 +114,8 @@ def outputs(
 def evaluate(setup: Setup, result: Result, last: bool) -> dict[str, Any]:
     """Evaluate the network as it is, fill `result`, and return the row of metrics.
 
-    Raises Diverged where a weight or an output is not finite, and UserError for a method whose
-    measure has the name of a row's own value.
+    Raises Diverged if a weight or an output is not finite, and UserError if a method's measure has
+    the name of a value that every row has.
     """
     setup.opt.eval()
     network = merge(setup.opt).eval()
@@ -153,8 +153,8 @@ def _test(setup: Setup, network: nn.Module, result: Result, last: bool) -> dict[
 def _validate(setup: Setup, network: nn.Module, result: Result, last: bool) -> dict[str, float]:
     """Return the errors with validation; the test error is in the row of the last step only.
 
-    The test error of the best step so far is known to `result` alone: a number is cheaper to keep
-    than the best step's weights.
+    Only `result` holds the test error of the best step so far: a number is cheaper to keep than the
+    weights of that step.
     """
     assert setup.validation is not None
     images, labels = setup.validation.images, setup.validation.labels
@@ -191,7 +191,7 @@ def _train_error(setup: Setup, network: nn.Module) -> float:
     """Return the training error on as many unaugmented training images as there are test images."""
     images, labels = setup.data.train_images, setup.data.train_labels
     count = min(len(labels), len(setup.data.test_labels))
-    # Folders are sorted by class: the chosen ones are evenly spaced.
+    # Folders are sorted by class, so the images are chosen evenly spaced.
     chosen = torch.arange(count, device=images.device) * len(labels) // count
     truth = labels[chosen.to(labels.device)]
     return quality(network, images[chosen], truth, setup.device, setup.processes).error

@@ -23,6 +23,7 @@ from opt_runner.files import CannotWrite
 from opt_runner.opt import OPT, merge
 from opt_runner.records import checkpoint, weights
 from opt_runner.records.result import Result
+from opt_runner.records.stored import StoredRun
 from opt_runner.records.weights import Interface
 from opt_runner.run.evaluate import Diverged
 from opt_runner.run.interrupt import Interrupted, StopRequest
@@ -34,7 +35,7 @@ from opt_runner.run.set_up import Setup, set_up
 
 log = logging.getLogger("opt_runner")
 
-Losses = dict[str, Any] | None  # of a checkpoint, see `TrainingStep.losses`
+Losses = dict[str, Any] | None  # the losses in a checkpoint, see `TrainingStep.losses`
 
 
 class Busy(Exception):
@@ -48,20 +49,22 @@ class WorkerFailed(Exception):
 def execute(
     run: Run, screen: Screen, in_sweep: bool, stop: StopRequest, processes: Processes = ALONE
 ) -> Result | None:
-    """Execute the run, or read its result where nothing is left to do.
+    """Execute the run, or read its result if nothing is left to do.
 
-    The result is on disk at the end. Return None where another process has the run and
-    `when_locked` is `leave`. In a sweep every fault is the run's failure. For a single run a user's
+    The result is on disk at the end. Returns None if another process has the run and `when_locked`
+    is `leave`. In a sweep every error becomes a failure of the run. For a single run a user's
     mistake before the first step raises UserError, and nothing is written.
-    Raises Interrupted after saving where `stop` asks for it.
+    Raises Interrupted after saving, if `stop` asks for it.
 
-    All of `processes` call this. The first alone has the record, the tracker and the screen.
+    All `processes` call this. Only the first has the record, the tracker and the screen.
     """
     if processes.restarted:  # torchrun restarted us: `rerun` was already done, so resume
         run = replace(run, config=run.config.model_copy(update={"rerun": False}))
     look = processes.first and not run.config.rerun
     settled = settled_result(run, screen) if look else None
     if settled := processes.share(settled):
+        if processes.first and wandb.has_agent():
+            wandb.send(StoredRun(run.record, run.config.content, settled), run.config, screen)
         return settled
     try:
         with ExitStack() as held:
@@ -87,7 +90,7 @@ def execute(
             if result.status != "failed":
                 with suppress(Elsewhere):
                     processes.gather(None)  # torchrun ends all processes after the first exit
-        stop.raise_if_asked()  # saved, or the signal came after the last step
+        stop.raise_if_asked()  # the run has saved, or the signal came after the last step
         return result
     except Busy:
         return None
@@ -159,12 +162,12 @@ def _begin(
         run.record.metrics.unlink(missing_ok=True)
         return new, None
     result = Result.parse(saved["result"])
-    say(f"goes on from step {result.steps} of {setup.steps}")
+    say(f"resumes from step {result.steps} of {setup.steps}")
     return result, saved["losses"]
 
 
 def _busy(run: Run, screen: Screen, reported: set[str], holder: str) -> None:
-    """Say once that another process, `holder`, has the run; called while it does."""
+    """Say once that another process, `holder`, has the run; called as long as it has."""
     if run.config.when_locked == "leave":
         screen.say(f"{run.title}: left to {holder}, which runs it")
         raise Busy
@@ -180,7 +183,7 @@ def _set_aside(run: Run, screen: Screen) -> None:
 
 
 def _copy_of_first(processes: Processes, opt: OPT, optimizer: Optimizer) -> None:
-    """Give all processes of a run the state of the first, which may have read a checkpoint."""
+    """Copy the first process's state to all others, as it may have read a checkpoint."""
     if not processes.several:
         return
     content = io.BytesIO()
@@ -225,7 +228,7 @@ def _steps(
     stop: StopRequest,
     tell: Callable[[str], None],
 ) -> None:
-    """Train, and let `result` say how that ended. tell: takes the traceback of an error."""
+    """Train, and record in `result` how it ended. tell: is called with an error's traceback."""
     try:
         if setup.processes.first:
             write_config(run)
@@ -238,7 +241,7 @@ def _steps(
     except Diverged as error:
         result.status, result.error = "diverged", str(error)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        # As of a matrix that holds NaN.
+        # For example a matrix that holds NaN.
         result.status = "diverged"
         result.error = f"no decomposition at step {result.steps + 1}: {error}"
     except Pruned:
@@ -253,11 +256,11 @@ def _steps(
 
 
 def _write_result(run: Run, result: Result, screen: Screen) -> None:
-    """Write the result. Where that fails, say so: the next command resumes the run.
+    """Write the result. If that fails, say so: the next command resumes the run.
 
-    A settled run needs no checkpoint any more: weights.safetensors holds the network.
+    A settled run needs no checkpoints: weights.safetensors holds the network.
     """
-    if result.status != "finished":  # nobody may see it before the run is over
+    if result.status != "finished":  # not to be seen before the run has ended
         result.test_error_at_best = None
     if result.seconds:
         rate = result.steps * run.config.batch_size / result.seconds
@@ -273,7 +276,7 @@ def _write_result(run: Run, result: Result, screen: Screen) -> None:
 
 
 def _fail(run: Run, error: BaseException, screen: Screen) -> Result | None:
-    """Record a failure outside of training, unless a result of earlier work stands."""
+    """Record a failure outside of training, unless there is a result of earlier work."""
     result = _new_result(run)
     result.status, result.error = "failed", _reason(error)
     result.steps = _steps_on_disk(run)
@@ -285,7 +288,7 @@ def _fail(run: Run, error: BaseException, screen: Screen) -> Result | None:
             log.error("%s", "".join(traceback.format_exception(error)))
             earlier = run.record.read_result()
             if earlier is None or not earlier.settled:
-                with suppress(CannotWrite):  # which the result then says
+                with suppress(CannotWrite):  # the result then says this
                     write_config(run)
                 _write_result(run, result, screen)
     except Busy:
@@ -294,7 +297,7 @@ def _fail(run: Run, error: BaseException, screen: Screen) -> Result | None:
 
 
 def _steps_on_disk(run: Run) -> int:
-    """Return how far an earlier process brought the run, by its metrics."""
+    """Return the number of steps of earlier processes, as the metrics show it."""
     if run.config.rerun:
         return 0
     try:

@@ -1,10 +1,10 @@
-"""Signals: the first one ends the run after the step it is in, the second at once.
+"""Signals: the first one ends the run after the current step, the second one at once.
 
-SIGINT, SIGTERM and SIGHUP, of a terminal that is closed, stop; under nohup the last does nothing.
-Where a launcher (submitit) waits for SIGUSR1 or SIGUSR2, by which Slurm
-announces pre-emption and the time limit, these take the place of SIGTERM: the launcher is told once
-the run is saved, and requeues it. A SIGTERM there means that Slurm kills the job in some seconds,
-and only Slurm knows whether it then requeues it: the run saves and goes on.
+SIGINT, SIGTERM and SIGHUP (a closed terminal; ignored under nohup) stop a run.
+
+In a Slurm job submitit waits for SIGUSR1 or SIGUSR2, which announce pre-emption and the time limit.
+There these signals stop the run; once it has saved, submitit requeues the job. A SIGTERM in a job
+means that Slurm kills it in some seconds and perhaps requeues it: the run saves and trains on.
 """
 
 import contextlib
@@ -22,21 +22,22 @@ Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop and has saved. Not an Exception: Hydra must not go on."""
+    """A run was asked to stop and has saved. Not an Exception, so that Hydra stops too."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A launcher's worker sends it to its parent.
+        # A worker sends this exception to its launcher.
         return type(self), (self.signum,)
 
 
 class StopRequest:
-    """signum: which signal asked to stop, or None. save: whether one asked to save and go on.
+    """A request to stop a run.
 
-    Where a run has nothing to save, in its set-up, the signal raises Interrupted at once.
+    signum: the signal that asked to stop, or None. save: a signal asked to save and go on.
+    During set-up a run has nothing to save, and the signal raises Interrupted at once.
     """
 
     def __init__(self) -> None:
@@ -73,7 +74,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within the block a signal raises Interrupted."""
+        """Raise Interrupted at a signal, within the block."""
         before, self._raises = self._raises, True
         try:
             self.raise_if_asked()
@@ -84,10 +85,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def answered(answers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
-    """Let these handlers answer signals within the block, and the former ones after it.
+    """Set these signal handlers within the block, and restore the old ones after it.
 
-    Kernel and shell both send SIGHUP when a terminal is closed: it is ignored after the first, and
-    from the start under nohup.
+    When a terminal is closed, kernel and shell both send SIGHUP, so a second one is ignored; under
+    nohup all are.
     """
 
     def hang_up(signum: int, frame: FrameType | None) -> None:
@@ -113,9 +114,9 @@ def _hung_up(signum: int) -> bool:
 
 
 def raised_signals() -> contextlib.AbstractContextManager[None]:
-    """Let SIGTERM and SIGHUP raise Interrupted within the block, as SIGINT a KeyboardInterrupt.
+    """Let SIGTERM and SIGHUP raise Interrupted within the block, as SIGINT raises an exception.
 
-    A program then removes what it had half written, and ends with a line of its own.
+    So a program removes half-written files and ends with its own message.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -126,10 +127,10 @@ def raised_signals() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def stop_requests(once: bool = True) -> Iterator[StopRequest]:
-    """Within the block a first signal asks the request to stop, or to save.
+    """Pass signals to the request, to stop or to save, within the block.
 
-    once: the second signal acts as if there were none; else it changes nothing, as where the
-    processes of a run get one from the terminal and from what started them.
+    once: a second signal has its usual effect. Otherwise it has none, because the processes of a
+    run may get the same signal from the terminal and from the program that started them.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -15,7 +15,7 @@ _SHOW_SECONDS = 0.5
 
 
 class Pruned(Exception):
-    """A search expects no good result of the run. Raised after saving."""
+    """A search has stopped the run, which has saved."""
 
 
 def train(
@@ -27,10 +27,10 @@ def train(
 ) -> None:
     """Train up to `setup.steps` from where `result` is, and fill it.
 
-    losses: what `TrainingStep.losses` gave at the checkpoint.
+    losses: the value of `TrainingStep.losses` at the checkpoint.
 
-    All processes of a run come to the same end at the same step. Raises Diverged, and Interrupted
-    or Pruned after saving a checkpoint.
+    All processes of a run end at the same step, in the same way. Raises Diverged, and after saving
+    a checkpoint Interrupted or Pruned.
     """
     config, steps, epoch = setup.config, setup.steps, setup.batches.steps_per_epoch
     log_every = config.log.every or max(1, steps // 200)

@@ -7,7 +7,7 @@ from torch import Tensor
 def smoothed_cross_entropy(
     logits: Tensor, labels: Tensor, smoothing: float = 0.01, floor: float = 1e-4
 ) -> Tensor:
-    """Mean over the batch of -sum_c t_c log(softmax(logits)_c + floor).
+    """Return the mean over the batch of -sum_c t_c log(softmax(logits)_c + floor).
 
     t is 1 - smoothing at the label plus smoothing / classes everywhere. logits (batch, classes),
     labels (batch,).

@@ -1,4 +1,4 @@
-"""Where a run's images lie: on the device, or where they are, to be read a few batches ahead."""
+"""The place of a run's images: on the device, or on the host and streamed in batches."""
 
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -9,13 +9,16 @@ from opt_runner.datasets import Images, Validation
 from opt_runner.errors import UserError, gib
 from opt_runner.machine import free_memory
 
-# The rest is for the network's training, and for a neighbour.
+# The rest of the memory is for training and for other processes.
 _COMFORTABLE = 0.5
 
 
 @dataclass(frozen=True)
 class Placement:
-    """streamed: batches are read ahead; else all images are on the device. why: in a line."""
+    """The place of the images.
+
+    streamed: batches are read ahead; else all images are on the device. why: the reason, in a line.
+    """
 
     streamed: bool
     why: str
@@ -28,7 +31,7 @@ class Placement:
         validation: Validation | None,
         device: torch.device,
     ) -> Self:
-        """As `hardware.images` says. Raises UserError where they do not fit on the device."""
+        """Return the place for `hardware.images`. Raises UserError if the device is too small."""
         stacks = [data.train_images, data.test_images]
         if validation is not None:
             stacks.append(validation.images)

@@ -1,4 +1,4 @@
-"""This process: settings that make training on a CPU faster, and whether torchrun started it.
+"""This process: settings that make training on a CPU faster, and torchrun's variables.
 
 The settings do not change results. This module does not import torch.
 """
@@ -16,7 +16,7 @@ _TORCHRUN = (*_PLACE, "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
 
 
 def started_by_torchrun() -> bool:
-    """Return True if all variables that torchrun sets are there."""
+    """Return True if all variables of torchrun are set."""
     return all(os.environ.get(name) for name in _TORCHRUN)
 
 
@@ -28,7 +28,7 @@ def stray_variables() -> list[str]:
 def spin_briefly() -> None:
     """Let OpenMP's threads spin for about 0.1 ms only. Call this before torch is imported.
 
-    GNU OpenMP's default is several milliseconds, which the threads that make rotations lose.
+    GNU OpenMP's default is several milliseconds, during which the threads of rotations wait.
     The user's own OMP_WAIT_POLICY or GOMP_SPINCOUNT takes precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -38,7 +38,7 @@ def spin_briefly() -> None:
 def keep_freed_memory() -> None:
     """Let glibc's malloc keep freed memory for the next step, instead of returning it.
 
-    By default the kernel maps and zeroes every tensor above 32 MiB anew in every step, which takes
+    By default the kernel maps and zeroes every tensor above 32 MiB again in every step, which takes
     a quarter of a step of CNN-9. Has no effect with another C library.
     """
     if sys.platform != "linux":

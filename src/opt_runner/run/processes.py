@@ -29,10 +29,10 @@ from opt_runner.run.process import started_by_torchrun, stray_variables
 
 T = TypeVar("T")
 
-# For collectives of a step. The end of a process closes its connections, which the others notice
-# at once; this limit is for a process that hangs and a machine that lost its power.
+# The limit for collectives of a step. If a process ends, the others notice its closed connections
+# at once; this limit is for a process that hangs or a machine without power.
 _STEP_TIMEOUT = timedelta(minutes=10)
-# For work that one process does while the others wait, as reading data or waiting for a record.
+# The limit while one process works and the others wait, as for reading data or for a record.
 _WAIT_TIMEOUT = timedelta(days=30)
 _FAILURE = "opt_runner/failure"  # the store's key for the first failure of a process
 
@@ -58,22 +58,22 @@ class Processes:
         self.local_rank = local_rank
         self.restarted = restarted
         self._store = store
-        # Python values travel between CPUs, and wait longer than the tensors of a step.
+        # A second group for Python values: on CPUs, with the longer limit.
         self._values: Any = None
         if store is not None:
             self._values = dist.new_group(backend="gloo", timeout=_WAIT_TIMEOUT)
 
     def __deepcopy__(self, memo: Any) -> Self:
-        return self  # the copy of a network belongs to the same processes
+        return self  # a copy of a network uses the same processes
 
     @property
     def first(self) -> bool:
-        """True for the process that writes the record and to the screen."""
+        """Return True for the process that has the record and the screen."""
         return self.rank == 0
 
     @property
     def several(self) -> bool:
-        """True if more than one process trains the run."""
+        """Return True if more than one process trains the run."""
         return self.count > 1
 
     def part(self, size: int) -> slice:
@@ -99,7 +99,7 @@ class Processes:
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag whether one of the processes has it. Raises Elsewhere.
 
-        The flags travel between CPUs: a GPU is not waited for.
+        The flags are exchanged between CPUs, without waiting for a GPU.
         """
         if not self.several:
             return list(flags)
@@ -128,8 +128,8 @@ class Processes:
     def together(self) -> Iterator[None]:
         """Wait at the block's end for all processes; if it failed in one, raise in all.
 
-        The first process raises its own error or, with the rank in front, another's. The others
-        raise Elsewhere. All raise Interrupted if the error is that.
+        The first process raises its own error or, with its rank in front, another's. The others
+        raise Elsewhere. If the error is Interrupted, all raise Interrupted.
         """
         if not self.several:
             yield
@@ -153,7 +153,7 @@ class Processes:
         raise error or fault
 
     def fail(self, error: BaseException) -> None:
-        """Leave the reason why this process ends for the others, unless one ended before it."""
+        """Tell the others why this process ends, unless another one ended before."""
         if self._store is not None and not isinstance(error, Elsewhere):
             with suppress(RuntimeError):  # the process that holds the store has ended
                 self._store.compare_set(_FAILURE, "", str(_portable(error, self.rank)))
@@ -196,7 +196,7 @@ def joined(hardware: Hardware) -> Iterator[Processes]:
         yield Processes(restarted=place.restarted)
         return
     on_gpus = hardware.device != "cpu" and torch.cuda.is_available()
-    # PyTorch waits in C++, where Python's handlers do not run: let signals end the process.
+    # PyTorch waits in C++, where Python's handlers do not run, so signals end the process.
     in_main_thread = threading.current_thread() is threading.main_thread()
     defaults = dict.fromkeys(STOPPING, signal.SIG_DFL)
     try:
@@ -219,15 +219,15 @@ def joined(hardware: Hardware) -> Iterator[Processes]:
             f"{str(error).splitlines()[0]}"
         ) from error
     yield processes
-    # Not after an error, when the others may not come here: the process's end closes everything.
+    # Not after an error: the others may not come here, and the process's end closes everything.
     dist.destroy_process_group()
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the environment puts this process, and where the processes meet.
+    """The place of this process among the others, and the address where they meet.
 
-    attempt: the same for all; the store may still hold values of an earlier one.
+    attempt: the same number for all processes; the store may hold values of an earlier attempt.
     """
 
     rank: int = 0
@@ -239,8 +239,16 @@ class _Place:
     attempt: str = "0"
 
 
+def _number(name: str, default: str = "", least: int = 0) -> int:
+    """Return a whole number of the environment. Raises UserError for anything else."""
+    text = os.environ.get(name, default)
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"{name}={text!r} in the environment: must be a number from {least} on")
+    return int(text)
+
+
 def _of_torchrun() -> _Place:
-    """Read torchrun's variables; without them there is one process."""
+    """Return the place from torchrun's variables; without them there is one process."""
     if not started_by_torchrun():
         if stray := stray_variables():
             print(
@@ -254,9 +262,9 @@ def _of_torchrun() -> _Place:
     # Each machine's torchrun counts its own restarts, and the processes get a new store.
     one_machine = env.get("GROUP_WORLD_SIZE", "1") == "1"
     return _Place(
-        rank=int(env["RANK"]),
-        count=int(env["WORLD_SIZE"]),
-        local_rank=int(env["LOCAL_RANK"]),
+        rank=_number("RANK"),
+        count=_number("WORLD_SIZE", least=1),
+        local_rank=_number("LOCAL_RANK"),
         address=f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}",
         restarted=restarts != "0",
         attempt=restarts if one_machine else "0",
@@ -264,7 +272,7 @@ def _of_torchrun() -> _Place:
 
 
 def _of_slurm() -> _Place:
-    """Read the variables that srun sets for each task, under submitit as well."""
+    """Return the place from the variables that srun sets for each task, also under submitit."""
     env = os.environ
     if "SLURM_PROCID" not in env or "SLURM_NTASKS" not in env:
         raise UserError(
@@ -272,16 +280,16 @@ def _of_slurm() -> _Place:
             "processes with srun, or leave this out"
         )
     # A port for each job, below the range from which Linux gives ports to clients.
-    number = 7 * int(env.get("SLURM_JOB_ID", "0")) + int(env.get("SLURM_STEP_ID", "0"))
+    number = 7 * _number("SLURM_JOB_ID", "0") + _number("SLURM_STEP_ID", "0")
     port = env.get("MASTER_PORT", str(20_000 + number % 10_000))
     address = f"{env.get('MASTER_ADDR') or _first_host()}:{port}"
     return _Place(
-        rank=int(env["SLURM_PROCID"]),
-        count=int(env["SLURM_NTASKS"]),
-        local_rank=int(env.get("SLURM_LOCALID", "0")),
+        rank=_number("SLURM_PROCID"),
+        count=_number("SLURM_NTASKS", least=1),
+        local_rank=_number("SLURM_LOCALID", "0"),
         address=address,
         url=f"tcp://{address}",
-        restarted=int(env.get("SLURM_RESTART_COUNT", "0")) > 0,
+        restarted=_number("SLURM_RESTART_COUNT", "0") > 0,
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the news of the training loop go: to the record, to W&B and to the screen."""
+"""Reporters of the training loop: they write to the record, to W&B and to the screen."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from opt_runner.records.result import finite
 
 
 class Reporter(Protocol):
-    """What the training loop needs of its surroundings."""
+    """The interface of the training loop to everything outside of it."""
 
     def report(self, row: dict[str, Any]) -> None:
         """Take a row of metrics."""
@@ -19,17 +19,17 @@ class Reporter(Protocol):
         """Write a checkpoint. progress: plain values, for `train` to resume from."""
 
     def show(self, step: int, loss: float) -> None:
-        """Show a person how far the run is, twice a second."""
+        """Show the progress; called twice a second."""
 
     def pruned(self) -> bool:
-        """Return True to stop, as a search expects no good result. Asked after each evaluation."""
+        """Return True if a search stops the run; called after each evaluation."""
         ...
 
 
 class RecordReporter:
-    """Sends the loop's news to the record, to W&B and to the screen.
+    """A reporter that writes to the record, to W&B and to the screen.
 
-    write: writes a checkpoint with plain values.
+    write: writes a checkpoint that holds these plain values.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class RecordReporter:
 
 
 class NoReporter:
-    """Does nothing, in the processes of a run that have no record."""
+    """A reporter that does nothing, for processes without the record."""
 
     def report(self, row: dict[str, Any]) -> None: ...
 

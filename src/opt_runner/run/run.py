@@ -1,4 +1,4 @@
-"""What a run is, known before any work: its dataset, its signature, its record."""
+"""A run, known before any work: its dataset, its signature, its record."""
 
 import os
 import shlex
@@ -25,7 +25,7 @@ from opt_runner.run.device import find_device
 
 @dataclass(frozen=True)
 class Run:
-    """data: the fingerprint of the dataset. command: what makes this run."""
+    """A run. data: the fingerprint of the dataset. command: the command that repeats the run."""
 
     config: Config
     dataset: Dataset
@@ -40,10 +40,10 @@ class Run:
 
 
 class Identifier:
-    """Makes runs of configs; runs of one dataset share it, and it is looked at once.
+    """A function from configs to runs; runs on the same dataset share it, and it is read once.
 
-    check_device: whether the runs' device is this machine's, and must be there. Else a device that
-    the config names is known, and `auto` is not.
+    check_device: the runs are executed here, so their device must exist. If false, a device in the
+    config is accepted, and `auto` stays unknown.
     """
 
     def __init__(self, check_device: bool = True) -> None:
@@ -67,7 +67,7 @@ class Identifier:
 
 
 def identify(config: Config, command: str = "", check_device: bool = True) -> Run:
-    """One run: see `Identifier`."""
+    """Return the run of a config: see `Identifier`."""
     return Identifier(check_device)(config, command)
 
 
@@ -102,7 +102,7 @@ def _mend_config(run: Run, screen: Screen) -> None:
 
 
 def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | None:
-    """Return the result of a run with which nothing is left to do, else None.
+    """Return the result of a run if nothing is left to do, else None.
 
     A lost config.yaml is written anew.
     mend: set a damaged result aside. Only the holder of the run may do so.
@@ -122,6 +122,6 @@ def settled_result(run: Run, screen: Screen, mend: bool = False) -> Result | Non
     if result.metrics_size is not None and not run.record.holds_metrics(result.metrics_size):
         screen.say(
             f"{run.title}: its result is whole, but {run.record.metrics} is damaged and has no "
-            "curves to draw; rerun=true trains the run anew"
+            "curves to draw; rerun=true trains the run again"
         )
     return result

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate: functions of the step alone, after a linear warm-up."""
+"""Schedules of the learning rate: functions of the step only, after a linear warm-up."""
 
 import math
 from collections.abc import Mapping
@@ -96,7 +96,7 @@ def set_learning_rates(
 ) -> None:
     """Set every group's lr to its first lr times the factor of the schedule.
 
-    In the first `warmup` steps that is multiplied by (step + 1) / warmup.
+    In the first `warmup` steps it is multiplied by (step + 1) / warmup.
     """
     warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
     for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""Everything a run trains with: data, network, method and optimizer on their device."""
+"""The set-up of a run: data, network, method and optimizer on their device."""
 
 from dataclasses import dataclass
 
@@ -51,7 +51,7 @@ class Setup:
 
     @property
     def hardware(self) -> str:
-        """What the run trains on, in words."""
+        """Return the hardware of the run in words."""
         several = f", {self.processes.count} processes" if self.processes.several else ""
         return f"{self.device.name}{several}"
 
@@ -106,7 +106,7 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         load_weights(network, config.model.weights, config.model.weights_except)
     opt = opt_of(config, device.place(network), steps)
     if device.compile:
-        # Runs share OPT's code: without this, dynamo goes eager after eight of a sweep.
+        # Without this, dynamo stops compiling after eight runs in one process.
         torch.compiler.reset()
         opt.compile()
     _try_shapes(opt, data, device)

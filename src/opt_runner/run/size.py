@@ -31,10 +31,10 @@ _MOST_TRIES = 6
 def memory_of_step(config: Config, images: Images) -> int | None:
     """Return the bytes of a step; None for a network that needs data to be built or computed.
 
-    They are those of all that trains, its gradients, the optimizer's state, W, and the tensors
+    These are the bytes of trained tensors, gradients, the optimizer's state, W, and the tensors
     that the forward pass keeps for the backward pass. Workspaces of libraries come on top.
 
-    bfloat16 is counted as float32, which it is for all but the network's activations.
+    bfloat16 is counted as float32, because only the network's activations are bfloat16.
     """
     with torch.device("meta"), _Shapes():  # type: ignore[no-untyped-call]
         try:
@@ -60,9 +60,9 @@ def memory_of_step(config: Config, images: Images) -> int | None:
 
 
 def check_fits(config: Config, images: Images, device: torch.device) -> None:
-    """Raise UserError where a step takes more memory than the device has free, with what would fit.
+    """Raise UserError if a step takes more memory than is free, and name options that fit.
 
-    Nothing is raised where either is not known.
+    If either is unknown, nothing is raised.
     """
     free = free_memory(device)
     if free is None or _rotations(config, images) < _WORTH_A_LOOK * free:
@@ -89,7 +89,7 @@ def check_fits(config: Config, images: Images, device: torch.device) -> None:
 
 
 def _rotations(config: Config, images: Images) -> int:
-    """Return the bytes of R, its gradient, momentum and factors, were all R square."""
+    """Return the bytes of R, its gradient, momentum and factors, as if every R were square."""
     return _COPIES * 4 * sum(layer.d**2 for layer in _covered(config, images))
 
 
@@ -111,7 +111,7 @@ def _opt(config: Config, images: Images) -> OPT:
 
 
 def _changed(config: Config, way: str) -> Config:
-    """Return the config with one of the ways that `check_fits` names."""
+    """Return the config with one of the options that `check_fits` names."""
     key, _, value = way.partition("=")
     if key == "layers.max_d":
         layers = config.layers.model_copy(update={"max_d": int(value)})
@@ -142,7 +142,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 class _Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Results of what PyTorch has no meta kernel for."""
+    """Results of operations for which PyTorch has no meta kernel."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

@@ -12,10 +12,10 @@ from opt_runner.run.set_up import Setup
 
 
 class TrainingStep:
-    """Each call is the next step of a run.
+    """The training steps of a run; each call makes the next one.
 
-    done: steps made so far. loss_sum: of the losses since `take_mean_loss`, without the penalty.
-    What the steps add up stays on the device: a step never waits for a GPU.
+    done: steps made so far. loss_sum: the sum of the losses since `take_mean_loss`, without the
+    penalty. Sums stay on the device, so that a step never waits for a GPU.
     """
 
     def __init__(

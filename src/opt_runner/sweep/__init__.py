@@ -1,1 +1,1 @@
-"""One run from its config to its record, and sweeps of many."""
+"""Sweeps: grids, searches, fair comparisons."""

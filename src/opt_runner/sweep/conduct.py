@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from opt_runner.config.schema import Config
-from opt_runner.console import wandb
+from opt_runner.console import titles, wandb
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
-from opt_runner.files import CannotWrite
+from opt_runner.files import CannotWrite, remove_link
 from opt_runner.records.stored import StoredRun
 from opt_runner.report import terminal
 from opt_runner.report.comparison import Comparison
@@ -38,15 +38,15 @@ def conduct(
 
     Args:
         sweep: The sweep; its runs are known.
-        launch: Starts the runs that it is given, and returns once they have ended, or raises
-            LeftRunning. Whatever else it raises, the results on disk are reported.
+        launch: Starts the given runs and returns when they have ended, or raises LeftRunning. After
+            any other exception the results on disk are reported, too.
         screen: Shows the plan, the progress and the results.
         kind_of: See `plan.show`.
         report: See `work_and_report`; None: show the tables.
 
     Returns the exit code: 0 all finished or left running, 1 some did not finish, 130 or 143
-    interrupted. Raises UserError, before anything starts, if a run cannot be set up or launched, or
-    the disk is too small.
+    interrupted. Raises UserError before anything starts if a run cannot be set up or launched, or
+    if the disk is too small.
     """
     first = sweep.configs[0]
     if first.note:
@@ -54,15 +54,17 @@ def conduct(
     if doubles := sweep.asked - len(sweep.runs):
         screen.say(f"{doubles} of {sweep.asked} runs are asked for twice and run once")
     left = [run for run in sweep.runs if run.config.rerun or not settled_result(run, screen)]
+    if left:
+        sweep.check_output(left)
     plan.show(sweep, left, screen, kind_of)
-    os.environ[wandb.SWEEP_VARIABLE] = sweep.id
+    os.environ[titles.SWEEP_VARIABLE] = titles.sweep_variable(sweep.id, sweep.configs)
 
     def work() -> None:
         if left:
             with watched(sweep, left, screen):
                 launch(left)
 
-    # With rerun=true, finished runs would be trained again.
+    # rerun=true would train finished runs again.
     same = "the same command without rerun" if first.rerun else "the same command"
     return work_and_report(sweep, work, report or partial(_report, sweep, screen), screen, same)
 
@@ -74,7 +76,7 @@ def work_and_report(
     screen: Screen,
     same: str = "the same command",
 ) -> int:
-    """Do the work of a sweep, then report on it, whatever has happened. Returns the exit code.
+    """Do the work of a sweep, then report on it in any case. Returns the exit code.
 
     report: shows the results on disk and returns the exit code. Its argument is True if the work
     was done. same: the command that resumes an interrupted sweep.
@@ -109,7 +111,7 @@ def work_and_report(
 
 def _interrupted(report: Callable[[bool], int], same: str, signum: int) -> int:
     report(False)
-    print(f"opt-run: interrupted; {same} goes on from here", file=sys.stderr)
+    print(f"opt-run: interrupted; {same} resumes", file=sys.stderr)
     return 128 + signum
 
 
@@ -120,6 +122,7 @@ def _log_failure(sweep: Sweep, error: Exception, screen: Screen) -> None:
     path = sweep.folder / "launcher.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_link(path)
         with path.open("a") as file:
             traceback.print_exception(error, file=file)
     except OSError:

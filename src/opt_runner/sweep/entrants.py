@@ -1,4 +1,4 @@
-"""The entrants of a fair comparison: what is searched for each, and the runs that result."""
+"""The entrants of a fair comparison: the searched parameters and the runs of each."""
 
 import itertools
 import json
@@ -50,10 +50,10 @@ class Command:
 
 @dataclass(frozen=True)
 class Entrant:
-    """A method on a network.
+    """An entrant: a method on a network.
 
-    fixed: its overrides. space: of its trials. config: of its final run with the first seed, before
-    it is tuned. points: of its trials. trials: their runs.
+    fixed: its overrides. space, points: those of its trials. trials: their runs.
+    config: that of its final run with the first seed, before it is tuned.
     """
 
     label: str
@@ -64,7 +64,7 @@ class Entrant:
     trials: Sequence[Run]
 
     def record(self, sweep: Sweep) -> SearchRecord:
-        """Return its trials as reports read them, from the records on disk."""
+        """Return the trials as reports read them, from the records on disk."""
         log = [key for key, parameter in self.space.parameters.items() if parameter.log]
         trials = [
             _trial(number, dict(point), run.signature, sweep.stored(run))
@@ -90,7 +90,7 @@ def _trial(number: int, point: dict[str, Any], planned: str, found: StoredRun | 
 
 
 def parse_command(overrides: Sequence[str]) -> Command:
-    """Return what a command line asks for. Raises UserError for bad grammar.
+    """Return the comparison of a command line. Raises UserError for bad grammar.
 
     `KEY=a,b` makes entrants, `seed=0,1` seeds; `KEY=interval(a,b)` is searched.
     """
@@ -142,7 +142,7 @@ def entrant_of(
             *(f"{key}={values}" for key, values in own.items() if key not in given),
         ]
     )
-    for corner in space.corners():  # a mistake in a range is found now
+    for corner in space.corners():  # finds a mistake in a range
         runner.run(space.overrides(corner, space.seeds[0]))
     points = [_recipe(config, space), *space.spread(options.trials - 1, options.seed)]
     trials = [runner.run(space.overrides(point, space.seeds[0])) for point in points]
@@ -152,8 +152,8 @@ def entrant_of(
 def _recipe(config: Config, space: Space) -> dict[str, Any]:
     """Return the config's own values of the parameters.
 
-    A value outside its range is replaced by the middle of the range. A null, by which a recipe
-    leaves the value to the method, stays.
+    A value outside its range is replaced by the middle of the range. A null stays: it leaves the
+    value to the method.
     """
     recipe: dict[str, Any] = {}
     for key, parameter in space.parameters.items():
@@ -176,7 +176,7 @@ def check(
 ) -> None:
     """Raise UserError if a run with one of the seeds or conditions cannot be compared or set up.
 
-    It is called before the search, which may take hours.
+    Call it before the search, which may take hours.
     """
     tasks: dict[str, Run] = {}
     for condition in options.conditions:
@@ -198,7 +198,7 @@ def check(
                 "hydra.sweeper.trial_seed"
             )
     if runner.here:
-        for run in tasks.values():  # a condition may leave fewer images than a batch has
+        for run in tasks.values():  # with a condition there may be fewer images than in a batch
             plan.try_set_up(run)
 
 

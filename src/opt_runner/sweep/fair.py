@@ -3,8 +3,8 @@
 An entrant is one combination of the command line's values, as a method on a network. Its trials
 train on a part of the training images for a share of the budget, at points of its space: its
 recipe, then a Halton sequence. The setting with the least error on the images held back is then
-trained on all training images, for the whole budget, with other seeds. The test images are looked
-at once, after that.
+trained on all training images, for the whole budget, with other seeds. Only then the test images
+are used, once.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from opt_runner.sweep.sweep import Sweep
 
 
 class _Trials(Listed):
-    """The runs of all trials. The end of a run is written to the search.json of its entrant."""
+    """The runs of all trials. When a run ends, it writes the search.json of its entrant."""
 
     def __init__(self, runs: Sequence[Run], write: Callable[[Run], object]) -> None:
         super().__init__(runs)
@@ -47,9 +47,9 @@ class _Trials(Listed):
 
 
 def conduct(command: Command, options: ComparisonOptions, runner: Runner) -> int:
-    """Tune every entrant, or resume that, then train the best settings. Returns the exit code.
+    """Tune every entrant, then train the best settings; resume both. Returns the exit code.
 
-    Raises UserError, before anything starts, for a mistake.
+    Raises UserError for a mistake, before anything starts.
     """
     entrants = [
         entrant_of(label, fixed, command, options, runner) for label, fixed in command.entrants
@@ -81,7 +81,7 @@ def conduct(command: Command, options: ComparisonOptions, runner: Runner) -> int
         except CannotWrite as error:
             screen.fail(str(error))
             return 1
-    # Those of one condition and seed together: an interruption leaves whole comparisons.
+    # Ordered by condition and seed, so that an interruption leaves complete comparisons.
     ordered = [run for together in zip(*tuned_runs.values(), strict=True) for run in together]
     runs = list({run.signature: run for run in ordered}.values())
     final = Sweep(runs, len(ordered), runner.here)
@@ -138,7 +138,7 @@ def _show(records: Sequence[SearchRecord], screen: Screen) -> None:
         if failed := [trial for trial in record.trials if trial.status == "failed"]:
             screen.fail(
                 f"{record.label}: {len(failed)} of {len(record.trials)} trials failed and do not "
-                f"count, the first with: {failed[0].reason}; the same command runs them anew"
+                f"count, the first with: {failed[0].reason}; the same command runs them again"
             )
         if record.count("diverged") == len(record.trials):
             screen.fail(f"{record.label}: all trials diverged; it is not compared")

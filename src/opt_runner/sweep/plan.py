@@ -1,7 +1,7 @@
 """The plan of a sweep, shown before it starts: runs, time, disk.
 
-The time comes from a few real steps of each kind of run on its own data: a network that does not
-fit, missing data and a full disk are found here, not after a day.
+The time comes from a few real steps of each kind of run on its own data. So a network that does not
+fit, missing data and a full disk are found before the sweep starts.
 """
 
 import json
@@ -21,6 +21,7 @@ from rich.table import Table
 from opt_runner.config.schema import Role, of_roles
 from opt_runner.console.screen import Screen, duration
 from opt_runner.errors import UserError
+from opt_runner.files import existing
 from opt_runner.machine import available_cores
 from opt_runner.run.run import Run
 from opt_runner.run.set_up import Setup, set_up
@@ -34,10 +35,10 @@ _FIGURES = ("runs", "steps", "memory", "ms a step", "time")
 
 @dataclass(frozen=True)
 class Kind:
-    """Cost of runs that need the same time and space.
+    """The cost of runs that need the same time and space.
 
-    memory: bytes of a step; None if shapes alone do not tell. checkpoints: bytes of the two that
-    a run keeps while it trains. weights: bytes that a finished run keeps.
+    memory: bytes of a step; None if the shapes are not enough. checkpoints: bytes of the two
+    checkpoints of a training run. weights: bytes that a finished run keeps.
     """
 
     runs: Sequence[Run]
@@ -55,7 +56,7 @@ class Kind:
 
 
 def kind_of(run: Run) -> str:
-    """Return the same text for runs that differ in nothing but their seed."""
+    """Return the same text for runs that differ only in their seed."""
     same = of_roles(run.config.content, Role.TASK, Role.METHOD)
     return json.dumps(same, sort_keys=True)
 
@@ -70,8 +71,8 @@ def show(
     """
     begun = sum(bool(run.record.checkpoints()) and not run.config.rerun for run in left)
     screen.say(
-        f"plan: {len(sweep.runs)} runs: {len(sweep.runs) - len(left)} finished, {begun} to go "
-        f"on with, {len(left) - begun} to run"
+        f"plan: {len(sweep.runs)} runs: {len(sweep.runs) - len(left)} finished, {begun} "
+        f"to resume, {len(left) - begun} to run"
     )
     if left and sweep.here and left[0].config.plan.measure:
         kinds: dict[str, list[Run]] = defaultdict(list)
@@ -99,7 +100,7 @@ def _measured(runs: Sequence[Run]) -> Kind:
     setup.opt.train()
     step = TrainingStep(setup)
     samples = []
-    # A step may lead to NaN; it takes as long as any other.
+    # A step that leads to NaN takes as long as any other.
     with closing(setup.batches), suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         for _ in range(_WARM_UP + _MEASURED):
             started = time.perf_counter()
@@ -133,13 +134,11 @@ def _show_cost(kinds: Sequence[Kind], screen: Screen) -> None:
             f"{1000 * kind.seconds_a_step:,.1f}", duration(kind.seconds),
         )  # fmt: skip
     screen.show(table)
-    # At most one run for each core has checkpoints at a time.
+    # At most one run for each core trains at a time and has checkpoints.
     at_once = min(available_cores(), sum(len(kind.runs) for kind in kinds))
     disk = sum(len(kind.runs) * kind.weights for kind in kinds)
     disk += at_once * max(kind.checkpoints for kind in kinds)
-    folder = Path(kinds[0].runs[0].config.output_dir).absolute()
-    while not folder.exists():
-        folder = folder.parent
+    folder = existing(Path(kinds[0].runs[0].config.output_dir))
     free = shutil.disk_usage(folder).free
     screen.say(
         f"time left: at most {duration(sum(k.seconds for k in kinds))} of training, tests "

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from opt_runner.config.options import SweeperOptions
 from opt_runner.config.schema import Config
-from opt_runner.console import wandb
+from opt_runner.console import titles
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
 from opt_runner.files import locked
@@ -47,12 +47,12 @@ class SearchOptions(SweeperOptions):
 
 
 class Runner(Protocol):
-    """Composes runs and has a launcher execute them. here: on this machine."""
+    """The sweeper's part of a search: it composes and executes runs. here: on this machine."""
 
     here: bool
 
     def run(self, overrides: Sequence[str]) -> Run:
-        """Return a run. Raises UserError, and Hydra's and OmegaConf's exceptions for a mistake."""
+        """Return a run. Raises UserError, or an exception of Hydra or OmegaConf, for a mistake."""
         ...
 
     def screen(self, run: Run) -> Screen:
@@ -60,7 +60,7 @@ class Runner(Protocol):
         ...
 
     def prepare(self, sweep: Sweep, screen: Screen) -> None:
-        """Do what the launcher does for a grid even if none of its runs is left."""
+        """Prepare the launcher, as for a grid whose runs have all finished."""
         ...
 
     def at_once(self, run: Run) -> int | None:
@@ -68,11 +68,11 @@ class Runner(Protocol):
         ...
 
     def serve(self, sweep: Sweep, screen: Screen, source: Source, at_once: int) -> None:
-        """Execute all runs of the source. Returns once they have ended."""
+        """Execute all runs of the source, and return when they have ended."""
 
 
 def conduct(space: Space, options: SearchOptions, runner: Runner) -> int:
-    """Search, or resume a search, and report on all of it.
+    """Search, or resume a search, and report on it.
 
     Returns the exit code: 0 all trials are done, 1 some are not, 130 or 143 interrupted.
     Raises UserError, before anything starts, if the space cannot be searched.
@@ -91,6 +91,7 @@ def conduct(space: Space, options: SearchOptions, runner: Runner) -> int:
     folder = Path(options.storage) / name
     make_folder(folder)
     sweep = Sweep([], asked=0, here=runner.here, name=name, example=example.config)
+    sweep.check_output()
     screen = runner.screen(example)
     with locked(folder / "lock", partial(refuse_second, name)):
         study = open_study(folder, name, options.pruning)
@@ -123,26 +124,26 @@ def make_folder(folder: Path) -> None:
 
 
 def space_digest(space: Space, example: Run, *more: object) -> str:
-    """Return eight digits, the same for the same space, `more`, and other values of the runs."""
+    """Return eight digits, a hash of the space, of `more` and of other values of the runs."""
     parameters = {key: asdict(one) for key, one in space.parameters.items()}
     content = [parameters, space.seeds, *more, example.signature]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def refuse_second(name: str, holder: str) -> None:
-    """Raise UserError: another process, `holder`, conducts the search."""
+    """Raise UserError: another process, `holder`, works on the search."""
     raise UserError(f"search {name} is under way: {holder} has it; wait for it to end")
 
 
 def _conduct(trials: Trials, example: Run, runner: Runner, parallel: int) -> int:
     sweep, screen, left = trials.sweep, trials.screen, trials.left
-    os.environ[wandb.SWEEP_VARIABLE] = sweep.id
+    os.environ[titles.SWEEP_VARIABLE] = titles.sweep_variable(sweep.id, [], trials.space.parameters)
     if example.config.note:
         screen.say(example.config.note)
     parallel = min(parallel, left)
     screen.say(
         f"plan: search {sweep.id}: {trials.count} trials: {trials.done} done, "
-        f"{trials.begun} to go on with, {left - trials.begun} to draw; up to {parallel} at once"
+        f"{trials.begun} to resume, {left - trials.begun} to draw; up to {parallel} at once"
     )
     if left and sweep.here and example.config.plan.measure:
         plan.show_cost(example, left * len(trials.space.seeds), screen)
@@ -158,7 +159,7 @@ def _conduct(trials: Trials, example: Run, runner: Runner, parallel: int) -> int
 def _report(trials: Trials, example: Run, runner: Runner, done: bool) -> int:
     """Show the best trials and, once all are done, the tables of the best one.
 
-    Its test error is not for people who may still search. Returns the exit code.
+    Until then its test error is hidden. Returns the exit code.
     """
     screen, record = trials.screen, trials.record()
     record.write(trials.folder)

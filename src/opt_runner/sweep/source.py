@@ -1,4 +1,4 @@
-"""Where launchers take their runs from: the list of a grid, or a search that draws one by one."""
+"""Sources of runs for launchers: the list of a grid, or a search that draws its runs."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ class Source(Protocol):
     """The runs of a sweep, which a launcher takes one by one from its main thread."""
 
     def take(self) -> Run | None:
-        """Return the next run; None if there is none now. It is asked again after a run's end."""
+        """Return the next run; None if there is none now. Called again when a run has ended."""
         ...
 
     def ended(self, run: Run) -> None:

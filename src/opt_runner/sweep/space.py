@@ -10,7 +10,7 @@ from opt_runner.config.overrides import assignments, by_key
 from opt_runner.errors import UserError
 from opt_runner.records.search import words
 
-# A search over these would compare errors on different images.
+# Searched, these would compare errors on different images.
 _NOT_SEARCHED = (
     "dataset",
     "dataset.validation",
@@ -33,7 +33,7 @@ class Choices:
         return self.values[int(u * len(self.values))]
 
     def nearest(self, value: Any) -> str | None:
-        """Return the word for a value of a config, None if it is no choice."""
+        """Return the word for a value of a config, None if it is not a choice."""
         word = "null" if value is None else str(value)
         word = word.lower() if isinstance(value, bool) else word
         return word if word in self.values else None
@@ -41,7 +41,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high, both included. step: between them; None: all real numbers."""
+    """Numbers from low to high, both included. step: their distance; None: all real numbers."""
 
     low: float
     high: float
@@ -58,12 +58,12 @@ class Range:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The lowest and the highest number."""
+        """Return the lowest and the highest number."""
         return (self.low, self.high)
 
     def at(self, u: float) -> float:
         """Return the number at the share 0 <= u < 1 of the range."""
-        low, high = self.low, self.high + (self.step or 0)  # the last number has a share as well
+        low, high = self.low, self.high + (self.step or 0)  # so that the last number has its share
         value: float = low * (high / low) ** u if self.log else low + u * (high - low)
         if self.step is None:
             return value
@@ -77,11 +77,10 @@ class Range:
 
 @dataclass(frozen=True)
 class Space:
-    """What a search may try.
+    """The space of a search.
 
-    parameters: by key. written: the same as on the command line. fixed: the other overrides.
-    seeds: overrides of the runs of a trial, whose mean it is; an empty one if the command line
-    gives no seed.
+    parameters: by key. written: the parameters as on the command line. fixed: the other overrides.
+    seeds: the overrides of the runs of a trial; one empty override if the command line gives none.
     """
 
     parameters: Mapping[str, Choices | Range]
@@ -105,7 +104,7 @@ class Space:
 
     def spread(self, count: int, seed: int) -> list[dict[str, Any]]:
         """Return the first points of a scrambled Halton sequence, which fill the space evenly."""
-        from scipy.stats.qmc import Halton  # slow to import, and of use to fair comparisons alone
+        from scipy.stats.qmc import Halton  # slow to import; only fair comparisons need it
 
         keys = list(self.parameters)
         points = Halton(len(keys), rng=seed).random(count)

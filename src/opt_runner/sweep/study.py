@@ -1,4 +1,4 @@
-"""The Optuna study of a search: a journal on disk, which a kill at any moment leaves usable."""
+"""The Optuna study of a search: a journal on disk that survives a kill at any moment."""
 
 import os
 from pathlib import Path
@@ -19,12 +19,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from opt_runner.datasets.batches import mix
 from opt_runner.errors import UserError
+from opt_runner.files import remove_link
 from opt_runner.sweep.space import Choices, Range, Space
 
 Pruning = Literal["none", "median", "hyperband"]
 
-# The pruner counts progress in percent of the budget: runs of different lengths, as with another
-# batch size, are compared at the same place of their schedules.
+# The pruner counts progress in percent of the budget, so that runs with different batch sizes are
+# compared at the same place of their schedules.
 WHOLE = 100
 _NOT_BEFORE = 20
 
@@ -35,6 +36,7 @@ def open_study(folder: Path, name: str, pruning: Pruning) -> optuna.Study:
     Raises UserError for a damaged journal.
     """
     journal = folder / "journal.log"
+    remove_link(journal)
     _repair(journal)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -55,7 +57,7 @@ def open_study(folder: Path, name: str, pruning: Pruning) -> optuna.Study:
 def ask(study: optuna.Study, space: Space, seed: int) -> optuna.Trial:
     """Return a new trial, which depends on the seed and the trials before it alone.
 
-    So a killed search draws the trials that an undisturbed one draws.
+    So a killed search draws the same trials as an uninterrupted one.
     """
     number = len(study.get_trials(deepcopy=False))
     study.sampler = TPESampler(seed=mix(seed, number))
@@ -96,7 +98,7 @@ def _pruner(pruning: Pruning) -> BasePruner:
 
 
 def _repair(journal: Path) -> None:
-    """Remove what a killed process leaves: half a line, and Optuna's own lock."""
+    """Remove the remains of a killed process: half a line, and Optuna's own lock."""
     for lock in journal.parent.glob(f"{journal.name}.lock*"):
         lock.unlink()
     if journal.exists():

@@ -25,16 +25,16 @@ from opt_runner.sweep import study
 from opt_runner.sweep.space import Space
 from opt_runner.sweep.sweep import Sweep
 
-_FAILURES = 5  # in a row, that end a search
+_FAILURES = 5  # failed trials in a row that end a search
 _POLL_SECONDS = 1.0
 
 
 @dataclass
 class _Trial:
-    """A trial under way: its runs, one a seed, are executed one after the other.
+    """An unfinished trial. Its runs, one for each seed, are executed one after the other.
 
-    resumed: an earlier command began it. reported: the percents of the first run's budget that
-    the pruner has been given. errors: validation errors of the finished runs.
+    resumed: an earlier command began it. reported: the percents of the budget at which the pruner
+    has an error of the first run. errors: validation errors of the finished runs.
     """
 
     trial: optuna.Trial
@@ -49,11 +49,11 @@ class _Trial:
 
 
 class Trials:
-    """Draws a trial when a slot is free, and records its end in the study.
+    """A source that draws a trial when a slot is free, and records its end in the study.
 
-    compose: makes a run; raises UserError, and Hydra's and OmegaConf's exceptions, for a mistake.
-    stopped: why no more trials are drawn, if fewer than `count` are done.
-    expected: the number of runs that are still to be launched, for other threads.
+    compose: makes a run; raises UserError, or an exception of Hydra or OmegaConf, for a mistake.
+    stopped: the reason why fewer than `count` trials are drawn.
+    expected: the number of runs still to be launched, for other threads.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Trials:
 
     @property
     def done(self) -> int:
-        """The number of trials that need no more runs."""
+        """Return the number of trials that need no more runs."""
         return len(study.of_state(self.study, TrialState.COMPLETE, TrialState.PRUNED))
 
     @property
@@ -97,13 +97,13 @@ class Trials:
 
     @property
     def begun(self) -> int:
-        """The number of trials left that an earlier command has begun."""
+        """Return the number of unfinished trials that an earlier command has begun."""
         return min(self.left, len(self._unfinished))
 
     def execute(self, serve: Callable[[], None], on_start: Callable[[Run], None]) -> None:
-        """Have a launcher execute the runs of this source.
+        """Let a launcher execute the runs of this source.
 
-        serve: calls the launcher. on_start: is called with each run.
+        serve: calls the launcher. on_start: called with each run.
         Raises what `serve` raises, and the first error in the launcher's threads.
         """
         self._on_start = on_start
@@ -157,7 +157,7 @@ class Trials:
                 self._fault = self._fault or error
 
     def _next(self) -> _Trial | None:
-        """Return the next trial; None if enough of them are done or under way."""
+        """Return the next trial; None if enough of them are done or running."""
         if self._between:
             return self._between.popleft()
         while len(self._running) < self.left and self.stopped is None:
@@ -184,7 +184,7 @@ class Trials:
         return pruned or (found.result is not None and found.result.settled)
 
     def _end_run(self, trial: _Trial, found: StoredRun | None) -> None:
-        """Record the end of a trial's run. The trial ends with it unless it has more seeds."""
+        """Record the end of a trial's run; the trial ends, too, unless it has more seeds."""
         result = found.result if found else None
         if found is not None and self._prunes and not trial.errors:
             self._report(trial, found.record)
@@ -220,12 +220,12 @@ class Trials:
         record = self.record()
         record.write(self.folder)
         if status == "failed":
-            self.screen.fail(f"trial {trial.number}: failed, {reason}; another takes its place")
+            self.screen.fail(f"trial {trial.number}: failed, {reason}; another one replaces it")
             self._failures += 1
             if self._failures == _FAILURES:
                 self.stopped = (
                     f"the search stops: {_FAILURES} trials in a row failed, the last one with: "
-                    f"{reason}; repair this, then the same command goes on"
+                    f"{reason}; repair this, then the same command resumes"
                 )
             return
         self._failures = 0

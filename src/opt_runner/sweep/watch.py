@@ -1,4 +1,4 @@
-"""Progress of a sweep, read from the files of its runs and workers, the same for every launcher."""
+"""Progress of a sweep, read from the files of its runs and workers, for every launcher."""
 
 import json
 import statistics
@@ -52,13 +52,13 @@ class _Watcher:
         self.started = time.monotonic()
         self.spent: dict[str, list[float]] = defaultdict(list)  # seconds of ended runs by kind
         self.slots = 1
-        self.positions: dict[Path, int] = defaultdict(int)  # up to which logs are shown
+        self.positions: dict[Path, int] = defaultdict(int)  # shown up to these positions
         self.positions |= {path: path.stat().st_size for path in self._files("slot-*.log")}
         for former in self._files("slot-*.json"):
             former.unlink(missing_ok=True)
 
     def add(self, run: Run) -> None:
-        # Two trials may be the same run: both end with it.
+        # Two trials may be the same run, and then end together.
         if all(one.signature != run.signature for one in list(self.open)):
             self.before[run.signature] = self._written(run)
         self.open.append(run)
@@ -93,7 +93,7 @@ class _Watcher:
                 text = text[: text.rfind(b"\n") + 1]
             self.positions[path] += len(text)
             for line in text.decode(errors="replace").splitlines():
-                self.screen.fail(line)  # if the screen is silent, workers write failures alone
+                self.screen.fail(line)  # if the screen is silent, workers write only failures
 
     def _running(self) -> dict[str, dict[str, Any]]:
         """Return title, step, steps and info of the running runs, by slot."""
@@ -113,7 +113,7 @@ class _Watcher:
             if self._written(run) == self.before[run.signature]:
                 continue
             found = self.sweep.stored(run)
-            # An interrupted run goes on elsewhere, or the sweep ends.
+            # An interrupted run resumes elsewhere, or the sweep ends.
             if not found or not found.result or found.result.status == "interrupted":
                 continue
             self.open.remove(run)
@@ -146,7 +146,7 @@ class _Watcher:
         return max(0.0, need - under_way) * overhead / self.slots
 
     def _written(self, run: Run) -> int | None:
-        """Return the time in ns when the run's result was written, None without one."""
+        """Return the time in ns at which the run's result was written; None without a result."""
         path = run.record.result
         if not self.sweep.knows_device(run):
             found = self.sweep.stored(run)

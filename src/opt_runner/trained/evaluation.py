@@ -20,10 +20,11 @@ from opt_runner.trained.network import Trained
 
 @dataclass(frozen=True)
 class Evaluation:
-    """signature: of the run. dataset, data: the name and the fingerprint of what it was tested on.
+    """The result of a test.
 
-    classes: the network's. confusion: [true class][predicted class], numbers of images.
-    by_position: whether the dataset names its classes otherwise, and they were taken in its order.
+    signature: the run's. dataset, data: the name and the fingerprint of the test images.
+    classes: the network's. confusion: numbers of images, [true class][predicted class].
+    by_position: the dataset has other names of classes, and they were matched by position.
     """
 
     signature: str
@@ -37,7 +38,7 @@ class Evaluation:
 
     @property
     def mistaken(self) -> list[tuple[int, str, str]]:
-        """(images, true class, predicted class) of what was taken for another, the most first."""
+        """Return (images, true class, predicted class) of confusions, the most frequent first."""
         found = [
             (count, self.classes[true], self.classes[predicted])
             for true, row in enumerate(self.confusion)
@@ -47,7 +48,7 @@ class Evaluation:
         return sorted(found, key=lambda one: -one[0])
 
     def write(self, path: Path) -> None:
-        """As JSON; errors in percent. Raises CannotWrite."""
+        """Write the evaluation as JSON, errors in percent. Raises CannotWrite."""
         content = asdict(self)
         content |= {f"test_{key}": value for key, value in content.pop("quality").items()}
         write_whole(path, json.dumps(content, indent=2) + "\n")
@@ -55,7 +56,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(trained: Trained, config: Config) -> Evaluation:
-    """Test on the images of the config's dataset, on its hardware.
+    """Test the network on the test images of the config's dataset, on its hardware.
 
     Raises UserError if the data is missing or does not fit the network, or if the dataset is the
     record's own code and not trusted.

@@ -13,12 +13,12 @@ from opt_runner.files import write_whole
 from opt_runner.records import weights
 from opt_runner.trained.network import Trained
 
-# Each format with the ending of its files.
+# The suffix of each format's files.
 FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
 
-_KEY = "opt_runner"  # of what the network takes and gives, in a file
+_KEY = "opt_runner"  # of the network's inputs and outputs, in a file
 _IMAGES, _LOGITS = "images", "logits"
-# The largest relative difference of outputs that is rounding; bfloat16 is no precision of weights.
+# The largest relative difference of outputs that rounding explains, with weights in float32.
 _ROUNDING = 1e-4
 
 
@@ -26,13 +26,13 @@ def export(trained: Trained, kind: str, path: Path) -> float | None:
     """Write the network to `path` whole, in one of `FORMATS`; an older file is replaced.
 
     safetensors: its state_dict. onnx, torch-export: a graph from images (N, C, H, W), for any N, to
-    logits (N, classes), which `onnxruntime` and `torch.export.load` run. Every file holds what the
-    network takes and the names of its classes, as JSON under the key `opt_runner`.
+    logits (N, classes), which `onnxruntime` and `torch.export.load` run. Every file holds the size
+    of the images and the names of the classes, as JSON under the key `opt_runner`.
 
-    Returns the largest difference of what the file computes, as read back, from what the network
-    does, relative to the largest output; None where that cannot be told, for safetensors and
-    without onnxruntime. A file that differs by more than rounding is not written.
-    Raises UserError where the network cannot be exported, and CannotWrite.
+    The file is read back, and its outputs are compared with the network's. Returns the largest
+    difference, relative to the largest output; None for safetensors and without onnxruntime. A
+    file that differs by more than rounding is not written.
+    Raises UserError if the network cannot be exported, and CannotWrite.
     """
     if kind == "safetensors":
         weights.write(path, trained.network, trained.interface)
@@ -53,7 +53,7 @@ def export(trained: Trained, kind: str, path: Path) -> float | None:
 
 
 _Put = Callable[[IO[bytes]], None]
-_Run = Callable[[Path, Tensor], Tensor]  # what the graph of a file computes
+_Run = Callable[[Path, Tensor], Tensor]  # computes the outputs of the graph in a file
 
 
 def _images(trained: Trained, count: int) -> Tensor:
@@ -68,7 +68,7 @@ def _program(trained: Trained) -> torch.export.ExportedProgram:
         return torch.export.export(
             trained.network, (_images(trained, 2),), dynamic_shapes=({0: batch},)
         )
-    except Exception as error:  # of another's network torch.export raises anything
+    except Exception as error:  # torch.export raises any exception for a user's network
         raise UserError(
             f"{trained.config.model.name} cannot be exported by torch.export "
             f"({_first_line(error)}); --format safetensors writes its weights alone"
@@ -100,7 +100,7 @@ def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put
         made = torch.onnx.export(
             program, dynamo=True, input_names=[_IMAGES], output_names=[_LOGITS], verbose=False
         )
-    except Exception as error:  # of another's network torch.onnx raises anything
+    except Exception as error:  # torch.onnx raises any exception for a user's network
         raise UserError(
             f"{trained.config.model.name} cannot be written as ONNX ({_first_line(error)}); "
             "--format torch-export may"
@@ -126,13 +126,13 @@ def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put
 
 @torch.no_grad()
 def _difference(trained: Trained, run: Callable[[Tensor], Tensor]) -> float:
-    x = _images(trained, 3)  # another number than it was traced with
+    x = _images(trained, 3)  # not the batch size of the trace
     expected = trained.network(x)
     largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
     difference = float((run(x) - expected).abs().max() / largest)
     if not difference < _ROUNDING:
         raise UserError(
-            f"what was written computes something else than the network (relative difference "
+            f"the written file computes other outputs than the network (relative difference "
             f"{difference:.1e}, {_ROUNDING:.0e} is allowed): no file was kept"
         )
     return difference

@@ -18,9 +18,9 @@ from opt_runner.trained.trust import STRANGER, Trust
 
 @dataclass(frozen=True)
 class Trained:
-    """A network on the CPU, in the precision of its weights, as for testing (`eval`).
+    """A trained network: on the CPU, in the precision of its weights, in mode `eval`.
 
-    trust: in the record's other components.
+    trust: the trust in the record's other components.
     """
 
     record: Record
@@ -35,7 +35,7 @@ class Trained:
 
     @property
     def name(self) -> str:
-        """Of files: the same for no two runs."""
+        """Return a name for files, different for every run."""
         config = self.config
         return f"{config.model.name}-{config.method.name}-{self.record.directory.name}"
 
@@ -55,7 +55,7 @@ def read(directory: Path, trust: Trust = STRANGER) -> Trained:
         )
     if run.result is None or run.status != "finished":
         raise UserError(
-            f"{directory}: the run must have finished, and is {run.status}; what makes it: "
+            f"{directory}: the run must have finished, and is {run.status}; its command: "
             f"{run.command}"
         )
     interface = weights.read_interface(run.record.weights)

@@ -1,4 +1,4 @@
-"""Which code of a record's config is run without a question."""
+"""Trust in the code that a record's config names."""
 
 import re
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ _MOST = 200  # characters of a message
 
 @dataclass(frozen=True)
 class Trust:
-    """The user's word on a record: whoever wrote its config chose what runs.
+    """The user's trust in a record, whose config names the code to run.
 
-    Components of this package are always built: classes and functions that a file of conf/ names.
+    Components of this package, which the files of conf/ name, are always built.
 
-    everything: build whatever the config names.
-    folder: build what the files of this folder name as well. It is opt-run's --config-dir.
+    everything: build everything that the config names.
+    folder: also build components that the files in this folder name, as with --config-dir.
     """
 
     everything: bool = False
     folder: Path | None = None
 
     def check(self, component: Component, group: str) -> None:
-        """Raise UserError if the component is neither the package's nor trusted.
+        """Raise UserError if the component is neither of this package nor trusted.
 
-        group: of conf/, as `model`.
+        group: the group in conf/, as `model`.
         """
         allowed = _targets(conf_dir() / group)
         if self.folder is not None:

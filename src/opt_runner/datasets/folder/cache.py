@@ -2,7 +2,7 @@
 
 `images-KEY.npy` holds all images, (N, C, H, W), for `numpy.load`. Beside it `images-KEY.json` holds
 its SHA-256, and the file's size and time of change (ctime) when it last had this SHA-256. A huge
-file takes minutes to read, so it is checked again only where size or ctime are others. Nobody can
+file takes minutes to read, so it is checked again only if size or ctime differ. Nobody can
 set a ctime back. A disk that loses bits by itself is not noticed.
 """
 
@@ -54,7 +54,7 @@ def remembered(folder: Path, key: str) -> str | None:
 
 
 def remember(folder: Path, key: str, content: str) -> None:
-    """Keep a hash of 64 digits under `key`, where the folder can be written."""
+    """Keep a hash of 64 digits under `key`, if the folder is writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / f"content-{key}", content)
@@ -80,7 +80,7 @@ def write(
     """Write uint8 images of this shape into the file of `key`, and return them.
 
     fill: gets a function that puts bytes at an offset, counted from the first image on.
-    Raises UserError where there is no room, or no file can be written.
+    Raises UserError if there is no room, or no file can be written.
     """
     path = _path(folder, key)
     if path.exists():
@@ -121,7 +121,7 @@ def _path(folder: Path, key: str) -> Path:
 
 
 def _checked(path: Path, key: str) -> Stored:
-    """Read the file. Raises ValueError and others where it is not as it was written."""
+    """Read the file. Raises ValueError and others if it was altered."""
     note = json.loads(path.with_suffix(".json").read_text())
     if note["key"] != key:
         raise ValueError("of another key")

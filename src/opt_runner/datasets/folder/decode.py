@@ -23,7 +23,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "AVIF", "PPM", "TIFF")
 WHITES = (255, 1_023, 4_095, 16_383, 65_535)
 # An image with no value above this one is black to the eye.
 BLACK = 15
-# One file a task would be slow: small images decode faster than a task starts.
+# A task decodes several files, because small images decode faster than a task starts.
 FILES_A_TASK = 256
 # Broken files that a message names.
 _NAMED = 10
@@ -91,10 +91,10 @@ def decode_all(
 def decode(path: str, size: int, channels: int, white: int = WHITES[-1]) -> np.ndarray:
     """Return an image, uint8 (channels, size, size).
 
-    Turned upright as its EXIF says; the first frame of an animation; grey of more than 8 bits
-    scaled to 8; transparent parts laid on white; grey as three equal channels or colour as its
-    luma, where `channels` asks for it; then the largest centred square, resized with antialiasing.
-    Raises UserError naming the file where it is broken, cut short, or of a huge size.
+    The steps: the first frame of an animation; turned upright (EXIF); grey of more than 8 bits
+    scaled to 8; transparent parts on white; grey as three equal channels, or colour as its luma, if
+    `channels` asks for it; then the largest centred square, resized with antialiasing.
+    Raises UserError with the file's name if it is broken, cut short, or huge.
     """
     with _opened(path) as image:
         ImageOps.exif_transpose(image, in_place=True)

@@ -28,16 +28,16 @@ CACHE_FORMAT = 3
 class ImageFolder:
     """Images in `root/train/<class>/` and `root/test/<class>/`, at any depth below a class.
 
-    `val/` or `valid/` serves where there is no `test/`. The classes are sorted by name.
+    Without `test/`, `val/` or `valid/` is used. The classes are sorted by name.
 
     root: the folder.
     size: side of the square images; None takes the commonest short side. If all are squares of one
         size, it is that size.
-    channels: 1 (grey) or 3 (colour); None is 1 where every file is grey, else 3.
+    channels: 1 (grey) or 3 (colour); None is 1 if every file is grey, else 3.
     cache_dir: the folder of the decoded images; None is `opt-runner` in the user's cache folder.
 
-    The folder is looked through once, at the first call of a method; see `decode` for images of
-    another size, shape or mode.
+    The first call of a method looks through the folder, once. See `decode` for images of another
+    size, shape or mode.
     """
 
     def __init__(

@@ -59,9 +59,9 @@ class FolderTree:
 def scan(root: Path) -> FolderTree:
     """Return the images below `root`, as `LAYOUT` says, at any depth below a class.
 
-    An image is a regular file with one of SUFFIXES. Hidden files and JUNK are passed over in
-    silence. Raises UserError where a folder is missing or empty, the halves' classes differ, or
-    there are not two of them.
+    An image is a regular file with one of SUFFIXES. Hidden files and JUNK are skipped
+    without a message. Raises UserError if a folder is missing or empty, if the halves' classes
+    differ, or if there are fewer than two.
     """
     if not root.is_dir():
         fault = "is a file, not a folder" if root.exists() else "does not exist"
@@ -135,7 +135,7 @@ def _images(
             continue
         if name.lower().endswith(SUFFIXES):
             status = _status(entry.path)
-            if stat.S_ISREG(status.st_mode):  # to open a FIFO would wait for ever
+            if stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
                 yield ImageFile(name, entry.path, status.st_size, status.st_ctime_ns)
                 continue
         skipped.append(entry.path)
@@ -151,7 +151,7 @@ def listed(names: list[str]) -> str:
 def _status(path: str) -> os.stat_result:
     try:
         return os.stat(path)
-    except OSError as error:  # a link to nowhere, say
+    except OSError as error:  # for example a link to nowhere
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 

@@ -1,7 +1,7 @@
-"""What a Slurm job executes: one run. A signal saves it, and submitit then requeues the job.
+"""A Slurm job, which executes one run. At a signal it saves, and submitit requeues the job.
 
-Nothing here imports torch before the signals are answered: submitit's own handlers would requeue
-the job, or raise, in the middle of an import.
+Torch is imported only after the signal handlers are set: before, submitit's own handlers would
+requeue the job, or raise, in the middle of an import.
 """
 
 import os
@@ -15,7 +15,7 @@ from opt_runner.dispatch.worker import Job, append_output_to, thread_variables, 
 from opt_runner.errors import UserError
 from opt_runner.run.interrupt import Interrupted, stop_requests
 
-_SHOW_SECONDS = 5.0  # hundreds of jobs write to one network disk
+_SHOW_SECONDS = 5.0  # seconds: hundreds of jobs write to one network disk
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class RunOfJob:
                 sys.exit(f"opt-run: {error}")
             except Interrupted:
                 if self._is_done():
-                    stop.signum = None  # it came after the last step: requeueing would do nothing
+                    stop.signum = None  # it came after the last step: nothing is left to do
 
     def checkpoint(self) -> DelayedSubmission:
-        """Return what submitit requeues: the same, which resumes from the run's checkpoint."""
+        """Return this function, which submitit requeues: the run resumes from its checkpoint."""
         return DelayedSubmission(self)
 
     def _is_done(self) -> bool:

@@ -1,4 +1,4 @@
-"""The backend of `hydra/launcher=slurm`: runs as jobs, whose results are looked for on disk."""
+"""The backend of `hydra/launcher=slurm`: runs as jobs, whose results are read from disk."""
 
 import contextlib
 import shutil
@@ -25,8 +25,8 @@ from opt_runner.sweep.sweep import LeftRunning, Sweep
 if TYPE_CHECKING:
     from opt_runner.dispatch.slurm.options import SlurmOptions
 
-_LOOK_SECONDS = 0.5  # between looks at results
-# Between looks at the queue: often at first, then so that a controller does not notice.
+_LOOK_SECONDS = 0.5  # between two looks at results
+# Between two looks at the queue: short at first, then longer to spare the controller.
 _ASK_SECONDS, _ASK_AT_MOST_SECONDS = 2.0, 30.0
 _SAY_SECONDS = 30.0
 _CLEAN_SECONDS = 10.0
@@ -59,9 +59,9 @@ class Jobs(Backend):
             self._clean()
 
     def submit(self, tasks: Sequence[Task]) -> list[Task]:
-        """Submit what Slurm takes; the rest waits until some of the jobs have ended.
+        """Submit the jobs that Slurm accepts; the others wait until some jobs have ended.
 
-        Raises UserError if it takes none at the start.
+        Raises UserError if it accepts none at the start.
         """
         new = self._attach(tasks)
         if self._refused:
@@ -112,7 +112,7 @@ class Jobs(Backend):
         raise interrupted
 
     def _attach(self, tasks: Sequence[Task]) -> list[Task]:
-        """Take over jobs that an earlier command submitted. Returns the runs that have none."""
+        """Take over jobs that an earlier command submitted. Return the runs without a job."""
         found = [one for task in tasks if (one := submitted_before(task, self._known))]
         if found:
             jobs = "1 job" if len(found) == 1 else f"{len(found)} jobs"
@@ -122,17 +122,17 @@ class Jobs(Backend):
         return [task for task in tasks if task not in attached]
 
     def _check_that_some_end(self, reason: str) -> None:
-        """Raise UserError, or later Refused, if nothing will end after which Slurm may take more.
+        """Raise UserError, or later Refused, if no job is left whose end would make room.
 
         reason: sbatch's words.
         """
-        # A job is in the queue for a moment after its run has left a result.
+        # A job is in the queue for a moment after its run has written a result.
         jobs = (self._known.get(one.job_id) for one in self._ended)
         if self._open or any(job and job.live for job in jobs):
-            self._say(f"slurm: {len(self._refused)} runs wait for Slurm to take them ({reason})")
+            self._say(f"slurm: {len(self._refused)} runs wait until Slurm accepts them ({reason})")
             return
         raise (Refused if self._ended else UserError)(
-            f"Slurm does not take the jobs: {reason}; hydra.launcher.partition, account, qos, "
+            f"Slurm does not accept the jobs: {reason}; hydra.launcher.partition, account, qos, "
             "timeout_min and max_array say what is asked for"
         )
 
@@ -141,13 +141,13 @@ class Jobs(Backend):
         try:
             self._known = queue.jobs()
         except queue.NoAnswer as error:
-            self._say(f"slurm: no answer ({error.reason}); results are still looked for")
+            self._say(f"slurm: no answer ({error.reason}); results are still read from disk")
             return
         self._refused = []
         for one in list(self._open):
             job = self._known.get(one.job_id)
             one.missed = 0 if job and job.live else one.missed + 1
-            # Its result may be on its way through a network file system.
+            # A network file system may show the result late.
             if one.missed < 2 or one.result():
                 continue
             self._end(one, lost=True)
@@ -182,7 +182,7 @@ class Jobs(Backend):
             time.sleep(_LOOK_SECONDS)
 
     def _say(self, text: str) -> None:
-        """Say what is new, not too often."""
+        """Show the text if it is new, but not too often."""
         said, before = self._said
         if text != before and time.monotonic() - said > _SAY_SECONDS:
             self._said = time.monotonic(), text
@@ -198,7 +198,7 @@ class Jobs(Backend):
         if why:
             text += f" ({why})"
         if self._refused:
-            text += f", {len(self._refused)} not submitted, as Slurm takes no more now"
+            text += f", {len(self._refused)} not submitted, as Slurm accepts no more now"
         return text
 
     def _how_to_cancel(self) -> str:
@@ -207,7 +207,7 @@ class Jobs(Backend):
 
 
 def _arrays(tasks: Sequence[Task], most: int) -> Iterator[list[Task]]:
-    """Yield runs that ask Slurm for the same, at most so many in one array."""
+    """Yield groups of runs that request the same resources, limited by the size of an array."""
     same: dict[tuple[str, int | None], list[Task]] = defaultdict(list)
     for task in tasks:
         hardware = task.run.config.hardware

@@ -1,4 +1,4 @@
-"""What a run asks of Slurm: the keys of conf/hydra/launcher/slurm.yaml, and sbatch's parameters."""
+"""Options of hydra/launcher=slurm, and the parameters of sbatch made from them."""
 
 from typing import Annotated, Any, Self
 
@@ -17,7 +17,7 @@ _Positive = Annotated[int, Field(gt=0)]
 
 
 class SlurmOptions(LauncherOptions):
-    """The keys of conf/hydra/launcher/slurm.yaml, which says what they mean."""
+    """The keys of conf/hydra/launcher/slurm.yaml, which explains them."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
     backend = Jobs
@@ -43,7 +43,7 @@ class SlurmOptions(LauncherOptions):
         if self.signal_delay_s >= 60 * self.timeout_min:
             raise ValueError(
                 f"signal_delay_s ({self.signal_delay_s} s) must be below timeout_min "
-                f"({self.timeout_min} min), else a job is told to save as it starts"
+                f"({self.timeout_min} min), else a job gets the signal to save when it starts"
             )
         return self
 
@@ -73,10 +73,10 @@ class SlurmOptions(LauncherOptions):
         tell_others(sweep, screen, self.cancel_others)
 
     def placed(self, config: Config) -> Config:
-        """Return the config with the kind of device that its job asks for.
+        """Return the config with the kind of device that its job requests.
 
-        A job that gets no GPU then fails, and does not train on the CPU. Raises UserError if Slurm
-        does not say whether it has GPUs.
+        So a job without a GPU fails, instead of training on the CPU. Raises UserError if Slurm does
+        not say whether it has GPUs.
         """
         device = config.hardware.device
         if device.startswith("cuda:"):
@@ -108,7 +108,7 @@ class SlurmOptions(LauncherOptions):
             "slurm_array_parallelism": self.array_parallelism,
             "slurm_signal_delay_s": self.signal_delay_s,
             "slurm_stderr_to_stdout": True,
-            # srun has not asked for its job's cores by itself since Slurm 22.05.
+            # Since Slurm 22.05 srun does not request its job's cores by itself.
             "slurm_srun_args": [f"--cpus-per-task={cpus}"] if cpus else None,
             "slurm_additional_parameters": {
                 "requeue": True,

@@ -1,6 +1,6 @@
 """Slurm's queue as `squeue` shows it, which needs no accounting.
 
-Slurm forgets a job some minutes after its end (MinJobAge): an unknown job has ended.
+Slurm forgets a job some minutes after its end (MinJobAge), so an unknown job has ended.
 """
 
 import functools
@@ -20,7 +20,7 @@ _ENDED = {
 
 
 class NoAnswer(UserError):
-    """Slurm's controller did not answer: what became of the jobs is not known."""
+    """Slurm's controller did not answer, so the state of the jobs is unknown."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"Slurm does not answer: {reason}")
@@ -31,7 +31,7 @@ class NoAnswer(UserError):
 class Job:
     """A job in the queue.
 
-    id: `12`, in an array `12_3`. reason: why it waits, in Slurm's words. script: its file.
+    id: `12`, in an array `12_3`. reason: why it waits, as Slurm says. script: its file.
     """
 
     id: str
@@ -42,7 +42,7 @@ class Job:
 
     @property
     def live(self) -> bool:
-        """Return True if it waits, runs, or is to run again."""
+        """Return True if it waits, runs, or will run again."""
         return self.state not in _ENDED
 
     @property
@@ -56,7 +56,7 @@ def array_of(job_id: str) -> str:
 
 
 def require_slurm() -> None:
-    """Raise UserError if Slurm's commands are not there."""
+    """Raise UserError if Slurm's commands are missing."""
     for command in ("sbatch", "squeue", "srun"):
         if shutil.which(command) is None:
             raise UserError(
@@ -100,7 +100,7 @@ def has_gpus(partition: str | None) -> bool:
 
 
 def shortest(ids: Iterable[str], known: Mapping[str, Job]) -> list[str]:
-    """Return the jobs' names for a command: the array's number if all its live jobs are meant."""
+    """Return the jobs' names for a command: the array's number for all its live jobs."""
     chosen = set(ids)
     spared = {job.array for job in known.values() if job.live and job.id not in chosen}
     ordered = sorted(chosen, key=lambda job_id: [int(part) for part in job_id.split("_")])

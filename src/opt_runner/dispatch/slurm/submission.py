@@ -30,15 +30,15 @@ _SUBMITTING = "submitting"  # in a submission's folder until all its jobs are in
 
 
 class Refused(Exception):
-    """sbatch did not take the jobs; the text is sbatch's."""
+    """sbatch did not accept the jobs; the text is sbatch's."""
 
 
 @dataclass(eq=False)
 class Submitted:
     """A run and its job.
 
-    log: where submitit has the job write until the run's own log is open. before: when the run's
-    result was written, at submission. missed: looks at the queue in a row that found it ended.
+    log: the file of the job's output until the run's own log is open. before: the time of the run's
+    result at submission. missed: consecutive looks at the queue that showed the job as ended.
     """
 
     task: Task
@@ -52,7 +52,7 @@ class Submitted:
         return self.task.run
 
     def result(self) -> Result | None:
-        """Return the result after which the job does nothing more: a settled one, or its own.
+        """Return the result that ends the job: a settled one, or the job's own.
 
         An interrupted run resumes, and a damaged result is computed again.
         """
@@ -86,9 +86,9 @@ def submitted_before(task: Task, known: Mapping[str, Job]) -> Submitted | None:
 
 
 def submit(tasks: Sequence[Task], options: "SlurmOptions", sweep: Sweep) -> list[Submitted]:
-    """Submit an array of runs that ask Slurm for the same, and name each run's job in its record.
+    """Submit an array of runs with equal resources, and write each job's name into its record.
 
-    Raises Refused, and CannotWrite.
+    Raises Refused or CannotWrite.
     """
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -175,7 +175,7 @@ def _live_job(path: Path, known: Mapping[str, Job]) -> tuple[Job, Path] | None:
     try:
         content = json.loads(path.read_text())
         job, log = known.get(content["id"]), Path(content["log"])
-        # Another cluster has the same ids.
+        # Another cluster may have the same ids.
         return (job, log) if job and job.live and job.name == content["name"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -201,7 +201,7 @@ def _outside_of_jobs() -> Iterator[None]:
 
 
 def _written(run: Run) -> int | None:
-    """Return when the run's result was written, in ns; None if there is none."""
+    """Return the time of the run's result in ns; None if there is none."""
     try:
         return run.record.result.stat().st_mtime_ns
     except OSError:

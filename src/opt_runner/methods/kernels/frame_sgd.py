@@ -105,7 +105,7 @@ def cayley_of_frame(C: Tensor, T: Tensor, D: Tensor, lr: float) -> tuple[Tensor,
 
 
 def _near_identity_inverse(Z: Tensor, factors: int) -> Tensor:
-    """(I - Z)^-1 = (I + Z)(I + Z^2)(I + Z^4)..., so many factors.
+    """Return (I - Z)^-1 = (I + Z)(I + Z^2)(I + Z^4)..., with so many factors.
 
     By products, as LAPACK takes longer for matrices of this size, and batched LU on the CPU is not
     to be had: see Note [LU one at a time on the CPU].

@@ -40,12 +40,12 @@ class FusedRotation(SquareRotation):
 
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
-        """V = Q(R) W, and what `gradient` needs of it."""
+        """Return V = Q(R) W, and the values that `gradient` needs."""
         raise NotImplementedError
 
     @staticmethod
     def gradient(saved: Saved, G: Tensor) -> Tensor:
-        """dL/dR from G = dL/dV."""
+        """Return dL/dR from G = dL/dV."""
         raise NotImplementedError
 
     def plain(self, R: Tensor, W: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def no_transform(method: Method) -> UserError:
 
 
 def _identities(W: Tensor) -> Tensor:
-    """I (d, d) for each of the stack W (k, d, n)."""
+    """Return I (d, d) for each layer of the stack W (k, d, n)."""
     d = W.shape[-2]
     return torch.eye(d, dtype=W.dtype, device=W.device).expand(len(W), d, d)
 
@@ -135,12 +135,12 @@ class _Rotate(torch.autograd.Function):
 
 
 def _extra_rows(W: Tensor) -> int:
-    """See Note [Multiples of 512]."""
+    """Return the number of bordering rows, see Note [Multiples of 512]."""
     return 8 if W.device.type == "cpu" and W.shape[-2] % 512 == 0 else 0
 
 
 def _bordered(R: Tensor, extra: int) -> Tensor:
-    """diag(I, R)."""
+    """Return diag(I, R)."""
     bordered = F.pad(R, (extra, 0, extra, 0))
     bordered.diagonal()[:extra] = 1
     return bordered

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def positive_signs(factors: Tensor) -> Tensor:
-    """D (..., d) of +1 and -1 that makes the diagonal of D U positive, U from `torch.geqrf`."""
+    """Return D (..., d), +1 or -1, for which the diagonal of D U is positive; U from `geqrf`."""
     diagonal = factors.diagonal(dim1=-2, dim2=-1)
     return torch.where(diagonal < 0, -1.0, 1.0).to(factors.dtype)
 
@@ -20,7 +20,7 @@ def skew_product(A: Tensor, B: Tensor) -> Tensor:
 
 
 def gram(R: Tensor) -> Tensor:
-    """R R^T of a stack R (k, d, m). On the CPU only the upper half is computed, then mirrored."""
+    """Return R R^T for R (k, d, m). On the CPU compute only the upper half, and mirror it."""
     if R.device.type != "cpu":
         return R @ R.mT
     G = R.new_empty(*R.shape[:-1], R.shape[-2])
@@ -33,7 +33,7 @@ def gram(R: Tensor) -> Tensor:
 
 
 def solve_upper_(U: Tensor, T: Tensor) -> Tensor:
-    """T <- U^-1 T for upper triangular U (what is below its diagonal is not read) and T.
+    """Compute T <- U^-1 T for upper triangular U and T; below U's diagonal nothing is read.
 
     A third of the operations of a solve for a full T, and nearly all of them in products.
     """
@@ -53,7 +53,7 @@ _WIDE = 128
 
 
 def qr_gradient(factors: Tensor, tau: Tensor, signs: Tensor, A: Tensor, B: Tensor) -> Tensor:
-    """U^-1 D triu(A B^T - B A^T, 1) D H^T, of `torch.geqrf`'s factors H U and signs D (..., d).
+    """Return U^-1 D triu(A B^T - B A^T, 1) D H^T for `geqrf`'s H U and signs D (..., d).
 
     `gs` and `hr` both differentiate a QR decomposition: this is what dL/dR is made of.
     """
@@ -64,7 +64,7 @@ def qr_gradient(factors: Tensor, tau: Tensor, signs: Tensor, A: Tensor, B: Tenso
 
 
 def svd(R: Tensor, full_matrices: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """torch.linalg.svd of R (..., d, n). Raises LinAlgError.
+    """Return torch.linalg.svd of R (..., d, n). Raises LinAlgError.
 
     For some float32 matrices of many almost equal singular values, well conditioned as they are (R
     after some steps from I), MKL's divide and conquer does not converge, or says that it has and

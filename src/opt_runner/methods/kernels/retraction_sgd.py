@@ -74,7 +74,7 @@ def _turn(X: Tensor, K: Tensor, lr: float) -> Tensor:
 
 
 def _restore(X: Tensor, gram: Tensor, inverse: Tensor) -> Tensor:
-    """X (I + E) with the Gram matrix X^T X = `gram` again: E = gram^-1 (gram - X^T X) / 2.
+    """Return X (I + E), which has the Gram matrix `gram`: E = gram^-1 (gram - X^T X) / 2.
 
     Each of the two corrections squares the error; where a ||K|| is at its limit of 1 a step may
     leave the group by some percent.

@@ -19,7 +19,7 @@ _THREADED_FROM = 160
 
 
 def each(function: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:
-    """[function(*items) for items in zip(*lists)], in threads where that is faster.
+    """Return [function(*items) for items in zip(*lists)], in threads if that is faster.
 
     The last list holds tensors (..., d, m). See Note [A thread a matrix].
     """
@@ -45,7 +45,7 @@ def each(function: Callable[..., Any], *lists: Sequence[Any]) -> list[Any]:
 
 @cache
 def _pool(process: int, workers: int, each_worker: int) -> ThreadPoolExecutor:
-    """One pool for each process: a fork inherits the object, but not its threads."""
+    """Return this process's pool: a fork inherits the object, but not its threads."""
     return ThreadPoolExecutor(
         workers, "rotation", initializer=torch.set_num_threads, initargs=(each_worker,)
     )

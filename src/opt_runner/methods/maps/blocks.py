@@ -21,7 +21,7 @@ def divisor_near(d: int, wanted: int) -> int:
 
 
 def cayley_blocks(R: Tensor) -> Tensor:
-    """Q(R) = (I + A)(I - A)^-1, A = triu(R, 1) - triu(R, 1)^T, of each block of R (..., b, b)."""
+    """Return Q(R) = (I + A)(I - A)^-1, A = triu(R, 1) - triu(R, 1)^T, for R (..., b, b)."""
     b = R.shape[-1]
     if b >= _BATCHED_BELOW:
         flat = R.reshape(-1, b, b)
@@ -50,6 +50,6 @@ def neumann_blocks(R: Tensor, terms: int) -> Tensor:
 
 
 def act(Q: Tensor, W: Tensor) -> Tensor:
-    """diag(Q_1, ..., Q_r) W for Q (k, r, b, b) and W (k, r b, n)."""
+    """Return diag(Q_1, ..., Q_r) W for Q (k, r, b, b) and W (k, r b, n)."""
     k, r, b, _ = Q.shape
     return (Q @ W.reshape(k, r, b, -1)).reshape(W.shape)

@@ -84,7 +84,7 @@ class ReparameterizedTraining(Method):
         return _among(columns, self.rotation(P), turned.mT).mT
 
     def rotation(self, R: Tensor) -> Tensor:
-        """Q of each block."""
+        """Return Q of each block."""
         return cayley_blocks(R) if self.terms is None else neumann_blocks(R, self.terms)
 
     def measure(

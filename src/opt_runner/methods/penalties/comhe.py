@@ -55,7 +55,7 @@ class CompressiveMinimumEnergy(Penalty):
         return self.hidden_weight * len(W) * means.mean()
 
     def _projected(self, W: Tensor) -> Tensor:
-        """P W of each P: (k * projections, dimensions, n)."""
+        """Return P W for each P: (k * projections, dimensions, n)."""
         k, d, n = W.shape
         P = torch.randn(self.projections * self.dimensions, d, dtype=W.dtype, device=W.device)
         return (P @ W).reshape(k * self.projections, self.dimensions, n)

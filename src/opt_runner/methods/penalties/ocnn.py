@@ -59,7 +59,7 @@ class OrthogonalConvolution(Penalty):
 
 
 def convolution_distance(K: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """||K * K - I||_F^2 - delta of each kernel of K (k, n, c, *kernel): (k,)."""
+    """Return ||K * K - I||_F^2 - delta for each kernel of K (k, n, c, *kernel): (k,)."""
     k, n, c, *kernel = K.shape
     sides = range(len(kernel))
     shifts = [(kernel[side] - 1) // stride[side] for side in sides]  # on either side of shift 0

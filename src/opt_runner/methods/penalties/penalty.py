@@ -64,7 +64,7 @@ class FadingPenalty(Penalty):
         return self if self.steps is not None else type(self)(**{**vars(self), "steps": steps})
 
     def weight_at(self, step: int) -> float:
-        """Of the penalty at step = 1, 2, ..."""
+        """Return the weight of the penalty at step = 1, 2, ..."""
         if not self.fades or self.steps is None:
             return self.scale
         share = (step - 1) / self.steps
@@ -75,11 +75,11 @@ class FadingPenalty(Penalty):
         return weight * self.distance(W).sum() if weight else None
 
     def distance(self, W: Tensor) -> Tensor:
-        """Of W (k, d, n) from orthogonality: (k,)."""
+        """Return the distance of W (k, d, n) from orthogonality: (k,)."""
         raise NotImplementedError(f"{type(self).__name__} must define distance(W)")
 
 
 def off_identity(W: Tensor) -> Tensor:
-    """W^T W - I for W (k, d, n), or W W^T - I where n > d."""
+    """Return W^T W - I for W (k, d, n), or W W^T - I if n > d."""
     gram = W.mT @ W if W.shape[-1] <= W.shape[-2] else W @ W.mT
     return gram - torch.eye(gram.shape[-1], dtype=W.dtype, device=W.device)

@@ -41,7 +41,7 @@ class OrthogonalR(SquareRotation):
             raise ValueError("R is kept orthogonal, so start must be 'identity' or 'orthogonal'")
 
     def trains_V(self, W: Tensor) -> bool:
-        """Whether it is V that trains."""
+        """Return True if V trains, not R."""
         return W.shape[-1] < W.shape[-2] and not self.train_w
 
     def init(

@@ -1,4 +1,4 @@
-"""Figures, axes, legends and files: what all pictures share."""
+"""Figures, axes, legends and files, for all pictures."""
 
 import io
 import math
@@ -13,14 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-QUIET = "#666666"  # the colour of all but the data
+QUIET = "#666666"  # the colour of everything except the data
 _WIDTH = 7.5  # inches: a page's text
 _DPI = 200
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw the same pictures whatever a user's matplotlibrc says."""
+    """Ignore the user's matplotlibrc within the block."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(
@@ -36,7 +36,7 @@ def drawing() -> Iterator[None]:
 
 
 def new_figure(title: str, note: str, height: float) -> Figure:
-    """Return an empty figure under a title and a note. height: in inches, of all below them."""
+    """Return an empty figure with a title and a note. height: in inches, below them."""
     head = "\n".join(wrapped(text, 100) for text in (title, note))
     figure = Figure((_WIDTH, height + 0.15 * head.count("\n")), layout="constrained")
     figure.suptitle(head, x=0.01, ha="left")
@@ -120,8 +120,8 @@ def legend(figure: Figure, panels: Sequence[Axes]) -> None:
 def as_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """Return the figure's file, the same bytes for the same figure."""
     file = io.BytesIO()
-    with drawing():  # ticks are made only now
+    with drawing():  # matplotlib makes the ticks only now
         metadata = {"Date": None} if kind == "svg" else None
         figure.savefig(file, format=kind, dpi=_DPI, metadata=metadata)
-    figure.set_layout_engine("none")  # of the next file: it keeps this layout
+    figure.set_layout_engine("none")  # the next file keeps this layout
     return file.getvalue()

@@ -19,9 +19,9 @@ _TITLES = {
     "half_space_excess": "change of the energy excess",
     "largest_cosine": "change of the largest |cos|",
 }
-# Smaller changes are the rounding of float32, which an axis of its own would make look large.
+# Smaller changes are rounding of float32, which must not fill an axis.
 _LEAST = {"half_space_excess": 0.05, "largest_cosine": 0.02}
-_FEW = 5  # seconds, below which whole ones are no good ticks
+_FEW = 5  # seconds; with less, whole seconds are no good ticks
 
 
 def draw_curves(view: View) -> Figure | None:
@@ -31,10 +31,10 @@ def draw_curves(view: View) -> Figure | None:
 
 
 def draw_speed(view: View) -> Figure | None:
-    """Draw train loss and errors against the seconds of training, which are this machine's.
+    """Draw train loss and errors against the seconds of training on the run's machine.
 
-    A step is drawn at the mean over seeds of its seconds. Steps between two with known seconds, as
-    of evaluations, are interpolated.
+    A step is drawn at its seconds, the mean over seeds. For steps without seconds, as of
+    evaluations, they are interpolated.
     """
     seconds = {curve.place: curve for curve in view.curves.get("seconds", [])}
     timed: dict[str, list[Curve]] = {}
@@ -61,7 +61,7 @@ def draw_energy(view: View) -> Figure | None:
 def _draw(
     view: View, quantities: Mapping[str, Sequence[Curve]], against: str = "step", note: str = ""
 ) -> Figure | None:
-    """Draw a panel for each quantity. A value at the end alone is no curve."""
+    """Draw a panel for each quantity that has more than a value at the end."""
     shown = {k: some for k, some in quantities.items() if any(len(c.x) > 1 for c in some)}
     if not shown:
         return None
@@ -72,10 +72,10 @@ def _draw(
 
 
 def _panel(view: View, name: str, every: Sequence[Curve], against: str) -> Panel:
-    """Return a panel with room for all curves of finished runs: others may have any values.
+    """Return a panel whose limits fit the curves of finished runs; other curves may leave it.
 
-    Errors and losses that differ much have a logarithmic axis: a first error of 90% would flatten
-    all others. A zero lies below such an axis.
+    Errors and losses that differ much have a logarithmic axis, because a first error of 90% would
+    flatten all others. A zero is below such an axis.
     """
     least = _LEAST.get(name)
     roomy = [curve for curve in every if curve.finished] or every
@@ -91,7 +91,7 @@ def _panel(view: View, name: str, every: Sequence[Curve], against: str) -> Panel
             axes.plot(
                 curve.x, curve.mean, label=curve.label, color=style.colour, linewidth=style.width,
                 linestyle=style.dashes, marker=style.marker, markersize=4.5, markeredgewidth=0,
-                # Few, each curve's at its own places: curves on each other can be told apart.
+                # Few markers, at other places for each curve, so that overlapping curves differ.
                 markevery=(0.2 * number / len(some), 0.2),
             )  # fmt: skip
             if curve.seeds > 1:

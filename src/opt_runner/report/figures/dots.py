@@ -39,7 +39,7 @@ def draw_dots(view: View) -> Figure | None:
 
 
 def families(tables: Sequence[Comparison]) -> list[list[Comparison]]:
-    """Return the tables that differ in these conditions alone, the plain one first."""
+    """Return the tables that differ only in these conditions, the one without them first."""
     found: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
     for table in tables:
         known = all(is_number(condition) for condition in _place(table))
@@ -113,8 +113,8 @@ def _draw(
 def _limits(seeds: Sequence[float], means: Sequence[Difference]) -> tuple[float, float]:
     """Return limits with all seeds, and with the intervals unless they are far wider.
 
-    The interval of two seeds is 18 times as wide as they lie apart: shown whole it would flatten
-    all else.
+    The interval of two seeds is 18 times as wide as their distance; shown whole it would flatten
+    everything else.
     """
     low, high = min(seeds), max(seeds)
     most = 1.5 * (high - low) or 0.1 * abs(high) or 1.0

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from opt_runner.report.figures.canvas import drawing, entries, legend, prepare
 from opt_runner.report.figures.view import View
 
-_TOGETHER = 12  # rows that do not hide each other in one panel
+_TOGETHER = 12  # the most rows in one panel, so that they do not hide each other
 _LINE = 2.3  # inches, the height of a line of panels with so many names beside it
 
 
 class Panel(NamedTuple):
-    """draw: draws the rows of these places in the view, on axes with room for all rows."""
+    """A panel. draw: draws the rows at these places of the view, on axes that fit all rows."""
 
     title: str
     draw: Callable[[Axes, Collection[int]], None]

@@ -1,4 +1,4 @@
-"""One number of the results against another: means over seeds, and the seeds."""
+"""Scatter plots of two numbers of the results: means over seeds, and the seeds."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -14,14 +14,14 @@ from opt_runner.report.figures.panels import Panel, draw_panels
 from opt_runner.report.figures.view import View
 
 _NOTE = "large: mean over seeds, hollow at the edge if it lies beyond; faint: the seeds"
-# A mean of so many times the upper quartile of all is drawn hollow at the edge: one row that has
-# failed would flatten all others.
+# A mean above this multiple of the upper quartile is drawn hollow at the edge, because one failed
+# row would flatten all others.
 _FAR = 3.0
 _THOUSAND = 1000
 
 
 class Quantity(NamedTuple):
-    """title: stands at its axis. values: for each row of the view, by seed."""
+    """A number of the results. title: of its axis. values: for each row of the view, by seed."""
 
     title: str
     values: Sequence[dict[int, float]]

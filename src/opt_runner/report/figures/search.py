@@ -1,4 +1,4 @@
-"""Searches: the validation errors of trials in their order and against what was searched."""
+"""Pictures of searches: validation errors of trials in order and against each parameter."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -25,12 +25,12 @@ from opt_runner.report.figures.canvas import (
 from opt_runner.report.figures.style import method_colours
 
 SEARCH = "Validation errors of the trials, in their order and against each parameter"
-TUNING = "Validation errors of the trials against the learning rates, a panel an entrant"
+TUNING = "Validation errors of the trials against the learning rates, a panel for each entrant"
 _COLOUR, _BEST = "#0072b2", "#d55e00"
 _ACROSS = 3  # panels of parameters side by side
 _ENTRANTS_ACROSS = 4
-# Errors of so many times the median lie above an axis that is not logarithmic: one that learned
-# nothing would flatten all others.
+# On a linear axis, errors above this multiple of the median are out of range, because one failed
+# trial would flatten all others.
 _FAR = 1.5
 _RATES = {  # marker: (its name, the keys that it shows)
     "o": ("learning rate of R", ("optimizer.rotation_lr", "method.rotation_lr")),
@@ -85,7 +85,7 @@ def draw_tuning(
 ) -> Figure | None:
     """Draw the searches of a fair comparison; None if no trial has finished.
 
-    stated: the colours that methods state, by name.
+    stated: the colours of methods, by name, if they have their own.
     """
     shown = [(search, ranked) for search in searches if (ranked := search.ranked())]
     if not shown:

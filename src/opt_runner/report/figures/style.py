@@ -1,6 +1,6 @@
 """The look of each row: colour, dashes and marker, the same in all pictures of a table.
 
-Rows differ in colour, and in dashes or marker as well: nobody needs to see colours.
+Rows differ in colour and also in dashes or marker, so that nobody needs to see colours.
 """
 
 import colorsys
@@ -17,8 +17,8 @@ from opt_runner.report.comparison import BASELINE, TableRow
 
 _HEX = "#[0-9a-fA-F]{6}"
 
-# For methods that state no colour. Each lies as far as possible, in OKLab and as colour-blind
-# people see it, from those before it and from the colours that our methods state: Glasbey et al.,
+# For methods without their own colour. In OKLab and for colour-blind people, each is as far as
+# possible from the colours before it and from those of the package's methods: Glasbey et al.,
 # "Colour displays for categorical images" (2007).
 _PALETTE = (
     "#770022", "#6600aa", "#006600", "#8866ff", "#114455", "#aa2288", "#77cc66", "#bb0022",

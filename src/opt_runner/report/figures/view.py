@@ -1,4 +1,4 @@
-"""What the pictures of a table show: some of its rows, their styles, and their metrics."""
+"""The part of a table that its pictures show: rows, their styles, and their metrics."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,18 +19,19 @@ from opt_runner.report.figures.style import Style, styles
 
 MOST_ROWS = 48
 
-# Numbers of a row of metrics that pictures show, and geometric values {layer: value} whose change
-# since step 0 they show. The change, as seeds start at different values: their band would hide it.
+# Pictures show these numbers of a row of metrics, and the change of these geometric values
+# {layer: value} since step 0. The values themselves start differently for each seed, and the band
+# of the seeds would hide the change.
 _NUMBERS = ("test_error", "validation_error", "train_loss", "seconds")
 _CHANGES: dict[str, Reduce] = {"half_space_excess": fmean, "largest_cosine": max}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The mean, lowest and highest value over the seeds of a row at each x.
+    """A curve of a row: the mean, lowest and highest value over its seeds at each x.
 
-    place: of the row in its view. finished: False for a row of which no run finished: its curve
-    shows how far they came.
+    place: the row's place in the view. finished: False if no run of the row has finished; then the
+    curve ends early.
     """
 
     place: int
@@ -46,7 +47,7 @@ class Curve:
 class View:
     """The rows of a table that its pictures show.
 
-    Of a large table these are plain training and the rows with the lowest test errors.
+    For a large table these are plain training and the rows with the lowest test errors.
 
     fault: called with a line about each file of metrics that cannot be read.
     """
@@ -131,7 +132,7 @@ def _lowest(table: Comparison) -> list[TableRow]:
 
 
 def _change(by_step: Mapping[int, Any], reduce: Reduce) -> dict[int, float]:
-    """Return the change of a geometric value since step 0, empty if that is not known."""
+    """Return the change of a geometric value since step 0, empty if it is unknown."""
     found = {step: reduced(values, by_step.get(0), reduce) for step, values in by_step.items()}
     start = found.get(0)
     if start is None:
@@ -140,7 +141,7 @@ def _change(by_step: Mapping[int, Any], reduce: Reduce) -> dict[int, float]:
 
 
 def over_seeds(counts: Iterable[int], band: str) -> str:
-    """Return what is drawn in words, for these numbers of seeds. band: what the spread shows."""
+    """Return a caption for these numbers of seeds. band: the meaning of the drawn spread."""
     low, high = min(counts := [*counts]), max(counts)
     if high == 1:
         return "one seed each"

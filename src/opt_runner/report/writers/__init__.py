@@ -1,4 +1,4 @@
-"""A report's files, a writer each: report.md, .csv, .json, .tex and .html, and the pictures."""
+"""The files of a report, each with its writer: report.md, .csv, .json, .tex, .html, pictures."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -43,10 +43,10 @@ def collect(
     searches: Sequence[SearchRecord] = (),
     fault: Callable[[str], None] = lambda line: None,
 ) -> Report:
-    """Return the content of a report. Of many tables or searches some are drawn.
+    """Return the content of a report. If there are many tables or searches, only some are drawn.
 
-    command: makes this report again. fault: called with a line about each file of metrics that
-    cannot be read.
+    command: the command that makes this report again. fault: called with a line about each file of
+    metrics that cannot be read.
     """
     views = [View(table, fault) for table in tables]
     drawn = [_draw(name, kind.shows, kind.draw, views) for name, kind in figures.PICTURES.items()]
@@ -70,14 +70,14 @@ def collect(
         [picture for picture in conditions if picture],
         [*zip(tuned, tunings_, strict=True)],
         [*zip(alone, _draw("search", SEARCH, draw_search, alone), strict=True)],
-        f"Pictures are of the first {_MOST} tables and searches alone." if many else "",
+        f"Pictures are of the first {_MOST} tables and searches only." if many else "",
     )
 
 
 def _draw(
     name: str, shows: str, draw: Callable[[T], Figure | None], every: Sequence[T]
 ) -> list[Picture | None]:
-    """Return the numbered pictures of the first of these, None for one that has nothing to show."""
+    """Return the pictures of the first of these with their numbers; None if there is none."""
     found: list[Picture | None] = [None] * len(every)
     for place, one in enumerate(every[:_MOST]):
         if figure := draw(one):
@@ -88,7 +88,7 @@ def _draw(
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """Write all files into `folder`, in place of a former report's, and return their paths.
+    """Write all files into `folder`, replace those of an older report, and return their paths.
 
     Raises CannotWrite, and OSError for a folder that cannot be made.
     """
@@ -98,7 +98,7 @@ def write(report: Report, folder: Path) -> list[Path]:
         files |= {f"{picture.name}.png": picture.png, f"{picture.name}.svg": picture.svg}
     for path in folder.iterdir():
         if path.name not in files and _PICTURE.fullmatch(path.name):
-            path.unlink()  # a former report's, which would look like one of these
+            path.unlink()  # of an older report, which would look like one of these
     for name, content in files.items():
         write_whole(folder / name, partial(_put, content))
     return [folder / name for name in files]

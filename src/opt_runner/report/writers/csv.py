@@ -36,7 +36,7 @@ def _values(result: Result) -> Iterator[float | None]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula. Numbers stay numbers."""
+    """Return a cell that no spreadsheet reads as a formula. Numbers stay numbers."""
     if not isinstance(value, str):
         return value
     value = printable(value)

@@ -1,6 +1,6 @@
 """The file report.html: tables, pictures, and how to repeat every run, on one page.
 
-The page loads nothing: no script, no font, no style sheet; its pictures are within it.
+The page loads nothing: no script, no font, no style sheet. Its pictures are inside.
 """
 
 from base64 import b64encode
@@ -37,7 +37,7 @@ def text(report: Report) -> str:
 
 
 def _data_uri(picture: Picture) -> str:
-    """Return the SVG, whose letters are outlines: sharp, and the same without its font."""
+    """Return the SVG. Its letters are outlines, so it needs no font."""
     return f"data:image/svg+xml;base64,{b64encode(picture.svg).decode()}"
 
 
@@ -46,7 +46,7 @@ def _yaml(run: StoredRun) -> str:
 
 
 def _changes(run: StoredRun, first: StoredRun) -> str:
-    """Return the keys in which the config of a run of the same table differs from the first's."""
+    """Return the keys in which the run's config differs from that of the table's first run."""
     own, others = run.method_keys, first.method_keys
     changed = [f"{k}={in_words(v)}" for k, v in own.items() if repr(v) != repr(others.get(k))]
     return " ".join([*changed, *(f"~{key}" for key in others if key not in own)])

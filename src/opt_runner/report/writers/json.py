@@ -60,7 +60,7 @@ def _numbers(value: Mean | Difference | None) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON and UTF-8 have: no NaN, no infinity, no halves of surrogate pairs."""
+    """Return the value without NaN, infinity and halves of surrogate pairs, for JSON and UTF-8."""
     if isinstance(value, dict):
         return {printable(str(key)): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

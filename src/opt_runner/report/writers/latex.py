@@ -34,7 +34,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Return text that LaTeX prints as it is, on one line."""
+    """Return the text escaped for LaTeX, on one line."""
     if text in _ESCAPED:
         return _ESCAPED[text]
     words = " ".join(printable(text).split())

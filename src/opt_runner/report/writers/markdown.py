@@ -7,7 +7,7 @@ from opt_runner.records.reading import printable
 from opt_runner.report.trials import SETTINGS, settings
 from opt_runner.report.writers.report import Report
 
-# Markdown's own characters; underscores at the ends of words; what begins a list or a bare link.
+# Markdown's own characters; underscores at the ends of words; beginnings of lists and bare links.
 _SPECIAL = re.compile(
     r"[\\`*\[\]<>&|~$#@]|(?<![^\W_])_|_(?![^\W_])|^[-+=]|(?<=^\d)[.)]|(?<=:)/(?=/)|(?<=www)\."
 )
@@ -50,12 +50,12 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line: no HTML, no links, no new cells."""
+    """Return the text escaped for Markdown, on one line, without HTML, links or new cells."""
     return _SPECIAL.sub(r"\\\g<0>", " ".join(printable(text).split()))
 
 
 def _code(text: str) -> str:
-    """Return text as code, between more backticks than it holds in a row."""
+    """Return the text as code, between enough backticks."""
     words = " ".join(printable(text).split())
     fence = "`" * (max(map(len, re.findall("`+", words)), default=0) + 1)
     return f"{fence} {words} {fence}" if "`" in words else f"`{words}`"

@@ -8,13 +8,13 @@ from opt_runner.records.search import SearchRecord
 from opt_runner.report.columns import Sheet
 from opt_runner.report.comparison import Comparison, Reduce
 
-# Fields of results that the files for other programs hold.
+# The fields of results in the files for other programs.
 QUANTITIES = (
     "test_error", "best_test_error", "test_error_at_best", "validation_error",
     "best_validation_error", "train_loss", "train_error", "test_nll", "calibration_error",
     "orthogonality_error", "trainable_parameters", "images_per_second", "steps", "seconds",
 )  # fmt: skip
-# Fields with a value for each layer, before and after training, and what makes one number of them.
+# Fields with a value for each layer, before and after training, and the function that reduces them.
 OF_LAYERS: dict[str, Reduce] = {"energy": sum, "half_space_excess": fmean, "largest_cosine": max}
 
 
@@ -28,7 +28,7 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A table with its text and pictures. notes: those that no earlier section has."""
+    """A table with its text and pictures. notes: only notes that no earlier section has."""
 
     table: Comparison
     sheet: Sheet
@@ -39,9 +39,9 @@ class Section(NamedTuple):
 class Report(NamedTuple):
     """The content of a report.
 
-    command: makes this report again. conditions: pictures of tables that differ in the conditions
-    of training. tunings: for each fair comparison its searches, with a picture if a trial has
-    finished. searches: the same of other searches. remark: about pictures that are not drawn.
+    command: the command that makes this report again. conditions: pictures of tables that differ
+    in the conditions of training. tunings: for each fair comparison its searches, with a picture if
+    a trial has finished. searches: the same of other searches. remark: about missing pictures.
     """
 
     title: str
