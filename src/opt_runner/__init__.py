@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from opt_runner.choice import Rule
     from opt_runner.geometry import hyperspherical_energy
+    from opt_runner.module_types import register_layer
     from opt_runner.opt import OPT, merge
 
 __version__ = "0.1.0"
-__all__ = ["OPT", "Rule", "hyperspherical_energy", "merge"]
+__all__ = ["OPT", "Rule", "hyperspherical_energy", "merge", "register_layer"]
 
 
-_PLACES = {"OPT": "opt", "merge": "opt", "Rule": "choice", "hyperspherical_energy": "geometry"}
+_PLACES = {
+    "OPT": "opt",
+    "Rule": "choice",
+    "hyperspherical_energy": "geometry",
+    "merge": "opt",
+    "register_layer": "module_types",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,20 +2,21 @@
 
 import copy
 import inspect
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
 from pydantic import ValidationError
 from torch import nn
 
+from opt_runner.coverage import check_unregistered, listed, little_covered, types_of_matrices
 from opt_runner.errors import UserError, explain, nearest
 from opt_runner.layers import Candidate, Layer
 from opt_runner.methods import METHODS, Method
 
-# Of names, in a message.
-_MOST = 20
+_ZERO = "zero at the start"
 
 
 class Rule:
@@ -24,10 +25,11 @@ class Rule:
     method: a name, one of `opt_runner.methods.METHODS`, with its options as keywords, or a
         `Method`.
     include: patterns of names, as "encoder.*.linear?" (see `fnmatch`); the name of a module stands
-        for all of its layers. What they match is covered whatever the method says, also the
-        classifier, embeddings and recurrent weights. Default: every linear layer, convolution and
-        projection of attention that the method covers, for most all but the last in module order.
-    exclude: patterns of what is not covered. types: module classes, or names of such, that are
+        for all of its layers. What they match is covered whatever the method says, also heads,
+        embeddings and recurrent weights. Default: every linear layer, convolution, projection of
+        attention and layer of a registered type (`register_layer`) that the method covers, for most
+        all but those that end in an output or are tied to an embedding.
+    exclude: patterns of what is not covered. types: module classes, or their names, that are
         covered alone; embeddings and recurrent modules may be asked for so as well. max_d: the
         largest d that is covered; a rotation has d^2 entries.
 
@@ -57,13 +59,13 @@ class Rule:
         self.max_d = max_d
 
     def at_identity(self) -> Self:
-        """This rule with its method starting where V = W."""
+        """Return this rule with its method starting where V = W."""
         changed = copy.copy(self)
         changed.method = self.method.at_identity()
         return changed
 
     def considers(self, one: Candidate) -> bool:
-        """Whether the layer is one of those that the method is asked about."""
+        """Return True if the method is asked about the layer."""
         included = self.include is not None and _matches(one, self.include)
         by_type = self.types is not None and _is_of(one.type, self.types)
         if self.include is not None and not included:
@@ -72,23 +74,28 @@ class Rule:
             return False
         if one.on_demand and not (included or by_type):
             return False
-        if one.frozen and not set(one.names) & set(self.include or ()):
+        if one.frozen and not self.names(one):
             return False
         if self.max_d is not None and one.layer.d > self.max_d:
             return False
         return not _matches(one, self.exclude)
 
     def covers(self, layer: Layer) -> bool:
-        """Whether the method covers a layer that it is asked about."""
+        """Return True if the method covers a layer that it is asked about."""
         return self.include is not None or self.method.covers(layer)
 
-    def check(self, every: Sequence[Candidate]) -> None:
+    def names(self, one: Candidate) -> bool:
+        """Return True if `include` has the layer's or module's own name, not a pattern of it."""
+        return bool(set(one.names) & set(self.include or ()))
+
+    def check(self, network: nn.Module, every: Sequence[Candidate]) -> None:
         """Raise UserError for a pattern or a type that nothing is of: a typing error."""
         names = [one.layer.name for one in every]
-        some = ", ".join(names[:_MOST]) + (", ..." if len(names) > _MOST else "")
+        some = listed(names)
         for key, patterns in {"include": self.include, "exclude": self.exclude}.items():
             for pattern in patterns or ():
                 if not any(_matches(one, [pattern]) for one in every):
+                    check_unregistered(network, pattern)
                     raise UserError(
                         f"{key}: {pattern!r} is no layer that can be covered"
                         f"{nearest(pattern, names)} ({some})"
@@ -105,21 +112,47 @@ class Rule:
 
 @dataclass(frozen=True)
 class Choice:
-    """covered: the layers of each rule. hidden: all layers whose neurons are looked at, which are
-    those that the methods are asked about, but for a classifier that nobody has named."""
+    """Which layers are covered.
+
+    covered: the layers of each rule. hidden: all layers whose neurons are looked at, which are
+    those that the methods are asked about, but for heads that nobody has named. notes: {name: why}
+    of layers that stay plain, or of which the summary has something else to say.
+    """
 
     covered: list[list[Layer]]
     hidden: list[Layer]
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def without(
+        self, zero: Sequence[Layer], every: Sequence[Candidate], rules: Sequence[Rule]
+    ) -> "Choice":
+        """Return the choice without layers whose W is zero, and warn of them.
+
+        Raises UserError for one that is named, and for a part of a parameter whose rest is fixed.
+        """
+        names = {layer.name for layer in zero}
+        reason = "W is zero at the start, and no rotation moves it"
+        for one in every:
+            if one.layer.name in names and any(rule.names(one) for rule in rules):
+                raise UserError(
+                    f"layer {one.layer.name!r} cannot be covered: {reason}; it trains plainly if "
+                    "`include` does not name it"
+                )
+        covered = [[layer for layer in some if layer.name not in names] for some in self.covered]
+        _check_packed(every, dict(zip(rules, covered, strict=True)))
+        warnings.warn(f"{listed(sorted(names))}: trained plainly, as {reason}", stacklevel=3)
+        hidden = [layer for layer in self.hidden if layer.name not in names]
+        return Choice(covered, hidden, {**self.notes, **dict.fromkeys(names, _ZERO)})
 
 
-def choose(network: str, every: Sequence[Candidate], rules: Sequence[Rule]) -> Choice:
-    """The first rule that considers a layer has it.
+def choose(network: nn.Module, every: Sequence[Candidate], rules: Sequence[Rule]) -> Choice:
+    """Give each layer to the first rule that considers it.
 
-    network: its name, for messages. Raises UserError where no layer is covered, or one that cannot
-    be, or a part of a parameter whose rest trains.
+    Raises UserError where no layer is covered, or one that cannot be, or a part of a parameter
+    whose rest trains.
     """
     for rule in rules:
-        rule.check(every)
+        rule.check(network, every)
     taken: list[tuple[Candidate, Rule]] = []
     for one in every:
         rule_of_it = next((rule for rule in rules if rule.considers(one)), None)
@@ -138,13 +171,32 @@ def choose(network: str, every: Sequence[Candidate], rules: Sequence[Rule]) -> C
     if not any(covered.values()):
         methods = " or ".join(type(rule.method).__name__ for rule in rules)
         frozen = sum(one.frozen for one in every)
+        others = types_of_matrices(network, {one.layer.parameter for one in every})
         raise UserError(
-            f"{methods} covers no layer of {network}: of {len(every)} layers {frozen} are frozen, "
-            "as OPT leaves those of a network that it has been given, and the last, the "
-            "classifier, is covered only where it is named: include=[...]"
+            f"{methods} covers no layer of {type(network).__name__}: of {len(every)} layers "
+            f"{frozen} are frozen, as OPT leaves those of a network that it has been given, and "
+            "those that end in an output, as the classifier, are covered only where they are "
+            "named: include=[...]"
+            + (f"; opt_runner.register_layer makes layers of {others}" if others else "")
         )
     _check_packed(every, covered)
-    return Choice(list(covered.values()), hidden)
+    outputs = [one.layer.name for one in every if one.layer.output]
+    notes = dict.fromkeys(outputs, "output") if len(outputs) > 1 else {}
+    for layer in (layer for some in covered.values() for layer in some):
+        notes.pop(layer.name, None)
+    own = {one.layer.name: "own forward" for one in every if one.own_forward}
+    return Choice(list(covered.values()), hidden, {**own, **notes})
+
+
+def few_covered(
+    network: nn.Module, every: Sequence[Candidate], choice: Choice, rule: Rule
+) -> str | None:
+    """Return a warning if a rule without a choice of layers covers little of the network."""
+    if rule.include is not None or rule.exclude or rule.types is not None or rule.max_d is not None:
+        return None
+    covered = {layer.parameter for layer in choice.covered[0]}
+    zero = {one.layer.parameter for one in every if choice.notes.get(one.layer.name) == _ZERO}
+    return little_covered(network, every, covered, zero) if covered else None
 
 
 def _check_obstacle(one: Candidate) -> None:
@@ -157,7 +209,7 @@ def _check_obstacle(one: Candidate) -> None:
 
 
 def _check_packed(every: Sequence[Candidate], covered: Mapping[Rule, Sequence[Layer]]) -> None:
-    """A parameter is frozen, or trains, as a whole."""
+    """Raise UserError unless each parameter is frozen, or trains, as a whole."""
     fixed = {
         layer.name
         for rule, layers in covered.items()

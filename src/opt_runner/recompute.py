@@ -1,24 +1,25 @@
-"""Activation checkpointing with OPT: what is computed again in a backward pass is computed on V.
+"""V in the place of W outside of a forward pass.
 
 `torch.func.functional_call` puts V in the place of W for the forward pass alone. A network that
-uses torch.utils.checkpoint calls its blocks once more in the backward pass; they would find W, and
+uses torch.utils.checkpoint calls its blocks once more in the backward pass. They would find W, and
 gradients would be silently wrong. So V is in its place then as well.
 """
 
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 # Where a parameter is used: modules and the names that it has there.
 Places = Mapping[str, list[tuple[nn.Module, str]]]
 
 
 def places(network: nn.Module, names: set[str]) -> Places:
-    """Of each parameter all of its places, as one that is shared has several."""
+    """Return all places of each parameter; a shared one has several."""
     parameters = {id(network.get_parameter(name)): name for name in names}
     found: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in names}
     for module in network.modules():
@@ -32,15 +33,15 @@ class Recompute:
     """Puts V in the place of W while a backward pass runs."""
 
     def __init__(self, places: Places, make: Callable[[], Mapping[str, Tensor]]) -> None:
-        """make: gives V anew, for another backward pass through the same graph."""
-        self._places = places
+        """Remember the places, and `make`, which gives V for another pass through the graph."""
+        self.places = places
         self._make = make
-        self._swap: weakref.ref[_Swap] | None = None
+        self._swap: weakref.ref[Swap] | None = None
 
     def in_backward_of(self, output: Any, effective: dict[str, Tensor]) -> None:
-        """From when a gradient of one of the output's tensors is known to the end of that pass.
+        """Swap V in when the backward pass reaches the output, and out when it ends.
 
-        Takes V from `effective` and empties it then, so as not to hold it longer than the graph.
+        V is taken out of `effective` then, so that nothing holds it longer than the graph does.
         """
 
         def begin(_: Tensor) -> None:
@@ -51,18 +52,20 @@ class Recompute:
                     effective.update(self._make())
             values = {name: _leaf(V) for name, V in effective.items()}
             effective.clear()
-            swap = _Swap(self._places, values)
+            swap = Swap(self.places, values)
             self._swap = weakref.ref(swap)
             torch.autograd.Variable._execution_engine.queue_callback(swap.end)
 
-        for tensor in _tensors(output):
+        for tensor in tensors_in(output):
             if tensor.requires_grad:
                 tensor.register_hook(begin)  # type: ignore[no-untyped-call]
 
 
-class _Swap:
-    """V in the place of W until `end`, or until the engine drops it: a backward pass that fails
-    calls no callback."""
+class Swap:
+    """V in the place of W until `end`.
+
+    It ends as well when nothing refers to it: a backward pass that fails calls no callback.
+    """
 
     def __init__(self, places: Places, values: Mapping[str, Tensor]) -> None:
         self._changed: list[tuple[nn.Module, str, nn.Parameter | None, Tensor]] = []
@@ -83,8 +86,11 @@ class _Swap:
 
 
 def _leaf(V: Tensor) -> Tensor:
-    """V as the second computation sees it: it must ask for a gradient, as the first did, and gets
-    none, but with use_reentrant=True, where it would be lost."""
+    """Return V as the second computation must see it.
+
+    It asks for a gradient, as the first one did. It gets one only with use_reentrant=True, where
+    that gradient would be lost.
+    """
     leaf = V.detach().requires_grad_()
     leaf.register_hook(_refuse)  # type: ignore[no-untyped-call]
     return leaf
@@ -97,10 +103,26 @@ def _refuse(_: Tensor) -> None:
     )
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """Those of an output: of a tensor, of lists and dicts, of an object's attributes."""
-    for leaf in tree_leaves(output):
-        if isinstance(leaf, Tensor):
-            yield leaf
-        elif hasattr(leaf, "__dict__"):
-            yield from (value for value in tree_leaves(vars(leaf)) if isinstance(value, Tensor))
+def tensors_in(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors of an output, through containers and objects of any depth."""
+    seen: set[int] = set()
+    waiting = [output]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, _LEAVES) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Tensor):
+            yield value
+            continue
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set | frozenset | deque):
+            waiting += value
+        slots = (slot for cls in type(value).__mro__ for slot in getattr(cls, "__slots__", ()))
+        waiting += [getattr(value, slot) for slot in slots if hasattr(value, slot)]
+        waiting += getattr(value, "__dict__", {}).values()
+
+
+# What holds no tensor of a graph, or far too many.
+_LEAVES = (str, bytes, int, float, complex, type(None), type, nn.Module, FunctionType, ModuleType)

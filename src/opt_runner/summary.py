@@ -1,6 +1,6 @@
 """What OPT does with each weight of a network, as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
@@ -19,9 +19,12 @@ _MOST_ROWS = 30
 
 @dataclass(frozen=True)
 class Row:
-    """layer: a layer, or a parameter that is none. type: of its module. d, n: of W, None where
+    """A line of the summary.
+
+    layer: a layer, or a parameter that is none. type: of its module. d, n: of W, None where
     there is no W. trained: the parameters that train for it. method: its name; `plain`: it trains
-    as it is; `frozen`: it does not train."""
+    as it is; `frozen`: it does not train. note: why it is plain, or what to mind.
+    """
 
     layer: str
     type: str
@@ -29,13 +32,16 @@ class Row:
     n: int | None
     trained: int
     method: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """rows: every layer in module order, then every other weight; those of fewer than two
-    dimensions are left out, as biases and BatchNorm's: `others` of them, with `others_trained`
-    parameters that train.
+    """Every weight of a network, and what trains for it.
+
+    rows: every layer in module order, then every other weight; those of fewer than two dimensions
+    are left out, as biases and BatchNorm's: `others` of them, with `others_trained` parameters that
+    train.
 
     Printing it, or `rich.print`, shows a table.
     """
@@ -46,7 +52,7 @@ class Summary:
 
     @property
     def trained(self) -> int:
-        """The parameters that train in all."""
+        """Return the number of parameters that train in all."""
         return self.others_trained + sum(row.trained for row in self.rows)
 
     def __rich__(self) -> Table:
@@ -56,7 +62,8 @@ class Summary:
             table.add_column(heading, justify="right" if right else "left")
         for name, row, trained in self._shown():
             sizes = _figure(row.d), _figure(row.n)
-            table.add_row(name, row.type, *sizes, f"{trained:,}", row.method)
+            method = f"{row.method} ({row.note})" if row.note else row.method
+            table.add_row(name, row.type, *sizes, f"{trained:,}", method)
         if self.others:
             name = f"{self.others} biases, norms and the like"
             table.add_row(name, "", "", "", f"{self.others_trained:,}", _PLAIN)
@@ -70,12 +77,13 @@ class Summary:
         return capture.get()
 
     def _shown(self) -> list[tuple[str, Row, int]]:
-        """Name, a row that stands for all, parameters that train."""
+        """Return the name of each row shown, a row that stands for all, and what trains."""
         if len(self.rows) <= _MOST_ROWS:
             return [(row.layer, row, row.trained) for row in self.rows]
         alike: dict[object, list[Row]] = {}
         for row in self.rows:
-            alike.setdefault((row.type, row.d, row.n, row.trained, row.method), []).append(row)
+            key = (row.type, row.d, row.n, row.trained, row.method, row.note)
+            alike.setdefault(key, []).append(row)
         return [
             (
                 rows[0].layer + (f" and {len(rows) - 1} more" if len(rows) > 1 else ""),
@@ -86,7 +94,13 @@ class Summary:
         ]
 
 
-def summarise(network: nn.Module, stacks: Sequence[Stack], per_group: bool) -> Summary:
+def summarise(
+    network: nn.Module, stacks: Sequence[Stack], per_group: bool, notes: Mapping[str, str]
+) -> Summary:
+    """Return the summary of a network and of the stacks that cover its layers.
+
+    notes: {layer: what the table says beside its method}.
+    """
     covering = {layer.name: stack for stack in stacks for layer in stack.layers}
     rows: list[Row] = []
     # Also by the names that shared ones have elsewhere.
@@ -105,7 +119,8 @@ def summarise(network: nn.Module, stacks: Sequence[Stack], per_group: bool) -> S
             trained = sum(t.numel() for t in stack.trained.values()) // len(stack.layers)
             trained += layer.d * layer.n if stack.method.trains_weight else 0
             method = _name(stack)
-        rows.append(Row(layer.name, one.type.__name__, layer.d, layer.n, trained, method))
+        note = notes.get(layer.name, "")
+        rows.append(Row(layer.name, one.type.__name__, layer.d, layer.n, trained, method, note))
     others = others_trained = 0
     modules = dict(network.named_modules())
     for name, parameter in network.named_parameters():

@@ -139,6 +139,11 @@ class Method:
         return self
 
     @property
+    def follows_steps(self) -> bool:
+        """Return True if the method must know when an optimizer has stepped: see `OPT.attach`."""
+        return type(self).after_step is not Method.after_step
+
+    @property
     def has_tensors(self) -> bool:
         """Return True if layers have tensors of the method's own."""
         cls = type(self)

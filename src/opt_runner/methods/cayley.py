@@ -37,3 +37,11 @@ class Cayley(FusedRotation):
         LU, pivots, Y = saved
         Z = torch.linalg.lu_solve(LU, pivots, 2 * G, adjoint=True)
         return skew_product(Z, Y).triu_(1)
+
+    def plain(self, R: Tensor, W: Tensor) -> Tensor:
+        """Return V by a QR decomposition of B: LU must not be batched, see `fused`."""
+        upper = R.triu(1)
+        B = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device) + upper.mT - upper
+        Q, U = torch.linalg.qr(B)
+        V: Tensor = 2 * torch.linalg.solve_triangular(U, Q.mT @ W, upper=True) - W
+        return V

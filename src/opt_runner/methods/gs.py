@@ -36,3 +36,8 @@ class GramSchmidt(FusedRotation):
         """Return dL/dR = L^-T T Q with T = triu(G V^T - V G^T, 1); here = U^-1 (D T D) H^T."""
         factors, tau, signs, V = saved
         return qr_gradient(factors, tau, signs, G, V)
+
+    def plain(self, R: Tensor, W: Tensor) -> Tensor:
+        Q, U = torch.linalg.qr(R.mT)
+        V: Tensor = (Q * positive_signs(U).unsqueeze(-2)).mT @ W
+        return V

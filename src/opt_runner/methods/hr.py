@@ -41,6 +41,11 @@ class Householder(FusedRotation):
         P = signs.unsqueeze(-1) * torch.ormqr(factors, tau, G, left=True, transpose=True)
         return qr_gradient(factors, tau, signs, W, P).mT
 
+    def plain(self, R: Tensor, W: Tensor) -> Tensor:
+        signs = _reflection_signs(*torch.geqrf(R.detach()))
+        V: Tensor = torch.linalg.qr(R).Q @ (signs.unsqueeze(-1) * W)
+        return V
+
 
 def _reflection_signs(factors: Tensor, tau: Tensor) -> Tensor:
     """Return the signs D.

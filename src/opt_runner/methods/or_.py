@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from opt_runner.methods.base import method_options
+from opt_runner.methods.kernels.fused import no_transform, transformed
 from opt_runner.methods.kernels.linalg import gram
 from opt_runner.methods.rotation import Rotation, SquareRotation
 
@@ -36,6 +37,8 @@ class OrthogonalRegularization(SquareRotation):
         return R @ W
 
     def penalty(self, layer: "Layer", W: Tensor, V: Tensor, step: int, R: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling() and transformed():
+            raise no_transform(self)
         distance: Tensor = _Distance.apply(R)
         return self.scale * distance.sum()
 

@@ -97,7 +97,7 @@ class StochasticOPT(SquareRotation):
             if "S" in stack.tensors:
                 stack.merge()
                 stack.restart(round_)
-                optimizer.state.pop(stack.trained["R"], None)
+                stack.clear_momentum(optimizer)
 
     @property
     def steps_a_round(self) -> int:

@@ -1,7 +1,7 @@
 """A stack: the k layers of one size and kind, and what a method trains for them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -9,21 +9,61 @@ from torch import Tensor, nn
 from opt_runner.errors import UserError
 from opt_runner.layers import Layer
 from opt_runner.methods.base import Method, Tensors
+from opt_runner.methods.kernels.shards import is_sharded, whole, write
 from opt_runner.methods.rotation import Rotation
 from opt_runner.transfer import send
 
 Draw = Callable[[Layer, Tensor, torch.Generator], Tensors]
+Weights = Literal["given", "gaussian", "pretrained"]
 # Of the largest entry of W, in float32.
 _ROUNDING = 1e-5
+# Neurons of N(0, 2/d) have the length sqrt(2), and those of a network that trains 0.05 and more.
+_VANISHING = 1e-3
+# Attributes by which FSDP1 and DeepSpeed's ZeRO-3 know the parameters that they keep.
+_TAKEN = ("_fsdp_flattened", "ds_id")
+# A state: the seed, and the name of the method, cut or filled to a fixed length.
+_NAME_BYTES = 56
+
+
+def start_weight(
+    layer: Layer,
+    method: Method,
+    parameter: Tensor,
+    weights: Weights,
+    generator: torch.Generator | None,
+) -> bool:
+    """Write W of a layer as it starts; return False, and write nothing, where it never moves.
+
+    A method that does not train W turns W = 0 into V = 0, whatever it learns.
+    """
+    W = layer.matrix(parameter)
+    start = W
+    if weights == "gaussian":
+        drawn = torch.randn(layer.d, layer.n, generator=generator) * (2 / layer.d) ** 0.5
+        start = drawn.to(W)
+    given, start = start, method.initial_weight(layer, start, generator)
+    if start is not given and weights == "pretrained":
+        raise UserError(
+            f"{type(method).__name__} sets W itself at the start, so it cannot keep pretrained "
+            "weights"
+        )
+    if not method.trains_weight and not start.is_meta:
+        longest = torch.linalg.vector_norm(start.float(), dim=0).max()
+        if longest < _VANISHING:
+            return False
+    if start is not W:
+        layer.part(parameter).copy_(layer.weight(start))
+    return True
 
 
 class Stack(nn.Module):
     """The tensors of k layers, each (k, ...), and the way from the layers' weights to W and back.
 
     trained: those of the method's `init`, by name. fixed: those of its `draw`, by name.
+    empty: whether they have no values yet, as after `to_empty`.
 
-    The stack has a seed of its own: what is drawn in training depends on that and on when it is
-    drawn, on nothing else, and so a resumed training draws what an uncut one draws.
+    The stack has a seed of its own. Draws in training depend on that seed and on the time of the
+    draw alone, so a resumed training draws the same as an uncut one.
     """
 
     def __init__(
@@ -32,8 +72,11 @@ class Stack(nn.Module):
         layers: Sequence[Layer],
         method: Method,
         generator: torch.Generator | None = None,
+        weights: Weights = "given",
     ) -> None:
         super().__init__()
+        self.empty = False
+        self.weights = weights
         self._network = (network,)  # in a tuple, as it is no part of the stack
         self.layers = tuple(layers)
         self.method = method
@@ -47,20 +90,49 @@ class Stack(nn.Module):
             for name, tensor in self._init(generator).items():
                 self.trained[name] = nn.Parameter(tensor)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"seed": self.seed, "method": type(self.method).__name__}
+    def reset_parameters(self) -> None:
+        """Start W and all tensors anew, once the network's own parameters have their values.
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+        Modules that were made on the meta device need it after `to_empty`.
+        Raises UserError for a layer whose W is zero.
+        """
+        if not self.method.has_tensors:
+            return
+        self.empty = False
+        with torch.no_grad():
+            for layer in self.layers:
+                parameter = self.parameter(layer)
+                if not start_weight(layer, self.method, parameter, self.weights, None):
+                    raise UserError(
+                        f"layer {layer.name!r} is zero, so that no rotation moves it: leave it "
+                        f"out, exclude=[{layer.name!r}]"
+                    )
+            self.restart(0, self.method.draw)
+            if self.weights == "pretrained":
+                self.keep_given()
+
+    def get_extra_state(self) -> Tensor:
+        """Return seed and method as one tensor of a fixed size, as safetensors and DCP want it."""
+        name = type(self.method).__name__.encode()[:_NAME_BYTES].ljust(_NAME_BYTES)
+        state = self.seed.to_bytes(8, "little") + name
+        return torch.frombuffer(bytearray(state), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the seed; raise UserError for the state of another method."""
+        content = bytes(state.tolist())
+        name = content[8:].decode(errors="replace").rstrip()
         here = type(self.method).__name__
-        if state.get("method", here) != here:
-            raise UserError(f"the state is of {state['method']}, this is {here}")
-        self.seed = state["seed"]
+        if name != here[:_NAME_BYTES]:
+            raise UserError(f"the state is of {name}, this is {here}")
+        self.seed = int.from_bytes(content[:8], "little")
+        self.empty = False
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Apply `fn` as in any module, but keep tensors in float32 for `half` and `bfloat16`."""
+        """Apply as any module does, but let `half` and `bfloat16` leave the tensors in float32."""
 
         def at_least_float32(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
+            self.empty |= tensor.is_meta and not moved.is_meta
             if not moved.is_floating_point():
                 return moved
             wide = torch.promote_types(moved.dtype, torch.float32)
@@ -74,27 +146,37 @@ class Stack(nn.Module):
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Return all tensors of the method by name, each (k, ...)."""
-        return {**self.trained, **dict(self.fixed.named_buffers())}
+        """Return all of the method's tensors by name, each (k, ...).
 
-    def parameter(self, layer: Layer) -> nn.Parameter:
+        Those that train are whole and at least float32, also where FSDP has made them smaller.
+        """
+        trained = {name: _wide(whole(tensor)) for name, tensor in self.trained.items()}
+        return {**trained, **dict(self.fixed.named_buffers())}
+
+    def own(self) -> list[Tensor]:
+        """Return the parameters that the method trains, W among them where it trains."""
+        trains = self.method.trains_weight
+        weights = [self.parameter(layer) for layer in self.layers] if trains else []
+        return [*self.trained.values(), *weights]
+
+    def parameter(self, layer: Layer) -> Tensor:
         """Return the network's parameter that holds the layer's W."""
-        return self._network[0].get_parameter(layer.parameter)
+        return held(self._network[0], layer.parameter)
 
     def W(self) -> Tensor:
-        """Return W (k, d, n), at least float32; it has a gradient if W trains."""
+        """Return W (k, d, n), at least float32; it has a gradient where W trains."""
         trains = self.method.trains_weight
-        weights = [self.parameter(layer) for layer in self.layers]
+        weights = [whole(self.parameter(layer)) for layer in self.layers]
         Ws = torch.stack(
             [
                 layer.matrix(weight if trains else weight.detach())
                 for layer, weight in zip(self.layers, weights, strict=True)
             ]
         )
-        return Ws.to(torch.promote_types(Ws.dtype, torch.float32))
+        return _wide(Ws)
 
     def as_weights(self, V: Tensor) -> list[tuple[Layer, Tensor]]:
-        """Return each layer with its part of V (k, d, n), in the shape of the parameter."""
+        """Return each layer with its part of a parameter, of V (k, d, n)."""
         return [(layer, layer.weight(v)) for layer, v in zip(self.layers, V, strict=True)]
 
     def V(self) -> Tensor:
@@ -102,7 +184,7 @@ class Stack(nn.Module):
         return self.method.weights([self.W()], [self.tensors])[0]
 
     def generator(self, number: int) -> torch.Generator:
-        """Return a generator of random numbers for this number, the same in every process."""
+        """Return the source of random numbers for a round, the same one in every process."""
         seed = (self.seed + 0x9E3779B97F4A7C15 * number) % 2**63
         return torch.Generator().manual_seed(seed)
 
@@ -136,15 +218,34 @@ class Stack(nn.Module):
 
     def _write(self, W: Tensor) -> None:
         for layer, weight in self.as_weights(W):
-            layer.part(self.parameter(layer)).copy_(weight)
+            parameter = self.parameter(layer)
+            full = whole(parameter)
+            layer.part(full).copy_(weight)
+            if is_sharded(parameter):
+                write(parameter, full)
 
     @torch.no_grad()
-    def restart(self, number: int) -> None:
-        """Draw tensors anew and start all that train again, with what `generator(number)` gives."""
-        for name, tensor in self._draw(number, self.method.redraw).items():
+    def restart(self, number: int, draw: Draw | None = None) -> None:
+        """Draw tensors anew and start all that train again, with what `generator(number)` gives.
+
+        draw: the method's `redraw`, unless another one is given.
+        """
+        for name, tensor in self._draw(number, draw or self.method.redraw).items():
             self.fixed.get_buffer(name).copy_(tensor)
         for name, tensor in self._init(self.generator(number)).items():
-            self.trained[name].copy_(tensor)
+            write(self.trained[name], tensor)
+
+    @torch.no_grad()
+    def clear_momentum(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set what the optimizer keeps for the tensors that train to zero, where it is.
+
+        Not removed: a compiled step would go on with the former tensors, and a distributed
+        checkpoint wants a state for every parameter.
+        """
+        for parameter in self.trained.values():
+            for value in optimizer.state.get(parameter, {}).values():
+                if isinstance(value, Tensor):
+                    value.zero_()
 
     @torch.no_grad()
     def _draw(self, number: int, draw: Draw) -> dict[str, Tensor]:
@@ -165,6 +266,31 @@ class Stack(nn.Module):
             ],
             like=Ws,
         )
+
+
+def held(network: nn.Module, name: str) -> Tensor:
+    """Return the tensor that a module has as its parameter, whatever its type is at the moment.
+
+    Raises UserError where another package has taken it.
+    """
+    module, _, attribute = name.rpartition(".")
+    tensor = network.get_submodule(module)._parameters.get(attribute)
+    if tensor is None or any(hasattr(tensor, mark) for mark in _TAKEN) or _is_flat(tensor):
+        raise UserError(
+            f"{name} has been taken by another package, as FSDP1 (FullyShardedDataParallel), "
+            "DeepSpeed's ZeRO-3 and torch.nn.utils.parametrize do; OPT works with DDP and FSDP2 "
+            "(fully_shard)"
+        )
+    return tensor
+
+
+def _is_flat(tensor: Tensor) -> bool:
+    """Return True for a part of the flat parameter that FSDP1 makes of all."""
+    return not isinstance(tensor, nn.Parameter) and hasattr(tensor._base, "_is_flat_param")
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _equal(V: Tensor, W: Tensor) -> bool:

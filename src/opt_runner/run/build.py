@@ -10,7 +10,8 @@ from opt_runner.config import components
 from opt_runner.config.schema import Config, Covered
 from opt_runner.errors import UserError
 from opt_runner.methods import Method
-from opt_runner.opt import OPT, Weights
+from opt_runner.methods.stack import Weights
+from opt_runner.opt import OPT
 from opt_runner.optimizers import SGD
 from opt_runner.run.schedule import Schedule
 

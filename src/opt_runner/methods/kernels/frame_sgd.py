@@ -22,6 +22,7 @@ All of it is exact: nothing leaves the group, momentum is carried along as it is
 d x n x n of a step: T, D (symmetric: half), two of Q V, two of N; C now and then. Of n x n x n: 22.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -51,8 +52,8 @@ class FrameSGD(StiefelSGD):
     State of a matrix: N (d, n), C0 and its inverse (n, n).
     """
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
-        V, state = X, self.state[X]
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
+        V = X
         if not state:
             state["steps"] = 0
             state["momentum_buffer"] = torch.zeros_like(V)

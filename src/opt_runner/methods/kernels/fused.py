@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from opt_runner.methods.base import method_options
+from opt_runner.errors import UserError
+from opt_runner.methods.base import Method, method_options
 from opt_runner.methods.kernels.threads import each
 from opt_runner.methods.rotation import SquareRotation
 
@@ -47,6 +48,10 @@ class FusedRotation(SquareRotation):
         """Return dL/dR from G = dL/dV."""
         raise NotImplementedError
 
+    def plain(self, R: Tensor, W: Tensor) -> Tensor:
+        """Return V by operations that torch.func goes through; raise UserError without a way."""
+        raise no_transform(self)
+
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return self._fused([R], [W])[0]
 
@@ -56,12 +61,27 @@ class FusedRotation(SquareRotation):
         return self._fused(Rs, Ws)
 
     def _fused(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
+        if not torch.compiler.is_compiling() and transformed():
+            return [self.plain(R, W) for R, W in zip(Rs, Ws, strict=True)]
         # Q itself where it is smaller than W, and where W trains: the node has no gradient for W.
         acted_on = [
             _identities(W) if W.shape[-1] > W.shape[-2] or W.requires_grad else W for W in Ws
         ]
         outputs: tuple[Tensor, ...] = _Rotate.apply(self.apply, self.gradient, *Rs, *acted_on)
         return [V if X is W else V @ W for V, X, W in zip(outputs, acted_on, Ws, strict=True)]
+
+
+def transformed() -> bool:
+    """Return True within the transformations of torch.func, in which values cannot be looked at."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def no_transform(method: Method) -> UserError:
+    """Return the error of a method whose own gradient torch.func cannot go through."""
+    return UserError(
+        f"{type(method).__name__} has a gradient of its own, which torch.func cannot go through: "
+        "use loss.backward(), or another method, as cayley, gs or hr"
+    )
 
 
 def _identities(W: Tensor) -> Tensor:

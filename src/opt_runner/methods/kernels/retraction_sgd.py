@@ -4,6 +4,7 @@ Source: Li, Fuxin, Todorovic, "Efficient Riemannian Optimization on the Stiefel 
 Cayley Transform" (ICLR 2020).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,30 +35,32 @@ class RetractionSGD(StiefelSGD):
     see `_restore`. No weight decay acts: the norm of X is fixed.
     """
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
-        move = self._reference if group["retract"] == "reference" else self._thin
-        move(X, G, group["lr"], group["momentum"])
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
+        move = _move_reference if group["retract"] == "reference" else _move_thin
+        move(X, G, group["lr"], group["momentum"], state)
 
-    def _reference(self, R: Tensor, G: Tensor, lr: float, momentum: float) -> None:
-        state = self.state[R]
-        M = state["momentum_buffer"].mul_(momentum).sub_(G) if state else -G
-        MRt = M @ R.mT
-        H = MRt - R @ (R.mT @ MRt) / 2
-        K = H - H.mT
-        state["momentum_buffer"] = K @ R
-        R.copy_(_turn(R, K, lr))
 
-    def _thin(self, X: Tensor, G: Tensor, lr: float, momentum: float) -> None:
-        state = self.state[X]
-        if not state:
-            d = X.shape[-2]
-            state["skew"] = X.new_zeros(*X.shape[:-2], d, d)
-            state["gram"] = X.mT @ X
-            state["inverse"] = raised_inverse(state["gram"])
-        # One product of rank 2m: -1/2 (G X^T - X G^T).
-        left, right = torch.cat([G, X], dim=-1), torch.cat([X, -G], dim=-1)
-        K = state["skew"].baddbmm_(left, right.mT, beta=momentum, alpha=-0.5)
-        X.copy_(_restore(_turn(X, K, lr), state["gram"], state["inverse"]))
+def _move_reference(
+    R: Tensor, G: Tensor, lr: float, momentum: float, state: dict[str, Any]
+) -> None:
+    M = state["momentum_buffer"].mul_(momentum).sub_(G) if state else -G
+    MRt = M @ R.mT
+    H = MRt - R @ (R.mT @ MRt) / 2
+    K = H - H.mT
+    state["momentum_buffer"] = K @ R
+    R.copy_(_turn(R, K, lr))
+
+
+def _move_thin(X: Tensor, G: Tensor, lr: float, momentum: float, state: dict[str, Any]) -> None:
+    if not state:
+        d = X.shape[-2]
+        state["skew"] = X.new_zeros(*X.shape[:-2], d, d)
+        state["gram"] = X.mT @ X
+        state["inverse"] = raised_inverse(state["gram"])
+    # One product of rank 2m: -1/2 (G X^T - X G^T).
+    left, right = torch.cat([G, X], dim=-1), torch.cat([X, -G], dim=-1)
+    K = state["skew"].baddbmm_(left, right.mT, beta=momentum, alpha=-0.5)
+    X.copy_(_restore(_turn(X, K, lr), state["gram"], state["inverse"]))
 
 
 def _turn(X: Tensor, K: Tensor, lr: float) -> Tensor:

@@ -1,13 +1,16 @@
 """SGD whose subclasses move some parameters in a way of their own."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from opt_runner.methods.kernels.shards import on_own_part
+
 
 class StiefelSGD(torch.optim.SGD):
-    """SGD, but the parameters of groups with a `retract` are moved by `move`.
+    """SGD that moves the parameters of groups with a `retract` by `move`.
 
     No weight decay acts on them: their norm is fixed, or as good as fixed.
     """
@@ -22,15 +25,15 @@ class StiefelSGD(torch.optim.SGD):
             if group.get("retract"):
                 for X in group["params"]:
                     if X.grad is not None:
-                        self.move(X, X.grad, group)
+                        on_own_part(self.move, X, X.grad, group, self.state[X])
                         X.grad = None  # so that SGD's own step passes over it
         _sgd_step(self)
         return loss
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
-        """Change X (k, d, m) in place, G = dL/dX; `state` keeps values between steps.
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
+        """Change X (k, d, m) in place, G = dL/dX; `state` lasts from step to step.
 
-        G may be overwritten.
+        G may be overwritten. Under FSDP2 all are this process's matrices alone.
         """
         raise NotImplementedError
 

@@ -21,8 +21,7 @@ class HyperballSGD(StiefelSGD):
     lr is the step as a share of R: about the angle by which V turns.
     """
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[X]
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         if not state:
             state["momentum_buffer"] = torch.zeros_like(X)
             state["norm"] = torch.linalg.matrix_norm(X, keepdim=True)

@@ -21,8 +21,7 @@ class ObliqueSGD(StiefelSGD):
         b <- m b + g;  u <- normalise(u - lr (b - u (u . b)));  v <- l u
     """
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[X]
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         if not state:
             state["momentum_buffer"] = torch.zeros_like(X)
             state["lengths"] = torch.linalg.vector_norm(X, dim=-2, keepdim=True)

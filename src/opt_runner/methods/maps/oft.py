@@ -53,6 +53,10 @@ class OrthogonalFinetuning(Rotation):
         V = self.rotate(R, W)
         return V if D is None else V * D.unsqueeze(-2)
 
+    @property
+    def follows_steps(self) -> bool:
+        return self.constrained
+
     def after_step(
         self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
     ) -> None:

@@ -103,8 +103,7 @@ class ReparameterizedTraining(Method):
         for stack in stacks:
             stack.merge()
             stack.restart(round_)
-            for tensor in stack.trained.values():
-                optimizer.state.pop(tensor, None)
+            stack.clear_momentum(optimizer)
 
     def scaled_to(self, steps: int) -> Self:
         if self.round_steps is not None:

@@ -56,6 +56,10 @@ class FadingPenalty(Penalty):
         "method.scale": "tag(log,interval(1e-4,0.1))",
     }
 
+    @property
+    def follows_steps(self) -> bool:
+        return self.fades and self.steps is not None
+
     def scaled_to(self, steps: int) -> Self:
         return self if self.steps is not None else type(self)(**{**vars(self), "steps": steps})
 

@@ -26,8 +26,7 @@ class IsoSGD(StiefelSGD):
     as the group's `retract` says: `qf`, `polar` or `cayley`.
     """
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[X]
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         if not state:
             state["momentum_buffer"] = torch.zeros_like(X)
         M = state["momentum_buffer"].mul_(group["momentum"]).add_(G)

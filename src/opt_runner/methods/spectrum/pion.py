@@ -32,8 +32,7 @@ class PionSGD(StiefelSGD):
     spectrum of V to rounding.
     """
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[X]
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         state["steps"] = state.get("steps", 0) + 1
         sides = {"in", "out"} if group["side"] == "both" else {group["side"]}
         if group["side"] == "alternate":
@@ -52,7 +51,7 @@ class PionSGD(StiefelSGD):
         X.copy_(V if A_out is None else turn(-a * A_out, V.mT).mT)
 
     def _averaged(
-        self, side: str, X: Tensor, state: dict[str, Any], group: dict[str, Any]
+        self, side: str, X: Tensor, state: dict[str, Any], group: Mapping[str, Any]
     ) -> Tensor:
         """Return the side's A, with X taken into its averages."""
         mean: Tensor = state.setdefault(f"{side}_mean", torch.zeros_like(X))

@@ -27,8 +27,7 @@ class SpectralSphereSGD(StiefelSGD):
     r = min(d, n), which holds the root c; 0: c = 0.
     """
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[X]
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         A, S, Bt = svd(X, full_matrices=False)
         if not state:
             state["momentum_buffer"] = torch.zeros_like(X)

@@ -1,5 +1,6 @@
 """Landing: steps along the manifold and towards it at once, with no retraction."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -22,8 +23,8 @@ class LandingSGD(StiefelSGD):
     e = ||E||_F, g = ||F||_F^2, b = lambda e (1 - e): it keeps e below 1/2.
     """
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
-        state, attraction = self.state[X], group["attraction"]
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
+        attraction = group["attraction"]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(X)
         N = state["momentum_buffer"].mul_(group["momentum"]).add_(G)

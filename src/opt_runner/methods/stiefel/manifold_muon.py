@@ -28,14 +28,15 @@ class ManifoldMuonSGD(StiefelSGD):
     A is the direction of unit spectral norm that descends most among those tangent to U^T U = I.
     """
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         D = -(X.mT @ G + G.mT @ X) / 4
         A = msign(G + 2 * X @ D)
         for step in range(group["ascent"]):
             H = X.mT @ A + A.mT @ X
-            if H.square().mean().sqrt() < _TOLERANCE:
+            rising = H.square().mean((-2, -1), keepdim=True).sqrt() >= _TOLERANCE
+            if not rising.any():
                 break
-            D = D - _RATE * (1 - step / group["ascent"]) * H
+            D = D - _RATE * (1 - step / group["ascent"]) * rising * H
             A = msign(G + 2 * X @ D)
         X.copy_(msign(X - group["lr"] * A))
 
@@ -48,8 +49,7 @@ class ManifoldMuon(SpectralU):
 
     Source: Bernstein, "Modular manifolds" (Thinking Machines Lab, 2025), code
     github.com/thinking-machines-lab/manifolds at 89dcae5. Departs: exact polar factors, published
-    Newton-Schulz steps; S of W is kept by default, published S = I; rotation_lr, published 0.1; the
-    ascent stops for all matrices of a stack together.
+    Newton-Schulz steps; S of W is kept by default, published S = I; rotation_lr, published 0.1.
     """
 
     ascent: Annotated[int, Field(gt=0, le=10_000)] = 100

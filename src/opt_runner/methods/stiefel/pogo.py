@@ -1,5 +1,6 @@
 """POGO: a step along the manifold, then one Newton-Schulz step back to it."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -20,8 +21,7 @@ class PogoSGD(StiefelSGD):
     The second step squares what the first leaves of orthogonality, which is O(lr^2).
     """
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[X]
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         if not state:
             state["momentum_buffer"] = torch.zeros_like(X)
         N = state["momentum_buffer"].mul_(group["momentum"]).add_(G)

@@ -22,8 +22,7 @@ class SpelSGD(StiefelSGD):
     b is the group's `average`, w its `decay`. msign is the polar factor, exact here.
     """
 
-    def move(self, X: Tensor, G: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[X]
+    def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         if not state:
             state["momentum_buffer"] = torch.zeros_like(X)
         N = state["momentum_buffer"].lerp_(G, 1 - group["average"])

@@ -1,0 +1,78 @@
+"""The matrices of a network that no method covers, named in messages."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from opt_runner.errors import UserError
+from opt_runner.layers import Candidate
+from opt_runner.module_types import EMBEDDINGS, dotted
+
+# Of names, in a message.
+_MOST = 20
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the names for a message, cut if they are many."""
+    return ", ".join(names[:_MOST]) + (", ..." if len(names) > _MOST else "")
+
+
+def types_of_matrices(network: nn.Module, without: Collection[str]) -> str:
+    """Return the types that hold the other matrices, the largest first, as "Conv1D (12,345)"."""
+    sizes: Counter[str] = Counter()
+    for name, parameter in _matrices(network).items():
+        if name not in without:
+            sizes[type(_holder(network, name)).__name__] += parameter.numel()
+    return listed([f"{kind} ({size:,})" for kind, size in sizes.most_common()])
+
+
+def little_covered(
+    network: nn.Module, every: Sequence[Candidate], covered: set[str], plain: set[str]
+) -> str | None:
+    """Return a warning if less than half of the network's matrix parameters are covered.
+
+    Embeddings, layers that end in an output, frozen layers and those in `plain` do not count.
+    """
+    plain = plain | {one.layer.parameter for one in every if one.layer.output or one.frozen}
+    counted = {
+        name: parameter.numel()
+        for name, parameter in _matrices(network).items()
+        if name in covered
+        or (
+            name not in plain
+            and parameter.requires_grad
+            and not isinstance(_holder(network, name), EMBEDDINGS)
+        )
+    }
+    share = sum(counted[name] for name in covered) / max(sum(counted.values()), 1)
+    if share >= 0.5:
+        return None
+    apart = covered | (_matrices(network).keys() - counted.keys())
+    return (
+        f"OPT covers {share:.0%} of the matrix parameters of {type(network).__name__}; the rest "
+        f"are in {types_of_matrices(network, apart)}: name them in `include` or `types`, or "
+        "register their types (opt_runner.register_layer)"
+    )
+
+
+def check_unregistered(network: nn.Module, pattern: str) -> None:
+    """Raise UserError if the pattern names a matrix of a type that OPT does not know."""
+    for name in _matrices(network):
+        module, _, attribute = name.rpartition(".")
+        if fnmatchcase(name, pattern) or fnmatchcase(module, pattern):
+            kind = dotted(type(_holder(network, name)))
+            raise UserError(
+                f"{name} is a matrix of {kind}, which OPT does not know: say which axis has the "
+                f"neurons, opt_runner.register_layer({kind!r}, {{{attribute!r}: 'n d'}}) for "
+                "(outputs, inputs), 'd n' for (inputs, outputs)"
+            )
+
+
+def _matrices(network: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in network.named_parameters() if p.ndim >= 2}
+
+
+def _holder(network: nn.Module, name: str) -> nn.Module:
+    return network.get_submodule(name.rpartition(".")[0])

@@ -1,0 +1,236 @@
+"""A network that computes with the effective weights V in the place of its W."""
+
+import inspect
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from opt_runner.errors import UserError
+from opt_runner.layers import Layer, assembled
+from opt_runner.methods import Method
+from opt_runner.methods.kernels.fused import transformed
+from opt_runner.methods.kernels.shards import is_sharded, whole
+from opt_runner.methods.stack import Stack, held
+from opt_runner.recompute import Recompute, Swap, places
+from opt_runner.wrapper import Wrapper
+
+
+class EffectiveNetwork(Wrapper):
+    """`network` with stacks, whose methods make V: its forward and the penalty of a step.
+
+    stacks: what the methods train beside the network. steps: those made so far.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.steps = 0
+        self.stacks = nn.ModuleList()
+        # Each method that covers something, and its stacks.
+        self._parts: list[tuple[Method, slice]] = []
+
+    def _begin(self) -> None:
+        """Set up what no copy or pickle takes along."""
+        self._last: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._inside: Mapping[str, Tensor] | None = None  # V, within `effective`
+        self._added = False  # whether the last output's loss has the penalty
+        self.lacks_penalty = self._has_penalty
+        self._unchecked = True  # until the first forward pass
+        changed = {
+            layer.parameter
+            for method, stacks in self.parts()
+            if method.changes_weight
+            for stack in stacks
+            for layer in stack.layers
+        }
+        self._recompute = Recompute(places(self.network, changed), self.effective_weights)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the tensors of a forward pass, which cannot be copied."""
+        made_anew = {"_last", "_inside", "_added", "_unchecked", "_recompute"}
+        return {key: value for key, value in self.__dict__.items() if key not in made_anew}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._begin()
+
+    def _stacks(self) -> Iterator[Stack]:
+        return cast(Iterator[Stack], iter(self.stacks))
+
+    def parts(self) -> list[tuple[Method, list[Stack]]]:
+        """Return each method that covers something, with its stacks."""
+        stacks = list(self._stacks())
+        return [(method, stacks[part]) for method, part in self._parts]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the network's output on the effective weights.
+
+        Where it has a `loss` of its own, as those of transformers, the penalty is added to it.
+        """
+        self._added = False
+        if self._inside is not None:
+            output = self.network(*args, **kwargs)
+            return self._with_penalty(output)
+        effective = self.effective_weights()
+        plain = not torch.compiler.is_compiling() and not self._in_transform
+        before = self._checked_sums(effective) if plain and self._unchecked else None
+        output = functional_call(self.network, effective, args, kwargs)
+        if before is not None:
+            self._check_unchanged(before, effective)
+        output = self._with_penalty(output)
+        if effective and plain and torch.is_grad_enabled():
+            self._recompute.in_backward_of(output, effective)
+        return output
+
+    @contextmanager
+    def effective(self) -> Iterator[nn.Module]:
+        """Let the network itself compute with V inside of the context, which gives the network.
+
+        For its other methods, as `generate`, and for losses that take the network. Gradients reach
+        R; call `backward` inside if the network checkpoints activations.
+        """
+        if self._inside is not None:
+            yield self.network
+            return
+        self._inside = self.effective_weights()
+        swap = Swap(self._recompute.places, self._inside)
+        try:
+            yield self.network
+        finally:
+            swap.end()
+            self._inside = None
+
+    def _checked_sums(self, effective: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the sum of each V, and raise UserError where the network would not get it."""
+        apart = [name for name in effective if is_sharded(held(self.network, name))]
+        if apart:
+            raise UserError(
+                f"{apart[0]} is sharded apart from OPT, and Q(R) needs all of it: use fully_shard("
+                "opt) on the whole of OPT, without tensor parallelism or shards of its parts"
+            )
+        return {
+            name: V.detach().sum(dtype=torch.float64)
+            for name, V in effective.items()
+            if not V.is_meta
+        }
+
+    def _check_unchanged(
+        self, before: Mapping[str, Tensor], effective: Mapping[str, Tensor]
+    ) -> None:
+        """Raise UserError if the network's forward wrote to V, past the gradient of R."""
+        after = self._checked_sums(effective)
+        names = [
+            name
+            for name, total in before.items()
+            if not torch.equal(total, after[name]) and not after[name].isnan()
+        ]
+        if names:
+            raise UserError(
+                f"the network writes to its weights in the forward pass, as `weight.data *= mask`: "
+                f"{', '.join(names)}. No gradient sees that: multiply in the forward instead, or "
+                f"leave the layers out: exclude={[name.rpartition('.')[0] for name in names]}"
+            )
+        self._unchecked = False
+
+    def effective_weights(self) -> dict[str, Tensor]:
+        """Return {parameter name: V} of the layers whose V is not W.
+
+        V is made in float32 also under autocast and for a network in a half precision, and given
+        in the network's type. In bfloat16 Q^T Q - I would be 4e-3 and more, and decompositions have
+        no such kernels.
+        """
+        if self._inside is not None:
+            return dict(self._inside)
+        made_of: dict[str, list[tuple[Layer, Tensor]]] = {}
+        for number, (method, stacks) in enumerate(self.parts()):
+            if not method.changes_weight:
+                continue
+            made = self._make(method, stacks)
+            for stack, (_, V) in zip(stacks, made, strict=True):
+                for layer, weight in stack.as_weights(V):
+                    made_of.setdefault(layer.parameter, []).append((layer, weight))
+            if method.has_penalty and torch.is_grad_enabled() and not self._in_transform:
+                self._last[number] = made
+        return {
+            name: assembled(whole(held(self.network, name)), of_parameter)
+            for name, of_parameter in made_of.items()
+        }
+
+    def _make(self, method: Method, stacks: Sequence[Stack]) -> list[tuple[Tensor, Tensor]]:
+        """Return W and V, each (k, d, n), of each stack of a method."""
+        if self._inside is not None:
+            raise UserError("V is in the place of W inside of opt.effective(): leave it first")
+        if any(stack.empty for stack in stacks):
+            raise UserError(
+                "R has no values since to_empty: call opt.reset_parameters(), or load a state"
+            )
+        Ws = [stack.W() for stack in stacks]
+        with _no_autocast(Ws[0]):
+            Vs = method.weights(Ws, [stack.tensors for stack in stacks])
+        return list(zip(Ws, Vs, strict=True))
+
+    def penalty(self) -> Tensor:
+        """Return what the methods add to the loss of the step that is being made: a scalar.
+
+        It is 0 for most, and where the output's own `loss` has it already. It uses the V of the
+        forward pass before it, once: call it after `opt(x)`, as a step does.
+        """
+        zero = torch.zeros((), device=next(self.parameters()).device)
+        self.lacks_penalty = False
+        if self._added:
+            return zero
+        given: list[Tensor] = []
+        for number, (method, stacks) in enumerate(self.parts()):
+            if not method.has_penalty:
+                continue
+            made = self._last.pop(number, None) or self._make(method, stacks)
+            with _no_autocast(zero):
+                terms = [
+                    method.penalty(stack.layers[0], W, V, self.steps + 1, **stack.tensors)
+                    for stack, (W, V) in zip(stacks, made, strict=True)
+                ]
+            given += [term for term in terms if term is not None]
+        return torch.stack(given).sum() if given else zero
+
+    def _with_penalty(self, output: Any) -> Any:
+        """Add the penalty to the loss that the network computes itself, where it does."""
+        if not torch.is_grad_enabled() or not self._has_penalty:
+            return output
+        by_key = isinstance(output, MutableMapping)
+        loss = output.get("loss") if by_key else getattr(output, "loss", None)
+        if isinstance(loss, Tensor) and loss.requires_grad and loss.ndim == 0:
+            if by_key:
+                output["loss"] = loss + self.penalty()
+            else:
+                output.loss = loss + self.penalty()
+            self._added = True
+        return output
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Return False where Trainer must divide the loss by the parts of a batch itself.
+
+        The penalty is the same in each part, whatever share of the tokens it has.
+        """
+        if self._has_penalty:
+            return False
+        parameters = inspect.signature(self.network.forward).parameters.values()
+        default = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        return bool(getattr(self.network, "accepts_loss_kwargs", default))
+
+    @property
+    def _in_transform(self) -> bool:
+        return not torch.compiler.is_compiling() and transformed()
+
+    @property
+    def _has_penalty(self) -> bool:
+        return any(method.has_penalty for method, _ in self._parts)
+
+
+def _no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
+    kind = tensor.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)

@@ -1,0 +1,118 @@
+"""A module around a network that frameworks can take for the network itself."""
+
+import inspect
+from abc import abstractmethod
+from contextlib import AbstractContextManager
+from functools import wraps
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Wrapper(nn.Module):
+    """A module with the signature, the attributes and the methods of its `network`.
+
+    Methods of the network run inside of `effective`, as `generate` of a language model. Its
+    submodules and parameters do not reach through: they would compute with W.
+    A state_dict has each shared parameter once, as safetensors wants it.
+    """
+
+    network: nn.Module
+
+    @abstractmethod
+    def effective(self) -> AbstractContextManager[nn.Module]:
+        """Return the context in which the network itself computes with V."""
+
+    def _take_signature(self) -> None:
+        self.__class__ = _like(type(self), type(self.network))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the network that this module does not have."""
+        modules = self.__dict__.get("_modules", {})
+        for own in (
+            self.__dict__.get("_parameters", {}),
+            self.__dict__.get("_buffers", {}),
+            modules,
+        ):
+            if name in own:
+                return own[name]
+        network = modules.get("network")
+        if network is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        found = getattr(network, name)
+        if isinstance(found, nn.Module | nn.Parameter):
+            raise AttributeError(
+                f"{name} of the network computes with W, not with V: write "
+                f"`with opt.effective() as network: network.{name}`"
+            )
+        if not (inspect.ismethod(found) and found.__self__ is network):
+            return found
+        if inspect.isgeneratorfunction(found) or inspect.iscoroutinefunction(found):
+            raise AttributeError(f"{name} runs later: write `with opt.effective() as network:`")
+
+        @wraps(found)
+        def on_V(*args: Any, **kwargs: Any) -> Any:
+            with self.effective():
+                return found(*args, **kwargs)
+
+        return on_V
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copy and pickle by the classes that this one is made of."""
+        if "made_of" not in vars(type(self)):
+            return super().__reduce_ex__(protocol)
+        made_of = type(self).made_of  # type: ignore[attr-defined]
+        return _blank, made_of, self.__getstate__()  # type: ignore[no-untyped-call]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the state as any module, but each shared parameter once."""
+        prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
+        state = super().state_dict(*args, **kwargs)
+        for name in self._aliases():
+            state.pop(f"{prefix}network.{name}", None)
+        return state
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        for name, first in self._aliases().items():
+            value = state_dict.get(f"{prefix}network.{first}")
+            if value is not None:
+                state_dict.setdefault(f"{prefix}network.{name}", value)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _aliases(self) -> dict[str, str]:
+        """Return {name: first name} of the parameters that the network has more than once."""
+        first: dict[int, str] = {}
+        found: dict[str, str] = {}
+        for name, parameter in self.network.named_parameters(remove_duplicate=False):
+            if first.setdefault(id(parameter), name) != name:
+                found[name] = first[id(parameter)]
+        return found
+
+
+_made: dict[tuple[type[Wrapper], type[nn.Module]], type[Wrapper]] = {}
+
+
+def _like(cls: type[Wrapper], network: type[nn.Module]) -> type[Wrapper]:
+    """Return the class with the signature of the network's forward, which Trainer reads."""
+    if (cls, network) in _made:
+        return _made[cls, network]
+    try:
+        signature = inspect.signature(network.forward)
+    except (TypeError, ValueError):  # of a scripted module
+        return cls
+
+    def forward(self: Wrapper, *args: Any, **kwargs: Any) -> Any:
+        return cls.forward(self, *args, **kwargs)
+
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    content = {"forward": forward, "made_of": (cls, network), "__module__": cls.__module__}
+    # Some read the network's name as well, as for its labels.
+    made = type(f"{cls.__name__}{network.__name__}", (cls,), content)
+    return _made.setdefault((cls, network), made)
+
+
+def _blank(cls: type[Wrapper], network: type[nn.Module]) -> Wrapper:
+    made = _like(cls, network)
+    return made.__new__(made)

@@ -1,0 +1,65 @@
+"""FSDP2 on two processes: equal to one, in bfloat16, resumed from DCP; the rest is refused."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+METHODS = ["cayley", "ogd", "frame", "landing", "pogo", "sopt", "poet", "oft"]
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch has no gloo")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what each of the things that two processes tried came to."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.frameworks.sharded"]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(port), str(folder)], cwd=ROOT, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]  # fmt: skip
+    ended = [process.communicate(timeout=200) for process in processes]
+    assert not any(process.returncode for process in processes), ended[0][1] + ended[1][1]
+    first, second = (dict(map(json.loads, out.splitlines())) for out, _ in ended)
+    assert first == second
+    return first
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_as_one_process(method: str, found: dict[str, Any]) -> None:
+    assert found[f"equal {method}"] < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_in_bfloat16(method: str, found: dict[str, Any]) -> None:
+    assert found[f"half {method}"] < 1e-5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resumed_from_a_distributed_checkpoint(method: str, found: dict[str, Any]) -> None:
+    assert found[f"resumed {method}"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("blocks", "is sharded apart from OPT, and Q(R) needs all of it: use fully_shard(opt)"),
+        ("tensor_parallel", "2.weight is sharded apart from OPT"),
+        ("fsdp1", "has been taken by another package, as FSDP1"),
+        ("before", "sharded already, by FSDP, tensor parallelism or DeepSpeed's ZeRO-3"),
+        ("early_optimizer", "they were replaced after it was made, as fully_shard"),
+    ],
+)
+def test_what_is_refused(name: str, says: str, found: dict[str, Any]) -> None:
+    assert says in found[name]
