@@ -100,9 +100,10 @@ def work_and_report(
     except UserError:
         raise
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in FULL
-        if full or isinstance(error, CannotWrite):
-            screen.fail(str(CannotWrite(sweep.folder, error) if full else error))
+        if isinstance(error, OSError) and error.errno in FULL:
+            screen.fail(str(CannotWrite(sweep.folder, error)))
+        elif isinstance(error, CannotWrite):
+            screen.fail(str(error))
         else:
             _log_failure(sweep, error, screen)
         reported(False)
