@@ -120,18 +120,6 @@ def test_the_first_method_says_how_what_has_no_method_trains() -> None:
         assert sorted(g["lr"] for g in optimizer.param_groups) == [0.02, 0.1, 0.1]
 
 
-def test_methods_whose_optimizers_exclude_each_other() -> None:
-    class Other(torch.optim.SGD):
-        pass
-
-    class Own(Cayley):
-        optimizer_class = Other
-
-    opt = OPT(small_cnn(), [Rule(Own(), max_d=27), Rule("ogd")])
-    with pytest.raises(UserError, match="no optimizer does what Other and RetractionSGD do"):
-        opt.optimizer(lr=0.1)
-
-
 def test_a_step_counts_once_whatever_other_optimizers_there_are() -> None:
     torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)  # which hooks the class SGD
     opt = OPT(small_cnn(), "ogd")
