@@ -9,7 +9,6 @@ from torch import nn
 
 from opt_runner import OPT, Rule, merge
 from opt_runner.errors import UserError
-from opt_runner.methods import Cayley
 from tests.networks_of_users import TransformerEncoder
 from tests.small import small_cnn, train
 
