@@ -24,6 +24,7 @@ from benchmarks import __main__ as benchmarks
 from opt_runner.cli import eval as opt_eval
 from opt_runner.cli import export as opt_export
 from opt_runner.cli import report as opt_report
+from opt_runner.cli import track as opt_track
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.config.overrides import assignments, by_key
 from opt_runner.config.schema import Config
@@ -33,7 +34,7 @@ PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.S | re.M)
 _FILE_NAME = re.compile(r"(?:# @package _global_\n)?# ([\w./]+\.(?:py|yaml))\n")
-_PROGRAM = r"opt-run|opt-eval|opt-export|opt-report|make|torchrun|srun|python -m|pip \w+|\S*pytest"
+_PROGRAM = r"opt-(?:run|eval|export|report|track)|make|torchrun|srun|python -m|pip \w+|\S*pytest"
 _OUR = rf"(?:\w+=\S+ )*(?:{_PROGRAM}) [\w.'/+@=:-]"
 _INDENTED = re.compile(rf"^    ({_OUR}.*)$", re.M)
 _INLINE = re.compile(rf"(?<!`)`({_OUR}[^`]*)`(?!`)")
@@ -193,9 +194,9 @@ def runs(command: Command) -> list[list[str]]:
             assert all((ROOT / path).exists() for path in paths)
         case "opt-eval":
             return [opt_eval._parser().parse_args(arguments).overrides]
-        case "opt-export" | "opt-report":
-            module = opt_export if name == "opt-export" else opt_report
-            module._parser().parse_args(arguments)
+        case "opt-export" | "opt-report" | "opt-track":
+            modules = {"opt-export": opt_export, "opt-report": opt_report, "opt-track": opt_track}
+            modules[name]._parser().parse_args(arguments)
         case _:
             # The pages that are followed use it; a test does what they show.
             assert name in ("python", "ls", "grep", "export"), command.line
@@ -272,6 +273,12 @@ def _sweeper(overrides: list[str]) -> dict:
     sweeper = OmegaConf.to_container(cfg.hydra.sweeper, resolve=False)
     assert isinstance(sweeper, dict)
     return sweeper
+
+
+def job_config(overrides: list[str]) -> str:
+    """Return the text that `--cfg job` prints."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return OmegaConf.to_yaml(hydra.compose("config", overrides))
 
 
 def composed(overrides: list[str]):

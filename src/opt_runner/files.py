@@ -17,11 +17,9 @@ from filelock import FileLock, Timeout
 from opt_runner.errors import UserError
 
 _WAIT_SECONDS = 0.5
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ADVICE = {
-    None: "make room, then",  # PyTorch's errors have no number
-    errno.ENOSPC: "make room, then",
-    errno.EDQUOT: "make room, then",
-    errno.EFBIG: "make room, then",
+    **dict.fromkeys((None, *FULL), "make room, then"),  # PyTorch's errors have no number
     errno.ELOOP: "it is a symbolic link, and links are not followed: remove the link, then",
 }
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}", re.DOTALL)

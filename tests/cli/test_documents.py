@@ -210,6 +210,14 @@ def test_every_refusal_is_as_shown(
             assert capsys.readouterr().err == f"opt-run: {refused}\n"
 
 
+def test_a_config_is_as_shown(in_folder: Path) -> None:
+    documents.write("docs/tutorial.md", in_folder)
+    steps = documents.read("docs/tutorial.md")
+    (command,) = (one for one in steps if isinstance(one, Command) and "--cfg job" in one.line)
+    (overrides,) = documents.runs(command)
+    documents.check_shown(command, documents.job_config(overrides))
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "page", ["README.md", *(pytest.param(page, marks=pytest.mark.slow) for page in PAGES[1:])]

@@ -149,6 +149,25 @@ def test_a_full_disk_leaves_every_earlier_file_whole(
 
 
 @pytest.mark.slow
+def test_a_search_on_a_full_disk_has_all_its_trials_once_there_is_room(
+    opt_run: Run, small_disk: Path
+) -> None:
+    arguments = [
+        "-m", *TINY, "tracking=none", "hydra/sweeper=optuna", "hydra.sweeper.trials=5",
+        "dataset.validation=0.2", "optimizer.lr=interval(0.01,0.1)", "plan.measure=false",
+    ]  # fmt: skip
+    full = opt_run(*arguments)
+    assert full.returncode == 1
+    assert "No space left on device; make room, then run the command again" in full.stdout
+    assert "Traceback" not in full.stdout + full.stderr
+    assert "Logging error" not in full.stdout + full.stderr
+    subprocess.run(["mount", "-o", "remount,size=5m", str(small_disk)], check=True)
+    again = opt_run(*arguments)
+    assert again.returncode == 0, again.stdout
+    assert "trials: 5 finished" in again.stdout
+
+
+@pytest.mark.slow
 def test_a_run_that_another_process_has_is_left_if_wished(
     opt_run: Run, tmp_path: Path, environment: dict[str, str]
 ) -> None:

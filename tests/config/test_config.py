@@ -82,7 +82,7 @@ def test_defaults_are_the_references() -> None:
         (["method=or", "+method.sclae=1"], "did you mean 'method.scale'? (method takes"),
         (["model.widths=[64,0]"], "model.widths.1: must be greater than 0, got 0"),
         (["method._target_=nowhere.Nothing"], "method._target_: cannot import 'nowhere.Nothing'"),
-        (["model._target_=math.pi"], "no class or function"),
+        (["model._target_=math.pi"], "is not a class or function"),
         (["experiment_name=../up"], "experiment_name"),
         (["+colour=red"], "unknown key 'colour'"),
         (["layers.max_d=0"], "layers.max_d: must be greater than 0, got 0"),

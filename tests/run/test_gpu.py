@@ -25,7 +25,7 @@ from tests.gpu import Gpu
 from tests.small import small_cnn
 
 # Its decomposition, and torch's or geotorch's map, tell the CPU whether they succeeded.
-WAITING = {"ls", "parametrization", "spel", "manifold_muon"}
+WAITING = {"ls", "parametrization", "spel", "manifold_muon", "sso"}
 # Rounds end between the steps, and draw on the CPU.
 ROUNDS = {"sopt": ["method.round_steps=2"], "poet": ["method.round_steps=2"]}
 STEPS = 4

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -282,14 +283,33 @@ def test_a_diverged_trial_is_the_worst_and_its_other_seeds_are_not_run(
 
 
 def test_a_failed_trial_is_replaced_and_not_learned_from(begin: Begin, tmp_path: Path) -> None:
-    outcomes: Iterator[Outcome] = iter([10.0, "failed", None, 12.0, 11.0, 13.0])
+    outcomes: Iterator[Outcome] = iter([10.0, "failed", "failed", 12.0, 11.0, 13.0])
     code, runner = begin(SPACE, lambda config: next(outcomes), trials=4)
     assert code == 0
     assert len(runner.executed) == 6
     found = record(tmp_path).trials
     assert [trial.status for trial in found] == ["finished", "failed", "failed"] + ["finished"] * 3
     assert [trial.value for trial in found] == [10.0, None, None, 12.0, 11.0, 13.0]
-    assert [trial.reason for trial in found][1:3] == ["because", "its run left no result"]
+    assert [trial.reason for trial in found][1:3] == ["because", "because"]
+
+
+def test_a_run_without_a_result_ends_the_search_and_its_point_is_not_lost(
+    begin: Begin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uncut: Iterator[Outcome] = iter([10.0, 12.0, 11.0])
+    begin([*SPACE, "note=uncut"], lambda config: next(uncut), trials=3)
+    expected = [trial.parameters for trial in record(tmp_path).trials]
+    shutil.rmtree(tmp_path)
+    full: Iterator[Outcome] = iter([10.0, None])
+    code, runner = begin(SPACE, lambda config: next(full), trials=3)
+    assert (code, len(runner.executed)) == (1, 2)
+    assert "a run of trial 1 left no result, as on a full disk; the same" in capsys.readouterr().out
+    rest: Iterator[Outcome] = iter([12.0, 11.0])
+    code, runner = begin(SPACE, lambda config: next(rest), trials=3)
+    assert code == 0
+    found = record(tmp_path).trials
+    assert [trial.value for trial in found] == [10.0, 12.0, 11.0]
+    assert [trial.parameters for trial in found] == expected
 
 
 def test_failures_in_a_row_end_the_search(

@@ -1,4 +1,4 @@
-"""opt-track: records that exist, sent to Weights & Biases.
+"""opt-track: send existing records to Weights & Biases.
 
 Exit codes: 0 sent, 2 a mistake in the command or in a record. Help answers without importing torch.
 """
@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="opt-track",
-        description="Send runs that are on disk to Weights & Biases, also those that were trained "
-        "with tracking=none. A run that was sent before is updated. Without a login the runs are "
-        "written offline, for `wandb sync`.",
+        description="Send runs on disk to Weights & Biases, also runs trained with tracking=none. "
+        "A run that was sent before is updated. Without a login the runs are written offline, for "
+        "`wandb sync`.",
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="RECORD",
                         help="the folder of a run, or one with runs below it")  # fmt: skip

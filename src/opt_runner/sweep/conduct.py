@@ -12,7 +12,7 @@ from opt_runner.config.schema import Config
 from opt_runner.console import titles, wandb
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
-from opt_runner.files import CannotWrite, remove_link
+from opt_runner.files import FULL, CannotWrite, remove_link
 from opt_runner.records.stored import StoredRun
 from opt_runner.report import terminal
 from opt_runner.report.comparison import Comparison
@@ -100,6 +100,8 @@ def work_and_report(
     except UserError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            error = CannotWrite(sweep.folder, error)
         if isinstance(error, CannotWrite):
             screen.fail(str(error))
         else:

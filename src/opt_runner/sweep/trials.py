@@ -188,10 +188,14 @@ class Trials:
         result = found.result if found else None
         if found is not None and self._prunes and not trial.errors:
             self._report(trial, found.record)
+        if result is None:  # the trial is not over: its point must not be lost
+            self.stopped = self.stopped or (
+                f"the search stops: a run of trial {trial.trial.number} left no result, as on a "
+                "full disk; the same command goes on with it"
+            )
+            return
         status, reason = "finished", None
-        if result is None:
-            status, reason = "failed", "its run left no result"
-        elif result.status == "pruned":
+        if result.status == "pruned":
             status, reason = "pruned", f"after step {result.steps}"
         elif result.status == "diverged":
             status, reason = "diverged", result.error
