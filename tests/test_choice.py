@@ -9,7 +9,6 @@ from torch import nn
 
 from opt_runner import OPT, Rule, merge
 from opt_runner.errors import UserError
-from opt_runner.methods import Cayley
 from tests.networks_of_users import TransformerEncoder
 from tests.small import small_cnn, train
 
@@ -118,18 +117,6 @@ def test_the_first_method_says_how_what_has_no_method_trains() -> None:
         assert type(optimizer).__name__ == "RetractionSGD"
         assert optimizer.param_groups[0]["weight_decay"] == scale
         assert sorted(g["lr"] for g in optimizer.param_groups) == [0.02, 0.1, 0.1]
-
-
-def test_methods_whose_optimizers_exclude_each_other() -> None:
-    class Other(torch.optim.SGD):
-        pass
-
-    class Own(Cayley):
-        optimizer_class = Other
-
-    opt = OPT(small_cnn(), [Rule(Own(), max_d=27), Rule("ogd")])
-    with pytest.raises(UserError, match="no optimizer does what Other and RetractionSGD do"):
-        opt.optimizer(lr=0.1)
 
 
 def test_a_step_counts_once_whatever_other_optimizers_there_are() -> None:

@@ -94,9 +94,10 @@ def by_graph(network: nn.Module, layers: "Sequence[Candidate]", example: Any) ->
     args = (
         example if isinstance(example, tuple) else () if isinstance(example, dict) else (example,)
     )
+    devices = list({parameter.device for parameter in network.parameters() if parameter.is_cuda})
     try:
         network.eval()
-        with torch.enable_grad(), torch.random.fork_rng():
+        with torch.enable_grad(), torch.random.fork_rng(devices):
             output = network(*args, **(example if isinstance(example, dict) else {}))
     finally:
         for handle in handles:
