@@ -31,7 +31,7 @@ from opt_runner.run.loop import train
 from opt_runner.run.run import Run, identify
 from opt_runner.run.set_up import Setup
 from opt_runner.run.size import memory_of_step
-from opt_runner.trained import export, read
+from opt_runner.trained import Trust, export, read
 from tests.networks.own.large_digits import LargeDigits
 
 CONF = Path(__file__).parent / "own" / "conf"
@@ -195,7 +195,7 @@ def test_it_trains_goes_on_and_merges(
     assert all(map(same, state(cut.setup), state(uncut.setup)))
     assert cut.run.record.weights.read_bytes() == uncut.run.record.weights.read_bytes()
 
-    plain = read(cut.run.record.directory).network
+    plain = read(cut.run.record.directory, Trust(everything=True)).network
     assert type(plain) is type(opt.network)
     opt.eval()
     x = normalise(data.test_images)
@@ -217,7 +217,8 @@ def test_it_is_exported(
 ) -> None:
     """One variant will do: `read` has put the weights of each into the plain network."""
     pytest.importorskip("onnxruntime")
-    record = read(trained(network, "cayley", "runs").run.record.directory)
+    run = trained(network, "cayley", "runs").run
+    record = read(run.record.directory, Trust(everything=True))
     for kind in ("torch-export", "onnx"):
         found = export(record, kind, tmp_path / kind)
         assert found is not None
