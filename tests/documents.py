@@ -94,7 +94,8 @@ def spans(page: str) -> list[str]:
 
 def keys(page: str) -> set[str]:
     """Return the dotted keys of the config in the text, also those of assignments."""
-    words = [shlex.split(span) for span in spans(page) if "joblib" not in span]
+    texts = [span for span in spans(page) if "joblib" not in span]
+    words = [shlex.split(text) for text in texts if text.count("'") % 2 == 0]
     found = [word for line in words if all(map(_KEY.fullmatch, line)) for word in line]
     tops = {*Config.model_fields, "hydra"}
     dotted = {word.partition("=")[0] for word in found if not _PATH.fullmatch(word)}
