@@ -219,9 +219,8 @@ def test_a_config_is_as_shown(in_folder: Path) -> None:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    "page", ["README.md", *(pytest.param(page, marks=pytest.mark.slow) for page in PAGES[1:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
 def test_every_run_can_train(page: str, in_folder: Path) -> None:
     """Two steps of each: the network takes the images, and the method takes the network."""
     documents.write(page, in_folder)

@@ -10,7 +10,11 @@ import torch
 from tests.cli.conftest import ONE, Finished, Run, outcome, results, start, wait_for_checkpoint
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum",
+    [signal.SIGKILL,
+     *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, signal.SIGINT))],
+)  # fmt: skip
 def test_a_cut_run_ends_as_an_uncut_one(
     opt_run: Run,
     finished: Finished,

@@ -47,7 +47,9 @@ def test_a_sweep_leaves_one_complete_run_a_run(opt_run: Run, tmp_path: Path) -> 
         layers = result["end"]["energy_excess"]
         mean = sum(one["1"] for one in layers.values()) / len(layers)
         assert rows[-1]["energy_excess/1/mean"] == pytest.approx(mean)
-        assert run.history[-1].keys() >= {"energy/layers_table", "energy_excess/1/layers_table"}
+        assert run.history[-1].keys() >= {
+            f"{name}/layers_table/path" for name in ("energy", "energy_excess/1", "largest_cosine")
+        }
         assert run.summary["test_error"] == pytest.approx(result["test_error"])
         assert run.summary["status"] == "finished"
     (report,) = (run for run in all_runs(tmp_path) if run.name == "report")

@@ -64,11 +64,14 @@ class WandbTracker:
         def end(run: Any) -> None:
             import wandb
 
+            panels = {}
             for key, rows in self._layers.items():
                 steps, names = [step for step, _ in rows], [*rows[0][1]]
                 series = [[layers.get(name) for _, layers in rows] for name in names]
-                panel = wandb.plot.line_series(steps, series, names, f"{key} of layers", "step")
-                run.log({f"{key}/layers": panel})
+                panels[f"{key}/layers"] = wandb.plot.line_series(
+                    steps, series, names, f"{key} of layers", "step"
+                )
+            run.log(panels)
             run.summary.update(_flat(asdict(result)))
             run.finish(exit_code=0 if result.ended_well else 1)
 
