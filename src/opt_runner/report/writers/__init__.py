@@ -28,7 +28,7 @@ WRITERS = {
     "report.tex": latex.text,
     "report.html": html.text,
 }
-_MOST = 12  # tables, and searches, that are drawn
+_MOST = 6  # tables, and searches, that are drawn
 _PICTURE = re.compile(
     rf"({'|'.join([*figures.PICTURES, 'search', 'tuning', 'conditions'])})(-\d+)?\.(png|svg)"
 )
