@@ -4,6 +4,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+FRAMEWORKS := $(VENV)/.frameworks
 
 .PHONY: help run reproduce-table evidence bench test test-all test-versions chaos lint clean
 
@@ -45,10 +46,10 @@ bench: $(READY)  ## measure every method and the alternatives, write outputs/ben
 
 # A worker a core, each with its share of the threads (tests/conftest.py). One test alone starts
 # faster without workers: .venv/bin/pytest tests/test_opt.py
-test: $(READY)   ## run the tests, but for the slow ones
+test: $(FRAMEWORKS)  ## run the tests, but for the slow ones
 	@$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow"
 
-test-all: $(READY)   ## run all tests: also real clusters, several processes and kills by the dozen
+test-all: $(FRAMEWORKS)  ## run all tests: also real clusters, several processes and kills by the dozen
 	@$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 # An environment each below ENVIRONMENTS, some GB, removed after its tests. docs/reliability.md has results.
@@ -72,6 +73,12 @@ lint: $(READY)   ## ruff and mypy
 
 clean:           ## remove the environment and caches, not outputs/
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The libraries that people train in. Their tests are skipped where these cannot be installed.
+$(FRAMEWORKS): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,frameworks]' \
+	  || echo "transformers, accelerate, timm or PyG cannot be installed: their tests are skipped" >&2
+	@touch $@
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
