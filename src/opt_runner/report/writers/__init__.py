@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -29,6 +30,7 @@ WRITERS = {
     "report.html": html.text,
 }
 _MOST = 6  # tables, and searches, that are drawn
+_MOST_ROWS = 80  # of drawn tables together: a picture takes half a second for 25 rows
 _PICTURE = re.compile(
     rf"({'|'.join([*figures.PICTURES, 'search', 'tuning', 'conditions'])})(-\d+)?\.(png|svg)"
 )
@@ -49,7 +51,11 @@ def collect(
     metrics that cannot be read.
     """
     views = [View(table, fault) for table in tables]
-    drawn = [_draw(name, kind.shows, kind.draw, views) for name, kind in figures.PICTURES.items()]
+    rows = accumulate(len(table.rows) for table in tables)
+    most = max(1, min(_MOST, sum(together <= _MOST_ROWS for together in rows)))
+    drawn = [
+        _draw(name, kind.shows, kind.draw, views, most) for name, kind in figures.PICTURES.items()
+    ]
     sections: list[Section] = []
     known: set[str] = set()
     for table, *pictures in zip(tables, *drawn, strict=True):
@@ -61,7 +67,7 @@ def collect(
     tuned, alone = tunings(searches), [search for search in searches if not search.label]
     tunings_ = _draw("tuning", TUNING, partial(draw_tuning, stated=stated), tuned)
     conditions = _draw("conditions", CONDITIONS, draw_conditions, families(tables))
-    many = max(len(tables), len(tuned), len(alone)) > _MOST
+    many = len(tables) > most or max(len(tuned), len(alone)) > _MOST
     return Report(
         title,
         command,
@@ -70,16 +76,20 @@ def collect(
         [picture for picture in conditions if picture],
         [*zip(tuned, tunings_, strict=True)],
         [*zip(alone, _draw("search", SEARCH, draw_search, alone), strict=True)],
-        f"Pictures are of the first {_MOST} tables and searches only." if many else "",
+        f"Pictures are of the first {most} tables and {_MOST} searches only." if many else "",
     )
 
 
 def _draw(
-    name: str, shows: str, draw: Callable[[T], Figure | None], every: Sequence[T]
+    name: str,
+    shows: str,
+    draw: Callable[[T], Figure | None],
+    every: Sequence[T],
+    most: int = _MOST,
 ) -> list[Picture | None]:
     """Return the pictures of the first of these with their numbers; None if there is none."""
     found: list[Picture | None] = [None] * len(every)
-    for place, one in enumerate(every[:_MOST]):
+    for place, one in enumerate(every[:most]):
         if figure := draw(one):
             suffix = f"-{place + 1}" if len(every) > 1 else ""
             svg, png = as_bytes(figure, "svg"), as_bytes(figure, "png")
