@@ -1,4 +1,4 @@
-"""The base of methods in which V itself trains, moved by an optimizer of the method's own."""
+"""Bases of methods whose tensors are moved by an optimizer of the method's own."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,25 +15,20 @@ Rate = Annotated[float, Field(gt=0, le=1e6)]
 
 
 @method_options
-class MovedV(Method):
-    """V (d, n) starts as W and trains, moved by `optimizer_class`.
+class Moved(Method):
+    """A method whose tensors are moved by `optimizer_class`, with a learning rate of their own.
 
-    Its name is R, as in every method that owns a matrix.
-
-    rotation_lr: learning rate of V.
+    rotation_lr: learning rate of these tensors.
     rotation_factor: its factor at every milestone.
     """
 
     rotation_lr: Rate = 0.02
     rotation_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
-        return {"R": W.clone()}
-
-    def weight(self, W: Tensor, R: Tensor, **fixed: Tensor) -> Tensor:
-        return R
+    @property
+    def move_options(self) -> dict[str, Any]:
+        """Return what the parameter group tells `optimizer_class` beside the learning rate."""
+        return {}
 
     def optimizer_options(
         self, tensor: str | None, lr: float, weight_decay: float
@@ -45,4 +40,21 @@ class MovedV(Method):
             "weight_decay": 0.0,
             "retract": True,
             "milestone_factor": self.rotation_factor,
+            **self.move_options,
         }
+
+
+@method_options
+class MovedV(Moved):
+    """V (d, n) starts as W and trains, moved by `optimizer_class`.
+
+    Its name is R, as in every method that owns a matrix.
+    """
+
+    def init(
+        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
+    ) -> Tensors:
+        return {"R": W.clone()}
+
+    def weight(self, W: Tensor, R: Tensor, **fixed: Tensor) -> Tensor:
+        return R

@@ -28,8 +28,6 @@ class OrthogonalGradientDescent(OrthogonalR):
     def trains_V(self, W: Tensor) -> bool:
         return self.form == "thin" and super().trains_V(W)
 
-    def optimizer_options(
-        self, tensor: str | None, lr: float, weight_decay: float
-    ) -> dict[str, Any]:
-        options = super().optimizer_options(tensor, lr, weight_decay)
-        return options if tensor is None else {**options, "retract": self.form}
+    @property
+    def move_options(self) -> dict[str, Any]:
+        return {"retract": self.form}

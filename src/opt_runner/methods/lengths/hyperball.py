@@ -8,7 +8,7 @@ from torch import Tensor
 
 from opt_runner.methods.base import Method, Tensors, method_options
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import MovedV, Rate
+from opt_runner.methods.moved import MovedV
 
 _LEAST = 1e-30  # a matrix of norm 0 stays 0
 
@@ -44,8 +44,6 @@ class Hyperball(MovedV):
     Source: arXiv 2606.16899, code github.com/NVIDIA-NeMo/Emerging-Optimizers at fd77292,
     hyperball.py. Departs: the step is that of SGD with momentum, published that of any optimizer.
     """
-
-    rotation_lr: Rate = 0.02
 
     family: ClassVar[str | None] = "lengths"
     colour: ClassVar[str] = "#9DBF6E"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from opt_runner.methods.base import Method, Tensors, method_options
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import MovedV, Rate
+from opt_runner.methods.moved import MovedV
 
 _LEAST = 1e-30  # a neuron of length 0 stays 0
 
@@ -44,8 +44,6 @@ class Oblique(MovedV):
     normalized_optimizer.py. Departs: neurons keep the lengths that they have, published 1;
     rotation_lr.
     """
-
-    rotation_lr: Rate = 0.02
 
     family: ClassVar[str | None] = "lengths"
     colour: ClassVar[str] = "#5B8C5A"

@@ -1,17 +1,16 @@
 """Iso: the two frames of the singular value decomposition train, the singular values stay."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from opt_runner.geometry import orthogonality_error
 from opt_runner.methods.base import Method, Tensors, method_options
 from opt_runner.methods.kernels.cayley_transform import cayley_retraction, msign, qf
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import Rate
+from opt_runner.methods.moved import Moved
 
 if TYPE_CHECKING:
     from opt_runner.layers import Layer
@@ -37,7 +36,7 @@ class IsoSGD(StiefelSGD):
 
 
 @method_options
-class Iso(Method):
+class Iso(Moved):
     """V = U S P^T: U (d, r) and P (n, r) train with orthonormal columns, r = min(d, n); S is fixed.
 
     It is to `poet` what `frame` is to OPT: both sides turn and no square matrix of size d is built.
@@ -52,8 +51,6 @@ class Iso(Method):
 
     side: Literal["in", "both"] = "both"
     retraction: Literal["qf", "polar", "cayley"] = "qf"
-    rotation_lr: Rate = 0.02
-    rotation_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
     family: ClassVar[str | None] = "spectrum"
     colour: ClassVar[str] = "#63A4D8"
@@ -77,17 +74,9 @@ class Iso(Method):
         V: Tensor = U * S.unsqueeze(-2) @ P.mT
         return V
 
-    def optimizer_options(
-        self, tensor: str | None, lr: float, weight_decay: float
-    ) -> dict[str, Any]:
-        if tensor is None:
-            return super().optimizer_options(tensor, lr, weight_decay)
-        return {
-            "lr": self.rotation_lr,
-            "weight_decay": 0.0,
-            "retract": self.retraction,
-            "milestone_factor": self.rotation_factor,
-        }
+    @property
+    def move_options(self) -> dict[str, Any]:
+        return {"retract": self.retraction}
 
     def measure(self, W: Tensor, V: Tensor, U: Tensor, P: Tensor, S: Tensor) -> Tensors:
         """Return the larger of the errors of U and P, |U^T U - I| and |P^T P - I|."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from opt_runner.methods.base import Method, Tensors, method_options
 from opt_runner.methods.kernels.cayley_transform import cayley_transform
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import MovedV, Rate
+from opt_runner.methods.moved import MovedV
 
 if TYPE_CHECKING:
     from opt_runner.layers import Layer
@@ -96,7 +96,6 @@ class Pion(MovedV):
     side: Side = "both"
     exact: bool = True
     second_moment: Annotated[float, Field(gt=0, lt=1)] | None = None
-    rotation_lr: Rate = 0.02
 
     family: ClassVar[str | None] = "spectrum"
     colour: ClassVar[str] = "#2B6CB0"
@@ -109,14 +108,9 @@ class Pion(MovedV):
     def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
         return {"spectrum": torch.linalg.svdvals(W)}
 
-    def optimizer_options(
-        self, tensor: str | None, lr: float, weight_decay: float
-    ) -> dict[str, Any]:
-        options = super().optimizer_options(tensor, lr, weight_decay)
-        if tensor is None:
-            return options
-        own = {"side": self.side, "exact": self.exact, "second_moment": self.second_moment}
-        return {**options, **own}
+    @property
+    def move_options(self) -> dict[str, Any]:
+        return {"side": self.side, "exact": self.exact, "second_moment": self.second_moment}
 
     def measure(self, W: Tensor, V: Tensor, spectrum: Tensor, **others: Any) -> Tensors:
         change = (torch.linalg.svdvals(V) - spectrum).abs().amax(-1) / spectrum.amax(-1)

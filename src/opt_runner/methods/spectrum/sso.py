@@ -11,7 +11,7 @@ from opt_runner.methods.base import Method, Tensors, method_options
 from opt_runner.methods.kernels.cayley_transform import msign
 from opt_runner.methods.kernels.linalg import svd
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import MovedV, Rate
+from opt_runner.methods.moved import MovedV
 
 _LEAST = 1e-30  # a matrix of zeros stays
 
@@ -67,7 +67,6 @@ class SpectralSphere(MovedV):
     """
 
     bisections: Annotated[int, Field(ge=0, le=100)] = 20
-    rotation_lr: Rate = 0.02
 
     family: ClassVar[str | None] = "spectrum"
     colour: ClassVar[str] = "#14476B"
@@ -77,11 +76,9 @@ class SpectralSphere(MovedV):
         "method.rotation_lr": "tag(log,interval(0.001,0.3))",
     }
 
-    def optimizer_options(
-        self, tensor: str | None, lr: float, weight_decay: float
-    ) -> dict[str, Any]:
-        options = super().optimizer_options(tensor, lr, weight_decay)
-        return options if tensor is None else {**options, "bisections": self.bisections}
+    @property
+    def move_options(self) -> dict[str, Any]:
+        return {"bisections": self.bisections}
 
     def measure(self, W: Tensor, V: Tensor, **others: Any) -> Tensors:
         before, now = (torch.linalg.matrix_norm(X, 2) for X in (W, V))

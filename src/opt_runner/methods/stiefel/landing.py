@@ -57,8 +57,6 @@ class Landing(OrthonormalU):
     colour: ClassVar[str] = "#E86F4D"
     optimizer_class: ClassVar[type[torch.optim.SGD]] = LandingSGD
 
-    def optimizer_options(
-        self, tensor: str | None, lr: float, weight_decay: float
-    ) -> dict[str, Any]:
-        options = super().optimizer_options(tensor, lr, weight_decay)
-        return options if tensor is None else {**options, "attraction": self.attraction}
+    @property
+    def move_options(self) -> dict[str, Any]:
+        return {"attraction": self.attraction}

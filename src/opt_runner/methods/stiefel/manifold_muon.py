@@ -10,7 +10,6 @@ from torch import Tensor
 from opt_runner.methods.base import Method, method_options
 from opt_runner.methods.kernels.cayley_transform import msign
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import Rate
 from opt_runner.methods.stiefel.spectral import SpectralU
 
 _RATE = 0.01  # of the dual ascent; it falls to 0 over its steps
@@ -53,7 +52,6 @@ class ManifoldMuon(SpectralU):
     """
 
     ascent: Annotated[int, Field(gt=0, le=10_000)] = 100
-    rotation_lr: Rate = 0.02
 
     family: ClassVar[str | None] = "manifold"
     colour: ClassVar[str] = "#A33B20"
@@ -63,8 +61,6 @@ class ManifoldMuon(SpectralU):
         "method.rotation_lr": "tag(log,interval(0.001,0.3))",
     }
 
-    def optimizer_options(
-        self, tensor: str | None, lr: float, weight_decay: float
-    ) -> dict[str, Any]:
-        options = super().optimizer_options(tensor, lr, weight_decay)
-        return options if tensor is None else {**options, "ascent": self.ascent}
+    @property
+    def move_options(self) -> dict[str, Any]:
+        return {"ascent": self.ascent}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from opt_runner.geometry import orthogonality_error
 from opt_runner.methods.base import Method, Tensors, method_options
+from opt_runner.methods.moved import Moved
 from opt_runner.methods.rotation import SquareRotation, Start
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @method_options
-class OrthogonalR(SquareRotation):
+class OrthogonalR(Moved, SquareRotation):
     """V = R W, R orthogonal: it starts so and a `StiefelSGD` keeps it so.
 
     Where n < d, V itself is what trains, under the name R as well: R is never built. Not so where
@@ -27,7 +28,6 @@ class OrthogonalR(SquareRotation):
     """
 
     start: Start = "identity"
-    rotation_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.02
     rotation_factor: Annotated[float, Field(gt=0, le=1)] = 0.2
     plain_weight_decay_scale: Annotated[float, Field(ge=0, le=1e6)] = 0.1
 
@@ -72,13 +72,8 @@ class OrthogonalR(SquareRotation):
         self, tensor: str | None, lr: float, weight_decay: float
     ) -> dict[str, Any]:
         if tensor is None:
-            return {"lr": lr, "weight_decay": weight_decay * self.plain_weight_decay_scale}
-        return {
-            "lr": self.rotation_lr,
-            "weight_decay": 0.0,
-            "retract": True,
-            "milestone_factor": self.rotation_factor,
-        }
+            weight_decay *= self.plain_weight_decay_scale
+        return super().optimizer_options(tensor, lr, weight_decay)
 
 
 @method_options

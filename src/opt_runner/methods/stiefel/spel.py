@@ -10,7 +10,6 @@ from torch import Tensor
 from opt_runner.methods.base import Method, method_options
 from opt_runner.methods.kernels.cayley_transform import msign
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import Rate
 from opt_runner.methods.stiefel.spectral import SpectralU
 
 
@@ -43,7 +42,6 @@ class Spel(SpectralU):
 
     average: Annotated[float, Field(ge=0, lt=1)] = 0.95
     decay: Annotated[float, Field(ge=0, le=1)] = 0.1
-    rotation_lr: Rate = 0.02
 
     family: ClassVar[str | None] = "manifold"
     colour: ClassVar[str] = "#D97757"
@@ -53,10 +51,6 @@ class Spel(SpectralU):
         "method.rotation_lr": "tag(log,interval(0.001,0.3))",
     }
 
-    def optimizer_options(
-        self, tensor: str | None, lr: float, weight_decay: float
-    ) -> dict[str, Any]:
-        options = super().optimizer_options(tensor, lr, weight_decay)
-        if tensor is None:
-            return options
-        return {**options, "average": self.average, "decay": self.decay}
+    @property
+    def move_options(self) -> dict[str, Any]:
+        return {"average": self.average, "decay": self.decay}
