@@ -74,18 +74,27 @@ class Component(Node):
         return self.model_extra or {}
 
 
-def check(component: Component, where: str, supplied: frozenset[str] = frozenset()) -> None:
+def check(
+    component: Component, where: str, supplied: frozenset[str] = frozenset(), whole: bool = False
+) -> None:
     """Raise UserError if the target does not exist or does not take the options.
 
     supplied: the names of parameters that `build` gets in addition to the options.
+    whole: build the component as well, as its options must go together.
     """
-    _check(type(component), component.model_dump_json(by_alias=True), where, supplied)
+    _check(type(component), component.model_dump_json(by_alias=True), where, supplied, whole)
 
 
 @cache
-def _check(kind: type[Component], content: str, where: str, supplied: frozenset[str]) -> None:
+def _check(
+    kind: type[Component], content: str, where: str, supplied: frozenset[str], whole: bool
+) -> None:
     """Check a component; cached, because the runs of a sweep share few components."""
-    _validated_options(kind.model_validate_json(content), where, supplied)
+    component = kind.model_validate_json(content)
+    if whole:
+        build(component, where, object)
+    else:
+        _validated_options(component, where, supplied)
 
 
 def build(component: Component, where: str, kind: type[T], **supplied: Any) -> T:

@@ -175,7 +175,7 @@ def check(plain: dict[str, Any]) -> Config:
     components.check(config.model, "model", NETWORK_SUPPLIED)
     components.check(config.dataset, "dataset")
     components.check(config.optimizer, "optimizer", _OPTIMIZER_SUPPLIED)
-    components.build(config.schedule, "schedule", object)  # its values must go together
+    components.check(config.schedule, "schedule", whole=True)
     if config.augment.then:
         components.check(config.augment.then, "augment.then")
     for position, other in enumerate(config.layers.rest):

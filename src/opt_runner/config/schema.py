@@ -296,3 +296,20 @@ def has_roles(node: Any) -> TypeGuard[type[Node]]:
         and issubclass(node, Node)
         and any(isinstance(m, Role) for f in node.model_fields.values() for m in f.metadata)
     )
+
+
+def dotted(node: Any, path: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with dotted keys, and lists as tuples."""
+    if not isinstance(node, dict):
+        return {path: tuple(node) if isinstance(node, list) else node}
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= dotted(value, f"{path}.{key}" if path else key)
+    return found
+
+
+def as_typed(value: Any) -> str:
+    """Return a value of a config as on the command line."""
+    if isinstance(value, tuple):
+        return "[" + ",".join(map(as_typed, value)) + "]"
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from opt_runner.optimizers.joint import Joint
+from opt_runner.optimizers.joint import Joint, loss_of
 
 Groups = list[dict[str, Any]]
 Average = Annotated[float, Field(ge=0, lt=1)]
@@ -81,10 +81,7 @@ class Lion(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             (beta1, beta2), lr = group["betas"], group["lr"]
             for p in group["params"]:

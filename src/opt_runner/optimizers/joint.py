@@ -7,6 +7,14 @@ import torch
 from torch.optim import Optimizer
 
 
+def loss_of(closure: Any) -> Any:
+    """Return what the closure of a step returns, None without one; gradients are on in it."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class Joint(Optimizer):
     """Steps several optimizers, each with groups of its own, in turn.
 
@@ -20,10 +28,7 @@ class Joint(Optimizer):
         self._share()
 
     def step(self, closure: Any = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for one in self.optimizers:
             one.step()
         return loss

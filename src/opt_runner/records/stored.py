@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from opt_runner.config.schema import Role, of_roles
+from opt_runner.config.schema import Role, dotted, of_roles
 from opt_runner.errors import UserError
 from opt_runner.records.reading import DamagedFile, folders_below, read_text, read_yaml
 from opt_runner.records.record import Record
@@ -76,12 +76,12 @@ class StoredRun:
     @cached_property
     def method_keys(self) -> dict[str, Any]:
         """Return the dotted keys and values that make a row of a table."""
-        return _flat(of_roles(self.config, Role.METHOD))
+        return dotted(of_roles(self.config, Role.METHOD))
 
     @cached_property
     def task_keys(self) -> dict[str, Any]:
         """Return the dotted keys and values that make a table, of keys that change a result."""
-        return _flat(of_roles(self.config, Role.TASK))
+        return dotted(of_roles(self.config, Role.TASK))
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -165,13 +165,3 @@ def read_on_any_device(planned: StoredRun) -> StoredRun | None:
     beside = (read(p) for p in folder.glob(f"seed{planned.seed}-*") if ".old-" not in p.name)
     same = [run for run in beside if run and (run.task_keys, run.method_keys) == keys]
     return max(same, key=lambda run: run.record.config.stat().st_mtime, default=None)
-
-
-def _flat(node: Any, path: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, with dotted keys."""
-    if not isinstance(node, dict):
-        return {path: tuple(node) if isinstance(node, list) else node}
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{path}.{key}" if path else key)
-    return flat

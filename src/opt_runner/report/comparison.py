@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+from opt_runner.config.schema import as_typed
 from opt_runner.methods import METHODS
 from opt_runner.records.result import Result
 from opt_runner.records.stored import StoredRun
@@ -114,7 +115,7 @@ class Comparison:
     @cached_property
     def title(self) -> str:
         """Return dataset, network, budget and everything that distinguishes the table, in words."""
-        extra = "".join(f", {key}={in_words(value)}" for key, value in self.differs.items())
+        extra = "".join(f", {key}={as_typed(value)}" for key, value in self.differs.items())
         steps = {result.steps for row in self.rows for result in row.finished.values()}
         budget = f", {steps.pop():,} steps" if len(steps) == 1 else ""
         return f"{self.dataset}, {self.model}{budget}{extra}"
@@ -230,10 +231,3 @@ class Comparison:
                 seeds[run.status].append(run.seed)
         missing = sorted(set(self.seeds) - {run.seed for run in row.runs})
         return {**seeds, "missing": missing} if missing else dict(seeds)
-
-
-def in_words(value: Any) -> str:
-    """Return a value of a config as on the command line."""
-    if isinstance(value, tuple):
-        return "[" + ",".join(map(in_words, value)) + "]"
-    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

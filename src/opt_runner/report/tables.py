@@ -9,9 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from opt_runner.config.schema import as_typed
 from opt_runner.methods import METHODS
 from opt_runner.records.stored import StoredRun
-from opt_runner.report.comparison import Comparison, TableRow, in_words
+from opt_runner.report.comparison import Comparison, TableRow
 
 _VERSIONS = ("opt_runner", "torch", "device", "data")
 _CHOICES = ("optimizer", "schedule")
@@ -83,7 +84,7 @@ def _labels(rows: Sequence[Sequence[StoredRun]]) -> list[str]:
         others = zip(_CHOICES, chosen, zip(*names[method], strict=True), strict=True)
         named = "".join(f" {choice}={name}" for choice, name, all_ in others if len({*all_}) > 1)
         options = "".join(
-            f" {key}={in_words(value)}"
+            f" {key}={as_typed(value)}"
             for key, value in runs[0].method_keys.items()
             if key in differing[method, *chosen]
         )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from opt_runner.methods.kernels.shards import on_own_part
+from opt_runner.optimizers.joint import loss_of
 
 
 class StiefelSGD(torch.optim.SGD):
@@ -17,10 +18,7 @@ class StiefelSGD(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = loss_of(closure)
         for group in self.param_groups:
             if group.get("retract"):
                 for X in group["params"]:

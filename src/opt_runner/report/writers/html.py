@@ -10,11 +10,11 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from opt_runner.config.schema import as_typed
 from opt_runner.records.reading import printable
 from opt_runner.records.search import words
 from opt_runner.records.stored import StoredRun
 from opt_runner.report.columns import finished
-from opt_runner.report.comparison import in_words
 from opt_runner.report.trials import SETTINGS, counts, settings
 from opt_runner.report.writers.report import Picture, Report
 
@@ -48,7 +48,7 @@ def _yaml(run: StoredRun) -> str:
 def _changes(run: StoredRun, first: StoredRun) -> str:
     """Return the keys in which the run's config differs from that of the table's first run."""
     own, others = run.method_keys, first.method_keys
-    changed = [f"{k}={in_words(v)}" for k, v in own.items() if repr(v) != repr(others.get(k))]
+    changed = [f"{k}={as_typed(v)}" for k, v in own.items() if repr(v) != repr(others.get(k))]
     return " ".join([*changed, *(f"~{key}" for key in others if key not in own)])
 
 
