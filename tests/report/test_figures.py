@@ -363,6 +363,19 @@ def test_zeros_do_not_put_all_others_outside(write: Write, tables: Tables) -> No
     assert {line.get_fillstyle() for line in figure.axes[0].get_lines()} == {"full"}
 
 
+def test_errors_that_are_all_0_have_an_axis_without_errors_below_0(
+    write: Write, tables: Tables
+) -> None:
+    for method in ("standard", "gs"):
+        write(method, 0, test_error=1.0, train_error=0.0)
+    figure = draw_generalisation(View(tables()[0]))
+    assert figure is not None
+    axes = figure.axes[0]
+    figure.canvas.draw()
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high and tick < 0] == []
+
+
 def test_a_number_that_no_row_has_beside_the_other_has_no_panel(
     write: Write, tables: Tables
 ) -> None:

@@ -126,8 +126,10 @@ def _set_limits(axes: Axes, name: Literal["x", "y"], of: Quantity, shown: list[f
             axis = axes.xaxis if name == "x" else axes.yaxis
             axis.set_major_formatter(EngFormatter(sep=""))
         return
-    edge = 0.06 * (max(shown) - min(shown)) or 0.1 * abs(max(shown)) or 1.0
-    axes.set(**{f"{name}lim": (min(shown) - edge, max(shown) + edge)})
+    edge = 0.06 * (max(shown) - min(shown)) or 0.1 * abs(max(shown))
+    # Where all are 0: no error is below 0, and no tick should be.
+    limits = (min(shown) - edge, max(shown) + edge) if edge else (-0.05, 1.0)
+    axes.set(**{f"{name}lim": limits})
 
 
 def _draw_equal_gaps(axes: Axes) -> None:
