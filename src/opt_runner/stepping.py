@@ -201,7 +201,7 @@ def _groups(
 ) -> tuple[list[dict[str, Any]], dict[type[torch.optim.SGD], list[dict[str, Any]]]]:
     """Return the groups of an optimizer, and those of them that a method's own class must step.
 
-    chosen: whether the user's optimizer steps them, which is told of `matrices` then.
+    chosen: True if the user chose the optimizer. The groups then say which of them hold `matrices`.
     """
     hidden = {layer.parameter for layer in opt.hidden} if chosen else set()
     of_network: dict[bool, list[nn.Parameter]] = {False: [], True: []}

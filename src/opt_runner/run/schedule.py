@@ -28,7 +28,7 @@ class Schedule(Protocol):
 
 @method_options
 class Milestones:
-    """factor^(milestones reached). A group's own `milestone_factor` replaces `factor`.
+    """A factor of factor^(milestones reached). A group's own `milestone_factor` replaces `factor`.
 
     milestones: shares of the budget.
     """
@@ -47,7 +47,7 @@ class Milestones:
 
 @method_options
 class Constant:
-    """1."""
+    """A factor of 1."""
 
     def __call__(self, step: int, steps: int, warmup: int, group: Mapping[str, Any]) -> float:
         return 1.0
@@ -55,7 +55,7 @@ class Constant:
 
 @method_options
 class Linear:
-    """1 - (1 - final) t, for t from 0 after the warm-up to 1 at the end."""
+    """A factor of 1 - (1 - final) t, for t from 0 after the warm-up to 1 at the end."""
 
     final: Final = 0.0
 
@@ -65,7 +65,10 @@ class Linear:
 
 @method_options
 class Cosine:
-    """final + (1 - final) (1 + cos(pi t)) / 2, for t from 0 after the warm-up to 1 at the end."""
+    """A factor of final + (1 - final) (1 + cos(pi t)) / 2.
+
+    t grows from 0 after the warm-up to 1 at the end.
+    """
 
     final: Final = 0.0
 
@@ -76,7 +79,7 @@ class Cosine:
 
 @method_options
 class WarmupStableDecay:
-    """1, and over the last share `decay` of the budget a line from 1 to `final`."""
+    """A factor of 1, and over the last share `decay` of the budget a line from 1 to `final`."""
 
     decay: Share = 0.2
     final: Final = 0.0
