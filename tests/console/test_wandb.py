@@ -5,8 +5,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import yaml
+
+from opt_runner.cli import track
+from opt_runner.config.compose import from_arguments
+from opt_runner.console import wandb
+from opt_runner.records.record import Record
 
 PROGRAM = """
 import os, sys
@@ -55,3 +62,20 @@ def test_a_service_that_dies_or_hangs_ends_the_tracking_alone(
     assert said.startswith("W&B failed (")
     assert ("no answer within 20 s" in said) == (signum == signal.SIGSTOP)
     assert ended == "ended"
+
+
+def test_a_record_that_wandb_does_not_take_is_not_said_to_be_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "outputs/default/digits/mlp/gs/seed0-0123456789ab"
+    directory.mkdir(parents=True)
+    config = from_arguments("method=gs", "model=mlp", f"output_dir={tmp_path}/outputs")
+    (directory / "config.yaml").write_text(yaml.safe_dump(config.content))
+    Record(directory).append_metrics({"step": 0, "test_error": 90.0})
+    for fails in ("init", "log"):
+        run = None if fails == "init" else Mock(log=Mock(side_effect=ConnectionError("gone")))
+        monkeypatch.setattr(wandb, "start_run", lambda *arguments, run=run: run)
+        with pytest.raises(SystemExit) as ended:
+            track.main([str(tmp_path / "outputs")])
+        assert ended.value.code == 1
+        assert "gs mlp digits seed 0: not finished, not sent" in capsys.readouterr().out

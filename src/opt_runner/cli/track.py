@@ -1,9 +1,11 @@
 """opt-track: send existing records to Weights & Biases.
 
-Exit codes: 0 sent, 2 a mistake in the command or in a record. Help answers without importing torch.
+Exit codes: 0 sent, 1 W&B did not take all of it, 2 a mistake in the command or in a record. Help
+answers without importing torch.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,16 +44,20 @@ def _track(given: argparse.Namespace) -> None:
 
     screen = Screen("plain")
     chosen = {k: v for k, v in (("project", given.project), ("entity", given.entity)) if v}
+    missing = 0
     for run in find(given.folders, screen.fail):
         try:
             config = validate({**run.config, "tracking": _tracking(run.config, chosen)})
             wandb.check(config.tracking)
-            wandb.send(run, config, screen)
+            sent = wandb.send(run, config, screen)
         except (OSError, ValueError, UserError) as error:
             raise UserError(f"{run.record.directory}: {error}") from error
-        screen.say(f"{config.title}: {run.status}, sent")
+        missing += not sent
+        screen.say(f"{config.title}: {run.status}, {'sent' if sent else 'not sent'}")
     if hint := wandb.upload_hint(config.tracking, config.output_dir):
         screen.say(hint)
+    if missing:
+        sys.exit(1)
 
 
 def _tracking(config: dict[str, Any], chosen: dict[str, str]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class WandbTracker:
     """
 
     def __init__(self, run: Any, screen: Screen) -> None:
+        self.failed = False
         self._run = run
         self._screen = screen
         self._layers: dict[str, list[tuple[int, dict[str, float]]]] = defaultdict(list)
@@ -89,7 +90,7 @@ class WandbTracker:
             with bounded():
                 action(self._run)
         except Exception as error:
-            self._run = None
+            self._run, self.failed = None, True
             log.warning("W&B: %s; tracking of this run ends here", error, exc_info=True)
             self._screen.say(f"W&B failed ({_line(error)}); the record on disk is complete")
             tear_down()
@@ -116,13 +117,17 @@ def start(
         tracker.abandon()
 
 
-def send(run: StoredRun, config: Config, screen: Screen) -> None:
-    """Send a record that exists to W&B: its rows, and its result if it has one."""
+def send(run: StoredRun, config: Config, screen: Screen) -> bool:
+    """Send a record that exists to W&B: its rows, and its result if it has one.
+
+    Returns False if W&B did not take all of it, which the screen then says.
+    """
     with start(config, run.record.wandb_id, run.signature, screen) as tracker:
         for row in run.record.read_metrics():
             tracker.log(row)
         if run.result is not None:
             tracker.finish(run.result)
+        return isinstance(tracker, WandbTracker) and not tracker.failed
 
 
 def start_run(
@@ -207,8 +212,12 @@ def _init(
     )
 
 
+@functools.cache
 def _commit() -> dict[str, Any]:
-    """Return the commit of the folder that the command runs in, if it is a git repository."""
+    """Return the commit of the folder that the command runs in, if it is a git repository.
+
+    It is asked for once: the code that runs is that of the process's start.
+    """
     found = []
     for words in (["rev-parse", "HEAD"], ["status", "--porcelain"]):
         try:
