@@ -19,7 +19,7 @@ from benchmarks.report import Column, Report, Row, Settings, say, table
 from benchmarks.samples import Summary, Task, interleaved, paired, sampler
 from benchmarks.workloads import WORKLOADS
 from opt_runner.console.screen import Screen
-from opt_runner.datasets import Batches, Images
+from opt_runner.datasets import Batches, Images, Measure
 from opt_runner.records.record import Record
 from opt_runner.run.step import TrainingStep
 
@@ -29,7 +29,7 @@ _WORKERS = 2
 _LAYERS = {f"features.{layer}": 123.456 + layer for layer in range(9)}
 _ROW: dict[str, Any] = {
     "step": 1000, "epoch": 2.5, "lr": 0.1, "train_loss": 0.123, "penalty": 0.0, "seconds": 10.5,
-    "images_per_second": 1234.5, "test_error": 5.5, "energy": _LAYERS, "energy_excess": _LAYERS,
+    "samples_per_second": 1234.5, "test_error": 5.5, "energy": _LAYERS, "energy_excess": _LAYERS,
 }  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def _against_a_loader(network: str, samples: int, settings: Settings) -> Row:
     """Sample an epoch of the same images in either way."""
     device, setup = settings.used.torch_device, _plain_step(network, settings).setup
     augment, batches, images = setup.config.augment, setup.batches, setup.data
+    assert isinstance(images, Images)
     transform = transforms.Compose(
         [
             transforms.Pad(augment.pad, padding_mode="symmetric"),
@@ -90,7 +91,7 @@ def _against_a_loader(network: str, samples: int, settings: Settings) -> Row:
             transforms.Normalize(mean=[127.5 / 255] * 3, std=[128 / 255] * 3),
         ]
     )
-    pictures, size = _Pictures(images, transform), setup.config.batch_size
+    pictures, size = _Pictures(images, transform), batches.batch_size
     tasks = {"ours": epoch_of(batches), "theirs": loaded_epoch(pictures, size, device)}
     seconds = interleaved({name: sampler(one, device) for name, one in tasks.items()}, samples)
     return {
@@ -134,8 +135,8 @@ class _Pictures(Dataset[tuple[Tensor, int]]):
     """Images as torchvision's CIFAR10 holds them, uint8 (N, H, W, C), one at a time through PIL."""
 
     def __init__(self, images: Images, transform: transforms.Compose) -> None:
-        self.images = images.train_images.to("cpu").permute(0, 2, 3, 1).contiguous().numpy()
-        self.labels = images.train_labels.tolist()
+        self.images = images.train.inputs.to("cpu").permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = images.train.targets.tolist()
         self.transform = transform
 
     def __len__(self) -> int:
@@ -150,7 +151,7 @@ def _reporting(network: str, settings: Settings) -> Row:
     with tempfile.TemporaryDirectory() as name, open(os.devnull, "w") as nowhere:
         record = Record(Path(name))
         console = Console(file=nowhere, force_terminal=True, width=120)
-        with Screen("bar", console).run("benchmark", steps=100) as display:
+        with Screen("bar", console).run("benchmark", 100, Measure()) as display:
 
             def report() -> None:
                 record.append_metrics(_ROW)

@@ -81,10 +81,10 @@ def _epochs(
     device = settings.used.torch_device
     images = ImageFolder(str(folder), cache_dir=str(folder)).load()
     make = partial(
-        Batches, labels=images.train_labels.to(device), batch_size=batch_size, seed=0,
+        Batches, targets=images.train.targets.to(device), batch_size=batch_size, seed=0,
         augment=Augment(resized_crop=_LEAST), memory_format=settings.used.memory_format,
     )  # fmt: skip
-    streamed = make(images.train_images, streamed=True)
+    streamed = make(images.train.inputs, streamed=True)
     transform = v2.Compose(
         [
             v2.RandomResizedCrop(side, scale=(_LEAST, 1.0)),
@@ -97,7 +97,7 @@ def _epochs(
     pictures = datasets.ImageFolder(str(folder / "train"), transform)
     tasks = {
         "streamed": epoch_of(streamed),
-        "on the device": epoch_of(make(images.train_images.to(device))),
+        "on the device": epoch_of(make(images.train.inputs.to(device))),
         "DataLoader": loaded_epoch(pictures, batch_size, device),
     }
     seconds = interleaved({name: sampler(task, device) for name, task in tasks.items()}, samples)
@@ -135,11 +135,11 @@ def _main(picture: str, count: int, side: int) -> None:
                 os.link(picture, place / f"{number}.jpg")
         before = held(_CPU)
         images = ImageFolder(name, size=side, channels=3, cache_dir=name).load()
-        batches = Batches(images.train_images, images.train_labels, 4, 0, streamed=True)
+        batches = Batches(images.train.inputs, images.train.targets, 4, 0, streamed=True)
         for step in range(batches.steps_per_epoch):
             batches.batch(step)
         batches.close()
-        for piece in pieces(images.test_images, 4):
+        for piece in pieces(images.test.inputs, 4):
             piece.float()
         print(peak(_CPU) - before)
 

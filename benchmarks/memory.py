@@ -46,7 +46,7 @@ def _main(network: str, *arguments: str) -> None:
     """Print the bytes that training with these arguments of opt-run takes."""
     config = WORKLOADS[network].config(*arguments)
     device = Device.of(config.hardware).torch_device
-    images = WORKLOADS[network].images(_BATCHES * config.batch_size)
+    images = WORKLOADS[network].images(_BATCHES * (config.batch_size or 1))
     before = held(device)
     step = WORKLOADS[network].step(images, *arguments)
     for _ in range(_STEPS):

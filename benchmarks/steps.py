@@ -97,7 +97,7 @@ def times(
         row = {
             "measure": "time",
             "network": network,
-            "batch_size": steps["standard"].setup.config.batch_size,
+            "batch_size": steps["standard"].setup.batches.batch_size,
             "side": images.size[0],
             "classes": images.num_classes,
             "form": form,

@@ -6,7 +6,7 @@ import torch
 
 from opt_runner.config import compose
 from opt_runner.config.schema import Config
-from opt_runner.datasets import Images
+from opt_runner.datasets import Images, Samples
 from opt_runner.run.set_up import set_up
 from opt_runner.run.step import TrainingStep
 
@@ -31,11 +31,12 @@ class Workload:
         shape = (count or self.count, self.channels, self.side, self.side)
         images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
         labels = torch.randint(10, shape[:1], generator=generator)
-        return Images(images, labels, images[:2], labels[:2], list("0123456789"))
+        train = Samples(images, labels)
+        return Images(train, train[:2], list("0123456789"))
 
     def images_for(self, *arguments: str) -> Images:
         """Return a batch of images at least, for a training with these arguments of opt-run."""
-        return self.images(max(self.count, self.config(*arguments).batch_size))
+        return self.images(max(self.count, self.config(*arguments).batch_size or 0))
 
     def config(self, *arguments: str) -> Config:
         """Return the config of arguments of opt-run, the method and the hardware among them."""

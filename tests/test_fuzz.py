@@ -26,7 +26,7 @@ from PIL import Image
 
 from opt_runner.config.compose import compose, conf_dir, from_arguments
 from opt_runner.console import screen
-from opt_runner.datasets import ImageFolder, Images, TorchvisionSet
+from opt_runner.datasets import ImageFolder, Images, Interface, TorchvisionSet
 from opt_runner.datasets.folder.decode import decode
 from opt_runner.errors import UserError
 from opt_runner.files import expanded
@@ -34,7 +34,6 @@ from opt_runner.machine import available_cores, free_memory
 from opt_runner.records import tuned, weights
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
-from opt_runner.records.weights import Interface
 from opt_runner.run.device import default_threads
 from opt_runner.run.processes import joined
 from tests.datasets.idx_files import IDX, write_idx
@@ -161,7 +160,7 @@ def test_any_idx_file_is_read_or_named(name: str, data: st.DataObject) -> None:
         except UserError as error:
             said = refused(error)
     assert "MNIST" in said
-    assert images is None or images.train_images.dtype == torch.uint8
+    assert images is None or images.train.inputs.dtype == torch.uint8
 
 
 JSON: Any = st.recursive(
@@ -224,7 +223,7 @@ def line_of(asked: Callable[..., object], *arguments: object) -> str:
     return ""
 
 
-TAKES = Interface(1, (4, 4), ["a", "b"])
+TAKES = Interface("images", (1, 4, 4), "logits", {"num_classes": 2}, classes=["a", "b"])
 
 
 @tries(150)
@@ -269,7 +268,7 @@ def test_any_names_are_classes_or_named(names: list[str], said: str) -> None:
             found, shown = names, refused(error)
         else:
             found, shown = images.classes, repr(images.classes)
-            interface = Interface.of(images)
+            interface = images.interface
             path = Path(folder) / "net"
             weights.write(path, torch.nn.Linear(1, 1), interface)
             assert weights.read_interface(path) == interface

@@ -80,7 +80,7 @@ def test_the_kept_results_are_of_these_workloads(
 
 def test_images_are_always_the_same_and_a_batch_at_least() -> None:
     images, again = (WORKLOADS["mlp"].images(500) for _ in range(2))
-    assert torch.equal(images.train_images, again.train_images)
-    assert torch.equal(images.train_labels, again.train_labels)
-    assert len(images.train_labels.unique()) == 10
-    assert len(WORKLOADS["mlp"].images_for("batch_size=2000").train_labels) == 2_000
+    assert torch.equal(images.train.inputs, again.train.inputs)
+    assert torch.equal(images.train.targets, again.train.targets)
+    assert len(images.train.targets.unique()) == 10
+    assert len(WORKLOADS["mlp"].images_for("batch_size=2000").train.targets) == 2_000

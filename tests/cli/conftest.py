@@ -107,5 +107,5 @@ def outcome(tmp_path: Path, name: str) -> tuple[list[dict], dict[str, torch.Tens
     (metrics,) = tmp_path.glob(f"outputs/{name}/**/metrics.jsonl")
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     for row in rows:
-        row.pop("seconds", None), row.pop("images_per_second", None)
+        row.pop("seconds", None), row.pop("samples_per_second", None)
     return rows, load_file(metrics.with_name("weights.safetensors"))

@@ -95,7 +95,7 @@ def outcomes(tmp_path: Path, name: str) -> dict[str, Any]:
         result = json.loads(path.read_text())
         rows = [json.loads(line) for line in path.with_name("metrics.jsonl").open()]
         for timed in (result, *rows):
-            timed.pop("seconds", None), timed.pop("images_per_second", None)
+            timed.pop("seconds", None), timed.pop("samples_per_second", None)
         result.pop("metrics_size")  # of the times in it, too
         weights = load_file(path.with_name("weights.safetensors"))
         found[result["method"]] = (result, rows, weights)

@@ -77,7 +77,7 @@ def test_the_record_of_a_run(finished: Finished, tmp_path: Path) -> None:
     assert config["method"]["name"] == "gs"
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(13))
-    assert {"train_loss", "lr", "images_per_second", "epoch"} <= rows[-1].keys()
+    assert {"train_loss", "lr", "samples_per_second", "epoch"} <= rows[-1].keys()
     assert {"test_error", "energy", "orthogonality_error"} <= rows[-1].keys()
     result = json.loads((directory / "result.json").read_text())
     assert result["test_error"] == rows[-1]["test_error"]
@@ -119,7 +119,11 @@ def test_same_seed_same_result_to_the_bit(opt_run: Run, tmp_path: Path) -> None:
     opt_run(*arguments, "experiment_name=three", "seed=1")
     one, two, three = (
         [
-            {k: v for k, v in json.loads(line).items() if k not in ("seconds", "images_per_second")}
+            {
+                k: v
+                for k, v in json.loads(line).items()
+                if k not in ("seconds", "samples_per_second")
+            }
             for line in next(tmp_path.glob(f"outputs/{name}/**/metrics.jsonl"))
             .read_text()
             .splitlines()

@@ -90,7 +90,7 @@ def records(folder: Path, experiment: str) -> dict[str, Path]:
 def rows(record: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (record / "metrics.jsonl").read_text().splitlines()]
     for row in found:
-        row.pop("seconds", None), row.pop("images_per_second", None)
+        row.pop("seconds", None), row.pop("samples_per_second", None)
     return found
 
 

@@ -127,9 +127,9 @@ def test_changed_file_is_seen(root: Path, folder: Path, decoded: list[int]) -> N
     after = load(root, folder)
     assert path.stat().st_size == status.st_size
     assert decoded == [5, 5]
-    assert not torch.equal(before.train_images[2], after.train_images[2])
+    assert not torch.equal(before.train.inputs[2], after.train.inputs[2])
     paint(root / "train/b/2.bmp", seed=5)
-    assert len(load(root, folder).train_images) == 4
+    assert len(load(root, folder).train.inputs) == 4
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ def test_damaged_cache_is_rebuilt(
 
 def clone(images: Images) -> Images:
     """In memory: damage to a file is damage to its map."""
-    return replace(images, train_images=images.train_images.clone(),
-                   test_images=images.test_images.clone())  # fmt: skip
+    return replace(images, train_images=images.train.inputs.clone(),
+                   test_images=images.test.inputs.clone())  # fmt: skip
 
 
 def test_the_checksum_is_computed_again_only_where_the_file_was_touched(
@@ -255,11 +255,11 @@ def test_default_folder(monkeypatch, variables: dict[str, str], expected: str) -
 
 
 def _sum(root: Path, folder: Path) -> int:
-    return int(load(root, folder).train_images.sum())
+    return int(load(root, folder).train.inputs.sum())
 
 
 def test_processes_side_by_side(root: Path, folder: Path) -> None:
-    expected = int(load(root, folder.with_name("apart")).train_images.sum())
+    expected = int(load(root, folder.with_name("apart")).train.inputs.sum())
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         sums = pool.starmap(_sum, [(root, folder)] * 10)
     assert sums == [expected] * 10

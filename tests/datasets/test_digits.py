@@ -11,10 +11,10 @@ from opt_runner.datasets import Digits
 
 def test_holds_all_images() -> None:
     digits = Digits().load()
-    assert digits.train_images.shape == (1442, 1, 8, 8)
-    assert digits.test_images.shape == (355, 1, 8, 8)
+    assert digits.train.inputs.shape == (1442, 1, 8, 8)
+    assert digits.test.inputs.shape == (355, 1, 8, 8)
     assert digits.classes == list("0123456789")
-    assert digits.train_images.max() == digits.test_images.max() == 255
+    assert digits.train.inputs.max() == digits.test.inputs.max() == 255
 
 
 def test_is_scikit_learns() -> None:
@@ -23,22 +23,22 @@ def test_is_scikit_learns() -> None:
     zeros = original.images[original.target == 0] * (255 / 16)
     digits = Digits().load()
     # Of the zeros, the first four train and the fifth tests.
-    ours = digits.train_images[digits.train_labels == 0, 0]
+    ours = digits.train.inputs[digits.train.targets == 0, 0]
     torch.testing.assert_close(ours[:4].double(), torch.tensor(zeros[:4]).round())
-    ours = digits.test_images[digits.test_labels == 0, 0]
+    ours = digits.test.inputs[digits.test.targets == 0, 0]
     torch.testing.assert_close(ours[0].double(), torch.tensor(zeros[4]).round())
 
 
 def test_classes_keep_their_balance() -> None:
     digits = Digits().load()
-    train, test = digits.train_labels.bincount(), digits.test_labels.bincount()
+    train, test = digits.train.targets.bincount(), digits.test.targets.bincount()
     assert torch.equal(test, (train + test) // 5)
 
 
 def test_loads_the_same_each_time() -> None:
     first, second = Digits().load(), Digits().load()
-    assert torch.equal(first.train_images, second.train_images)
-    assert torch.equal(first.test_labels, second.test_labels)
+    assert torch.equal(first.train.inputs, second.train.inputs)
+    assert torch.equal(first.test.targets, second.test.targets)
     assert Digits().fingerprint() == Digits().fingerprint() == "digits"
     Digits().check()
 

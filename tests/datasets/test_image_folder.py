@@ -67,11 +67,11 @@ def pixels(path: Path) -> torch.Tensor:
 def test_gives_every_image_its_class(build, root: Path) -> None:
     images = build().load().to("cpu")
     assert images.classes == ["ant", "cat"]
-    assert images.train_labels.tolist() == [0, 0, 1, 1, 1]
-    assert images.test_labels.tolist() == [0, 0, 1]
-    for image, name in zip(images.train_images, ["ant/0", "ant/1", "cat/0"], strict=False):
+    assert images.train.targets.tolist() == [0, 0, 1, 1, 1]
+    assert images.test.targets.tolist() == [0, 0, 1]
+    for image, name in zip(images.train.inputs, ["ant/0", "ant/1", "cat/0"], strict=False):
         assert torch.equal(image, pixels(root / "train" / f"{name}.png"))
-    assert torch.equal(images.test_images[2], pixels(root / "test/cat/0.png"))
+    assert torch.equal(images.test.inputs[2], pixels(root / "test/cat/0.png"))
 
 
 def test_takes_any_depth_and_any_case_but_nothing_hidden(build, root: Path) -> None:
@@ -82,7 +82,7 @@ def test_takes_any_depth_and_any_case_but_nothing_hidden(build, root: Path) -> N
     save(noise(), root / "train/cat/@eaDir/0.png/thumb.jpg")
     save(noise(), root / "test/__MACOSX/cat/0.png")
     save(noise(), root / "train/cat/._0.png")
-    assert build().load().train_labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert build().load().train.targets.tolist() == [0, 0, 0, 1, 1, 1, 1]
 
 
 def test_files_left_out_are_counted_and_named_once(build, root: Path, caplog) -> None:
@@ -96,7 +96,7 @@ def test_files_left_out_are_counted_and_named_once(build, root: Path, caplog) ->
     caplog.clear()
     assert build().fingerprint() == before
     assert caplog.text == ""
-    assert len(build().load().train_images) == 5
+    assert len(build().load().train.inputs) == 5
 
 
 @pytest.mark.parametrize("name", ["photo.jfif", "photo.jpe", "photo.avif"])
@@ -105,7 +105,7 @@ def test_suffixes_of_cameras_and_browsers(build, root: Path, name: str) -> None:
         save(noise(), root / f"train/ant/{name}")
     else:
         save(noise(), root / f"train/ant/{name}", format="JPEG")
-    assert len(build().load().train_images) == 6
+    assert len(build().load().train.inputs) == 6
 
 
 def test_names_of_classes_match_in_both_forms_of_unicode(build, root: Path) -> None:
@@ -133,21 +133,21 @@ def test_one_class_alone_is_refused(tmp_path: Path) -> None:
 def test_follows_links_but_not_in_circles(build, root: Path) -> None:
     (root / "train/ant/again").symlink_to(root / "train/cat", target_is_directory=True)
     (root / "train/cat/circle").symlink_to(root / "train/cat", target_is_directory=True)
-    assert build().load().train_labels.tolist() == [0] * 5 + [1] * 3
+    assert build().load().train.targets.tolist() == [0] * 5 + [1] * 3
 
 
 @pytest.mark.parametrize("name", ["val", "valid"])
 def test_takes_a_validation_folder_where_there_is_no_test(build, root: Path, name: str) -> None:
     as_test = build().fingerprint()
     (root / "test").rename(root / name)
-    assert len(build().load().test_images) == 3
+    assert len(build().load().test.inputs) == 3
     assert build().fingerprint() == as_test
 
 
 def test_takes_test_before_val(build, root: Path) -> None:
     save(noise(), root / "val/ant/0.png")
     save(noise(), root / "val/cat/0.png")
-    assert len(build().load().test_images) == 3
+    assert len(build().load().test.inputs) == 3
 
 
 @pytest.mark.parametrize("half", ["train", "test"])
@@ -259,7 +259,7 @@ def test_other_shapes_are_shrunk_by_the_short_side_to_their_centre(build, root: 
     wide = noise(width=40, height=16)
     save(wide, root / "train/ant/0.png")
     expected = wide.resize((20, 8), Image.Resampling.BILINEAR).crop((6, 0, 14, 8))
-    image = build(size=8).load().to("cpu").train_images[0]
+    image = build(size=8).load().to("cpu").train.inputs[0]
     np.testing.assert_array_equal(image.permute(1, 2, 0), np.asarray(expected))
 
 
@@ -267,7 +267,7 @@ def test_resizing_is_antialiased(build, root: Path) -> None:
     stripes = np.zeros((32, 32, 3), np.uint8)
     stripes[:, ::2] = 255
     save(Image.fromarray(stripes), root / "train/ant/0.png")
-    image = build(size=8).load().to("cpu").train_images[0].float()
+    image = build(size=8).load().to("cpu").train.inputs[0].float()
     assert (image - 127.5).abs().max() < 20
 
 
@@ -290,8 +290,8 @@ def test_channels_are_three_where_any_image_has_colour(
 def test_channels_given(build) -> None:
     colour, grey = (build(channels=channels).load().to("cpu") for channels in (3, 1))
     assert (colour.channels, grey.channels) == (3, 1)
-    luma = torch.tensor([0.299, 0.587, 0.114]) @ colour.train_images.float().flatten(2)
-    assert (grey.train_images.flatten(2).squeeze(1) - luma).abs().max() <= 1
+    luma = torch.tensor([0.299, 0.587, 0.114]) @ colour.train.inputs.float().flatten(2)
+    assert (grey.train.inputs.flatten(2).squeeze(1) - luma).abs().max() <= 1
 
 
 def one(tmp_path: Path, image: Image.Image, name: str, channels: int = 3, **options) -> np.ndarray:
@@ -351,8 +351,8 @@ def test_white_of_deep_images_is_that_of_the_whole_folder(
         for number, values in enumerate((dark, bright)):
             save(Image.fromarray(values), tmp_path / half / f"c{number}" / name)
     images = ImageFolder(str(tmp_path), cache_dir=str(tmp_path / ".cache")).load().to("cpu")
-    assert images.train_images[1].unique().tolist() == [round(brightest * 255 / white)]
-    assert images.test_images[0, 0, 0, 0] == round(brightest // 2 * 255 / white)
+    assert images.train.inputs[1].unique().tolist() == [round(brightest * 255 / white)]
+    assert images.test.inputs[0, 0, 0, 0] == round(brightest // 2 * 255 / white)
     assert (f"4 grey images of more than 8 bits have no value above {white:,}" in caplog.text) == (
         white < 65_535
     )
@@ -447,7 +447,7 @@ def test_a_folder_changed_while_it_is_read_is_not_cached(build, root: Path, monk
     with pytest.raises(UserError, match="changed while it was read"):
         folder.load()
     monkeypatch.undo()
-    assert len(build().load().train_images) == 5
+    assert len(build().load().train.inputs) == 5
 
 
 def test_real_cifar10(tmp_path: Path) -> None:
@@ -456,10 +456,10 @@ def test_real_cifar10(tmp_path: Path) -> None:
     taken = extract_some(CIFAR10_JPEG, tmp_path, each=3)
     images = ImageFolder(str(tmp_path), cache_dir=str(tmp_path / ".cache")).load()
     assert isinstance(images, Images)
-    assert images.train_images.shape[1:] == (3, 32, 32)
+    assert images.train.inputs.shape[1:] == (3, 32, 32)
     assert images.classes == sorted(images.classes)
-    assert len(images.train_images) + len(images.test_images) == taken
-    spread = images.to("cpu").train_images.float().std(dim=(1, 2, 3))
+    assert len(images.train.inputs) + len(images.test.inputs) == taken
+    spread = images.to("cpu").train.inputs.float().std(dim=(1, 2, 3))
     assert spread.min() > 5
 
 

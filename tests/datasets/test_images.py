@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from opt_runner.datasets import Images
+from opt_runner.datasets import Images, Samples
 from opt_runner.errors import UserError
 
 
@@ -15,7 +15,11 @@ def build(**changes) -> Images:
         "test_labels": torch.tensor([2, 0]),
         "classes": ["a", "b", "c"],
     }
-    return Images(**(fields | changes))
+    given = fields | changes
+    halves = [
+        Samples(given[f"{half}_images"], given[f"{half}_labels"]) for half in ("train", "test")
+    ]
+    return Images(*halves, given["classes"])
 
 
 def test_describes_itself() -> None:
@@ -30,7 +34,7 @@ def test_describes_itself() -> None:
         ({"test_images": torch.zeros(2, 4, 5, dtype=torch.uint8)}, r"test images .*\(2, 4, 5\)"),
         ({"train_labels": torch.zeros(6)}, r"training labels must be int64"),
         ({"test_labels": torch.zeros(2, 1, dtype=torch.int64)}, r"test labels .*\(2, 1\)"),
-        ({"test_labels": torch.tensor([0, 1, 2])}, "2 test images have 3 labels"),
+        ({"test_labels": torch.tensor([0, 1, 2])}, "2 test images have 3 targets"),
         ({"test_images": torch.zeros(2, 1, 4, 5, dtype=torch.uint8)}, r"\(3, 4, 5\) .*\(1, 4, 5\)"),
         (
             {
@@ -52,7 +56,7 @@ def test_refuses_what_does_not_fit(changes: dict, message: str) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_moves_all_tensors() -> None:
     moved = build().to("cuda")
-    assert moved.train_images.is_cuda
-    assert moved.train_labels.is_cuda
-    assert moved.test_images.is_cuda
-    assert moved.test_labels.is_cuda
+    assert moved.train.inputs.is_cuda
+    assert moved.train.targets.is_cuda
+    assert moved.test.inputs.is_cuda
+    assert moved.test.targets.is_cuda

@@ -76,7 +76,7 @@ def test_idx_files(tmp_path: Path, no_network: str, source: str, download: bool)
         stored, labels = values[f"{name}-images-idx3-ubyte"], values[f"{name}-labels-idx1-ubyte"]
         np.testing.assert_array_equal(getattr(images, f"{half}_images")[:, 0], stored)
         np.testing.assert_array_equal(getattr(images, f"{half}_labels"), labels)
-    assert images.train_images.shape == (12, 1, 28, 28)
+    assert images.train.inputs.shape == (12, 1, 28, 28)
     assert images.num_classes == 10
 
 
@@ -86,10 +86,10 @@ def test_cifar_files(tmp_path: Path, no_network: str, monkeypatch, source: str, 
     images = TorchvisionSet(source, str(tmp_path), download=False).load()
     first = contents["data_batch_1" if source == "CIFAR10" else "train"]
     labels = first["labels" if source == "CIFAR10" else "fine_labels"]
-    assert images.train_images.shape == (count, 3, 32, 32)
-    assert images.train_images.is_contiguous()
-    np.testing.assert_array_equal(images.train_images[:4].flatten(1), first["data"])
-    assert images.train_labels[:4].tolist() == labels
+    assert images.train.inputs.shape == (count, 3, 32, 32)
+    assert images.train.inputs.is_contiguous()
+    np.testing.assert_array_equal(images.train.inputs[:4].flatten(1), first["data"])
+    assert images.train.targets[:4].tolist() == labels
     assert images.classes[1] == "class 1"
     assert images.num_classes == (10 if source == "CIFAR10" else 100)
 
@@ -104,7 +104,7 @@ def test_packed_idx_files_are_unpacked(tmp_path: Path, no_network: str, monkeypa
         (raw / name).unlink()
         resources.append((f"{name}.gz", md5(packed)))
     monkeypatch.setattr(datasets.MNIST, "resources", resources)
-    assert len(TorchvisionSet("MNIST", str(tmp_path)).load().train_images) == 12
+    assert len(TorchvisionSet("MNIST", str(tmp_path)).load().train.inputs) == 12
 
 
 def test_packed_cifar_mends_a_damaged_file(tmp_path: Path, no_network: str, monkeypatch) -> None:
@@ -114,7 +114,7 @@ def test_packed_cifar_mends_a_damaged_file(tmp_path: Path, no_network: str, monk
         tar.add(tmp_path / kind.base_folder, kind.base_folder)
     monkeypatch.setattr(kind, "tgz_md5", md5((tmp_path / kind.filename).read_bytes()))
     (tmp_path / kind.base_folder / "data_batch_3").write_bytes(b"cut")
-    assert len(TorchvisionSet("CIFAR10", str(tmp_path)).load().train_images) == 20
+    assert len(TorchvisionSet("CIFAR10", str(tmp_path)).load().train.inputs) == 20
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_read_only_root_is_read(tmp_path: Path, no_network: str, monkeypatch) ->
         return opened(self, mode, *rest)
 
     monkeypatch.setattr(Path, "open", read_only)
-    assert isinstance(TorchvisionSet("MNIST", str(tmp_path)).load().train_images, torch.Tensor)
+    assert isinstance(TorchvisionSet("MNIST", str(tmp_path)).load().train.inputs, torch.Tensor)
 
 
 def class_folders(root: Path, classes: int) -> None:

@@ -115,7 +115,7 @@ def outcomes(folder: Path) -> dict[tuple[str, int], tuple[Any, ...]]:
         result = json.loads(path.read_text())
         rows = [json.loads(line) for line in path.with_name("metrics.jsonl").open()]
         for timed in (result, *rows):
-            timed.pop("seconds", None), timed.pop("images_per_second", None)
+            timed.pop("seconds", None), timed.pop("samples_per_second", None)
         result.pop("metrics_size")  # of the times in it, too
         state = torch.load(path.with_name("checkpoint.pt"), weights_only=True)["opt"]
         weights = {k: v.tolist() for k, v in state.items() if isinstance(v, torch.Tensor)}

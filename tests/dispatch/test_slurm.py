@@ -150,7 +150,7 @@ def outcome(record: Path) -> tuple[Any, ...]:
     result = json.loads((record / "result.json").read_text())
     rows = [json.loads(line) for line in (record / "metrics.jsonl").open()]
     for timed in (result, *rows):
-        timed.pop("seconds", None), timed.pop("images_per_second", None)
+        timed.pop("seconds", None), timed.pop("samples_per_second", None)
     result.pop("metrics_size")
     state = torch.load(record / "checkpoint.pt", weights_only=True)
     return result, rows, {k: v.tolist() for k, v in state["opt"].items() if torch.is_tensor(v)}

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from opt_runner import OPT
+from opt_runner.datasets.labelled import smoothed_cross_entropy
 from opt_runner.layers import Layer
 from opt_runner.networks import PlainCNN
-from opt_runner.run.loss import smoothed_cross_entropy
 from tests.gpu import Gpu
 
 GOLDEN = Path(os.environ.get("OPT_GOLDEN_DIR") or Path(__file__).parents[1] / "golden")

@@ -10,7 +10,6 @@ from opt_runner.config.compose import conf_dir, from_arguments
 from opt_runner.errors import UserError
 from opt_runner.networks import ResNet, WideResNet, from_timm, from_torchvision, resnet18, vit
 from opt_runner.opt import OPT
-from opt_runner.records.weights import Interface
 from opt_runner.run.build import network_of
 
 NAMES = sorted(path.stem for path in conf_dir().glob("model/*.yaml"))
@@ -25,8 +24,8 @@ SMALL = {
 
 def small(name: str, channels: int, size: tuple[int, int]) -> nn.Module:
     config = from_arguments(f"model={name}", *SMALL.get(name, []))
-    takes = Interface(channels, size, [str(number) for number in range(7)])
-    return network_of(config, takes, steps=1000)
+    gives = {"in_channels": channels, "image_size": size, "num_classes": 7}
+    return network_of(config, gives, steps=1000)
 
 
 @pytest.mark.parametrize("name", NAMES)

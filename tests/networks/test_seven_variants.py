@@ -148,7 +148,7 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(run: Run) -> list[dict[str, Any]]:
-    timed = ("seconds", "images_per_second")
+    timed = ("seconds", "samples_per_second")
     return [{k: v for k, v in row.items() if k not in timed} for row in run.record.read_metrics()]
 
 
@@ -198,7 +198,7 @@ def test_it_trains_goes_on_and_merges(
     plain = read(cut.run.record.directory, Trust(everything=True)).network
     assert type(plain) is type(opt.network)
     opt.eval()
-    x = normalise(data.test_images)
+    x = normalise(data.test.inputs)
     found = max(difference(one, opt, x) for one in (plain, merge(opt)))
     assert found <= 1e-5
     if variant != "or":

@@ -9,11 +9,18 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from opt_runner.datasets import Interface
 from opt_runner.errors import UserError
 from opt_runner.records import weights
-from opt_runner.records.weights import Interface, read_interface
+from opt_runner.records.weights import read_interface
 
-TAKES = Interface(3, (4, 6), ["cat", "dog"])
+TAKES = Interface(
+    "images",
+    (3, 4, 6),
+    "logits",
+    {"in_channels": 3, "image_size": (4, 6), "num_classes": 2},
+    classes=["cat", "dog"],
+)
 
 
 class Tied(nn.Module):

@@ -127,10 +127,10 @@ def writer(folder: Path) -> Write:
             result.best_test_error = min(row["test_error"] or 100.0 for row in tests)
             result.train_loss = rows[-1].get("train_loss")
             result.train_error = 0.5
-            result.test_nll, result.calibration_error = 0.1, 1.5
+            result.tested = {"nll": 0.1, "calibration_error": 1.5}
             result.orthogonality_error = tests[-1]["orthogonality_error"]
             result.trainable_parameters = 40_000
-            result.images_per_second = 1234.5
+            result.samples_per_second = 1234.5
             result.start = geometry(tests[0], angles())
             result.end = geometry(tests[-1], angles(60 if method == "standard" else 0))
         for field, value in fields.items():

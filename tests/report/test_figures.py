@@ -282,8 +282,9 @@ def test_with_one_test_at_the_end_the_curves_are_those_of_the_loss(
 def test_generalisation_shows_both_errors_and_the_calibration(write: Write, tables: Tables) -> None:
     for method, gap in (("standard", 2.0), ("gs", 1.0)):
         for seed in SEEDS:
-            write(method, seed, train_error=1.0 + seed, test_error=1.0 + seed + gap, test_nll=0.5,
-                  calibration_error=gap)  # fmt: skip
+            numbers = {"nll": 0.5, "calibration_error": gap}
+            test = 1.0 + seed + gap
+            write(method, seed, train_error=1.0 + seed, test_error=test, tested=numbers)
     figure = draw_generalisation(View(tables()[0]))
     assert figure
     errors, calibration = figure.axes
@@ -327,7 +328,7 @@ def test_tables_that_differ_otherwise_are_no_conditions(write: Write, tables: Ta
 
 def test_cost_shows_time_and_numbers_that_train(write: Write, tables: Tables) -> None:
     for method, rate, numbers in (("standard", 1000.0, 500), ("cayley", 500.0, 2000)):
-        write(method, 0, test_error=5.0, images_per_second=rate, trainable_parameters=numbers)
+        write(method, 0, test_error=5.0, samples_per_second=rate, trainable_parameters=numbers)
     figure = draw_cost(View(tables()[0]))
     assert figure is not None
     time, trained = figure.axes
@@ -379,9 +380,9 @@ def test_errors_that_are_all_0_have_an_axis_without_errors_below_0(
 def test_a_number_that_no_row_has_beside_the_other_has_no_panel(
     write: Write, tables: Tables
 ) -> None:
-    write("standard", 0, test_error=5.0, images_per_second=None, trainable_parameters=500)
-    write("gs", 0, test_error=None, images_per_second=100.0, trainable_parameters=500)
-    write("hr", 0, test_error=5.0, images_per_second=None, trainable_parameters=500)
+    write("standard", 0, test_error=5.0, samples_per_second=None, trainable_parameters=500)
+    write("gs", 0, test_error=None, samples_per_second=100.0, trainable_parameters=500)
+    write("hr", 0, test_error=5.0, samples_per_second=None, trainable_parameters=500)
     figure = draw_cost(View(tables()[0]))
     assert figure is not None
     assert [axes.get_xlabel() for axes in figure.axes] == ["numbers that train, log scale"]

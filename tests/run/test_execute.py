@@ -88,7 +88,7 @@ def test_after_the_last_step_there_is_nothing_to_stop(
 
 
 def without_times(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+    return {k: v for k, v in row.items() if k not in ("seconds", "samples_per_second")}
 
 
 def test_only_a_finished_run_leaves_the_plain_network(

@@ -125,7 +125,7 @@ def content(record: Record) -> dict[str, Any]:
     result = json.loads(record.result.read_text())
     rows = [json.loads(line) for line in record.metrics.read_text().splitlines()]
     for timed in (result, *rows):
-        timed.pop("seconds", None), timed.pop("images_per_second", None)
+        timed.pop("seconds", None), timed.pop("samples_per_second", None)
     result.pop("metrics_size")
     config = record.config.read_text().replace("rerun: true", "rerun: false")
     return {

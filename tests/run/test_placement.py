@@ -12,7 +12,7 @@ from PIL import Image
 
 from opt_runner.config.schema import Config
 from opt_runner.console.screen import Screen
-from opt_runner.datasets import Images, Stored
+from opt_runner.datasets import Images, Samples, Stored
 from opt_runner.datasets.batches import Batches
 from opt_runner.errors import UserError
 from opt_runner.records.result import Result
@@ -59,7 +59,7 @@ def start(run: Run) -> Result:
 
 
 def rows(run: Run) -> list[dict[str, Any]]:
-    timed = {"seconds", "images_per_second"}
+    timed = {"seconds", "samples_per_second"}
     return [
         {key: value for key, value in row.items() if key not in timed}
         for row in run.record.read_metrics()
@@ -114,7 +114,7 @@ def images(tmp_path: Path, stored: bool) -> Images:
     if stored:
         (tmp_path / "images").write_bytes(bytes(96))
         values = Stored(tmp_path / "images", 0, (2, 3, 4, 4))
-    return Images(values, labels, values, labels, ["a", "b"])
+    return Images(Samples(values, labels), Samples(values, labels), ["a", "b"])
 
 
 @pytest.mark.parametrize(("free", "streamed"), [(384, False), (383, True), (None, False)])
@@ -155,12 +155,12 @@ def walk(count):
         for i in range(count // 2):
             os.link(sys.argv[2], root / half / "ab"[i % 2] / f"{i}.png")
     images = ImageFolder(str(root), size=128, cache_dir=sys.argv[1]).load()
-    batches = Batches(images.train_images[1:], images.train_labels[1:], 20, 0, Augment(),
+    batches = Batches(images.train.inputs[1:], images.train.targets[1:], 20, 0, Augment(),
                       streamed=True)
     for step in range(batches.steps_per_epoch):
         batches.batch(step)
     batches.close()
-    total = sum(int(piece.sum()) for piece in pieces(images.test_images, 20))
+    total = sum(int(piece.sum()) for piece in pieces(images.test.inputs, 20))
     return peak(), total
 
 torch.set_num_threads(1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from opt_runner.datasets import Images
+from opt_runner.datasets import Images, Samples
 from opt_runner.errors import UserError
 from opt_runner.run import size
 from opt_runner.run.size import check_fits, memory_of_step
@@ -13,8 +13,8 @@ CPU = torch.device("cpu")
 
 
 def images(side: int) -> Images:
-    pictures, labels = torch.zeros(4, 3, side, side, dtype=torch.uint8), torch.zeros(4).long()
-    return Images(pictures, labels, pictures, labels, list("abcde"))
+    black = Samples(torch.zeros(4, 3, side, side, dtype=torch.uint8), torch.zeros(4).long())
+    return Images(black, black, list("abcde"))
 
 
 def test_sizes_are_what_the_shapes_say() -> None:

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from opt_runner import merge
-from opt_runner.datasets import Images
+from opt_runner.datasets import Images, Samples
 from opt_runner.records.result import Result
 from opt_runner.run import evaluate
-from opt_runner.run.evaluate import Diverged, Quality, outputs, quality
+from opt_runner.run.evaluate import Diverged, numbers, outputs
 from opt_runner.run.interrupt import StopRequest
 from opt_runner.run.loop import train
-from opt_runner.run.processes import ALONE
 from opt_runner.run.set_up import Setup, set_up
 from tests.config.test_config import composed
 from tests.small import new_result
@@ -38,9 +37,8 @@ class Own:
         pictures = torch.randint(100, (200, 1, 4, 4), generator=generator)
         for label in range(3):
             pictures[labels == label, :, :label] += 60
-        return Images(
-            pictures[:150].byte(), labels[:150], pictures[150:].byte(), labels[150:], list("abc")
-        )
+        every = Samples(pictures.byte(), labels)
+        return Images(every[:150], every[150:], list("abc"))
 
 
 class Silent:
@@ -70,13 +68,9 @@ class Recorder(Silent):
     def report(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
         data = self.setup.data
-        self.test_errors[row["step"]] = quality(
-            merge(self.setup.opt).eval(),
-            data.test_images,
-            data.test_labels,
-            self.setup.device,
-            ALONE,
-        ).error
+        self.test_errors[row["step"]] = numbers(
+            merge(self.setup.opt).eval(), data, data.test, self.setup.device
+        )["error"]
 
 
 def prepared(*overrides: str) -> Setup:
@@ -117,14 +111,13 @@ def test_the_test_images_are_looked_at_when_there_is_a_new_best_and_at_the_end(
     assert setup.validation is not None
     validation, tested = iter([60.0, 50.0, 55.0, 50.0, 40.0, 45.0, 41.0]), []
 
-    def told(opt: Any, images: Any, *rest: Any) -> Quality:
-        if images is setup.data.test_images:
+    def told(network: Any, data: Any, samples: Any, *rest: Any) -> dict[str, float]:
+        if samples is setup.data.test:
             tested.append(result.steps)
-            return Quality(70.0 + result.steps, 0.0, 0.0)
-        held_back = setup.validation is not None and images is setup.validation.images
-        return Quality(next(validation) if held_back else 0.0, 0.0, 0.0)
+            return {"error": 70.0 + result.steps}
+        return {"error": next(validation) if samples is setup.validation else 0.0}
 
-    monkeypatch.setattr(evaluate, "quality", told)
+    monkeypatch.setattr(evaluate, "numbers", told)
     result = new_result()
     train(setup, result, Silent(), StopRequest())
     assert tested == [0, 2, 8, 12]
@@ -138,21 +131,21 @@ def test_how_often_the_test_images_are_looked_at(
 ) -> None:
     setup, looked = prepared(f"dataset.validation={validation}", f"evaluate.test={when}"), []
 
-    def told(opt: Any, images: Any, *rest: Any) -> Quality:
-        if images is setup.data.test_images:
+    def told(network: Any, data: Any, samples: Any, *rest: Any) -> dict[str, float]:
+        if samples is setup.data.test:
             looked.append(result.steps)
-        return Quality(50.0 - result.steps, 0.5, 5.0)
+        return {"error": 50.0 - result.steps, "nll": 0.5}
 
-    monkeypatch.setattr(evaluate, "quality", told)
+    monkeypatch.setattr(evaluate, "numbers", told)
     result = new_result()
     train(setup, result, Silent(), StopRequest())
     assert looked == looks
     assert result.test_error == (38.0 if looks else None)
-    assert result.test_nll == (0.5 if looks else None)
+    assert result.tested == ({"nll": 0.5} if looks else {})
     assert result.train_error == 38.0
 
 
-def test_quality_by_hand() -> None:
+def test_numbers_by_hand() -> None:
     setup = prepared()
     p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.3, 0.7]])
     labels = torch.tensor([0, 1, 1, 1])
@@ -167,11 +160,11 @@ def test_quality_by_hand() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return p.log()
 
-    found = quality(Told().eval(), images, labels, setup.device, ALONE)
-    assert found.error == 50
-    assert found.nll == pytest.approx(-math.log(0.9 * 0.1 * 0.4 * 0.7) / 4)
+    found = numbers(Told().eval(), setup.data, Samples(images, labels), setup.device)
+    assert found["error"] == 50
+    assert found["nll"] == pytest.approx(-math.log(0.9 * 0.1 * 0.4 * 0.7) / 4)
     # Bins: 0.9 twice, one right; 0.6, wrong; 0.7, right.
-    assert found.calibration_error == pytest.approx(100 * (2 * 0.4 + 0.6 + 0.3) / 4)
+    assert found["calibration_error"] == pytest.approx(100 * (2 * 0.4 + 0.6 + 0.3) / 4)
 
 
 def test_a_network_that_says_nan_has_diverged() -> None:
@@ -189,7 +182,7 @@ def test_a_network_that_says_nan_has_diverged() -> None:
 
     images = torch.zeros(4, 1, 1, 1, dtype=torch.uint8)
     with pytest.raises(Diverged, match="outputs are not finite"):
-        quality(Lost().eval(), images, labels, setup.device, ALONE)
+        numbers(Lost().eval(), setup.data, Samples(images, labels), setup.device)
 
 
 @pytest.mark.parametrize(("side", "expected"), [(8, [1000, 100]), (224, [81] * 13 + [47])])
@@ -205,8 +198,8 @@ def test_large_images_are_tested_a_few_at_a_time(side: int, expected: list[int])
 def test_no_step_trains_on_what_is_held_back() -> None:
     setup = prepared("dataset.validation=0.2")
     assert setup.validation is not None
-    assert len(setup.batches.images) + len(setup.validation.images) == 150
-    assert setup.batches.images is setup.data.train_images
+    assert len(setup.batches.inputs) + len(setup.validation) == 150
+    assert setup.batches.inputs is setup.data.train.inputs
     assert setup.batches.steps_per_epoch == 120 // 32
 
 
@@ -218,7 +211,7 @@ def test_methods_and_seeds_share_the_split() -> None:
     for split in splits[1:]:
         assert split is not None
         assert splits[0] is not None
-        assert torch.equal(split.images, splits[0].images)
+        assert torch.equal(split.inputs, splits[0].inputs)
 
 
 def test_without_validation_every_evaluation_is_a_test_as_ever() -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from opt_runner.datasets import Digits, Images
+from opt_runner.datasets import Digits, Images, Samples
 
 
 class Reversed(Digits):
@@ -13,8 +13,8 @@ class Reversed(Digits):
         return replace(
             images,
             classes=images.classes[::-1],
-            train_labels=9 - images.train_labels,
-            test_labels=9 - images.test_labels,
+            train=Samples(images.train.inputs, 9 - images.train.targets),
+            test=Samples(images.test.inputs, 9 - images.test.targets),
         )
 
 
@@ -23,14 +23,8 @@ class Few(Digits):
 
     def load(self) -> Images:
         images = super().load()
-        train, test = images.train_labels < 5, images.test_labels < 5
-        return Images(
-            images.train_images[train],
-            images.train_labels[train],
-            images.test_images[test],
-            images.test_labels[test],
-            images.classes[:5],
-        )
+        train, test = images.train.targets < 5, images.test.targets < 5
+        return Images(images.train[train], images.test[test], images.classes[:5])
 
 
 class Renamed(Digits):
@@ -55,6 +49,6 @@ class Larger(Digits):
         images = super().load()
         return replace(
             images,
-            train_images=images.train_images.repeat(1, 1, 2, 2),
-            test_images=images.test_images.repeat(1, 1, 2, 2),
+            train=replace(images.train, inputs=images.train.inputs.repeat(1, 1, 2, 2)),
+            test=replace(images.test, inputs=images.test.inputs.repeat(1, 1, 2, 2)),
         )

@@ -34,17 +34,19 @@ def own(cnn: Run) -> Evaluation:
 def test_its_own_test_images_give_what_the_run_found(cnn: Run) -> None:
     result, found = cnn.record.read_result(), own(cnn)
     assert result is not None
-    assert found.quality.error == result.test_error
-    assert found.quality.nll == pytest.approx(result.test_nll, rel=1e-6)
-    assert found.quality.calibration_error == pytest.approx(result.calibration_error, rel=1e-6)
+    assert found.numbers["error"] == result.test_error
+    assert found.numbers["nll"] == pytest.approx(result.tested["nll"], rel=1e-6)
+    assert found.numbers["calibration_error"] == pytest.approx(
+        result.tested["calibration_error"], rel=1e-6
+    )
     rows = [sum(row) for row in found.confusion]
-    labels = cnn.dataset.load().test_labels
+    labels = cnn.dataset.load().test.targets
     assert rows == labels.bincount().tolist()
     right = sum(found.confusion[i][i] for i in range(10))
-    assert 100 * (1 - right / found.images) == pytest.approx(found.quality.error)
+    assert 100 * (1 - right / found.samples) == pytest.approx(found.numbers["error"])
     counts = [count for count, _, _ in found.mistaken]
     assert counts == sorted(counts, reverse=True)
-    assert sum(counts) == found.images - right
+    assert sum(counts) == found.samples - right
 
 
 def test_classes_are_matched_by_name_else_by_position(cnn: Run) -> None:
@@ -52,7 +54,7 @@ def test_classes_are_matched_by_name_else_by_position(cnn: Run) -> None:
     assert on(cnn, "Reversed").confusion == expected.confusion
     few = on(cnn, "Few")
     assert few.confusion[:5] == expected.confusion[:5]
-    assert few.images == sum(map(sum, few.confusion[:5]))
+    assert few.samples == sum(map(sum, few.confusion[:5]))
     assert not few.by_position
     renamed = on(cnn, "Renamed")
     assert renamed.confusion == expected.confusion

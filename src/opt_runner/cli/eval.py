@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="opt-eval",
-        description="Test the network of a finished run: test error, negative log-likelihood, "
-        "calibration error and the confusion matrix.",
+        description="Test the network of a finished run: its error, other numbers, and the "
+        "confusion matrix of classes.",
         epilog="Example: opt-eval RECORD dataset=image_folder dataset.root=DIR hardware=cpu. "
         "Classes of another dataset are matched by name if the network knows all of them, else "
         "by position.",
@@ -61,15 +61,20 @@ def _evaluate(given: argparse.Namespace) -> None:
         trained.config.content, given.overrides, ("dataset", "hardware"), given.config_dir
     )
     found = evaluate(trained, config)
-    quality = found.quality
+    numbers = [found.measure.said("test", found.numbers["error"])]
+    numbers += [
+        f"{key.replace('_', ' ')} {value:.4f}"
+        for key, value in found.numbers.items()
+        if key != "error"
+    ]
     screen.say(
-        f"{config.title.rpartition(' seed ')[0]}, {found.images:,} test images: test error "
-        f"{quality.error:.2f}%, negative log-likelihood {quality.nll:.4f}, calibration error "
-        f"{quality.calibration_error:.2f}%"
+        f"{config.title.rpartition(' seed ')[0]}, {found.samples:,} test "
+        f"{trained.interface.samples}: {', '.join(numbers)}"
     )
     if found.by_position:
         screen.say("its classes have other names than the network's: matched by position")
-    screen.show(_table(found))
+    if found.classes:
+        screen.show(_table(found))
     if given.out:
         try:
             found.write(given.out)
@@ -87,7 +92,7 @@ def _table(found: "Evaluation") -> "Table":
     if len(found.classes) > _MOST_CLASSES:
         for heading in ("true", "predicted"):
             table.add_column(heading)
-        table.add_column("images", justify="right")
+        table.add_column("samples", justify="right")
         for count, true, predicted in found.mistaken[:_MOST_MISTAKEN]:
             table.add_row(true, predicted, f"{count:,}")
         return table

@@ -51,11 +51,13 @@ def _export(given: argparse.Namespace) -> None:
         difference = export(trained, given.format, path)
     except CannotWrite as error:
         raise UserError(f"cannot write {path}: {error.reason}; set --out FILE") from error
-    takes, (height, width) = trained.interface, trained.interface.size
+    takes = trained.interface
+    shape = ", ".join(map(str, ("N", *takes.shape)))
+    scale = f", {takes.scale}" if takes.scale else ""
+    size = f", {len(takes.classes)} classes" if takes.classes else ""
     screen.say(
-        f"written: {path}, {path.stat().st_size / 1e6:.1f} MB: takes images (N, {takes.channels}, "
-        f"{height}, {width}), pixels x of 0 to 255 as (x - 127.5) / 128; gives logits (N, "
-        f"{takes.num_classes})"
+        f"written: {path}, {path.stat().st_size / 1e6:.1f} MB: takes {takes.samples} ({shape})"
+        f"{scale}; gives {takes.outputs}{size}"
     )
     if difference is not None:
         screen.say(f"read back and compared: the outputs differ by {difference:.0e} (relative)")

@@ -67,10 +67,13 @@ def _run_alone(config: Config) -> int:
         if hint := upload_hint(config.tracking, config.output_dir):
             screen.say(hint)
         if result is not None and result.test_error_at_best is not None:
+            assert result.test_error is not None
+            assert result.best_validation_error is not None
+            measure = result.measure
             screen.say(
-                f"test error {result.test_error:.2f}%; at the best validation error, "
-                f"{result.best_validation_error:.2f}% after step {result.best_step}, "
-                f"{result.test_error_at_best:.2f}%"
+                f"{measure.said('test', result.test_error)}; at the best one, "
+                f"{measure.said('validation', result.best_validation_error)} after step "
+                f"{result.best_step}, it was {measure.value(result.test_error_at_best)}"
             )
         screen.say(f"record: {run.record.directory}")
     return 0 if result is not None and result.status == "finished" else 1

@@ -121,6 +121,18 @@ def build(component: Component, where: str, kind: type[T], **supplied: Any) -> T
     return made
 
 
+def unfilled(component: Component, where: str) -> frozenset[str]:
+    """Return the parameters without a default to which the component gives no value."""
+    parameters = inspect.signature(target(component, where)).parameters
+    return frozenset(
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and component.options.get(name) is None
+    )
+
+
 def named_method(name: str, options: dict[str, Any], where: str) -> Component:
     """Return the component of a method, given by its name or by the dotted path of its class.
 

@@ -21,8 +21,8 @@ from opt_runner.config.overrides import parse, with_quoted_texts
 from opt_runner.config.schema import Config
 from opt_runner.errors import UserError, explain
 
-# Parameters of a network that are not in the config.
-NETWORK_SUPPLIED = frozenset({"in_channels", "image_size", "num_classes", "bn_momentum"})
+# Parameters of a network that may be null in the config. What else it gets is up to the dataset.
+_NETWORK_SUPPLIED = frozenset({"in_channels", "image_size", "num_classes", "bn_momentum"})
 _OPTIMIZER_SUPPLIED = frozenset({"params", "lr", "weight_decay"})
 
 
@@ -172,7 +172,8 @@ def check(plain: dict[str, Any]) -> Config:
     """
     config = validate(plain)
     components.check(config.method, "method")
-    components.check(config.model, "model", NETWORK_SUPPLIED)
+    supplied = _NETWORK_SUPPLIED | components.unfilled(config.model, "model")
+    components.check(config.model, "model", supplied)
     components.check(config.dataset, "dataset")
     components.check(config.optimizer, "optimizer", _OPTIMIZER_SUPPLIED)
     components.check(config.schedule, "schedule", whole=True)
@@ -228,6 +229,17 @@ def _annotations(node: type[BaseModel], path: str = "") -> Iterator[tuple[str, A
         yield f"{path}{field.alias or key}", field.annotation
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _annotations(field.annotation, f"{path}{key}.")
+
+
+def suiting(gives: frozenset[str]) -> list[str]:
+    """Return the choices of `model` in conf/ that need nothing but these parameters."""
+    found = []
+    for path in sorted((conf_dir() / "model").glob("*.yaml")):
+        content = OmegaConf.to_container(OmegaConf.load(path))
+        model = components.Component.model_validate(content)
+        if components.unfilled(model, "model") <= gives:
+            found.append(model.name)
+    return found
 
 
 def conf_dir() -> Path:

@@ -238,7 +238,7 @@ class Config(Node):
     plan: Annotated[Plan, Role.NONE]
     when_locked: Annotated[Literal["wait", "leave"], Role.NONE]
     progress: Annotated[Literal["auto", "bar", "plain", "none"], Role.NONE]
-    batch_size: Annotated[int, Field(gt=0, le=10**7), Role.TASK]
+    batch_size: Annotated[int | None, Field(gt=0, le=10**7), Role.TASK]
     budget: Annotated[Budget, Role.TASK]
     optimizer: Annotated[OptimizerChoice, Role.METHOD]
     schedule: Annotated[ScheduleChoice, Role.METHOD]

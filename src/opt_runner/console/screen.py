@@ -15,6 +15,7 @@ from rich.table import Column
 from rich.text import Text
 
 from opt_runner.console.steady import make_steady
+from opt_runner.datasets.data import Measure
 from opt_runner.records.reading import printable
 from opt_runner.records.result import Result
 
@@ -107,10 +108,10 @@ class Screen:
             self.say(text)
 
     @contextmanager
-    def run(self, title: str, steps: int) -> Iterator["RunDisplay"]:
+    def run(self, title: str, steps: int, measure: Measure) -> Iterator["RunDisplay"]:
         """Yield the display of one run while it trains."""
         if self._draw is not None or not self.live:
-            yield RunDisplay(self, title, steps, self._draw or _Lines(self).draw)
+            yield RunDisplay(self, title, steps, measure, self._draw or _Lines(self).draw)
             return
         with bars(self.console) as drawn:
             task = drawn.add_task(title, total=steps, info="")
@@ -118,6 +119,7 @@ class Screen:
                 self,
                 title,
                 steps,
+                measure,
                 lambda _, step, steps, info: drawn.update(task, completed=step, info=info),
             )
 
@@ -162,8 +164,11 @@ class _Lines:
 class RunDisplay:
     """The progress display of a run."""
 
-    def __init__(self, screen: Screen, title: str, steps: int, draw: Draw) -> None:
+    def __init__(
+        self, screen: Screen, title: str, steps: int, measure: Measure, draw: Draw
+    ) -> None:
         self.screen = screen
+        self.measure = measure
         self.title = title
         self.steps = steps
         self._draw = draw
@@ -174,7 +179,7 @@ class RunDisplay:
         """Show the error of this row of metrics from now on."""
         for key in ("validation_error", "test_error"):
             if key in row:
-                self._error = f"{key.replace('_', ' ')} {row[key]:.2f}%"
+                self._error = self.measure.said(key.partition("_")[0], row[key])
                 return
 
     def show(self, step: int, loss: float) -> None:
@@ -206,7 +211,7 @@ def outcome(result: Result) -> str:
     if error is None:
         return result.status
     return (
-        f"{result.status}, {name} error {error:.2f}% after {result.steps} steps in "
+        f"{result.status}, {result.measure.said(name, error)} after {result.steps} steps in "
         f"{duration(result.seconds)}"
     )
 

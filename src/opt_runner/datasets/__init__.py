@@ -1,37 +1,37 @@
-"""Image data: its sources, batches on the device, and augmentation."""
+"""Data of runs: their sources, tasks, batches on the device, and augmentation."""
 
 from opt_runner.datasets.ahead import pieces
 from opt_runner.datasets.augment import Augment
 from opt_runner.datasets.augmentation import Augmentation
-from opt_runner.datasets.batches import Batches, normalise
-from opt_runner.datasets.dataset import Dataset
+from opt_runner.datasets.batches import Batches
+from opt_runner.datasets.data import Data, Interface, Measure, Samples, Tally
+from opt_runner.datasets.dataset import Dataset, loaded, measure_of
 from opt_runner.datasets.digits import Digits
 from opt_runner.datasets.folder import ImageFolder
-from opt_runner.datasets.images import Images
+from opt_runner.datasets.images import Images, normalise
+from opt_runner.datasets.labelled import Labelled
 from opt_runner.datasets.stored import Stored
 from opt_runner.datasets.torchvision_sets import TorchvisionSet, published_set
-from opt_runner.datasets.training_images import (
-    Validation,
-    hold_back,
-    part,
-    with_label_noise,
-)
 
 __all__ = [
     "Augment",
     "Augmentation",
     "Batches",
+    "Data",
     "Dataset",
     "Digits",
     "ImageFolder",
     "Images",
+    "Interface",
+    "Labelled",
+    "Measure",
+    "Samples",
     "Stored",
+    "Tally",
     "TorchvisionSet",
-    "Validation",
-    "hold_back",
+    "loaded",
+    "measure_of",
     "normalise",
-    "part",
     "pieces",
     "published_set",
-    "with_label_noise",
 ]

@@ -48,15 +48,15 @@ class Ahead(Generic[T]):
         self._waiting.clear()
 
 
-def pieces(images: Tensor | Stored, size: int) -> Iterator[Tensor]:
-    """Yield the images in order, `size` at a time; a file is read one piece ahead."""
-    starts = range(0, len(images), size)
-    if isinstance(images, Tensor):
-        yield from (images[start : start + size] for start in starts)
+def pieces(inputs: Tensor | Stored, size: int) -> Iterator[Tensor]:
+    """Yield the inputs in order, `size` at a time; a file is read one piece ahead."""
+    starts = range(0, len(inputs), size)
+    if isinstance(inputs, Tensor):
+        yield from (inputs[start : start + size] for start in starts)
         return
 
     def read(number: int) -> Tensor:
-        return images[number * size : (number + 1) * size].read()
+        return inputs[number * size : (number + 1) * size].read()
 
     with closing(Ahead(read, depth=1)) as ahead:
         yield from (ahead.take(number) for number in range(len(starts)))

@@ -1,4 +1,6 @@
-"""Batches of training images that are on the device, or are read ahead from memory or a file."""
+"""Batches of training samples that are on the device, or are read ahead from memory or a file."""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -6,24 +8,27 @@ from torch import Tensor
 
 from opt_runner.datasets.ahead import Ahead
 from opt_runner.datasets.augment import Augment
+from opt_runner.datasets.images import normalise
 from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError
 from opt_runner.transfer import send
 
 # Batches that are ready or being read during a training step.
 _AHEAD = 3
+IMAGE_DIM = 4
 
 
 class Batches:
-    """Shuffled, augmented, normalised batches by step number.
+    """Shuffled batches by step number; images are augmented.
 
-    images: uint8 (N, C, H, W); labels: int64 (N,), on the device that trains.
-    streamed: the images are in memory or in a file. A thread reads the next batches and sends only
-        them to the device, as bytes. False: all images are on the device. Batches are equal to the
-        bit either way.
+    inputs: (N, ...), as images, uint8 (N, C, H, W); targets: (N, ...), on the device that trains.
+    augment: of images only. network_input: makes the network's input from a batch of inputs.
+    streamed: the inputs are in memory or in a file. A thread reads the next batches and sends only
+        them to the device. False: all inputs are on the device. Batches are equal to the bit either
+        way.
     part: (number, parts): the share of every batch that this process gets. (0, 1) is all of it.
 
-    Each epoch takes every image once, in an order of its own, and drops a last partial batch. All
+    Each epoch takes every sample once, in an order of its own, and drops a last partial batch. All
     randomness is a function of (seed, epoch), drawn on the CPU. So `batch` may be called for any
     step in any order, resuming needs no state, and a CPU and a GPU get the same batches.
 
@@ -33,8 +38,8 @@ class Batches:
 
     def __init__(
         self,
-        images: Tensor | Stored,
-        labels: Tensor,
+        inputs: Tensor | Stored,
+        targets: Tensor,
         batch_size: int,
         seed: int,
         augment: Augment | None = None,
@@ -42,11 +47,12 @@ class Batches:
         dtype: torch.dtype = torch.float32,
         part: tuple[int, int] = (0, 1),
         streamed: bool = False,
+        network_input: Callable[[Tensor, torch.dtype], Tensor] = normalise,
     ) -> None:
-        if not 1 <= batch_size <= len(images):
+        if not 1 <= batch_size <= len(inputs):
             raise UserError(
-                f"batch size {batch_size} does not suit {len(images)} training images: "
-                f"1 to {len(images)} are allowed"
+                f"batch size {batch_size} does not suit {len(inputs)} training samples: "
+                f"1 to {len(inputs)} are allowed"
             )
         number, parts = part
         if batch_size % parts:
@@ -56,12 +62,13 @@ class Batches:
             )
         size = batch_size // parts
         self._part = slice(number * size, (number + 1) * size)
-        self.size = images.shape[2], images.shape[3]
         self.augment = augment if augment is not None and augment.enabled else None
         if self.augment is not None:
+            self.size = inputs.shape[2], inputs.shape[3]
             self.augment.check(self.size)
-        self.images = images
-        self.labels = labels
+        self.inputs = inputs
+        self.targets = targets
+        self.network_input = network_input
         self.batch_size = batch_size
         self.seed = seed
         self.memory_format = memory_format
@@ -72,23 +79,24 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.images) // self.batch_size
+        return len(self.inputs) // self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return batch `step`, counted from 0 through all epochs: x (B, C, H, W), y int64 (B,).
+        """Return batch `step`, counted from 0 through all epochs: x (B, ...), y (B, ...).
 
-        Of a `part` these are its B images. Raises UserError where they cannot be read.
+        Of a `part` these are its B samples. Raises UserError where they cannot be read.
         """
         if self._ahead is None:
-            index, *crop = self._of_step(step, self.labels.device)
-            images = self.images[index].to(self.labels.device)
+            index, *crop = self._of_step(step, self.targets.device)
+            inputs = self.inputs[index].to(self.targets.device)
         else:
             ahead = self._ahead.take(step)
-            images, index, *crop = (send(tensor, self.labels.device) for tensor in ahead)
+            inputs, index, *crop = (send(tensor, self.targets.device) for tensor in ahead)
         if self.augment is not None:
-            images = self.augment.apply(images, *crop)
-        x = normalise(images.contiguous(memory_format=self.memory_format), self.dtype)
-        return x, self.labels[index]
+            inputs = self.augment.apply(inputs, *crop)
+        if inputs.dim() == IMAGE_DIM:
+            inputs = inputs.contiguous(memory_format=self.memory_format)
+        return self.network_input(inputs, self.dtype), self.targets[index]
 
     def close(self) -> None:
         """End the thread that reads ahead. Call it after the last batch."""
@@ -96,15 +104,15 @@ class Batches:
             self._ahead.close()
 
     def _read(self, step: int) -> list[Tensor]:
-        """Return the images of a batch as they are, their indices, crops and flips, on the CPU."""
+        """Return the inputs of a batch as they are, their indices, crops and flips, on the CPU."""
         index, *crop = self._of_step(step, torch.device("cpu"))
-        if isinstance(self.images, Stored):
-            return [self.images[index].read(pin_memory=self.labels.is_cuda), index, *crop]
+        if isinstance(self.inputs, Stored):
+            return [self.inputs[index].read(pin_memory=self.targets.is_cuda), index, *crop]
         # Not torch's indexing, which would start as many threads again as the training has.
-        return [torch.from_numpy(self.images.numpy().take(index.numpy(), axis=0)), index, *crop]
+        return [torch.from_numpy(self.inputs.numpy().take(index.numpy(), axis=0)), index, *crop]
 
     def _of_step(self, step: int, device: torch.device) -> list[Tensor]:
-        """Return the indices of a batch's images and, with augmentation, crops and flips."""
+        """Return the indices of a batch's samples and, with augmentation, crops and flips."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._drawn = [send(drawn, device) for drawn in self._draw(epoch)]
@@ -113,9 +121,9 @@ class Batches:
         return [drawn[here][self._part] for drawn in self._drawn]
 
     def _draw(self, epoch: int) -> list[Tensor]:
-        """Return the order of an epoch's images and, with augmentation, crops and flips."""
+        """Return the order of an epoch's samples and, with augmentation, crops and flips."""
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-        count = len(self.images)
+        count = len(self.inputs)
         drawn = [torch.randperm(count, generator=generator)]
         if self.augment is not None:
             drawn += self.augment.draw(count, self.size, generator)
@@ -128,8 +136,3 @@ def mix(seed: int, epoch: int) -> int:
     32 bits, as PyTorch's generator for the CPU drops the others.
     """
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-
-
-def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return (x - 127.5) / 128 in `dtype`, of any shape and in the same memory format."""
-    return (images.to(dtype) - 127.5) / 128

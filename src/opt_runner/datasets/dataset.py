@@ -2,14 +2,17 @@
 
 from typing import Protocol, runtime_checkable
 
+from opt_runner.datasets.data import Data, Measure
 from opt_runner.datasets.images import Images
+from opt_runner.errors import UserError
 
 
 @runtime_checkable
 class Dataset(Protocol):
-    """A source of images. Building one is cheap: nothing is read before a method is called.
+    """A source of data. Building one is cheap: nothing is read before a method is called.
 
-    A dataset of your own needs these three methods and nothing from this package but `Images`.
+    A dataset of your own needs these three methods and a class of data: `Images`, or a `Data` of
+    its own. An attribute `content` names that class; without it the data are `Images`.
     """
 
     def check(self) -> None:
@@ -19,6 +22,27 @@ class Dataset(Protocol):
         """Return a short name of the data: same data, same string, wherever it lies."""
         ...
 
-    def load(self) -> Images:
-        """Return the images and labels, on the CPU."""
+    def load(self) -> Data:
+        """Return the samples, on the CPU."""
         ...
+
+
+def measure_of(dataset: Dataset) -> Measure:
+    """Return what is measured on the dataset, without reading it."""
+    return _content(dataset).measure
+
+
+def loaded(dataset: Dataset) -> Data:
+    """Return the dataset's data. Raises UserError if they are not what it promises."""
+    data, kind = dataset.load(), _content(dataset)
+    if not isinstance(data, kind):
+        raise UserError(
+            f"dataset: {type(dataset).__name__}.load gives {type(data).__name__} and not "
+            f"{kind.__name__}: name its class in the attribute `content`"
+        )
+    return data
+
+
+def _content(dataset: Dataset) -> type[Data]:
+    kind: type[Data] = getattr(dataset, "content", Images)
+    return kind

@@ -5,6 +5,7 @@ from importlib.resources import files
 import numpy as np
 import torch
 
+from opt_runner.datasets.data import Samples
 from opt_runner.datasets.images import Images
 
 BRIGHTEST = 16
@@ -36,10 +37,8 @@ class Digits:
         images = np.rint(images * (255 / BRIGHTEST)).astype(np.uint8)[:, None]
         test = _occurrence(labels) % TEST_EVERY == TEST_EVERY - 1
         return Images(
-            train_images=torch.from_numpy(images[~test]),
-            train_labels=torch.from_numpy(labels[~test]),
-            test_images=torch.from_numpy(images[test]),
-            test_labels=torch.from_numpy(labels[test]),
+            Samples(torch.from_numpy(images[~test]), torch.from_numpy(labels[~test])),
+            Samples(torch.from_numpy(images[test]), torch.from_numpy(labels[test])),
             classes=[str(digit) for digit in range(10)],
         )
 

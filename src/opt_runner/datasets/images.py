@@ -1,92 +1,65 @@
-"""The content of a dataset: labelled images to train on and to test on."""
+"""Labelled images, the task of the paper."""
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from opt_runner.datasets.stored import Stored
+from opt_runner.datasets.labelled import Labelled
 from opt_runner.errors import UserError
 
-_LEAST_CLASSES = 2
+# The images of a batch of an evaluation, and the pixels, as of 1,000 images of 64 x 64; the lower
+# limit counts.
+_MOST_IMAGES = 1000
+_MOST_PIXELS = _MOST_IMAGES * 64 * 64
 
 
 @dataclass(frozen=True, eq=False)
-class Images:
+class Images(Labelled):
     """Training and test images with their labels.
 
-    train_images: uint8 (N, C, H, W), in memory or `Stored`; train_labels: int64 (N,), indices into
-    `classes`. test_images, test_labels: the same, with as many channels and the same size.
+    train, test: inputs are images, uint8 (N, C, H, W), in memory or `Stored`, all of one size;
+    targets are labels, int64 (N,), indices into `classes`.
     Raises UserError if types, shapes or labels do not fit together.
     """
 
-    train_images: Tensor | Stored
-    train_labels: Tensor
-    test_images: Tensor | Stored
-    test_labels: Tensor
-    classes: list[str]
+    samples: ClassVar[str] = "images"
+    scale: ClassVar[str] = "pixels x of 0 to 255 as (x - 127.5) / 128"
 
     def __post_init__(self) -> None:
-        if self.num_classes < _LEAST_CLASSES:
-            raise UserError(f"{self.num_classes} classes are nothing to learn: two are the least")
-        _check_half("training", self.train_images, self.train_labels, self.num_classes)
-        _check_half("test", self.test_images, self.test_labels, self.num_classes)
-        train, test = tuple(self.train_images.shape[1:]), tuple(self.test_images.shape[1:])
-        if train != test:
-            raise UserError(
-                f"training images are {train} and test images {test} (channels, height, width): "
-                "they must agree"
-            )
+        for half, samples in (("training", self.train), ("test", self.test)):
+            images = samples.inputs
+            if images.dtype != torch.uint8 or len(images.shape) != 4:
+                raise UserError(
+                    f"{half} images must be uint8 (N, C, H, W), got {images.dtype} "
+                    f"{tuple(images.shape)}"
+                )
+        super().__post_init__()
 
     @property
     def channels(self) -> int:
-        return self.train_images.shape[1]
+        return self.train.inputs.shape[1]
 
     @property
     def size(self) -> tuple[int, int]:
         """Return (height, width)."""
-        return self.train_images.shape[2], self.train_images.shape[3]
+        return self.train.inputs.shape[2], self.train.inputs.shape[3]
 
     @property
-    def num_classes(self) -> int:
-        return len(self.classes)
+    def gives(self) -> dict[str, Any]:
+        return {"in_channels": self.channels, "image_size": self.size, **super().gives}
 
-    def to(self, device: torch.device | str, streamed: bool = False) -> Self:
-        """Return the same on `device`; streamed: images stay where they are."""
-        labels = replace(
-            self,
-            train_labels=self.train_labels.to(device),
-            test_labels=self.test_labels.to(device),
-        )
-        if streamed:
-            return labels
-        return replace(
-            labels,
-            train_images=self.train_images.to(device),
-            test_images=self.test_images.to(device),
-        )
+    @property
+    def evaluated_at_once(self) -> int:
+        pixels = self.size[0] * self.size[1]
+        return max(1, min(_MOST_IMAGES, _MOST_PIXELS // pixels))
+
+    def network_input(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return (x - 127.5) / 128 of images x, in the same memory format."""
+        return normalise(inputs, dtype)
 
 
-def _check_half(half: str, images: Tensor | Stored, labels: Tensor, num_classes: int) -> None:
-    if images.dtype != torch.uint8 or len(images.shape) != 4:
-        raise UserError(
-            f"{half} images must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}"
-        )
-    if labels.dtype != torch.int64 or labels.dim() != 1:
-        raise UserError(
-            f"{half} labels must be int64 (N,), got {labels.dtype} {tuple(labels.shape)}"
-        )
-    if len(images) != len(labels):
-        raise UserError(
-            f"{len(images)} {half} images have {len(labels)} labels: one each is needed"
-        )
-    if 0 in images.shape:
-        raise UserError(f"the {half} set is empty, got images {tuple(images.shape)}")
-    outside = ((labels < 0) | (labels >= num_classes)).nonzero()
-    if len(outside):
-        first = int(outside[0])
-        raise UserError(
-            f"{half} label {int(labels[first])} at index {first} is out of range: "
-            f"{num_classes} classes allow 0 to {num_classes - 1}"
-        )
+def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return (x - 127.5) / 128 in `dtype`, of any shape and in the same memory format."""
+    return (images.to(dtype) - 127.5) / 128

@@ -87,3 +87,8 @@ class Stored:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path} cannot be mapped: {error}") from error
         return torch.from_numpy(mapped)
+
+
+def read(inputs: Tensor | Stored) -> Tensor:
+    """Return inputs that are in memory or in a file as a tensor."""
+    return inputs.read() if isinstance(inputs, Stored) else inputs

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
+from opt_runner.datasets.data import Samples
 from opt_runner.datasets.dataset import Dataset
 from opt_runner.datasets.folder.image_folder import ImageFolder
 from opt_runner.datasets.images import Images
@@ -112,9 +112,9 @@ class TorchvisionSet:
         if problem:
             raise UserError(f"{problem}: delete it, with download=true it is fetched anew")
         try:
-            train, train_labels, classes = self._read(train=True)
-            test, test_labels, _ = self._read(train=False)
-            return Images(train, train_labels, test, test_labels, classes)
+            train, classes = self._read(train=True)
+            test, _ = self._read(train=False)
+            return Images(train, test, classes)
         except Exception as error:
             raise UserError(f"{self._folder} does not hold {self.source}: {error}") from error
 
@@ -173,13 +173,14 @@ class TorchvisionSet:
                 f"{self._folder} yourself and set download=false"
             ) from error
 
-    def _read(self, train: bool) -> tuple[Tensor, Tensor, list[str]]:
-        """Return images (N, C, H, W), labels (N,) and classes of one half."""
+    def _read(self, train: bool) -> tuple[Samples, list[str]]:
+        """Return images (N, C, H, W) with their labels, and the classes, of one half."""
         # `load` has checked the checksums, so that no unknown pickle is opened.
         half = self._torchvision_class(self.root, train=train)
         images = torch.as_tensor(half.data)
         images = images.unsqueeze(1) if self._is_idx else images.permute(0, 3, 1, 2).contiguous()
-        return images, torch.as_tensor(half.targets, dtype=torch.int64), list(half.classes)
+        labels = torch.as_tensor(half.targets, dtype=torch.int64)
+        return Samples(images, labels), list(half.classes)
 
 
 def _md5_damage(file: Path, md5: str) -> str | None:

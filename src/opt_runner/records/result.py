@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
+from opt_runner.datasets.data import Measure
 from opt_runner.files import write_whole
 from opt_runner.geometry import Geometry
 from opt_runner.records.reading import read_json
@@ -20,7 +21,8 @@ Status = Literal["finished", "failed", "diverged", "interrupted", "pruned"]
 class Result:
     """The result of a run so far. The training loop fills it, and checkpoints keep it.
 
-    Errors are in percent. A value that is not known yet is None. An unfinished run has the status
+    An error is a number that falls as the network improves; `error_name` and `error_unit` say which
+    one. A value that is not known yet is None. An unfinished run has the status
     `interrupted`.
     """
 
@@ -32,6 +34,8 @@ class Result:
     status: Status = "interrupted"
     data: str | None = None  # the dataset's fingerprint
     error: str | None = None
+    error_name: str = "error"  # see datasets.Measure
+    error_unit: str = "%"
     steps: int = 0
     seconds: float = 0.0  # of training, evaluation left out
     test_error: float | None = None  # after the last step
@@ -42,11 +46,10 @@ class Result:
     best_step: int | None = None  # the step of the best validation error
     test_error_at_best: float | None = None  # after that step
     train_loss: float | None = None
-    # After the last step, see run/evaluate.py. train_error: on as many training images as there are
-    # test images, without augmentation, with the labels of the training.
+    # After the last step, on as many training samples as there are test samples, without
+    # augmentation, with the labels of the training.
     train_error: float | None = None
-    test_nll: float | None = None
-    calibration_error: float | None = None
+    tested: dict[str, float] = field(default_factory=dict)  # other numbers of the test samples
     start: Geometry | None = None  # before training
     end: Geometry | None = None  # at the last evaluation
     orthogonality_error: float | None = None
@@ -57,11 +60,16 @@ class Result:
     effective_parameters: int | None = None
     metrics_size: int | None = None  # of metrics.jsonl, in bytes
     weights: str | None = None  # SHA-256 of weights.safetensors
-    images_per_second: float | None = None
+    samples_per_second: float | None = None
     device: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(allow_inf_nan=False)
+
+    @property
+    def measure(self) -> Measure:
+        """Return what the errors are."""
+        return Measure(self.error_name, self.error_unit)
 
     @property
     def settled(self) -> bool:

@@ -5,18 +5,18 @@ The search itself resumes from the journal beside this file.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import TypeAdapter
 
+from opt_runner.datasets.data import Measure
 from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 from opt_runner.records.reading import folders_below, read_json
 
 NAME = "search.json"
-WORST = 100.0  # the value, in percent, of a trial that diverged
 STATUSES = ("finished", "pruned", "diverged", "failed", "not finished")
 
 
@@ -24,8 +24,8 @@ STATUSES = ("finished", "pruned", "diverged", "failed", "not finished")
 class Trial:
     """A trial of a search.
 
-    status: one of STATUSES. errors: validation errors in percent, one for each seed.
-    value: their mean, which is minimised; 100 for a diverged trial.
+    status: one of STATUSES. errors: validation errors, one for each seed.
+    value: their mean, which is minimised; the worst for a diverged trial.
     runs: the signatures, one for each seed.
     """
 
@@ -43,7 +43,8 @@ class SearchRecord:
     """A search and its trials.
 
     space: the parameters as on the command line. log: the parameters on a logarithmic scale.
-    label: the entrant, in a fair comparison, whose searches share one name.
+    label: the entrant, in a fair comparison, whose searches share one name. measure: of the
+    errors.
     """
 
     name: str
@@ -51,6 +52,7 @@ class SearchRecord:
     log: list[str]
     trials: list[Trial]
     label: str = ""
+    measure: Measure = field(default_factory=Measure)
 
     def ranked(self) -> list[Trial]:
         """Return the finished trials, the best first; equal ones by number."""

@@ -5,17 +5,19 @@ The network can be built from this file and the config, without the data.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Annotated, Self
+from typing import IO, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch import contiguous_format as contiguous
 
-from opt_runner.datasets import Images
+from opt_runner.datasets import Interface
 from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 from opt_runner.records.reading import open_regular, parse_json
@@ -23,33 +25,9 @@ from opt_runner.records.result import Result
 
 # One key only: safetensors writes several in any order, and equal networks must be equal files.
 _KEY = "opt_runner"
+_TENSOR = "tensor"
+_MOST = 2**20  # of a size that a network is built for
 NAME = "weights.safetensors"
-Count = Annotated[int, Field(strict=True, gt=0, le=2**20)]
-
-
-@dataclass(frozen=True)
-class Interface:
-    """The inputs and outputs of a network.
-
-    channels, size: of an image; size is (height, width). classes: their names in the order of the
-    outputs. A pixel x from 0 to 255 is given as (x - 127.5) / 128.
-    """
-
-    channels: Count
-    size: tuple[Count, Count]
-    classes: Annotated[list[str], Field(min_length=2)]
-
-    @classmethod
-    def of(cls, images: Images) -> Self:
-        return cls(images.channels, images.size, images.classes)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def text(self) -> str:
-        return json.dumps(asdict(self) | {"pixels": "(x - 127.5) / 128"})
 
 
 def write(path: Path, network: nn.Module, interface: Interface) -> str:
@@ -63,7 +41,7 @@ def write(path: Path, network: nn.Module, interface: Interface) -> str:
         for name, value in network.state_dict().items()
         if isinstance(value, Tensor)
     }
-    content = save(tensors, {_KEY: interface.text})
+    content = save(tensors, {_KEY: text(interface)})
 
     def put(file: IO[bytes]) -> None:
         file.write(content)
@@ -91,6 +69,43 @@ def check(path: Path) -> None:
         )
 
 
+def text(interface: Interface) -> str:
+    """Return the interface as JSON; of a tensor it holds the type and the shape."""
+    return json.dumps(asdict(replace(interface, gives=_described(interface.gives))))
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _described(inner) for key, inner in value.items()}
+    if isinstance(value, Tensor):
+        return {_TENSOR: str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
+    return value
+
+
+def _filled(value: Any, most: int) -> Any:
+    """Return what `_described` was given, with zeros for tensors, which the weights hold.
+
+    most: the number of values that a tensor can have. Raises ValueError for anything else.
+    """
+    if isinstance(value, list):
+        return tuple(_filled(inner, most) for inner in value)
+    if isinstance(value, dict) and _TENSOR not in value:
+        return {key: _filled(inner, most) for key, inner in value.items()}
+    if isinstance(value, dict):
+        dtype, shape = getattr(torch, str(value[_TENSOR]), None), value.get("shape")
+        if (
+            not isinstance(dtype, torch.dtype)
+            or not isinstance(shape, list)
+            or not all(type(n) is int and n >= 0 for n in shape)
+            or math.prod(shape) > most
+        ):
+            raise ValueError(f"no tensor that fits into the file: {value}")
+        return torch.zeros(shape, dtype=dtype)
+    if isinstance(value, str) or (type(value) is int and 0 < value <= _MOST):
+        return value
+    raise ValueError(f"{value!r} is no size from 1 to {_MOST:,}")
+
+
 def read_interface(path: Path) -> Interface:
     """Return the interface that the file of weights names.
 
@@ -100,7 +115,8 @@ def read_interface(path: Path) -> Interface:
         open_regular(path).close()
         with safe_open(path, "pt") as file:
             content = parse_json((file.metadata() or {})[_KEY])
-        return TypeAdapter(Interface).validate_python(content)
+        found = TypeAdapter(Interface).validate_python(content)
+        return replace(found, gives=_filled(found.gives, path.stat().st_size))
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing: it was removed, or the run is of an earlier release; rerun=true "

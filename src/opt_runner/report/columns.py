@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from opt_runner.datasets.data import Measure
 from opt_runner.report.comparison import Comparison, TableRow
 from opt_runner.report.statistics import Mean
 
@@ -40,9 +41,16 @@ class Sheet:
 
 def sheet(table: Comparison, brief: bool = False) -> Sheet:
     """Return the columns in which some row has a value. brief: those for a terminal."""
-    finished_runs = (result for row in table.rows for result in row.finished.values())
-    measured = sorted({name for result in finished_runs for name in result.measured})
-    every = (*_COLUMNS, *(_measured(name) for name in measured), *_COSTS)
+    results = [result for row in table.rows for result in row.finished.values()]
+    tested = dict.fromkeys(name for result in results for name in result.tested)
+    measured = sorted({name for result in results for name in result.measured})
+    every = (
+        *_errors(table.measure),
+        *map(_tested, tested),
+        *_GEOMETRY,
+        *map(_measured, measured),
+        *_COSTS,
+    )
     columns = [column for column in every if column.brief or not brief]
     texts = [[column.text(table, row) for row in table.rows] for column in columns]
     filled = [place for place, cells in enumerate(texts) if {*cells} != {NOTHING}]
@@ -69,8 +77,9 @@ def _difference(table: Comparison, row: TableRow) -> str:
     value = table.difference(row)
     if value is None:
         return NOTHING
-    interval = "" if value.low is None else f" [{value.low:+.2f}, {value.high:+.2f}]"
-    return f"{value.mean:+.2f}{interval}"
+    form = table.measure.form
+    interval = "" if value.low is None else f" [{value.low:+{form}}, {value.high:+{form}}]"
+    return f"{value.mean:+{form}}{interval}"
 
 
 def _p(table: Comparison, row: TableRow) -> str:
@@ -105,34 +114,53 @@ def _measured(name: str) -> Column:
     return Column(name, lambda _, row: _largest(row.measured(name)), note)
 
 
-_COLUMNS = (
-    Column("method", lambda _, row: row.label, brief=True),
-    _mean("test error %", "test_error", ".2f",
-          "mean ± standard deviation over the n seeds whose runs finished; test error: after the "
-          "last step", brief=True),
-    Column("minus standard [95%]", _difference,
-           "minus standard: mean difference of the test error over the seeds that finished in "
-           "both rows, with its 95% confidence interval (paired t-test, of each method alone); "
-           "none if all seeds differ equally", brief=True),
-    Column("p", _p,
-           "p: of that difference, corrected by Holm for the number of methods; of the rows whose "
-           "p is below 0.05 and whose runs all finished, the one furthest below standard is bold",
-           brief=True),
-    _mean("at best validation %", "test_error_at_best", ".2f",
-          "at best validation: test error after the step with the lowest validation error",
-          brief=True),
-    _mean("validation error %", "validation_error", ".2f",
-          "validation error: after the last step, on the training images that are held back"),
-    _mean("train loss", "train_loss", ".4f", brief=True),
-    _mean("train error %", "train_error", ".2f",
-          "train error: after the last step, of as many training images as there are test images, "
-          "not augmented"),
-    Column("gap", lambda _, row: mean(row.gap(), ".2f"), "gap: test error minus train error"),
-    _mean("test NLL", "test_nll", ".3f",
-          "test NLL: mean negative log-likelihood of the test labels"),
-    _mean("calibration error %", "calibration_error", ".2f",
-          "calibration error: expected calibration error of the test images, 15 bins of "
-          "confidence"),
+def _tested(name: str) -> Column:
+    """Return the column of another number of the test samples."""
+    heading, form, note = _NUMBERS.get(name, (f"test {name.replace('_', ' ')}", ".4g", ""))
+    return _mean(heading, name, form, note)
+
+
+def _errors(measure: Measure) -> tuple[Column, ...]:
+    """Return the columns of errors. measure: what they are."""
+    form, test = measure.form, f"test {measure.name}"
+    held_out = f"at best validation {measure.unit}".strip()
+    return (
+        Column("method", lambda _, row: row.label, brief=True),
+        _mean(measure.heading("test"), "test_error", form,
+              f"mean ± standard deviation over the n seeds whose runs finished; {test}: after the "
+              "last step", brief=True),
+        Column("minus standard [95%]", _difference,
+               f"minus standard: mean difference of the {test} over the seeds that finished in "
+               "both rows, with its 95% confidence interval (paired t-test, of each method alone); "
+               "none if all seeds differ equally", brief=True),
+        Column("p", _p,
+               "p: of that difference, corrected by Holm for the number of methods; of the rows "
+               "whose p is below 0.05 and whose runs all finished, the one furthest below standard "
+               "is bold", brief=True),
+        _mean(held_out, "test_error_at_best", form,
+              f"at best validation: {test} after the step with the lowest validation "
+              f"{measure.name}", brief=True),
+        _mean(measure.heading("validation"), "validation_error", form,
+              f"validation {measure.name}: after the last step, on the training samples that are "
+              "held back"),
+        _mean("train loss", "train_loss", ".4f", brief=True),
+        _mean(measure.heading("train"), "train_error", form,
+              f"train {measure.name}: after the last step, of as many training samples as there "
+              "are test samples, not augmented"),
+        Column("gap", lambda _, row: mean(row.gap(), form),
+               f"gap: {test} minus train {measure.name}"),
+    )  # fmt: skip
+
+
+# Numbers of the test samples that are known: heading, format, note.
+_NUMBERS = {
+    "nll": ("test NLL", ".3f", "test NLL: mean negative log-likelihood of the test labels"),
+    "calibration_error": (
+        "calibration error %", ".2f",
+        "calibration error: expected calibration error of the test samples, 15 bins of confidence",
+    ),
+}  # fmt: skip
+_GEOMETRY = (
     _change("energy excess", "half_space_excess", fmean, "+z.2f",
             "energy excess: before → after training, mean over layers; the half-space energy "
             "(s = 0) of a layer's neurons minus that of random neurons, in standard deviations of "
@@ -146,7 +174,7 @@ _COLUMNS = (
 )  # fmt: skip
 _COSTS = (
     _mean("trainable parameters", "trainable_parameters", ",.0f", spread=False),
-    _mean("images/s", "images_per_second", ",.0f", spread=False),
+    _mean("samples/s", "samples_per_second", ",.0f", spread=False),
     _mean("seconds", "seconds", ",.1f", "seconds: of training, evaluation not counted",
           brief=True, spread=False),
     Column("n", finished, brief=True),

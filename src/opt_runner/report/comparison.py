@@ -3,12 +3,13 @@
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from statistics import fmean
 from typing import Any
 
 from opt_runner.config.schema import as_typed
+from opt_runner.datasets.data import Measure
 from opt_runner.methods import METHODS
 from opt_runner.records.result import Result
 from opt_runner.records.stored import StoredRun
@@ -21,6 +22,7 @@ from opt_runner.report.statistics import (
 )
 
 BASELINE = "standard"
+_FIELDS = frozenset(field.name for field in fields(Result))
 _NAMED = 3  # the largest number of rows that a sentence names
 
 Reduce = Callable[[Sequence[float]], float]  # turns the values of several layers into one number
@@ -54,8 +56,11 @@ class TableRow:
         return {r.seed: r.result for r in self.runs if r.result and r.status == "finished"}
 
     def values(self, name: str) -> dict[int, float]:
-        """Return a field of the finished results by seed, without those that lack it."""
-        found = {seed: getattr(result, name) for seed, result in self.finished.items()}
+        """Return a field or a number of the test samples by seed, of the results that have it."""
+        found = {
+            seed: result.tested.get(name) if name not in _FIELDS else getattr(result, name)
+            for seed, result in self.finished.items()
+        }
         return {seed: value for seed, value in found.items() if value is not None}
 
     def mean(self, name: str) -> Mean | None:
@@ -119,6 +124,12 @@ class Comparison:
         steps = {result.steps for row in self.rows for result in row.finished.values()}
         budget = f", {steps.pop():,} steps" if len(steps) == 1 else ""
         return f"{self.dataset}, {self.model}{budget}{extra}"
+
+    @cached_property
+    def measure(self) -> Measure:
+        """Return what the errors are."""
+        found = (result.measure for row in self.rows for result in row.finished.values())
+        return next(found, Measure())
 
     @cached_property
     def seeds(self) -> list[int]:
@@ -207,9 +218,10 @@ class Comparison:
             return None
         std, n = math.sqrt(fmean(std**2 for std in stds)), min(one.n for one in found if one.std)
         alone = detectable_difference(n, std, 1 - CONFIDENCE)
+        points = " points" if self.measure.unit == "%" else ""
         text = (
-            f"With {n} seeds a true difference of {alone:.3g} points would be found in 4 of 5 such "
-            f"comparisons with standard (the differences of single seeds spread by {std:.2g})"
+            f"With {n} seeds a true difference of {alone:.3g}{points} would be found in 4 of 5 "
+            f"such comparisons with standard (the differences of single seeds spread by {std:.2g})"
         )
         tests = sum(one.n > 1 for one in found)
         if tests > 1:

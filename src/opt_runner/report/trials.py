@@ -10,7 +10,7 @@ from opt_runner.report.columns import NOTHING, mean
 from opt_runner.report.statistics import Mean
 from opt_runner.report.terminal import grid, text
 
-SETTINGS = ("entrant", "trials", "best %", "median %", "worst %", "diverged", "best setting")
+SETTINGS = ("entrant", "trials", "best", "median", "worst", "diverged", "best setting")
 _SHOWN = 10
 
 
@@ -29,7 +29,9 @@ def settings(searches: Sequence[SearchRecord]) -> list[list[str]]:
     for search in searches:
         ranked = search.ranked()
         errors = [trial.value for trial in ranked if trial.value is not None]
-        spread = [f"{f(errors):.2f}" if errors else NOTHING for f in (min, median, max)]
+        spread = [
+            f"{f(errors):{search.measure.form}}" if errors else NOTHING for f in (min, median, max)
+        ]
         best = " ".join(words(ranked[0].parameters)) if ranked else NOTHING
         rows.append([search.label, str(len(ranked)), *spread, str(search.count("diverged")), best])
     return rows
@@ -37,7 +39,7 @@ def settings(searches: Sequence[SearchRecord]) -> list[list[str]]:
 
 def settings_table(searches: Sequence[SearchRecord]) -> Table:
     """Return the table of `settings`."""
-    drawn = grid(f"{searches[0].name}: validation errors of the searches")
+    drawn = grid(f"{searches[0].name}: {searches[0].measure.axis('validation')}, of the searches")
     for place, heading in enumerate(SETTINGS):
         wraps = place in (0, len(SETTINGS) - 1)
         drawn.add_column(heading, justify="left" if wraps else "right", no_wrap=not wraps)
@@ -49,10 +51,10 @@ def settings_table(searches: Sequence[SearchRecord]) -> Table:
 def table(search: SearchRecord) -> Table:
     """Return the table of the best trials, the very best in bold."""
     drawn = grid()
-    for heading in ("trial", *search.space, "validation error %"):
+    for heading in ("trial", *search.space, search.measure.heading("validation")):
         drawn.add_column(text(heading), justify="right")
     for place, trial in enumerate(search.ranked()[:_SHOWN]):
         values = [word.partition("=")[2] for word in words(trial.parameters)]
-        cells = [str(trial.number), *values, mean(Mean.of(trial.errors), ".2f")]
+        cells = [str(trial.number), *values, mean(Mean.of(trial.errors), search.measure.form)]
         drawn.add_row(*map(text, cells), style="" if place else "bold")
     return drawn

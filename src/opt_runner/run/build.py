@@ -1,12 +1,13 @@
 """The network of a run, and the methods around it."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from opt_runner.choice import Rule
 from opt_runner.config import components
+from opt_runner.config.compose import suiting
 from opt_runner.config.schema import Config, Covered
 from opt_runner.errors import UserError
 from opt_runner.methods import Method
@@ -19,30 +20,20 @@ from opt_runner.run.schedule import Schedule
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
 
 
-class Sized(Protocol):
-    """Images that a network is made for, with `channels`, `size` (height, width) and classes."""
+def network_of(config: Config, gives: dict[str, Any], steps: int) -> nn.Module:
+    """Return the network for data that give this, and a budget of `steps`, as it starts.
 
-    @property
-    def channels(self) -> int: ...
-
-    @property
-    def size(self) -> tuple[int, int]: ...
-
-    @property
-    def num_classes(self) -> int: ...
-
-
-def network_of(config: Config, images: Sized, steps: int) -> nn.Module:
-    """Return the network for these images and a budget of `steps`, as it starts."""
-    return components.build(
-        config.model,
-        "model",
-        nn.Module,
-        in_channels=images.channels,
-        image_size=images.size,
-        num_classes=images.num_classes,
-        bn_momentum=min(_BN_MOST, _BN_MOMENTUM * _BN_STEPS / steps),
-    )
+    Raises UserError if the network needs more, and names the networks that do not.
+    """
+    supplied = gives | {"bn_momentum": min(_BN_MOST, _BN_MOMENTUM * _BN_STEPS / steps)}
+    if lacking := components.unfilled(config.model, "model") - supplied.keys():
+        suit = ", ".join(suiting(frozenset(supplied)))
+        raise UserError(
+            f"model={config.model.name} needs {', '.join(sorted(lacking))}, which "
+            f"dataset={config.dataset.name} does not give; it gives {', '.join(gives)}, and suits "
+            f"{suit or 'none of the models here'}"
+        )
+    return components.build(config.model, "model", nn.Module, **supplied)
 
 
 def dtype_of(config: Config) -> torch.dtype:

@@ -1,113 +1,63 @@
 """The evaluation of a network: errors, calibration and geometry."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from opt_runner.datasets import Stored, normalise, pieces
+from opt_runner.datasets import Data, Samples, pieces
+from opt_runner.datasets.batches import IMAGE_DIM
 from opt_runner.errors import UserError
 from opt_runner.geometry import Geometry
 from opt_runner.opt import merge
 from opt_runner.records.result import Result
 from opt_runner.run.device import Device
-from opt_runner.run.processes import Processes
+from opt_runner.run.processes import ALONE, Processes
 from opt_runner.run.set_up import Setup
-
-# The images of a batch, and the pixels, as of 1,000 images of 64 x 64; the lower limit counts.
-_MOST_IMAGES = 1000
-_MOST_PIXELS = _MOST_IMAGES * 64 * 64
-_BINS = 15
 
 
 class Diverged(Exception):
     """A loss, a weight or an output is NaN or infinite."""
 
 
-@dataclass(frozen=True)
-class Quality:
-    """The quality of a network on labelled images.
-
-    error: the percentage of wrong answers. nll: the mean negative log-likelihood of the labels.
-    calibration_error: the expected calibration error, in percent. Images are put by confidence (the
-    largest probability) into 15 bins of equal width; it is the mean over images of |share of right
-    answers - mean confidence| in their bins. Source: Guo et al., "On Calibration of Modern
-    Neural Networks" (ICML 2017).
-    """
-
-    error: float
-    nll: float
-    calibration_error: float
-
-
-class Tally:
-    """Sums over batches, from which a Quality is computed."""
-
-    def __init__(self, device: torch.device) -> None:
-        # For each bin: images, right answers, the sum of confidences.
-        self.bins = torch.zeros(3, _BINS, dtype=torch.float64, device=device)
-        self.nll = torch.zeros((), dtype=torch.float64, device=device)
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count logits (B, classes) against labels (B,)."""
-        log_p = logits.double().log_softmax(-1)
-        self.nll -= log_p.gather(-1, labels[:, None]).sum()
-        confidence = log_p.amax(-1).exp()
-        right = (logits.argmax(-1) == labels).double()
-        of_bin = (confidence * _BINS).long().clamp(0, _BINS - 1)  # NaN is negative here
-        for row, values in zip(self.bins, (torch.ones_like(right), right, confidence), strict=True):
-            row.index_add_(0, of_bin, values)
-
-    def quality(self, images: int) -> Quality:
-        """Return the quality on so many images. Raises Diverged if an output is not finite."""
-        # log_softmax of finite logits is finite in float64. argmax of NaN would be class 0.
-        if not torch.isfinite(self.nll):
-            raise Diverged("the network's outputs are not finite")
-        count, right, confidence = self.bins
-        return Quality(
-            error=float(100 * (count - right).sum() / images),
-            nll=float(self.nll) / images,
-            calibration_error=float(100 * (right - confidence).abs().sum() / images),
-        )
-
-
 @torch.no_grad()
-def quality(
-    network: nn.Module,
-    images: Tensor | Stored,
-    labels: Tensor,
-    device: Device,
-    processes: Processes,
-) -> Quality:
-    """Return the quality of a plain network on images (N, C, H, W) uint8.
+def numbers(
+    network: nn.Module, data: Data, samples: Samples, device: Device, processes: Processes = ALONE
+) -> dict[str, float]:
+    """Return the numbers of a plain network on samples of the data: `error`, and others.
 
-    Images and labels may be on different devices. Each process evaluates its part.
+    Inputs and targets may be on different devices. Each process evaluates its part.
+    Raises Diverged if a number is not finite.
     """
-    part = processes.part(len(labels))
-    tally = Tally(labels.device)
-    for logits, truth in outputs(network, images[part], labels[part], device):
-        tally.add(logits, truth)
-    processes.sum_(tally.bins)
-    processes.sum_(tally.nll)
-    return tally.quality(len(labels))
+    part = processes.part(len(samples))
+    tally = data.tally(samples.targets.device)
+    for outputs_, targets in outputs(network, data, samples[part], device):
+        tally.add(outputs_, targets)
+    for total in tally.sums:
+        processes.sum_(total)
+    found = tally.numbers()
+    # log_softmax of finite logits is finite in float64; argmax of NaN would be class 0.
+    if not all(map(math.isfinite, found.values())):
+        raise Diverged("the network's outputs are not finite")
+    return found
 
 
 def outputs(
-    network: nn.Module, images: Tensor | Stored, labels: Tensor, device: Device
+    network: nn.Module, data: Data, samples: Samples, device: Device
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield logits (B, classes) and labels (B,) of images (N, C, H, W) uint8, batch by batch."""
-    pixels = images.shape[2] * images.shape[3]
-    size = max(1, min(_MOST_IMAGES, _MOST_PIXELS // pixels))
-    for number, batch in enumerate(pieces(images, size)):
-        truth = labels[number * size : (number + 1) * size]
-        x = normalise(batch.to(labels.device), device.dtype).contiguous(
-            memory_format=device.memory_format
-        )
+    """Yield the network's outputs (B, ...) and the targets (B, ...), batch by batch."""
+    size = data.evaluated_at_once
+    for number, batch in enumerate(pieces(samples.inputs, size)):
+        targets = samples.targets[number * size : (number + 1) * size]
+        x = data.network_input(batch.to(targets.device), device.dtype)
+        if x.dim() == IMAGE_DIM:
+            x = x.contiguous(memory_format=device.memory_format)
         with device.autocast():
-            logits = network(x)
-        yield logits, truth
+            found = network(x)
+        yield found, targets
 
 
 @torch.no_grad()
@@ -144,9 +94,9 @@ def _test(setup: Setup, network: nn.Module, result: Result, last: bool) -> dict[
     when = setup.config.evaluate.test
     if when == "never" or (when == "last" and not last):
         return {}
-    found = _on_test_images(setup, network)
-    best = result.best_test_error
-    result.best_test_error = found.error if best is None else min(found.error, best)
+    found = _on(setup, network, setup.data.test)
+    error, best = found["error"], result.best_test_error
+    result.best_test_error = error if best is None else min(error, best)
     return _note(found, result)
 
 
@@ -157,8 +107,7 @@ def _validate(setup: Setup, network: nn.Module, result: Result, last: bool) -> d
     weights of that step.
     """
     assert setup.validation is not None
-    images, labels = setup.validation.images, setup.validation.labels
-    error = quality(network, images, labels, setup.device, setup.processes).error
+    error = _on(setup, network, setup.validation)["error"]
     best = result.best_validation_error
     improved = best is None or error < best
     result.validation_error = error
@@ -169,29 +118,27 @@ def _validate(setup: Setup, network: nn.Module, result: Result, last: bool) -> d
     when = setup.config.evaluate.test
     if when == "never" or not (last or (improved and when == "every")):
         return {"validation_error": error}
-    tested = _on_test_images(setup, network)
+    tested = _on(setup, network, setup.data.test)
     if improved:
-        result.test_error_at_best = tested.error
+        result.test_error_at_best = tested["error"]
     return {"validation_error": error} | (_note(tested, result) if last else {})
 
 
-def _on_test_images(setup: Setup, network: nn.Module) -> Quality:
-    images, labels = setup.data.test_images, setup.data.test_labels
-    return quality(network, images, labels, setup.device, setup.processes)
+def _on(setup: Setup, network: nn.Module, samples: Samples) -> dict[str, float]:
+    return numbers(network, setup.data, samples, setup.device, setup.processes)
 
 
-def _note(tested: Quality, result: Result) -> dict[str, float]:
-    result.test_error = tested.error
-    result.test_nll = tested.nll
-    result.calibration_error = tested.calibration_error
-    return {"test_error": tested.error}
+def _note(tested: dict[str, float], result: Result) -> dict[str, float]:
+    result.test_error = tested["error"]
+    result.tested = {name: value for name, value in tested.items() if name != "error"}
+    return {"test_error": result.test_error}
 
 
 def _train_error(setup: Setup, network: nn.Module) -> float:
-    """Return the training error on as many unaugmented training images as there are test images."""
-    images, labels = setup.data.train_images, setup.data.train_labels
-    count = min(len(labels), len(setup.data.test_labels))
-    # Folders are sorted by class, so the images are chosen evenly spaced.
-    chosen = torch.arange(count, device=images.device) * len(labels) // count
-    truth = labels[chosen.to(labels.device)]
-    return quality(network, images[chosen], truth, setup.device, setup.processes).error
+    """Return the error on as many unaugmented training samples as there are test samples."""
+    train = setup.data.train
+    count = min(len(train), len(setup.data.test))
+    # Folders are sorted by class, so the samples are chosen evenly spaced.
+    chosen = torch.arange(count, device=train.inputs.device) * len(train) // count
+    targets = train.targets[chosen.to(train.targets.device)]
+    return _on(setup, network, Samples(train.inputs[chosen], targets))["error"]

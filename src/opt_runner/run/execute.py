@@ -18,13 +18,13 @@ from opt_runner import __version__
 from opt_runner.console import wandb
 from opt_runner.console.run_log import run_log
 from opt_runner.console.screen import Screen, outcome
+from opt_runner.datasets import loaded, measure_of
 from opt_runner.errors import Elsewhere, UserError, in_words
 from opt_runner.files import CannotWrite
 from opt_runner.opt import OPT, merge
 from opt_runner.records import checkpoint, weights
 from opt_runner.records.result import Result
 from opt_runner.records.stored import StoredRun
-from opt_runner.records.weights import Interface
 from opt_runner.run.evaluate import Diverged
 from opt_runner.run.interrupt import Interrupted, StopRequest
 from opt_runner.run.loop import Pruned, train
@@ -69,7 +69,7 @@ def execute(
     try:
         with ExitStack() as held:
             with processes.together(), stop.at_once():
-                setup = set_up(run.config, run.dataset.load(), processes)
+                setup = set_up(run.config, loaded(run.dataset), processes)
                 held.callback(setup.batches.close)
                 result, losses = _new_result(run, setup), None
                 if processes.first:
@@ -113,7 +113,7 @@ def give_up(run: Run, reason: str, screen: Screen) -> None:
 
 def _new_result(run: Run, setup: Setup | None = None) -> Result:
     """Return the result of a run before its first step."""
-    config = run.config
+    config, measure = run.config, measure_of(run.dataset)
     result = Result(
         signature=run.signature,
         method=config.method.name,
@@ -121,6 +121,8 @@ def _new_result(run: Run, setup: Setup | None = None) -> Result:
         dataset=config.dataset.name,
         seed=config.seed,
         data=run.data,
+        error_name=measure.name,
+        error_unit=measure.unit,
         versions={
             "opt_runner": __version__,
             "torch": version("torch"),
@@ -201,7 +203,7 @@ def _train(
     """Train in the first process, with record, tracker and screen, and write the result."""
     with (
         run_log(run.record.log),
-        screen.run(run.title, setup.steps) as display,
+        screen.run(run.title, setup.steps, result.measure) as display,
         wandb.start(run.config, run.record.wandb_id, run.signature, screen) as tracker,
     ):
         log.info("%s: %s; %s", run.title, setup.hardware, setup.placement.why)
@@ -236,7 +238,7 @@ def _steps(
         plain = merge(setup.opt)
         if setup.processes.first:
             run.record.check_held()
-            result.weights = weights.write(run.record.weights, plain, Interface.of(setup.data))
+            result.weights = weights.write(run.record.weights, plain, setup.data.interface)
         result.status = "finished"
     except Diverged as error:
         result.status, result.error = "diverged", str(error)
@@ -262,9 +264,6 @@ def _write_result(run: Run, result: Result, screen: Screen) -> None:
     """
     if result.status != "finished":  # not to be seen before the run has ended
         result.test_error_at_best = None
-    if result.seconds:
-        rate = result.steps * run.config.batch_size / result.seconds
-        result.images_per_second = round(rate, 1)
     result.seconds = round(result.seconds, 3)
     result.metrics_size = run.record.metrics_size()
     try:

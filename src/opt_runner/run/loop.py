@@ -58,12 +58,14 @@ def train(
             row: dict[str, Any] = {"step": step.done, "epoch": step.done / epoch}
             if log_due:
                 result.train_loss = step.take_mean_loss()
+                rate = step.done * setup.batches.batch_size / result.seconds
+                result.samples_per_second = round(rate, 1)
                 row |= {
                     "lr": setup.optimizer.param_groups[0]["lr"],
                     "train_loss": result.train_loss,
                     "penalty": float(step.penalty),
                     "seconds": result.seconds,
-                    "images_per_second": step.done * config.batch_size / result.seconds,
+                    "samples_per_second": rate,
                 }
             if test_due:
                 row |= evaluate(setup, result, last)

@@ -8,16 +8,9 @@ from torch.func import functional_call
 
 from opt_runner.config import components
 from opt_runner.config.schema import Config
-from opt_runner.datasets import (
-    Augment,
-    Batches,
-    Images,
-    Validation,
-    hold_back,
-    part,
-    with_label_noise,
-)
+from opt_runner.datasets import Augment, Batches, Data, Images, Samples
 from opt_runner.datasets.augmentation import Augmentation, check_on
+from opt_runner.datasets.stored import read
 from opt_runner.errors import UserError
 from opt_runner.networks.pretrained import load_weights
 from opt_runner.opt import OPT
@@ -34,20 +27,20 @@ from opt_runner.run.size import check_fits
 class Setup:
     """All parts of a run, made from its config and ready to train.
 
-    data: the training and test images. validation: images held back from training, or None.
+    data: the training and test samples. validation: samples held back from training, or None.
     steps: the budget.
     """
 
     config: Config
     processes: Processes
     device: Device
-    data: Images
+    data: Data
     placement: Placement
     batches: Batches
     opt: OPT
     optimizer: torch.optim.Optimizer
     steps: int
-    validation: Validation | None
+    validation: Samples | None
 
     @property
     def hardware(self) -> str:
@@ -62,45 +55,46 @@ class Setup:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setup:
+def set_up(config: Config, data: Data, processes: Processes = ALONE) -> Setup:
     """Make all parts of a run; this sets the process's threads and torch's seed.
 
-    Raises UserError if device, images, batch size, processes and network do not fit.
+    Raises UserError if device, data, batch size, processes and network do not fit.
     """
     device = Device.of(config.hardware, processes)
     validation = None
     if config.dataset.validation:
-        images, validation = hold_back(
-            images, config.dataset.validation, config.dataset.validation_seed
-        )
+        data, validation = data.hold_back(config.dataset.validation, config.dataset.validation_seed)
     if config.dataset.share < 1:
-        images = part(images, config.dataset.share, config.seed)
+        data = data.part(config.dataset.share, config.seed)
     if config.dataset.label_noise:
-        images = with_label_noise(images, config.dataset.label_noise, config.seed)
-    placement = Placement.of(config.hardware.images, images, validation, device.torch_device)
-    data = images.to(device.torch_device, placement.streamed)
+        data = data.with_label_noise(config.dataset.label_noise, config.seed)
+    _check_options(config, data)
+    placement = Placement.of(config.hardware.images, data, validation, device.torch_device)
+    data = data.to(device.torch_device, placement.streamed)
     if validation is not None:
         validation = validation.to(device.torch_device, placement.streamed)
     batches = Batches(
-        data.train_images,
-        data.train_labels,
-        config.batch_size,
+        data.train.inputs,
+        data.train.targets,
+        config.batch_size or len(data.train),
         config.seed,
         _augment(config, data),
         memory_format=device.memory_format,
         dtype=device.dtype,
         part=(processes.rank, processes.count),
         streamed=placement.streamed,
+        network_input=data.network_input,
     )
-    if config.optimizer.accumulate > config.batch_size // processes.count:
+    each = batches.batch_size // processes.count
+    if config.optimizer.accumulate > each:
         raise UserError(
             f"optimizer.accumulate={config.optimizer.accumulate} makes more parts than a process "
-            f"has images of a batch ({config.batch_size // processes.count})"
+            f"has {data.samples} of a batch ({each})"
         )
     steps = config.budget.in_steps(batches.steps_per_epoch)
     check_fits(config, data, device.torch_device)
     torch.manual_seed(config.seed)
-    network = network_of(config, data, steps)
+    network = network_of(config, data.gives, steps)
     if config.model.weights:
         weights.check(config.model.weights)
         load_weights(network, config.model.weights, config.model.weights_except)
@@ -110,8 +104,8 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
         torch.compiler.reset()
         opt.compile()
     _try_shapes(opt, data, device)
-    if config.batch_size == 1:
-        _try_one_image(opt, data, device)
+    if batches.batch_size == 1:
+        _try_one(opt, data, device)
     if processes.several:
         make_global(opt.network, processes)
     optimizer = optimizer_of(config, opt)
@@ -129,21 +123,44 @@ def set_up(config: Config, images: Images, processes: Processes = ALONE) -> Setu
     )
 
 
-def _augment(config: Config, data: Images) -> Augment:
+def _check_options(config: Config, data: Data) -> None:
+    """Raise UserError if the config asks for what these data cannot have."""
+    where = f"dataset={config.dataset.name}"
+    if not data.output_classes and (config.loss.label_smoothing or config.loss.softmax_floor):
+        raise UserError(
+            f"{where} has targets that are no classes: set loss.label_smoothing=0 "
+            "loss.softmax_floor=0, best in its YAML file"
+        )
+    if config.augment.enabled and not isinstance(data, Images):
+        raise UserError(
+            f"{where} has no images to augment: set augment.enabled=false, best in its YAML file"
+        )
+
+
+def _augment(config: Config, data: Data) -> Augment | None:
+    """Return the augmentation; None where there are no images."""
+    if not isinstance(data, Images):
+        return None
     chosen = config.augment
     then = None
     if chosen.enabled and chosen.then:
         then = components.build(chosen.then, "augment.then", Augmentation)
-        shape = (min(2, len(data.train_labels)), data.channels, *data.size)
-        images = torch.zeros(shape, dtype=torch.uint8, device=data.train_labels.device)
+        shape = (min(2, len(data.train)), data.channels, *data.size)
+        images = torch.zeros(shape, dtype=torch.uint8, device=data.train.targets.device)
         check_on(then, images, "augment.then")
     return Augment(**chosen.model_dump(exclude={"then"}), then=then)
 
 
+def _example(data: Data, device: Device, count: int) -> Tensor:
+    """Return an input of the network for the first samples."""
+    inputs = read(data.train.inputs[:count]).to(device.torch_device)
+    return data.network_input(inputs, device.dtype)
+
+
 @torch.no_grad()
-def _try_one_image(opt: OPT, data: Images, device: Device) -> None:
-    """Raise UserError if the network cannot train on one image, as with a BatchNorm of features."""
-    x = torch.zeros((1, data.channels, *data.size), dtype=device.dtype, device=device.torch_device)
+def _try_one(opt: OPT, data: Data, device: Device) -> None:
+    """Raise UserError if the network cannot train on one sample, as a BatchNorm cannot."""
+    x = _example(data, device, 1)
     buffers = {name: buffer.clone() for name, buffer in opt.network.named_buffers()}
     with torch.random.fork_rng([device.torch_device] if x.is_cuda else []):
         try:
@@ -153,18 +170,21 @@ def _try_one_image(opt: OPT, data: Images, device: Device) -> None:
 
 
 @torch.no_grad()
-def _try_shapes(opt: OPT, data: Images, device: Device) -> None:
-    """Raise UserError if the network does not fit the images, before a traceback in training."""
-    shape = (min(2, len(data.train_labels)), data.channels, *data.size)
-    x = torch.zeros(shape, dtype=device.dtype, device=device.torch_device)
+def _try_shapes(opt: OPT, data: Data, device: Device) -> None:
+    """Raise UserError if the network does not fit the data, before a traceback in training."""
+    x = _example(data, device, 2)
     opt.network.eval()
     try:
-        logits = opt.network(x)
+        outputs = opt.network(x)
     except RuntimeError as error:
-        raise UserError(f"model: fails on images of shape {shape[1:]}: {error}") from error
-    if tuple(logits.shape) != (len(x), data.num_classes):
         raise UserError(
-            f"model: gives an output of shape {tuple(logits.shape)} for {len(x)} images of "
-            f"{data.num_classes} classes, expected {(len(x), data.num_classes)}"
+            f"model: fails on {data.samples} of shape {tuple(x.shape[1:])}: {error}"
+        ) from error
+    expected = (len(x), *data.output_shape)
+    if tuple(outputs.shape) != expected:
+        classes = f" of {len(data.class_names)} classes" if data.class_names else ""
+        raise UserError(
+            f"model: gives an output of shape {tuple(outputs.shape)} for {len(x)} {data.samples}"
+            f"{classes}, expected {expected}"
         )
     opt.network.train()

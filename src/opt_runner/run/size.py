@@ -12,14 +12,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from opt_runner.config.schema import Config
-from opt_runner.datasets import Images
+from opt_runner.datasets import Data, Stored
 from opt_runner.errors import UserError, gib
 from opt_runner.layers import Layer
 from opt_runner.machine import free_memory
 from opt_runner.methods.stack import Stack
 from opt_runner.opt import OPT
 from opt_runner.run.build import dtype_of, network_of, opt_of, optimizer_of
-from opt_runner.run.loss import smoothed_cross_entropy
 
 _aten = torch.ops.aten
 # Skip the exact check if R, its gradient and momentum need less than this share of free memory.
@@ -28,7 +27,7 @@ _COPIES = 4  # R, its gradient, its momentum, the factors of a decomposition
 _MOST_TRIES = 6
 
 
-def memory_of_step(config: Config, images: Images) -> int | None:
+def memory_of_step(config: Config, data: Data) -> int | None:
     """Return the bytes of a step; None for a network that needs data to be built or computed.
 
     These are the bytes of trained tensors, gradients, the optimizer's state, W, and the tensors
@@ -38,15 +37,15 @@ def memory_of_step(config: Config, images: Images) -> int | None:
     """
     with torch.device("meta"), _Shapes():  # type: ignore[no-untyped-call]
         try:
-            opt = _opt(config, images)
+            opt = _opt(config, data)
             optimizer = optimizer_of(config, opt)
-            x = torch.empty(
-                config.batch_size, images.channels, *images.size, dtype=dtype_of(config)
-            )
-            y = torch.empty(config.batch_size, dtype=torch.int64)
+            inputs, targets = data.train.inputs, data.train.targets
+            count = config.batch_size or len(data.train)
+            x = data.network_input(_empty_like(inputs, count), dtype_of(config))
+            y = _empty_like(targets, count)
             kept = _Kept(opt)
             with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-                total = smoothed_cross_entropy(opt(x), y) + opt.penalty()
+                total = data.loss(opt(x), y, 0.0, 0.0) + opt.penalty()
             torch.autograd.backward(total)
             held = [p.grad for p in opt.parameters() if p.grad is not None]
             optimizer.step()
@@ -59,25 +58,25 @@ def memory_of_step(config: Config, images: Images) -> int | None:
     return kept.bytes + sum(_bytes(t) for t in tensors if isinstance(t, Tensor))
 
 
-def check_fits(config: Config, images: Images, device: torch.device) -> None:
+def check_fits(config: Config, data: Data, device: torch.device) -> None:
     """Raise UserError if a step takes more memory than is free, and name options that fit.
 
     If either is unknown, nothing is raised.
     """
     free = free_memory(device)
-    if free is None or _rotations(config, images) < _WORTH_A_LOOK * free:
+    if free is None or _rotations(config, data) < _WORTH_A_LOOK * free:
         return
-    memory = memory_of_step(config, images)
+    memory = memory_of_step(config, data)
     if memory is None or memory <= free:
         return
-    layers = _covered(config, images)
+    layers = _covered(config, data)
     largest = max(layers, key=lambda layer: layer.d)
     smaller = sorted({layer.d for layer in layers if layer.d < largest.d}, reverse=True)
     ways = [f"layers.max_d={d}" for d in smaller[:_MOST_TRIES]] + ["method=sopt"]
     fits = [
         f"{way} takes {gib(other)}"
         for way in ways
-        if (other := memory_of_step(_changed(config, way), images)) and other <= free
+        if (other := memory_of_step(_changed(config, way), data)) and other <= free
     ]
     raise UserError(
         f"a step of {config.method.name} on {config.model.name} takes {gib(memory)} and "
@@ -88,16 +87,16 @@ def check_fits(config: Config, images: Images, device: torch.device) -> None:
     )  # fmt: skip
 
 
-def _rotations(config: Config, images: Images) -> int:
+def _rotations(config: Config, data: Data) -> int:
     """Return the bytes of R, its gradient, momentum and factors, as if every R were square."""
-    return _COPIES * 4 * sum(layer.d**2 for layer in _covered(config, images))
+    return _COPIES * 4 * sum(layer.d**2 for layer in _covered(config, data))
 
 
-def _covered(config: Config, images: Images) -> list[Layer]:
+def _covered(config: Config, data: Data) -> list[Layer]:
     """Return all layers that a method covers; none for a network that needs data."""
     with torch.device("meta"), _Shapes():  # type: ignore[no-untyped-call]
         try:
-            stacks = cast(Iterable[Stack], _opt(config, images).stacks)
+            stacks = cast(Iterable[Stack], _opt(config, data).stacks)
         except UserError:
             raise
         except Exception:
@@ -105,8 +104,8 @@ def _covered(config: Config, images: Images) -> list[Layer]:
     return [layer for stack in stacks for layer in stack.layers]
 
 
-def _opt(config: Config, images: Images) -> OPT:
-    network = network_of(config, images, steps=1).to(dtype_of(config))
+def _opt(config: Config, data: Data) -> OPT:
+    network = network_of(config, data.gives, steps=1).to(dtype_of(config))
     return opt_of(config, network, steps=1)
 
 
@@ -153,6 +152,10 @@ class _Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is _aten.ormqr.default:
             return torch.empty_like(args[2])
         return func(*args, **(kwargs or {}))
+
+
+def _empty_like(samples: Tensor | Stored, count: int) -> Tensor:
+    return torch.empty(count, *samples.shape[1:], dtype=samples.dtype)
 
 
 def _bytes(tensor: Tensor) -> int:

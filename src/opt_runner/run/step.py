@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from opt_runner.run.build import schedule_of
-from opt_runner.run.loss import smoothed_cross_entropy
 from opt_runner.run.schedule import set_learning_rates
 from opt_runner.run.set_up import Setup
 
@@ -69,10 +68,8 @@ class TrainingStep:
         """Return the loss on a batch, and the methods' penalty."""
         options = self.setup.config.loss
         with self.setup.device.autocast():
-            logits = self.setup.opt(x)
-        loss = smoothed_cross_entropy(
-            logits.to(self.setup.device.dtype), y, options.label_smoothing, options.softmax_floor
-        )
+            outputs = self.setup.opt(x).to(self.setup.device.dtype)
+        loss = self.setup.data.loss(outputs, y, options.label_smoothing, options.softmax_floor)
         return loss, self.setup.opt.penalty()
 
     def _accumulate(self, x: Tensor, y: Tensor, parts: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,8 +13,9 @@ from opt_runner.config.components import target
 from opt_runner.config.options import SweeperOptions
 from opt_runner.config.overrides import assignments, by_key
 from opt_runner.config.schema import Config, Role, of_roles
+from opt_runner.datasets import Measure, measure_of
 from opt_runner.errors import UserError
-from opt_runner.records.search import WORST, SearchRecord, Trial
+from opt_runner.records.search import SearchRecord, Trial
 from opt_runner.records.stored import StoredRun
 from opt_runner.run.run import Run
 from opt_runner.sweep import plan
@@ -66,14 +67,17 @@ class Entrant:
     def record(self, sweep: Sweep) -> SearchRecord:
         """Return the trials as reports read them, from the records on disk."""
         log = [key for key, parameter in self.space.parameters.items() if parameter.log]
+        measure = measure_of(self.trials[0].dataset)
         trials = [
-            _trial(number, dict(point), run.signature, sweep.stored(run))
+            _trial(number, dict(point), run.signature, sweep.stored(run), measure)
             for number, (point, run) in enumerate(zip(self.points, self.trials, strict=True))
         ]
-        return SearchRecord(sweep.id, dict(self.space.written), log, trials, self.label)
+        return SearchRecord(sweep.id, dict(self.space.written), log, trials, self.label, measure)
 
 
-def _trial(number: int, point: dict[str, Any], planned: str, found: StoredRun | None) -> Trial:
+def _trial(
+    number: int, point: dict[str, Any], planned: str, found: StoredRun | None, measure: Measure
+) -> Trial:
     result = found.result if found else None
     ended = result is not None and result.status in ("finished", "diverged", "failed")
     status = result.status if result and ended else "not finished"
@@ -82,7 +86,7 @@ def _trial(number: int, point: dict[str, Any], planned: str, found: StoredRun | 
         number=number,
         status=status,
         parameters=point,
-        value=WORST if status == "diverged" else error,
+        value=measure.worst if status == "diverged" else error,
         errors=[] if error is None else [error],
         runs=[found.signature if found else planned],
         reason=result.error if result else None,

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from opt_runner.config.schema import Role, of_roles
 from opt_runner.console.screen import Screen, duration
+from opt_runner.datasets import loaded
 from opt_runner.errors import UserError
 from opt_runner.files import existing
 from opt_runner.machine import available_cores
@@ -89,7 +90,7 @@ def show_cost(run: Run, count: int, screen: Screen) -> None:
 def try_set_up(run: Run) -> Setup:
     """Set a run up. Raises UserError, which names the run, if its parts do not fit."""
     try:
-        return set_up(run.config, run.dataset.load())
+        return set_up(run.config, loaded(run.dataset))
     except UserError as error:
         raise UserError(f"{error} [in the run {run.title}]") from error
 
@@ -107,9 +108,9 @@ def _measured(runs: Sequence[Run]) -> Kind:
             step()
             step.diverged_at()  # waits for a GPU
             samples.append(time.perf_counter() - started)
-    counts = [len(setup.data.train_images), len(setup.data.test_images)]
+    counts = [len(setup.data.train), len(setup.data.test)]
     if setup.validation is not None:
-        counts.insert(1, len(setup.validation.images))
+        counts.insert(1, len(setup.validation))
     return Kind(
         runs=runs,
         steps=setup.steps,
@@ -117,7 +118,7 @@ def _measured(runs: Sequence[Run]) -> Kind:
         memory=memory,
         checkpoints=2 * setup.checkpoint_bytes(),
         weights=sum(t.numel() * t.element_size() for t in setup.opt.network.state_dict().values()),
-        data=f"{' + '.join(f'{count:,}' for count in counts)} images",
+        data=f"{' + '.join(f'{count:,}' for count in counts)} {setup.data.samples}",
         device=setup.device.name,
     )
 

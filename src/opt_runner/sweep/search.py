@@ -19,6 +19,7 @@ from opt_runner.config.options import SweeperOptions
 from opt_runner.config.schema import Config
 from opt_runner.console import titles
 from opt_runner.console.screen import Screen
+from opt_runner.datasets import measure_of
 from opt_runner.errors import UserError
 from opt_runner.files import locked
 from opt_runner.records.search import Trial, words
@@ -96,8 +97,9 @@ def conduct(space: Space, options: SearchOptions, runner: Runner) -> int:
     with locked(folder / "lock", partial(refuse_second, name)):
         study = open_study(folder, name, options.pruning)
         trials = Trials(
-            study, space, runner.run, options.trials, options.seed, sweep, folder, screen
-        )
+            study, space, runner.run, options.trials, options.seed, sweep, folder, screen,
+            measure_of(example.dataset),
+        )  # fmt: skip
         return _conduct(trials, example, runner, parallel)
 
 

@@ -14,10 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import FrozenTrial, TrialState
 
 from opt_runner.console.screen import Screen
+from opt_runner.datasets.data import Measure
 from opt_runner.errors import UserError
 from opt_runner.files import CannotWrite
 from opt_runner.records.record import Record
-from opt_runner.records.search import WORST, SearchRecord
+from opt_runner.records.search import SearchRecord
 from opt_runner.records.search import Trial as TrialRecord
 from opt_runner.records.stored import StoredRun
 from opt_runner.run.run import Run
@@ -51,7 +52,8 @@ class _Trial:
 class Trials:
     """A source that draws a trial when a slot is free, and records its end in the study.
 
-    compose: makes a run; raises UserError, or an exception of Hydra or OmegaConf, for a mistake.
+    measure: of the errors. compose: makes a run; raises UserError, or an exception of Hydra or
+    OmegaConf, for a mistake.
     stopped: the reason why fewer than `count` trials are drawn.
     expected: the number of runs still to be launched, for other threads.
     """
@@ -66,6 +68,7 @@ class Trials:
         sweep: Sweep,
         folder: Path,
         screen: Screen,
+        measure: Measure,
     ) -> None:
         self.study = journal
         self.space = space
@@ -75,6 +78,7 @@ class Trials:
         self.sweep = sweep
         self.folder = folder
         self.screen = screen
+        self.measure = measure
         self.stopped: str | None = None
         self._prunes = not isinstance(journal.pruner, optuna.pruners.NopPruner)
         self._unfinished = deque(study.unfinished(journal, space))
@@ -139,7 +143,9 @@ class Trials:
         """Return the search as reports read it."""
         trials = [_record(frozen) for frozen in self.study.get_trials(deepcopy=False)]
         log = [key for key, parameter in self.space.parameters.items() if parameter.log]
-        return SearchRecord(self.sweep.id, dict(self.space.written), log, trials)
+        return SearchRecord(
+            self.sweep.id, dict(self.space.written), log, trials, measure=self.measure
+        )
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -217,7 +223,7 @@ class Trials:
         if status == "finished":
             self.study.tell(trial, statistics.fmean(errors))
         elif status == "diverged":
-            self.study.tell(trial, WORST)  # the sampler learns to stay away from it
+            self.study.tell(trial, self.measure.worst)  # the sampler learns to stay away from it
         else:  # the sampler does not learn from a failed trial
             state = TrialState.PRUNED if status == "pruned" else TrialState.FAIL
             self.study.tell(trial, state=state)
@@ -234,12 +240,14 @@ class Trials:
             return
         self._failures = 0
         text = (
-            f"validation error {statistics.fmean(errors):.2f}%"
+            self.measure.said("validation", statistics.fmean(errors))
             if status == "finished"
             else (f"{status}, {reason}")
         )
         ranked = record.ranked()
-        best = f" (best: trial {ranked[0].number}, {ranked[0].value:.2f}%)" if ranked else ""
+        best = ""
+        if ranked and ranked[0].value is not None:
+            best = f" (best: trial {ranked[0].number}, {self.measure.value(ranked[0].value)})"
         self.screen.say(f"trial {trial.number}: {text}{best}")
 
     def _count_expected(self) -> int:

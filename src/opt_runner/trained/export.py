@@ -17,7 +17,6 @@ from opt_runner.trained.network import Trained
 FORMATS = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
 
 _KEY = "opt_runner"  # of the network's inputs and outputs, in a file
-_IMAGES, _LOGITS = "images", "logits"
 # The largest relative difference of outputs that rounding explains, with weights in float32.
 _ROUNDING = 1e-4
 
@@ -25,9 +24,10 @@ _ROUNDING = 1e-4
 def export(trained: Trained, kind: str, path: Path) -> float | None:
     """Write the network to `path` whole, in one of `FORMATS`; an older file is replaced.
 
-    safetensors: its state_dict. onnx, torch-export: a graph from images (N, C, H, W), for any N, to
-    logits (N, classes), which `onnxruntime` and `torch.export.load` run. Every file holds the size
-    of the images and the names of the classes, as JSON under the key `opt_runner`.
+    safetensors: its state_dict. onnx, torch-export: a graph from inputs (N, ...), for any N, to
+    outputs (N, ...), as from images (N, C, H, W) to logits (N, classes), which `onnxruntime` and
+    `torch.export.load` run. Every file holds the network's interface as JSON under the key
+    `opt_runner`.
 
     The file is read back, and its outputs are compared with the network's. Returns the largest
     difference, relative to the largest output; None for safetensors and without onnxruntime. A
@@ -56,9 +56,12 @@ _Put = Callable[[IO[bytes]], None]
 _Run = Callable[[Path, Tensor], Tensor]  # computes the outputs of the graph in a file
 
 
-def _images(trained: Trained, count: int) -> Tensor:
+def _inputs(trained: Trained, count: int) -> Tensor:
+    """Return random inputs of the network."""
     generator = torch.Generator().manual_seed(0)
-    shape = (count, trained.interface.channels, *trained.interface.size)
+    shape, below = (count, *trained.interface.shape), trained.interface.below
+    if below is not None:
+        return torch.randint(below, shape, generator=generator)
     return 2 * torch.rand(shape, generator=generator, dtype=trained.dtype) - 1
 
 
@@ -66,7 +69,7 @@ def _program(trained: Trained) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch")
     try:
         return torch.export.export(
-            trained.network, (_images(trained, 2),), dynamic_shapes=({0: batch},)
+            trained.network, (_inputs(trained, 2),), dynamic_shapes=({0: batch},)
         )
     except Exception as error:  # torch.export raises any exception for a user's network
         raise UserError(
@@ -79,13 +82,13 @@ def _torch_export(trained: Trained, program: torch.export.ExportedProgram) -> tu
     def put(file: IO[bytes]) -> None:
         # Not into the file: PyTorch aborts the process if the disk is full.
         content = io.BytesIO()
-        torch.export.save(program, content, extra_files={_KEY: trained.interface.text})
+        torch.export.save(program, content, extra_files={_KEY: weights.text(trained.interface)})
         file.write(content.getbuffer())
 
     def run(path: Path, x: Tensor) -> Tensor:
         with path.open("rb") as file:
-            logits: Tensor = torch.export.load(file).module()(x)
-        return logits
+            outputs: Tensor = torch.export.load(file).module()(x)
+        return outputs
 
     return put, run
 
@@ -96,9 +99,14 @@ def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError("onnx needs two packages: pip install onnx onnxscript") from error
+    takes = trained.interface
     try:
         made = torch.onnx.export(
-            program, dynamo=True, input_names=[_IMAGES], output_names=[_LOGITS], verbose=False
+            program,
+            dynamo=True,
+            input_names=[takes.samples],
+            output_names=[takes.outputs],
+            verbose=False,
         )
     except Exception as error:  # torch.onnx raises any exception for a user's network
         raise UserError(
@@ -106,7 +114,7 @@ def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put
             "--format torch-export may"
         ) from error
     assert made is not None
-    made.model.metadata_props[_KEY] = trained.interface.text
+    made.model.metadata_props[_KEY] = weights.text(trained.interface)
     content = made.model_proto.SerializeToString()
 
     def put(file: IO[bytes]) -> None:
@@ -119,14 +127,14 @@ def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put
 
     def run(path: Path, x: Tensor) -> Tensor:
         session: Any = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        return torch.from_numpy(session.run([_LOGITS], {_IMAGES: x.numpy()})[0])
+        return torch.from_numpy(session.run([takes.outputs], {takes.samples: x.numpy()})[0])
 
     return put, run
 
 
 @torch.no_grad()
 def _difference(trained: Trained, run: Callable[[Tensor], Tensor]) -> float:
-    x = _images(trained, 3)  # not the batch size of the trace
+    x = _inputs(trained, 3)  # not the batch size of the trace
     expected = trained.network(x)
     largest = expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny)
     difference = float((run(x) - expected).abs().max() / largest)

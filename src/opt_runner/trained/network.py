@@ -8,10 +8,10 @@ from torch import nn
 
 from opt_runner.config import compose
 from opt_runner.config.schema import Config
+from opt_runner.datasets import Interface
 from opt_runner.errors import UserError
 from opt_runner.records import stored, weights
 from opt_runner.records.record import Record
-from opt_runner.records.weights import Interface
 from opt_runner.run.build import dtype_of, network_of
 from opt_runner.trained.trust import STRANGER, Trust
 
@@ -63,7 +63,7 @@ def read(directory: Path, trust: Trust = STRANGER) -> Trained:
     try:
         config = compose.validate(run.config)
         trust.check(config.model, "model")
-        network = network_of(config, interface, run.result.steps)
+        network = network_of(config, interface.gives, run.result.steps)
     except UserError as error:
         lines = [f"{run.record.config}: {line}" for line in str(error).splitlines()]
         raise UserError("\n".join(lines)) from error

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from opt_runner.datasets import Digits, Images
+from opt_runner.datasets import Digits, Images, Samples
 
 
 class LargeDigits:
@@ -24,10 +24,8 @@ class LargeDigits:
         digits = Digits().load()
         return replace(
             digits,
-            train_images=self._enlarged(digits.train_images),
-            train_labels=digits.train_labels[: self.count],
-            test_images=self._enlarged(digits.test_images),
-            test_labels=digits.test_labels[: self.count],
+            train=Samples(self._enlarged(digits.train.inputs), digits.train.targets[: self.count]),
+            test=Samples(self._enlarged(digits.test.inputs), digits.test.targets[: self.count]),
         )
 
     def _enlarged(self, images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from opt_runner.datasets.data import Samples
 from opt_runner.datasets.folder import cache
 from opt_runner.datasets.folder.decode import BLACK, decode_all, digest_all, survey
 from opt_runner.datasets.folder.tree import SUFFIXES, FolderTree, ImageFile, listed, scan
@@ -75,10 +76,8 @@ class ImageFolder:
         train_labels = self._labels(self._tree.train)
         split = len(train_labels)
         return Images(
-            train_images=stored[:split],
-            train_labels=train_labels,
-            test_images=stored[split:],
-            test_labels=self._labels(self._tree.test),
+            Samples(stored[:split], train_labels),
+            Samples(stored[split:], self._labels(self._tree.test)),
             classes=self._tree.classes,
         )
 

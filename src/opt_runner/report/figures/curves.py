@@ -14,8 +14,6 @@ from opt_runner.report.figures.view import Curve, View, over_seeds
 
 _TITLES = {
     "train_loss": "train loss",
-    "validation_error": "validation error, %",
-    "test_error": "test error, %",
     "half_space_excess": "change of the energy excess",
     "largest_cosine": "change of the largest |cos|",
 }
@@ -77,6 +75,7 @@ def _panel(view: View, name: str, every: Sequence[Curve], against: str) -> Panel
     Errors and losses that differ much have a logarithmic axis, because a first error of 90% would
     flatten all others. A zero is below such an axis.
     """
+    title = _TITLES.get(name) or view.measure.axis(name.removesuffix("_error"))
     least = _LEAST.get(name)
     roomy = [curve for curve in every if curve.finished] or every
     values = np.concatenate([of for curve in roomy for of in (curve.low, curve.high)])
@@ -110,7 +109,7 @@ def _panel(view: View, name: str, every: Sequence[Curve], against: str) -> Panel
             axes.set_ylim(low - edge, high + edge)
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:+.4g}" if value else "0")
 
-    return Panel(_TITLES[name] + (", log scale" if logarithmic else ""), draw)
+    return Panel(title + (", log scale" if logarithmic else ""), draw)
 
 
 def _against(curve: Curve, seconds: Curve) -> Curve:

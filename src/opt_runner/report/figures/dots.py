@@ -25,7 +25,8 @@ def draw_dots(view: View) -> Figure | None:
     if not any(errors):
         return None
     with drawing():
-        note = f"test error, %: {over_seeds([len(one) for one in errors if one], _BAND)}"
+        counts = [len(one) for one in errors if one]
+        note = f"{view.measure.axis('test')}: {over_seeds(counts, _BAND)}"
         figure: Figure = view.figure(note, 0.8 + 0.27 * len(view.rows))
         (axes,) = shared_grid(figure, 1, 1)
         _draw(axes, view.table, {row.label: row for row in view.rows}, view.styles)
@@ -61,7 +62,7 @@ def draw_conditions(tables: Sequence[Comparison]) -> Figure:
     counts = [len(errors) for view in views for errors in view.values("test_error") if errors]
     lines = -(-len(tables) // _ACROSS)
     with drawing():
-        note = f"test error, %: {over_seeds(counts, _BAND)}; dashed: standard"
+        note = f"{views[0].measure.axis('test')}: {over_seeds(counts, _BAND)}; dashed: standard"
         title = f"{tables[0].dataset}, {tables[0].model}"
         figure = new_figure(title, note, lines * (0.8 + 0.27 * len(rows)))
         grid = shared_grid(figure, len(tables), min(_ACROSS, len(tables)), sharex=False)

@@ -33,16 +33,16 @@ def draw_cost(view: View) -> Figure | None:
     errors = view.values("test_error")
     if sum(map(bool, errors)) < 2:
         return None
-    test = Quantity("test error, %", errors)
+    test = Quantity(view.measure.axis("test"), errors)
     seconds = [
         {seed: 1000 / rate for seed, rate in rates.items() if rate > 0}
-        for rates in view.values("images_per_second")
+        for rates in view.values("samples_per_second")
     ]
     numbers = [
         {seed: n for seed, n in of_row.items() if n > 0}
         for of_row in view.values("trainable_parameters")
     ]
-    time = Quantity("ms an image in training, log scale", seconds, logarithmic=True)
+    time = Quantity("ms a sample in training, log scale", seconds, logarithmic=True)
     trained = Quantity("numbers that train, log scale", numbers, logarithmic=True)
     panels = [panel for x in (time, trained) if (panel := _panel(view, x, test))]
     return draw_panels(view, _NOTE, panels) if panels else None
@@ -53,9 +53,9 @@ def draw_generalisation(view: View) -> Figure | None:
     train, test, nll, calibration = (
         Quantity(title, view.values(name))
         for name, title in (
-            ("train_error", "train error, %"),
-            ("test_error", "test error, %"),
-            ("test_nll", "negative log-likelihood of the test labels"),
+            ("train_error", view.measure.axis("train")),
+            ("test_error", view.measure.axis("test")),
+            ("nll", "negative log-likelihood of the test labels"),
             ("calibration_error", "calibration error, %"),
         )
     )

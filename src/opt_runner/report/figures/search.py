@@ -46,7 +46,8 @@ def draw_search(search: SearchRecord) -> Figure | None:
     across = max(1, min(_ACROSS, len(search.space)))
     lines = 1 - (-len(search.space) // across)
     with drawing():
-        note = f"validation error, %, of {len(ranked)} trials that finished; ringed: the best"
+        axis = search.measure.axis("validation")
+        note = f"{axis}, of {len(ranked)} trials that finished; ringed: the best"
         figure = new_figure(search.name, note, 0.3 + 2.2 * lines)
         grid = figure.add_gridspec(lines, across)
         history = prepare(figure.add_subplot(grid[0, :]))
@@ -99,7 +100,8 @@ def draw_tuning(
     )
     across = min(_ENTRANTS_ACROSS, len(shown))
     with drawing():
-        note = "validation error, %, of each trial against its learning rates; ringed: the best"
+        axis = searches[0].measure.axis("validation")
+        note = f"{axis}, of each trial against its learning rates; ringed: the best"
         figure = new_figure(searches[0].name, note, 0.3 - 1.9 * (-len(shown) // across))
         grid = shared_grid(figure, len(shown), across)
         rates: list[float] = []

@@ -54,6 +54,7 @@ class View:
 
     def __init__(self, table: Comparison, fault: Callable[[str], None] = lambda line: None) -> None:
         self.table = table
+        self.measure = table.measure
         self.rows = _lowest(table)
         self.styles: list[Style] = styles(self.rows)
         self._fault = fault
@@ -62,7 +63,7 @@ class View:
         """Return an empty figure under the table's title, see `new_figure`."""
         if len(self.rows) < len(self.table.rows):
             shown, every = len(self.rows), len(self.table.rows)
-            note += f"; drawn: {shown} of {every} rows, the lowest test errors and standard"
+            note += f"; drawn: {shown} of {every} rows, the lowest {self.measure.name} and standard"
         return new_figure(self.table.title, note, height)
 
     def values(self, name: str) -> list[dict[int, float]]:

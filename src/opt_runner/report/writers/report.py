@@ -11,8 +11,8 @@ from opt_runner.report.comparison import Comparison, Reduce
 # The fields of results in the files for other programs.
 QUANTITIES = (
     "test_error", "best_test_error", "test_error_at_best", "validation_error",
-    "best_validation_error", "train_loss", "train_error", "test_nll", "calibration_error",
-    "orthogonality_error", "trainable_parameters", "images_per_second", "steps", "seconds",
+    "best_validation_error", "train_loss", "train_error",
+    "orthogonality_error", "trainable_parameters", "samples_per_second", "steps", "seconds",
 )  # fmt: skip
 # Fields with a value for each layer, before and after training, and the function that reduces them.
 OF_LAYERS: dict[str, Reduce] = {"energy": sum, "half_space_excess": fmean, "largest_cosine": max}
