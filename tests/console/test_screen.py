@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from rich.table import Table
 from opt_runner.console.screen import Screen
+from opt_runner.datasets import Measure
 
 for mode in ("auto", "bar", "plain"):
     screen = Screen(mode)
@@ -28,7 +29,7 @@ for mode in ("auto", "bar", "plain"):
     screen.show(table)
     for line in range(700):  # in three modes more than a pipe holds
         screen.say(f"line {{line}} [/INST] \\udce9 é \\x1b[2J")
-    with screen.run("[/INST] \\udce9", 10) as display:
+    with screen.run("[/INST] \\udce9", 10, Measure()) as display:
         display.show(5, 0.5)
     print("é of the run's own code")
 Path(sys.argv[1]).write_text(str(screen.console.width))

@@ -33,6 +33,7 @@ def test_what_differs_in_a_sweep(
 def test_a_search_names_its_parameters_and_a_run_alone_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv(SWEEP_VARIABLE, raising=False)
     config = from_arguments("optimizer.lr=0.05")
     assert title(config) == "cayley cnn6 digits seed 0"
     monkeypatch.setenv(SWEEP_VARIABLE, sweep_variable("search-1", [], ["optimizer.lr"]))

@@ -72,10 +72,10 @@ def no_network(monkeypatch) -> str:
 def test_idx_files(tmp_path: Path, no_network: str, source: str, download: bool) -> None:
     values = write_idx(tmp_path / source / "raw")
     images = TorchvisionSet(source, str(tmp_path), download).load()
-    for half, name in (("train", "train"), ("test", "t10k")):
+    for half, name in ((images.train, "train"), (images.test, "t10k")):
         stored, labels = values[f"{name}-images-idx3-ubyte"], values[f"{name}-labels-idx1-ubyte"]
-        np.testing.assert_array_equal(getattr(images, f"{half}_images")[:, 0], stored)
-        np.testing.assert_array_equal(getattr(images, f"{half}_labels"), labels)
+        np.testing.assert_array_equal(half.inputs[:, 0], stored)
+        np.testing.assert_array_equal(half.targets, labels)
     assert images.train.inputs.shape == (12, 1, 28, 28)
     assert images.num_classes == 10
 
@@ -177,7 +177,7 @@ def test_halves_of_unequal_length(tmp_path: Path, no_network: str) -> None:
     write_idx(tmp_path / "MNIST" / "raw")
     labels = tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte"
     labels.write_bytes(idx(np.zeros(11, np.uint8)))
-    with pytest.raises(UserError, match=r"MNIST/raw does not hold MNIST: 12 .* 11 labels"):
+    with pytest.raises(UserError, match=r"MNIST/raw does not hold MNIST: 12 .* 11 targets"):
         TorchvisionSet("MNIST", str(tmp_path)).load()
 
 

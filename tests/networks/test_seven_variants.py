@@ -250,5 +250,6 @@ def test_the_commands_know_a_users_network_by_its_folder(tmp_path: Path) -> None
     choices = ["model=mixer", "dataset=large_digits", "tracking=none", "hardware=cpu"]
     assert "mixer" in command("opt-run", "--config-dir", str(CONF), *choices)
     (result,) = tmp_path.glob("outputs/**/result.json")
-    said = command("opt-export", str(result.parent), "--format", "torch-export", "--out", "net.pt2")
+    said = command("opt-export", str(result.parent), "--format", "torch-export", "--out",
+                   "net.pt2", "--config-dir", str(CONF))  # fmt: skip
     assert "read back and compared" in said

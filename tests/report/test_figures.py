@@ -414,5 +414,5 @@ def test_of_many_rows_the_lowest_and_standard_are_drawn_and_the_picture_says_so(
     assert view.rows[0].label == "standard"
     figure = draw_dots(view)
     assert figure
-    said = f"drawn: {MOST_ROWS} of {count} rows, the lowest test errors and standard"
+    said = f"drawn: {MOST_ROWS} of {count} rows, the lowest error and standard"
     assert said in " ".join(text(figure).split())

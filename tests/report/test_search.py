@@ -80,7 +80,7 @@ def test_it_is_in_the_report(tmp_path: Path) -> None:
     names = {path.name for path in write(collect([], "A search", "opt-report", [SEARCH]), tmp_path)}
     assert {"search.png", "search.svg"} <= names
     page = (tmp_path / "report.html").read_text()
-    assert "The best is trial 3, 3.00% validation error:" in page
+    assert "The best is trial 3, validation error 3.00%:" in page
     assert "<code>optimizer.lr=0.1 method=cayley</code>" in page
     write(collect([], "None", "opt-report"), tmp_path)
     assert not (tmp_path / "search.png").exists(), "that of a former report"

@@ -191,7 +191,9 @@ def test_large_images_are_tested_a_few_at_a_time(side: int, expected: list[int])
     setup = prepared()
     images = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(1100, 1, side, side)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.AdaptiveAvgPool1d(2))
-    found = outputs(network, images, torch.zeros(1100, dtype=torch.int64), setup.device)
+    samples = Samples(images, torch.zeros(1100, dtype=torch.int64))
+    data = Images(samples, samples, ["a", "b"])
+    found = outputs(network, data, samples, setup.device)
     assert [len(logits) for logits, _ in found] == expected
 
 

@@ -280,7 +280,7 @@ def test_each_trial_that_ends_is_in_the_record_of_its_search(begin: Begin, tmp_p
 def test_a_condition_that_leaves_fewer_images_than_a_batch_is_refused_before_the_search(
     begin: Begin, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="batch size 128 does not suit 20 training images"):
+    with pytest.raises(UserError, match="batch size 128 does not suit 20 training samples"):
         begin(conditions=["", "dataset.share=0.01"])
     assert find([tmp_path], pytest.fail) == []
 

@@ -81,7 +81,7 @@ def test_onnx(record: Path, tmp_path: Path, images: torch.Tensor) -> None:
     expected = trained.network(images).detach()
     assert torch.allclose(torch.from_numpy(found), expected, rtol=1e-5, atol=1e-5)
     about = json.loads(session.get_modelmeta().custom_metadata_map["opt_runner"])
-    assert about["size"] == [8, 8]
+    assert about["shape"] == [1, 8, 8]
 
 
 def test_onnx_without_onnxscript(

@@ -28,7 +28,7 @@ def test_it_is_the_merged_network_of_the_last_step(cnn: Run) -> None:
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
     assert not trained.network.training
-    assert trained.interface.size == (8, 8)
+    assert trained.interface.shape == (1, 8, 8)
     assert trained.interface.classes == [str(digit) for digit in range(10)]
 
 

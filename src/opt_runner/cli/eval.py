@@ -63,7 +63,7 @@ def _evaluate(given: argparse.Namespace) -> None:
     found = evaluate(trained, config)
     numbers = [found.measure.said("test", found.numbers["error"])]
     numbers += [
-        f"{key.replace('_', ' ')} {value:.4f}"
+        f"{key.replace('_', ' ')} {value:.4g}"
         for key, value in found.numbers.items()
         if key != "error"
     ]

@@ -235,10 +235,11 @@ def suiting(gives: frozenset[str]) -> list[str]:
     """Return the choices of `model` in conf/ that need nothing but these parameters."""
     found = []
     for path in sorted((conf_dir() / "model").glob("*.yaml")):
-        content = OmegaConf.to_container(OmegaConf.load(path))
-        model = components.Component.model_validate(content)
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        assert isinstance(content, dict)
+        model = components.Component.model_validate({**content, "name": path.stem})
         if components.unfilled(model, "model") <= gives:
-            found.append(model.name)
+            found.append(path.stem)
     return found
 
 
