@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
         overrides = [
             f"output_dir={tmp_path}", "model=mlp", "model.widths=[8]", "tracking=none",
             "hardware=cpu", "hardware.threads=1", "dataset.validation=0.1", "budget.steps=12",
-            "evaluate.every=2", "log.every=1",
+            "evaluate.every=2", "evaluate.ema=0.9", "log.every=1",
         ]  # fmt: skip
         yield identify(compose("config", overrides))
 

@@ -105,10 +105,14 @@ class Interval(Node):
 
 
 class Evaluate(Node):
-    """The steps between evaluations. test: the evaluations that measure the test error."""
+    """The steps between evaluations. test: the evaluations that measure the test error.
+
+    ema: the decay of a moving average of the weights, which is tested as well; None: no average.
+    """
 
     every: int | None = Field(gt=0, le=10**9)
     test: Literal["every", "last", "never"] = "every"
+    ema: float | None = Field(default=None, gt=0, lt=1)
 
 
 class Checkpoint(Node):

@@ -22,7 +22,7 @@ from opt_runner.opt import OPT
 from opt_runner.records.record import Record
 
 # The version of the content. A file of another version is set aside, and the run starts again.
-_FORM = 3
+_FORM = 4
 
 
 class Damaged(Exception):

@@ -72,6 +72,8 @@ def evaluate(setup: Setup, result: Result, last: bool) -> dict[str, Any]:
     if not all(bool(p.isfinite().all()) for p in network.parameters()):
         raise Diverged(f"weights are not finite after step {result.steps}")
     errors = (_test if setup.validation is None else _validate)(setup, network, result, last)
+    if setup.average is not None:
+        errors |= _average(setup, setup.average.network().eval(), result, errors)
     if last:
         errors["train_error"] = result.train_error = _train_error(setup, network)
     measured: dict[str, float | None] = dict(setup.opt.measure())
@@ -122,6 +124,21 @@ def _validate(setup: Setup, network: nn.Module, result: Result, last: bool) -> d
     if improved:
         result.test_error_at_best = tested["error"]
     return {"validation_error": error} | (_note(tested, result) if last else {})
+
+
+def _average(
+    setup: Setup, network: nn.Module, result: Result, errors: dict[str, float]
+) -> dict[str, float]:
+    """Return the errors of the averaged weights, on the samples that the network was tested on."""
+    halves = {"test_error": setup.data.test, "validation_error": setup.validation}
+    found = {
+        f"ema_{key}": _on(setup, network, samples)["error"]
+        for key, samples in halves.items()
+        if key in errors and samples is not None
+    }
+    if "ema_test_error" in found:
+        result.tested["ema_error"] = found["ema_test_error"]
+    return found
 
 
 def _on(setup: Setup, network: nn.Module, samples: Samples) -> dict[str, float]:

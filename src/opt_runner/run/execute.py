@@ -35,7 +35,7 @@ from opt_runner.run.set_up import Setup, set_up
 
 log = logging.getLogger("opt_runner")
 
-Losses = dict[str, Any] | None  # the losses in a checkpoint, see `TrainingStep.losses`
+State = dict[str, Any] | None  # in a checkpoint, see `TrainingStep.state`
 
 
 class Busy(Exception):
@@ -71,22 +71,22 @@ def execute(
             with processes.together(), stop.at_once():
                 setup = set_up(run.config, loaded(run.dataset), processes)
                 held.callback(setup.batches.close)
-                result, losses = _new_result(run, setup), None
+                result, state = _new_result(run, setup), None
                 if processes.first:
-                    result, losses = _begin(run, setup, result, screen, held)
+                    result, state = _begin(run, setup, result, screen, held)
                     if not in_sweep and not result.settled:
                         screen.show(setup.opt.summary())
                         if setup.placement.streamed:
                             screen.say(setup.placement.why)
-            result, losses = processes.share((result, losses))
+            result, state = processes.share((result, state))
             if result.settled:
                 return result
             _copy_of_first(processes, setup.opt, setup.optimizer)
             if processes.first:
-                _train(run, setup, result, losses, screen, stop)
+                _train(run, setup, result, state, screen, stop)
             else:
                 tell = partial(_tell_of_process, run, processes.rank, screen)
-                _steps(run, setup, result, losses, NoReporter(), stop, tell)
+                _steps(run, setup, result, state, NoReporter(), stop, tell)
             if result.status != "failed":
                 with suppress(Elsewhere):
                     processes.gather(None)  # torchrun ends all processes after the first exit
@@ -141,7 +141,7 @@ def _new_result(run: Run, setup: Setup | None = None) -> Result:
 
 def _begin(
     run: Run, setup: Setup, new: Result, screen: Screen, held: ExitStack
-) -> tuple[Result, Losses]:
+) -> tuple[Result, State]:
     """Hold the run until `held` ends, and return the result to start from.
 
     It is `new`, or the checkpoint's, or the final result if nothing is left to do.
@@ -165,7 +165,7 @@ def _begin(
         return new, None
     result = Result.parse(saved["result"])
     say(f"resumes from step {result.steps} of {setup.steps}")
-    return result, saved["losses"]
+    return result, saved["step"]
 
 
 def _busy(run: Run, screen: Screen, reported: set[str], holder: str) -> None:
@@ -198,7 +198,7 @@ def _copy_of_first(processes: Processes, opt: OPT, optimizer: Optimizer) -> None
 
 
 def _train(
-    run: Run, setup: Setup, result: Result, losses: Losses, screen: Screen, stop: StopRequest
+    run: Run, setup: Setup, result: Result, state: State, screen: Screen, stop: StopRequest
 ) -> None:
     """Train in the first process, with record, tracker and screen, and write the result."""
     with (
@@ -209,7 +209,7 @@ def _train(
         log.info("%s: %s; %s", run.title, setup.hardware, setup.placement.why)
         save = partial(checkpoint.save, run.record, run.signature, setup.opt, setup.optimizer)
         reporter = RecordReporter(run.record, save, tracker, display)
-        _steps(run, setup, result, losses, reporter, stop, tell=log.error)
+        _steps(run, setup, result, state, reporter, stop, tell=log.error)
         _write_result(run, result, screen)
         tracker.finish(result)
         if result.status != "interrupted":
@@ -225,7 +225,7 @@ def _steps(
     run: Run,
     setup: Setup,
     result: Result,
-    losses: Losses,
+    state: State,
     reporter: Reporter,
     stop: StopRequest,
     tell: Callable[[str], None],
@@ -234,7 +234,7 @@ def _steps(
     try:
         if setup.processes.first:
             write_config(run)
-        train(setup, result, reporter, stop, losses)
+        train(setup, result, reporter, stop, state)
         plain = merge(setup.opt)
         if setup.processes.first:
             run.record.check_held()

@@ -23,11 +23,11 @@ def train(
     result: Result,
     reporter: Reporter,
     stop: StopRequest,
-    losses: Mapping[str, Any] | None = None,
+    state: Mapping[str, Any] | None = None,
 ) -> None:
     """Train up to `setup.steps` from where `result` is, and fill it.
 
-    losses: the value of `TrainingStep.losses` at the checkpoint.
+    state: the value of `TrainingStep.state` at the checkpoint.
 
     All processes of a run end at the same step, in the same way. Raises Diverged, and after saving
     a checkpoint Interrupted or Pruned.
@@ -42,7 +42,7 @@ def train(
         reporter.report({"step": 0, "epoch": 0.0, **evaluate(setup, result, last=False)})
     started = saved = stop.clock()
     shown = -_SHOW_SECONDS
-    step = TrainingStep(setup, result.steps, **(losses or {}))
+    step = TrainingStep(setup, result.steps, **(state or {}))
 
     while step.done < steps:
         step()
@@ -85,7 +85,7 @@ def train(
         if save_due or asked_to_stop or pruned:
             stop.save = False
             result.seconds += stop.clock() - started
-            reporter.save({"result": asdict(result), "losses": step.losses()})
+            reporter.save({"result": asdict(result), "step": step.state()})
             saved = started = stop.clock()
             if asked_to_stop:
                 stop.signum = max(setup.processes.gather(stop.signum or 0))

@@ -15,6 +15,7 @@ from opt_runner.errors import UserError
 from opt_runner.networks.pretrained import load_weights
 from opt_runner.opt import OPT
 from opt_runner.records import weights
+from opt_runner.run.average import Average
 from opt_runner.run.batchnorm import make_global
 from opt_runner.run.build import network_of, opt_of, optimizer_of
 from opt_runner.run.device import Device
@@ -28,7 +29,7 @@ class Setup:
     """All parts of a run, made from its config and ready to train.
 
     data: the training and test samples. validation: samples held back from training, or None.
-    steps: the budget.
+    steps: the budget. average: of the weights, if it is wanted.
     """
 
     config: Config
@@ -41,6 +42,7 @@ class Setup:
     optimizer: torch.optim.Optimizer
     steps: int
     validation: Samples | None
+    average: Average | None = None
 
     @property
     def hardware(self) -> str:
@@ -120,6 +122,7 @@ def set_up(config: Config, data: Data, processes: Processes = ALONE) -> Setup:
         optimizer,
         steps,
         validation,
+        Average(opt, config.evaluate.ema) if config.evaluate.ema else None,
     )
 
 

@@ -14,7 +14,7 @@ class TrainingStep:
     """The training steps of a run; each call makes the next one.
 
     done: steps made so far. loss_sum: the sum of the losses since `take_mean_loss`, without the
-    penalty. Sums stay on the device, so that a step never waits for a GPU.
+    penalty. Sums stay on the device, so that a step never waits for a GPU. average: a checkpoint's.
     """
 
     def __init__(
@@ -23,6 +23,7 @@ class TrainingStep:
         done: int = 0,
         loss_sum: float = 0.0,
         loss_count: int = 0,
+        average: dict[str, Tensor] | None = None,
     ) -> None:
         device = setup.device.torch_device
         self.setup = setup
@@ -34,6 +35,8 @@ class TrainingStep:
         self.loss = torch.zeros((), device=device)  # of the last step
         self.penalty = torch.zeros((), device=device)  # of the last step
         self._diverged_at = torch.tensor(0, device=device)
+        if setup.average is not None and average is not None:
+            setup.average.load(average)
 
     def __call__(self) -> None:
         set_learning_rates(
@@ -41,6 +44,8 @@ class TrainingStep:
         )
         self.update(*self.setup.batches.batch(self.done))
         self.done += 1
+        if self.setup.average is not None:
+            self.setup.average.update(self.done)
         self.loss_count += 1
 
     def update(self, x: Tensor, y: Tensor) -> None:
@@ -106,9 +111,12 @@ class TrainingStep:
         self.loss_count = 0
         return mean
 
-    def losses(self) -> dict[str, Any]:
-        """Return the sum and number of losses since `take_mean_loss`, for a checkpoint."""
-        return {"loss_sum": float(self.loss_sum), "loss_count": self.loss_count}
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps: losses since `take_mean_loss`, and averaged weights."""
+        state: dict[str, Any] = {"loss_sum": float(self.loss_sum), "loss_count": self.loss_count}
+        if self.setup.average is not None:
+            state["average"] = self.setup.average.tensors
+        return state
 
     def diverged_at(self) -> int:
         """Return the first step whose loss was NaN or infinite, or 0. Waits for a GPU."""

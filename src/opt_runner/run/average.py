@@ -1,0 +1,50 @@
+"""The moving average of a network's weights, which is tested beside the network itself."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from opt_runner.opt import OPT, merge
+
+
+class Average:
+    """The exponential moving average of V, of all else that trains and of BatchNorm's statistics.
+
+    After step t = 1, 2, ...: a <- m a + (1 - m) V, with m = min(decay, (1 + t) / (10 + t)): the
+    start of a training must not weigh as much as its end. Source: TensorFlow's
+    ExponentialMovingAverage with `num_updates`.
+    """
+
+    def __init__(self, opt: OPT, decay: float) -> None:
+        self.opt = opt
+        self.decay = decay
+        self.tensors = {name: value.clone() for name, value in self._now().items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after step `step`, counted from 1."""
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
+        now = self._now()
+        torch._foreach_lerp_([*self.tensors.values()], [now[name] for name in self.tensors], share)
+
+    @torch.no_grad()
+    def network(self) -> nn.Module:
+        """Return a plain copy of the network with the averages."""
+        plain = merge(self.opt)
+        tensors = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
+        for name, average in self.tensors.items():
+            tensors[name].copy_(average)
+        return plain
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the averages of a checkpoint."""
+        for name, own in self.tensors.items():
+            own.copy_(tensors[name])
+
+    @torch.no_grad()
+    def _now(self) -> dict[str, Tensor]:
+        network = self.opt.network
+        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        tensors |= self.opt.effective_weights()
+        return {name: t.detach() for name, t in tensors.items() if t.is_floating_point()}
