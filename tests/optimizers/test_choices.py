@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from opt_runner import OPT
 from opt_runner.choice import Rule
 from opt_runner.methods import METHODS
-from opt_runner.optimizers import SGD, AdamW, Joint, Lion, Muon
+from opt_runner.optimizers import SGD, SOAP, AdamW, Joint, Lion, Muon
 from opt_runner.optimizers.choices import polar_factor
 from tests.small import small_cnn
 
-OPTIMIZERS = [SGD, AdamW, Muon, Lion]
+OPTIMIZERS = [SGD, AdamW, Muon, Lion, SOAP]
 KINDS = [
     "standard",
     "cayley",
@@ -97,6 +97,50 @@ def test_the_polar_factor_is_near(shape: tuple[int, ...]) -> None:
     values = torch.linalg.svdvals(polar_factor(random(*shape)).float())
     assert values.min() > 0.6
     assert values.max() < 1.3
+
+
+def test_soap_by_the_published_steps() -> None:
+    """Written out for one matrix in float64, with eigenvectors of A and B by numpy."""
+    shape, lr, beta, eps = (3, 5), 0.1, 0.9, 1e-8
+    p = nn.Parameter(random(*shape).double())
+    optimizer = SOAP([{"params": [p], "matrices": True}], lr, 0.5, (beta, beta), every=2)
+    x, gradients = p.detach().clone(), [random(*shape, seed=n).double() for n in range(6)]
+    A, B = torch.zeros(3, 3).double(), torch.zeros(5, 5).double()
+    m = v = torch.zeros(shape).double()
+    for number, g in enumerate(gradients):
+        p.grad = g.clone()
+        optimizer.step()
+        if number == 0:
+            A, B = 0.1 * g @ g.T, 0.1 * g.T @ g
+            P, Q = (torch.linalg.eigh(M.float()).eigenvectors.flip(-1).double() for M in (A, B))
+        else:
+            m, v = beta * m + 0.1 * g, beta * v + 0.1 * (P.T @ g @ Q) ** 2
+            corrected = [part / (1 - beta**number) for part in (P.T @ m @ Q, v)]
+            x = (1 - lr * 0.5) * x - lr * P @ (corrected[0] / (corrected[1].sqrt() + eps)) @ Q.T
+            A, B = beta * A + 0.1 * g @ g.T, beta * B + 0.1 * g.T @ g
+        torch.testing.assert_close(p.detach(), x)
+        if number and number % 2 == 0:
+            left = torch.diagonal(P.T @ A @ P).argsort(descending=True)
+            right = torch.diagonal(Q.T @ B @ Q).argsort(descending=True)
+            v, P, Q = v[left][:, right], P[:, left], Q[:, right]
+            P, Q = (torch.linalg.qr((M @ b).float()).Q.double() for M, b in ((A, P), (B, Q)))
+
+
+def test_soap_leaves_a_long_side_and_treats_a_stack_one_by_one() -> None:
+    stack = random(2, 4, 6).double()
+    r = nn.Parameter(stack.clone())
+    ones = [nn.Parameter(one.clone()) for one in stack]
+    together = SOAP([{"params": [r], "matrices": True, "stacked": True}], 0.1, 0.0, longest=5)
+    apart = SOAP([{"params": ones, "matrices": True}], 0.1, 0.0, longest=5)
+    for seed in range(1, 4):
+        r.grad = random(2, 4, 6, seed=seed).double()
+        for one, g in zip(ones, r.grad, strict=True):
+            one.grad = g.clone()
+        together.step()
+        apart.step()
+    torch.testing.assert_close(r.detach(), torch.stack(ones).detach())
+    assert together.state[r]["right"].numel() == 0
+    assert not torch.equal(r.detach(), stack)
 
 
 def test_lion_by_hand() -> None:
