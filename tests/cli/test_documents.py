@@ -28,7 +28,8 @@ from opt_runner.run.execute import execute
 from opt_runner.run.interrupt import StopRequest
 from opt_runner.run.run import identify
 from tests import documents
-from tests.cli.conftest import COMMAND, TINY, Finished, Run, outcome, results
+from tests.cli.conftest import COMMAND, Finished, Run, outcome, results
+from tests.cli.test_report import SWEEP
 from tests.documents import PAGES, Command, File, Shell
 
 FOLLOWED = ["docs/extending.md", "docs/how-do-i.md", "docs/tutorial.md"]
@@ -179,13 +180,13 @@ def test_results_are_read_with_pandas(
     in_folder: Path, finished: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pandas")
-    finished("-m", *TINY, "method=standard,cayley", "seed=0,1", "tracking=none")
+    finished(*SWEEP)
     opt_report.main(["outputs/default"])
     documents.write("docs/how-do-i.md", in_folder)
     capsys.readouterr()
     runpy.run_path("read_results.py")
     shown = capsys.readouterr().out
-    assert re.search(r"cayley .* 2\n", shown)
+    assert re.search(r"gs .* 2\n", shown)
     assert re.search(r"\b12 .*\d", shown)
 
 
