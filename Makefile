@@ -5,8 +5,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 FRAMEWORKS := $(VENV)/.frameworks
+DOCS := $(VENV)/.docs
 
-.PHONY: help run reproduce-table evidence bench test test-all test-versions chaos lint clean
+.PHONY: help run reproduce-table evidence bench test test-all test-versions chaos lint docs clean
 
 help:            ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,13 +72,20 @@ lint: $(READY)   ## ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-clean:           ## remove the environment and caches, not outputs/
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+docs: $(DOCS)    ## build the pages as a site in site/; a broken link is an error
+	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
+
+clean:           ## remove the environment, the site and caches, not outputs/
+	@rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The libraries that people train in. Their tests are skipped where these cannot be installed.
 $(FRAMEWORKS): $(READY)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,frameworks]' \
 	  || echo "transformers, accelerate, timm or PyG cannot be installed: their tests are skipped" >&2
+	@touch $@
+
+$(DOCS): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
 	@touch $@
 
 $(READY): pyproject.toml

@@ -30,7 +30,9 @@ from opt_runner.config.overrides import assignments, by_key
 from opt_runner.config.schema import Config
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
+PAGES = sorted(
+    str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))
+)
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.S | re.M)
 _FILE_NAME = re.compile(r"(?:# @package _global_\n)?# ([\w./]+\.(?:py|yaml))\n")
@@ -200,7 +202,7 @@ def runs(command: Command) -> list[list[str]]:
             modules[name]._parser().parse_args(arguments)
         case _:
             # The pages that are followed use it; a test does what they show.
-            assert name in ("python", "ls", "grep", "export"), command.line
+            assert name in ("python", "ls", "grep", "export", "sh"), command.line
     return []
 
 
@@ -238,6 +240,8 @@ def _each_value(arguments: list[str]) -> list[list[str]]:
             overrides.append(f"hydra.searchpath=['{Path(next(words)).absolute()}']")
         elif word == "--cfg":
             next(words)
+        elif word == "--version":
+            return []
         elif word != "-m":
             overrides.append(word)
     sweeper = _sweeper([values[0] for values in _values(overrides)])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opt_runner.module_types import register_layer
     from opt_runner.opt import OPT, merge
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["OPT", "Rule", "hyperspherical_energy", "merge", "register_layer"]
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from opt_runner.cli import mistakes
+from opt_runner.cli import report as opt_report
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
 from opt_runner.methods import Method
@@ -26,10 +28,11 @@ from opt_runner.run.execute import execute
 from opt_runner.run.interrupt import StopRequest
 from opt_runner.run.run import identify
 from tests import documents
-from tests.cli.conftest import COMMAND, Run, outcome, results
+from tests.cli.conftest import COMMAND, Finished, Run, outcome, results
+from tests.cli.test_report import SWEEP
 from tests.documents import PAGES, Command, File, Shell
 
-FOLLOWED = ["docs/extending.md", "docs/tutorial.md"]
+FOLLOWED = ["docs/extending.md", "docs/how-do-i.md", "docs/tutorial.md"]
 # What the command finds only when it looks at the data.
 OF_THE_DATA = "does not exist"
 # Folders of images that the pages leave to the reader.
@@ -159,7 +162,8 @@ def test_the_readme_names_all_dependencies() -> None:
     assert documents.dependencies() - plugins - named == set()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/any-network.md"])
+@pytest.mark.usefixtures("in_folder")
+@pytest.mark.parametrize("page", ["README.md", "docs/any-network.md", "docs/how-do-i.md"])
 def test_code_in_the_text_runs(page: str) -> None:
     torch.manual_seed(0)
     names: dict[str, object] = {
@@ -170,6 +174,20 @@ def test_code_in_the_text_runs(page: str) -> None:
     for block in documents.python_blocks(page):
         names["network"] = PlainCNN(3, (16, 16), 10, convs=3)
         exec(block, names)
+
+
+def test_results_are_read_with_pandas(
+    in_folder: Path, finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pandas")
+    finished(*SWEEP)
+    opt_report.main(["outputs/default"])
+    documents.write("docs/how-do-i.md", in_folder)
+    capsys.readouterr()
+    runpy.run_path("read_results.py")
+    shown = capsys.readouterr().out
+    assert re.search(r"gs .* 2\n", shown)
+    assert re.search(r"\b12 .*\d", shown)
 
 
 def test_the_page_of_methods_names_their_members() -> None:

@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import venv
 from pathlib import Path
 
 import pytest
 
+from opt_runner import __version__
 from tests.cli.conftest import COMMAND
 
 CHECKOUT = Path(__file__).parents[2]
@@ -36,16 +36,24 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", str(wheel)]
     subprocess.run(pip, check=True, capture_output=True)
     (site,) = (folder / "env/lib").glob("python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    ours = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "dependencies.pth").write_text("\n".join(ours))
     return folder / "env/bin"
+
+
+def files(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_wheel_from_the_sdist_runs_from_anywhere(
     installed: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    where = [installed / "python", "-c", "import opt_runner; print(opt_runner.__file__)"]
+    where = [installed / "python", "-c", "import opt_runner; print(opt_runner.__file__, end='')"]
     found = subprocess.run(where, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert Path(found.stdout).is_relative_to(installed.parent)
+    package = Path(found.stdout).parent
+    assert package.is_relative_to(installed.parent)
+    assert (package / "py.typed").is_file()
+    assert files(package / "conf") == files(CHECKOUT / "conf")
     shown = subprocess.run(
         [installed / "opt-run", "--info", "searchpath"],
         capture_output=True, text=True, check=True, cwd=tmp_path, env=environment,
@@ -58,6 +66,11 @@ def test_the_wheel_from_the_sdist_runs_from_anywhere(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.glob("outputs/default/digits/mlp/sopt/*/result.json"))
+    for name in ("opt-run", "opt-report", "opt-eval", "opt-export", "opt-track"):
+        version = subprocess.run(
+            [installed / name, "--version"], capture_output=True, text=True, check=True
+        )
+        assert version.stdout == f"opt-runner {__version__}\n"
     told = subprocess.run(
         [installed / "opt-report"],
         capture_output=True, text=True, check=False, cwd=tmp_path, env=environment,
