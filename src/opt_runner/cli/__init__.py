@@ -1,1 +1,1 @@
-"""The commands: opt-run, opt-report, opt-export, opt-eval, opt-track."""
+"""The commands: opt-run, opt-report, opt-export, opt-eval, opt-sample, opt-track."""

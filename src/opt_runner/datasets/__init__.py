@@ -11,6 +11,7 @@ from opt_runner.datasets.folder import ImageFolder
 from opt_runner.datasets.images import Images, normalise
 from opt_runner.datasets.labelled import Labelled
 from opt_runner.datasets.stored import Stored
+from opt_runner.datasets.text import Text, TextFile
 from opt_runner.datasets.torchvision_sets import TorchvisionSet, published_set
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "Samples",
     "Stored",
     "Tally",
+    "Text",
+    "TextFile",
     "TorchvisionSet",
     "loaded",
     "measure_of",

@@ -207,6 +207,10 @@ class Data:
         """Return the data with wrong labels. Raises UserError where targets are no classes."""
         raise UserError(f"dataset.label_noise={share:g}: the targets are no classes: set it to 0")
 
+    def renumbered(self, numbers: Tensor) -> Samples:
+        """Return the test samples with the number numbers[c] for class c."""
+        return replace(self.test, targets=numbers[self.test.targets])
+
     def to(self, device: torch.device | str, streamed: bool = False) -> Self:
         """Return the same on `device`; streamed: inputs stay where they are."""
         train, test = (half.to(device, streamed) for half in (self.train, self.test))

@@ -72,7 +72,8 @@ def evaluate(trained: Trained, config: Config) -> Evaluation:
     device = Device.of(config.hardware)
     network = device.place(trained.network)
     test = replace(test, targets=test.targets.to(device.torch_device))
-    size = len(trained.interface.classes)
+    classes = trained.interface.classes if len(data.output_shape) == 1 else []
+    size = len(classes)
     confusion = torch.zeros(size, size, dtype=torch.int64, device=device.torch_device)
     tally = data.tally(device.torch_device)
     for found, truth in outputs(network, data, test, device):
@@ -90,7 +91,7 @@ def evaluate(trained: Trained, config: Config) -> Evaluation:
         samples=len(test),
         measure=data.measure,
         numbers=numbers,
-        classes=trained.interface.classes,
+        classes=classes,
         confusion=confusion.tolist(),
         by_position=by_position,
     )
@@ -114,7 +115,7 @@ def _fitted(data: Data, takes: Interface) -> tuple[Samples, bool]:
         )
     if set(data.class_names) <= set(takes.classes):
         numbers = torch.tensor([takes.classes.index(name) for name in data.class_names])
-        return replace(data.test, targets=numbers[data.test.targets]), False
+        return data.renumbered(numbers), False
     if len(data.class_names) != len(takes.classes):
         raise UserError(
             f"dataset: its {len(data.class_names)} classes are not the network's "

@@ -1,0 +1,62 @@
+"""opt-sample: text that the network of a finished run writes.
+
+Exit codes: 0 written, 2 a mistake in the command. Help answers without importing torch.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from opt_runner.cli import mistakes
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Execute `opt-sample`, with the command line of this process if `argv` is None."""
+    given = _parser().parse_args(argv)
+    with mistakes.command_of_files("opt-sample"):
+        _sample(given)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="opt-sample",
+        description="Write text by the network of a finished run on dataset=text.",
+        epilog="Example: opt-sample RECORD --prompt 'The ' --length 500 --temperature 0.8",
+    )
+    parser.add_argument("record", type=Path, help="the folder of a run")
+    parser.add_argument("--prompt", default="", help="the text to go on from")
+    parser.add_argument("--length", type=_from(1, int), default=300, metavar="N",
+                        help="tokens to write, default: 300")  # fmt: skip
+    parser.add_argument("--temperature", type=_from(0, float), default=0.8, metavar="T",
+                        help="0: always the most likely token; default: 0.8")  # fmt: skip
+    parser.add_argument("--top-k", type=_from(1, int), metavar="K",
+                        help="draw only from the K most likely tokens")  # fmt: skip
+    parser.add_argument("--seed", type=_from(0, int), default=0, help="default: 0")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR",
+                        help="with a model of your own, as for opt-run")  # fmt: skip
+    parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)
+    mistakes.add_version(parser)
+    return parser
+
+
+def _from(least: float, kind: type[int] | type[float]) -> Callable[[str], float]:
+    """Return a converter of arguments that refuses numbers below `least`."""
+
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not least <= value < 2**31:
+            raise argparse.ArgumentTypeError(f"{text}: from {least} on is allowed")
+        return value
+
+    convert.__name__ = kind.__name__
+    return convert
+
+
+def _sample(given: argparse.Namespace) -> None:
+    # Slow to import: help must answer at once.
+    from opt_runner.trained import Trust, read
+    from opt_runner.trained.sampling import sample
+
+    trained = read(given.record, Trust(given.trust, given.config_dir))
+    text = sample(trained, given.prompt, given.length, given.temperature, given.top_k, given.seed)
+    print(text)

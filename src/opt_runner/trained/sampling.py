@@ -1,0 +1,86 @@
+"""Text that a trained network writes."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from opt_runner.datasets.text import TextFile, tokenizer_of
+from opt_runner.errors import UserError
+from opt_runner.trained.network import Trained
+
+
+@torch.no_grad()
+def sample(
+    trained: Trained,
+    prompt: str,
+    length: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> str:
+    """Return the prompt and `length` tokens after it, drawn one by one on the CPU.
+
+    temperature: divides the logits; 0 takes the most likely token. top_k: only so many tokens, the
+    most likely ones, can be drawn. The network sees the last tokens that fit into its context.
+    Raises UserError if the run was no run on text, or the prompt has unknown characters.
+    """
+    alphabet = Alphabet(trained)
+    tokens = alphabet.encode(prompt)
+    generator = torch.Generator().manual_seed(seed)
+    context = trained.interface.shape[0]
+    for _ in range(length):
+        logits = trained.network(tokens[None, -context:])[0, -1].double()
+        tokens = torch.cat([tokens, _drawn(logits, temperature, top_k, generator)])
+    return alphabet.decode(tokens.tolist())
+
+
+def _drawn(
+    logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator
+) -> Tensor:
+    if top_k is not None and top_k < len(logits):
+        logits[logits < logits.topk(top_k).values[-1]] = -torch.inf
+    if temperature == 0:
+        return logits.argmax(keepdim=True)
+    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+
+
+class Alphabet:
+    """The tokens of a network: characters, bytes, or those of a tokenizer's file."""
+
+    def __init__(self, trained: Trained) -> None:
+        dataset = trained.config.dataset
+        path = f"{TextFile.__module__}.{TextFile.__qualname__}"
+        if dataset.target not in ("opt_runner.datasets.TextFile", path):
+            raise UserError(
+                f"{trained.record.directory} is of dataset={dataset.name}: only runs on "
+                "dataset=text write text"
+            )
+        self.characters = trained.interface.classes
+        tokens = str(dataset.options.get("tokens", "characters"))
+        self.tokenizer = None if tokens in ("characters", "bytes") else tokenizer_of(tokens)
+
+    def encode(self, text: str) -> Tensor:
+        """Return the tokens of a text, at least one; a line break stands for an empty text."""
+        text = text or "\n"
+        if self.tokenizer is not None:
+            return torch.tensor(self.tokenizer.encode(text).ids)
+        if not self.characters:
+            return torch.tensor(list(text.encode()))
+        if unknown := [character for character in text if character not in self.characters]:
+            raise UserError(
+                f"--prompt: {unknown[0]!r} is not among the {len(self.characters)} characters of "
+                f"the text: {''.join(self._shown())}"
+            )
+        return torch.tensor([self.characters.index(character) for character in text])
+
+    def decode(self, tokens: list[int]) -> str:
+        """Return the text of tokens; bytes that are no UTF-8 become U+FFFD."""
+        if self.tokenizer is not None:
+            return str(self.tokenizer.decode(tokens))
+        if not self.characters:
+            return bytes(tokens).decode(errors="replace")
+        return "".join(self.characters[token] for token in tokens)
+
+    def _shown(self) -> Iterator[str]:
+        yield from (character for character in self.characters if character.isprintable())
