@@ -24,6 +24,7 @@ from benchmarks import __main__ as benchmarks
 from opt_runner.cli import eval as opt_eval
 from opt_runner.cli import export as opt_export
 from opt_runner.cli import report as opt_report
+from opt_runner.cli import sample as opt_sample
 from opt_runner.cli import track as opt_track
 from opt_runner.config.compose import compose, conf_dir
 from opt_runner.config.overrides import assignments, by_key
@@ -197,9 +198,9 @@ def runs(command: Command) -> list[list[str]]:
             assert all((ROOT / path).exists() for path in paths)
         case "opt-eval":
             return [opt_eval._parser().parse_args(arguments).overrides]
-        case "opt-export" | "opt-report" | "opt-track":
+        case "opt-export" | "opt-report" | "opt-sample" | "opt-track":
             modules = {"opt-export": opt_export, "opt-report": opt_report, "opt-track": opt_track}
-            modules[name]._parser().parse_args(arguments)
+            (modules | {"opt-sample": opt_sample})[name]._parser().parse_args(arguments)
         case _:
             # The pages that are followed use it; a test does what they show.
             assert name in ("python", "ls", "grep", "export", "sh"), command.line
