@@ -48,7 +48,7 @@ def final(result: Result) -> dict[str, float]:
     """Return the numbers of a result, as `final/seconds`, without those of layers."""
     return {
         f"final/{key}": value
-        for key, value in asdict(result).items()
+        for key, value in {**asdict(result), **result.tested}.items()
         if isinstance(value, int | float) and key not in ("seed", "metrics_size")
     }
 
