@@ -78,10 +78,11 @@ docs: $(DOCS)    ## build the pages as a site in site/; a broken link is an erro
 clean:           ## remove the environment, the site and caches, not outputs/
 	@rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# The libraries that people train in. Their tests are skipped where these cannot be installed.
+# The libraries that people train in, and TensorBoard. Their tests are skipped where these cannot be
+# installed.
 $(FRAMEWORKS): $(READY)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,frameworks]' \
-	  || echo "transformers, accelerate, timm or PyG cannot be installed: their tests are skipped" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,frameworks,tensorboard]' \
+	  || echo "transformers, accelerate, timm, PyG or TensorBoard cannot be installed: their tests are skipped" >&2
 	@touch $@
 
 $(DOCS): $(READY)

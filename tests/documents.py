@@ -37,7 +37,8 @@ PAGES = sorted(
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.S | re.M)
 _FILE_NAME = re.compile(r"(?:# @package _global_\n)?# ([\w./]+\.(?:py|yaml))\n")
-_PROGRAM = r"opt-(?:run|eval|export|report|sample|track)|make|torchrun|srun|python -m|pip \w+|\S*pytest"
+_OURS = "run|eval|export|report|sample|track"
+_PROGRAM = rf"opt-(?:{_OURS})|make|torchrun|srun|python -m|pip \w+|\S*pytest"
 _OUR = rf"(?:\w+=\S+ )*(?:{_PROGRAM}) [\w.'/+@=:-]"
 _INDENTED = re.compile(rf"^    ({_OUR}.*)$", re.M)
 _INLINE = re.compile(rf"(?<!`)`({_OUR}[^`]*)`(?!`)")

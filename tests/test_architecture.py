@@ -14,8 +14,8 @@ ROOMS = [
     {"errors", "files", "machine", "transfer"},
     {"methods", "module_types", "heads", "layers", "coverage", "choice", "recompute", "geometry",
      "wrapper", "effective", "optimizers", "stepping", "opt", "summary", "networks", "datasets"},
-    {"config"}, {"records"}, {"console"}, {"run"}, {"trained", "report"}, {"sweep"}, {"dispatch"},
-    {"cli", "hydra_plugins"},
+    {"config"}, {"records"}, {"console"}, {"tracking"}, {"run"}, {"trained", "report"}, {"sweep"},
+    {"dispatch"}, {"cli", "hydra_plugins"},
 ]  # fmt: skip
 LEVELS = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 MOST_LINES = 320

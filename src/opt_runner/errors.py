@@ -66,6 +66,11 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def gib(size: int) -> str:
     """Return a number of bytes as text in GiB."""
     return f"{size / 2**30:,.1f} GiB"

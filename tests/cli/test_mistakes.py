@@ -40,6 +40,17 @@ def ended(work: Callable[[], Any], code: int, capsys: pytest.CaptureFixture[str]
             "'note=\"a=b\"'",
         ),
         (["+experiment=digits"], "+experiment=digits: without the plus, experiment=digits"),
+        (["method=gs,hr"], "method=gs,hr: several values make a sweep: opt-run -m ..."),
+        (
+            ["method=gs,hr", "optimizer.lrr=0.2"],
+            "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'? (opt-run --cfg job shows "
+            "all keys)",
+        ),
+        (
+            ["tracking=[csv,wanb]"],
+            "tracking=wanb: no such choice; did you mean 'wandb'? (csv, mlflow, none, tensorboard, "
+            "wandb)",
+        ),
         (["seed"], "seed: missing EQUAL at '<EOF>'; write KEY=VALUE"),
         (
             ["experiment_name=[1]"],

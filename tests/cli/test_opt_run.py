@@ -215,6 +215,8 @@ def test_a_single_run_that_fails_exits_with_1(opt_run: Run) -> None:
         (["dataset=image_folder"], "dataset.root"),
         (["model.widths=[4,4,4,4]"], "at least 16 x 16"),
         (["optimizer.lr"], "missing EQUAL"),
+        (["hydra.run.dir=here"], "hydra.run.dir=here has no effect: set output_dir=DIR"),
+        (["experiment=digits", "method=gs,hr", "dataset=no"], "dataset=no: no such choice"),
     ],
 )
 def test_a_mistake_is_one_line_exit_2_and_writes_nothing(

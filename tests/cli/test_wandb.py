@@ -166,7 +166,7 @@ def test_a_login_is_what_wandb_takes_for_one(tmp_path: Path, where: str) -> None
     (tmp_path / "token").write_text("token")
     variables["token"] = {"WANDB_IDENTITY_TOKEN_FILE": str(tmp_path / "token")}
     kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB") and k != "NETRC"}
-    probe = "from opt_runner.console.wandb import _logged_in; print(_logged_in())"
+    probe = "from opt_runner.tracking.wandb import _logged_in; print(_logged_in())"
     done = subprocess.run(
         [sys.executable, "-c", probe], cwd=tmp_path, text=True, capture_output=True, check=True,
         env={**kept, "HOME": str(home), **variables.get(where, {})},

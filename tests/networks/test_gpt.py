@@ -107,7 +107,5 @@ def test_methods_lower_its_loss(method: str, norm: str) -> None:
 
 
 def test_a_width_that_heads_cannot_share() -> None:
-    with pytest.raises(
-        UserError, match=r"model.width=12 must be a multiple of twice"
-    ):
+    with pytest.raises(UserError, match=r"model.width=12 must be a multiple of twice"):
         GPT(11, 9, width=12, heads=4)

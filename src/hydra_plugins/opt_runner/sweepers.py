@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -50,6 +51,8 @@ class RunSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+        if isinstance(self.launcher, RunLauncher):
+            _refuse_for_workers(config, hydra_context)
         self.options = self.launcher.options if isinstance(self.launcher, RunLauncher) else None
         # A launcher of another package may use machines with other devices.
         self.here = self.options is not None and self.options.here
@@ -124,6 +127,30 @@ class RunSweeper(Sweeper):
                 "a search needs hydra/launcher=pool, slurm or ray: others execute only grids"
             )
         return self.options
+
+
+def _refuse_for_workers(config: DictConfig, hydra_context: HydraContext) -> None:
+    """Raise UserError for options of Hydra's jobs: workers of our launchers have no Hydra."""
+    hydra, folder = config.hydra, f"{config.output_dir}/.sweep"
+    given = {
+        "hydra.job.chdir": hydra.job.chdir,
+        "hydra.verbose": hydra.verbose,
+        "hydra.sweep.dir": hydra.sweep.dir != folder,
+        "hydra.sweep.subdir": hydra.sweep.subdir != ".",
+    }
+    for key in (key for key, used in given.items() if used):
+        raise UserError(
+            f"{key} has no effect on runs of hydra/launcher=pool, slurm and ray: records are below "
+            "output_dir=DIR, and run.log in each has its messages"
+        )
+    for callback in hydra_context.callbacks.callbacks:
+        for hook in ("on_job_start", "on_job_end"):
+            if getattr(type(callback), hook, None) not in (None, getattr(Callback, hook)):
+                raise UserError(
+                    f"hydra.callbacks: {type(callback).__name__}.{hook} is not called by "
+                    "hydra/launcher=pool, slurm and ray: use a tracker (docs/tracking.md), or "
+                    "hydra/launcher=basic"
+                )
 
 
 class GridSweeper(RunSweeper):

@@ -15,6 +15,7 @@ from pathlib import Path
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -122,10 +123,16 @@ def _lines(error: Exception) -> list[str]:
         return text.splitlines()
     if isinstance(error, OverrideParseException):
         return [explain_grammar(error.override, text)]
-    missing = r"Could not find '(.+)/(.+)'\s+Available options in '.*':((?:\n\t.+)+)"
-    if found := re.search(missing, text):
-        group, choice, options = found.groups()
-        choices = options.split()
+    if found := re.search(r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'", text):
+        hidden = _mistake_beside_a_sweep()
+        several = f"{found.group(1)}: several values make a sweep: opt-run -m ..."
+        return [several] if hidden is None else _lines(hidden)
+    options = r"(?:\s+Available options in '.*':((?:\n\t.+)+))?"
+    if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'" + options, text):
+        group, choice, listed = found.groups()
+        # Of a choice in a list, as tracking=[csv,none], Hydra does not tell the others.
+        known = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        choices = listed.split() if listed else known
         hint = nearest(choice, choices)
         return [f"{group}={choice}: no such choice{hint} ({', '.join(choices)})"]
     if found := re.search(r"Multiple values for (\S+)\. .* '?override (\S+): (\S+)'", text):
@@ -153,17 +160,37 @@ def _unknown(key: str) -> str:
     return f"unknown key {key!r}{nearest(key, known)} (opt-run --cfg job shows all keys)"
 
 
+@contextmanager
+def _hydra_again() -> Iterator[tuple[str, list[str]]]:
+    """Initialize Hydra as the command did. Yield the config's name and the first override."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--config-dir", "-cd", type=Path, default=conf_dir())
+    parser.add_argument("--config-name", "-cn", default="config")
+    given = parser.parse_known_args()[0]
+    GlobalHydra.instance().clear()  # the command's own Hydra has ended
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        yield given.config_name, [f"hydra.searchpath=['{given.config_dir.absolute()}']"]
+
+
+def _mistake_beside_a_sweep() -> Exception | None:
+    """Return the mistake for which Hydra did not see that an experiment is a sweep, if any."""
+    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    with _hydra_again() as (name, search):
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            loader.load_configuration(name, [*search, *words], RunMode.MULTIRUN)
+        except Exception as error:
+            return error
+    return None
+
+
 def _known_keys() -> list[str]:
     """Return all keys, dotted, of the config that the command's groups make, and all groups."""
     groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
     chosen = [word for word in sys.argv[1:] if word.partition("=")[0] in groups]
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--config-dir", "-cd", type=Path, default=conf_dir())
-    own = parser.parse_known_args()[0].config_dir.absolute()
-    GlobalHydra.instance().clear()  # the sweep's own Hydra has ended
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with _hydra_again() as (name, search):
         try:
-            cfg = hydra.compose("config", [f"hydra.searchpath=['{own}']", *chosen])
+            cfg = hydra.compose(name, [*search, *chosen])
         except Exception:  # the first choice of a swept group
             cfg = hydra.compose("config")
     keys: list[str] = []

@@ -19,7 +19,7 @@ from opt_runner.config import compose
 from opt_runner.config.overrides import with_quoted_texts
 from opt_runner.config.schema import Config
 from opt_runner.console.steady import make_steady
-from opt_runner.errors import Elsewhere
+from opt_runner.errors import Elsewhere, UserError
 from opt_runner.run import interrupt, process
 
 if TYPE_CHECKING:
@@ -38,22 +38,25 @@ def _app(cfg: DictConfig) -> float | None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return _run_of_a_sweep(cfg)
     with mistakes.exit_on_error(quiet=mistakes.rank_0_reports()):
+        own = HydraConfig.get()
+        if own.run.dir != "." and not own.job.chdir:
+            raise UserError(
+                f"hydra.run.dir={own.run.dir} has no effect: set output_dir=DIR, or "
+                "hydra.job.chdir=true too"
+            )
         config = compose.read(cfg)
     with mistakes.exit_on_error():
-        code = _run_alone(config)
-    if code:
-        sys.exit(code)
-    return None
+        result = _run_alone(config)
+    if result is None or result.status != "finished":
+        sys.exit(1)
+    return result.validation_error
 
 
-def _run_alone(config: Config) -> int:
-    """Execute one run in this process, or in the processes that torchrun or srun started.
-
-    Returns the exit code.
-    """
+def _run_alone(config: Config) -> "Result | None":
+    """Execute one run in this process, or in the processes that torchrun or srun started."""
     from opt_runner.console.screen import Screen
-    from opt_runner.console.wandb import upload_hint
     from opt_runner.run.processes import joined
+    from opt_runner.tracking import hints
 
     with joined(config.hardware) as processes:
         screen = Screen(config.progress if processes.first else "none")
@@ -64,7 +67,7 @@ def _run_alone(config: Config) -> int:
                 raise
             sys.exit(128 + error.signum)
     if processes.first:
-        if hint := upload_hint(config.tracking, config.output_dir):
+        for hint in hints(config.tracking, config.output_dir):
             screen.say(hint)
         if result is not None and result.test_error_at_best is not None:
             assert result.test_error is not None
@@ -76,7 +79,7 @@ def _run_alone(config: Config) -> int:
                 f"{result.best_step}, it was {measure.value(result.test_error_at_best)}"
             )
         screen.say(f"record: {run.record.directory}")
-    return 0 if result is not None and result.status == "finished" else 1
+    return result
 
 
 def _run_of_a_sweep(cfg: DictConfig) -> float | None:

@@ -1,7 +1,7 @@
-"""opt-track: send existing records to Weights & Biases.
+"""opt-track: send existing records to Weights & Biases and other trackers.
 
-Exit codes: 0 sent, 1 W&B did not take all of it, 2 a mistake in the command or in a record. Help
-answers without importing torch.
+Exit codes: 0 sent, 1 a tracker did not take all of it, 2 a mistake in the command or in a record.
+Help answers without importing torch.
 """
 
 import argparse
@@ -24,12 +24,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="opt-track",
-        description="Send runs on disk to Weights & Biases, also runs trained with tracking=none. "
-        "A run that was sent before is updated. Without a login the runs are written offline, for "
-        "`wandb sync`.",
+        description="Send runs on disk to Weights & Biases or other trackers, also runs trained "
+        "with tracking=none. A run that was sent before is updated. Without a login the runs are "
+        "written offline, for `wandb sync`.",
     )
     parser.add_argument("folders", type=Path, nargs="+", metavar="RECORD",
                         help="the folder of a run, or one with runs below it")  # fmt: skip
+    parser.add_argument("--to", default="wandb", metavar="TRACKERS",
+                        help="wandb, tensorboard, csv, mlflow, or several with commas between; "
+                        "default: wandb")  # fmt: skip
     parser.add_argument("--project", help="default: of the run's config")
     parser.add_argument("--entity", help="default: of the run's config")
     mistakes.add_version(parser)
@@ -37,31 +40,55 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _track(given: argparse.Namespace) -> None:
+    from opt_runner import tracking
     from opt_runner.config.compose import validate
-    from opt_runner.console import wandb
     from opt_runner.console.screen import Screen
     from opt_runner.records.stored import find
 
     screen = Screen("plain")
     chosen = {k: v for k, v in (("project", given.project), ("entity", given.entity)) if v}
+    nodes = _nodes(given.to.split(","))
     missing = 0
     for run in find(given.folders, screen.fail):
         try:
-            config = validate({**run.config, "tracking": _tracking(run.config, chosen)})
-            wandb.check(config.tracking)
-            sent = wandb.send(run, config, screen)
+            own = _with_own(nodes, run.config.get("tracking"))
+            config = validate({**run.config, "tracking": {**own, **chosen}})
+            tracking.check(config.tracking)
+            # A run under way writes its own files of its trackers.
+            sent = not run.record.is_held() and tracking.send(run, config, screen)
         except (OSError, ValueError, UserError) as error:
             raise UserError(f"{run.record.directory}: {error}") from error
         missing += not sent
         screen.say(f"{config.title}: {run.status}, {'sent' if sent else 'not sent'}")
-    if hint := wandb.upload_hint(config.tracking, config.output_dir):
+    for hint in tracking.hints(config.tracking, config.output_dir):
         screen.say(hint)
     if missing:
         sys.exit(1)
 
 
-def _tracking(config: dict[str, Any], chosen: dict[str, str]) -> dict[str, Any]:
-    """Return the run's own tracking if it is W&B's, else the default one, with what is chosen."""
-    own: dict[str, Any] = config.get("tracking") or {}
-    kept = own if own.get("name") == "wandb" else {"name": "wandb"}
-    return {**kept, **chosen}
+def _nodes(names: Sequence[str]) -> dict[str, Any]:
+    """Return the keys of these choices of the group `tracking`. Raises UserError for others."""
+    from opt_runner.config.compose import conf_dir
+    from opt_runner.records.reading import read_yaml
+
+    files = {path.stem: path for path in sorted((conf_dir() / "tracking").glob("*.yaml"))}
+    del files["none"]
+    found: dict[str, Any] = {}
+    for name in names:
+        if name not in files:
+            raise UserError(f"--to {name}: no such tracker ({', '.join(files)})")
+        found |= read_yaml(files[name])
+    return found
+
+
+def _with_own(node: dict[str, Any], own: Any) -> dict[str, Any]:
+    """Return the keys of `node` with the record's own values. The code is ours, not a record's."""
+    own = own if isinstance(own, dict) else {}
+    return {
+        key: _with_own(value, own.get(key))
+        if isinstance(value, dict)
+        else value
+        if key == "_target_"
+        else own.get(key, value)
+        for key, value in node.items()
+    }

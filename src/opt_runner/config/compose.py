@@ -23,6 +23,7 @@ from opt_runner.errors import UserError, explain
 
 # Parameters of a network that may be null in the config. What else it gets is up to the dataset.
 _NETWORK_SUPPLIED = frozenset({"in_channels", "image_size", "num_classes", "bn_momentum"})
+_TRACKER_SUPPLIED = frozenset({"config", "signature", "title", "folder", "rows", "screen"})
 _OPTIMIZER_SUPPLIED = frozenset({"params", "lr", "weight_decay"})
 
 
@@ -179,6 +180,8 @@ def check(plain: dict[str, Any]) -> Config:
     components.check(config.schedule, "schedule", whole=True)
     if config.augment.then:
         components.check(config.augment.then, "augment.then")
+    for name, tracker in config.tracking.trackers.items():
+        components.check(tracker, f"tracking.{name}", _TRACKER_SUPPLIED)
     for position, other in enumerate(config.layers.rest):
         where = f"layers.rest.{position}"
         components.check(components.named_method(other.method, other.options, where), where)

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from opt_runner.config.components import Component, Name, Node
+from opt_runner.config.tracking import Tracking
 from opt_runner.files import expanded
 
 # A path may begin with ~, as the shell leaves it in KEY=~/FOLDER.
@@ -221,16 +222,6 @@ class Plan(Node):
     measure: bool
 
 
-class Tracking(Node):
-    """Options of Weights & Biases."""
-
-    name: Literal["wandb", "none"]
-    project: str | None = None
-    entity: str | None = None
-    mode: Literal["auto", "online", "offline"] = "auto"
-    tags: tuple[str, ...] = ()
-
-
 class Config(Node):
     """The checked config of one run."""
 
@@ -256,7 +247,7 @@ class Config(Node):
     model: Annotated[ModelChoice, Role.TASK]
     dataset: Annotated[DatasetChoice, Role.TASK]
     hardware: Annotated[Hardware, Role.TASK]
-    tracking: Annotated[Tracking, Role.NONE]
+    tracking: Annotated[Tracking, Role.NONE] = Tracking()
 
     @property
     def title(self) -> str:
@@ -265,7 +256,7 @@ class Config(Node):
 
     @property
     def content(self) -> dict[str, Any]:
-        """Return plain values, as config.yaml and W&B hold them."""
+        """Return plain values, as config.yaml and trackers hold them."""
         return self.model_dump(mode="json", by_alias=True)
 
     def directory(self, signature: str) -> Path:

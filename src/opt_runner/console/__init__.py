@@ -1,1 +1,1 @@
-"""Output for people: the terminal, Weights & Biases, a run's log."""
+"""Output for people: the terminal, a run's log."""

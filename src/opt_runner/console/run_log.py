@@ -28,7 +28,7 @@ def run_log(path: Path) -> Iterator[None]:
         handler = logging.NullHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [log, logging.getLogger("py.warnings")]
-    log.setLevel(logging.INFO)
+    log.setLevel(min(logging.INFO, log.getEffectiveLevel()))  # DEBUG with hydra.verbose=true
     logging.captureWarnings(True)
     for logger in loggers:
         logger.addHandler(handler)

@@ -36,8 +36,8 @@ class Job:
     """A run, as a launcher sends it to a worker.
 
     content: the run's config. command: the command line that repeats it. sweep: the sweep's id, by
-    which W&B groups its runs. quiet: write nothing but failures. status: a file that says how far
-    the run is, for the launcher to show.
+    which trackers group its runs. quiet: write nothing but failures. status: a file that says how
+    far the run is, for the launcher to show.
     """
 
     content: dict[str, Any]
@@ -48,7 +48,7 @@ class Job:
 
     @classmethod
     def of(cls, run: "Run", sweep: "Sweep", quiet: bool) -> Self:
-        from opt_runner.console.titles import SWEEP_VARIABLE
+        from opt_runner.tracking.titles import SWEEP_VARIABLE
 
         of_sweep = os.environ.get(SWEEP_VARIABLE, sweep.id)
         return cls(run.config.content, run.command, of_sweep, quiet, status_file(run, sweep))
@@ -135,8 +135,8 @@ def work(job: Job, stop: StopRequest, check_device: bool = True, show_seconds: f
             config = Config.model_validate(_on_own_gpu(job.content))
             show(config.title, 0, None, "starts")
             from opt_runner.console.screen import Screen
-            from opt_runner.console.titles import SWEEP_VARIABLE
             from opt_runner.run.execute import execute
+            from opt_runner.tracking.titles import SWEEP_VARIABLE
 
             os.environ[SWEEP_VARIABLE] = job.sweep
             run = _identifier(check_device)(config, job.command)

@@ -5,7 +5,8 @@
     run.log         messages, tracebacks         checkpoint.previous.pt   the checkpoint before it
     command.txt     the command that repeats it  weights.safetensors      the trained network
     job.json, job.log      the run's Slurm job and its output
-    wandb.txt       the run's id in W&B
+    wandb.txt, mlflow.txt  the run's ids in W&B and MLflow
+    metrics.csv, events.out.tfevents.*     of tracking=csv and tensorboard
     prune           a search asks the run to stop
 
 Reports read these files and nothing else.

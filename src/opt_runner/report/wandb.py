@@ -6,34 +6,31 @@ from collections.abc import Sequence
 from typing import Any
 
 from opt_runner.config.schema import Config
-from opt_runner.console import wandb as tracking
 from opt_runner.console.screen import Screen
-from opt_runner.console.wandb_service import bounded, tear_down
 from opt_runner.records.reading import printable
 from opt_runner.report.columns import sheet
 from opt_runner.report.comparison import Comparison
+from opt_runner.tracking import wandb as tracking
+from opt_runner.tracking.wandb_service import service
 
 log = logging.getLogger(__name__)
 
 
 def log_tables(config: Config, sweep_id: str, tables: Sequence[Comparison], screen: Screen) -> None:
     """Log the tables as the run `<sweep_id>-report`. If W&B fails, print a message."""
-    if config.tracking.name == "none" or not tables:
+    if "wandb" not in config.tracking.trackers or not tables:
         return
     content = {"experiment_name": config.experiment_name, "note": config.note}
-    run = tracking.start_run(
-        config, content, f"{sweep_id}-report", "report", screen, job_type="report"
-    )
-    if run is None:
-        return
     try:
-        with bounded(), run:
+        run = tracking.start_run(
+            config, content, f"{sweep_id}-report", "report", screen, job_type="report"
+        )
+        with service(), run:
             for table in tables:
                 run.log(_content(table))
     except Exception as error:
         log.warning("W&B: %s", error, exc_info=True)
         screen.say(f"W&B did not take the report ({error}); opt-report makes it from disk")
-        tear_down()
 
 
 def _content(table: Comparison) -> dict[str, Any]:

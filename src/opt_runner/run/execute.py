@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from opt_runner import __version__
-from opt_runner.console import wandb
+from opt_runner import __version__, tracking
 from opt_runner.console.run_log import run_log
 from opt_runner.console.screen import Screen, outcome
 from opt_runner.datasets import loaded, measure_of
@@ -32,6 +31,7 @@ from opt_runner.run.processes import ALONE, Processes
 from opt_runner.run.reporter import NoReporter, RecordReporter, Reporter
 from opt_runner.run.run import Run, settled_result, write_config
 from opt_runner.run.set_up import Setup, set_up
+from opt_runner.tracking.wandb import has_agent
 
 log = logging.getLogger("opt_runner")
 
@@ -56,15 +56,15 @@ def execute(
     mistake before the first step raises UserError, and nothing is written.
     Raises Interrupted after saving, if `stop` asks for it.
 
-    All `processes` call this. Only the first has the record, the tracker and the screen.
+    All `processes` call this. Only the first has the record, the trackers and the screen.
     """
     if processes.restarted:  # torchrun restarted us: `rerun` was already done, so resume
         run = replace(run, config=run.config.model_copy(update={"rerun": False}))
     look = processes.first and not run.config.rerun
     settled = settled_result(run, screen) if look else None
     if settled := processes.share(settled):
-        if processes.first and wandb.has_agent():
-            wandb.send(StoredRun(run.record, run.config.content, settled), run.config, screen)
+        if processes.first and has_agent():
+            tracking.send(StoredRun(run.record, run.config.content, settled), run.config, screen)
         return settled
     try:
         with ExitStack() as held:
@@ -200,18 +200,18 @@ def _copy_of_first(processes: Processes, opt: OPT, optimizer: Optimizer) -> None
 def _train(
     run: Run, setup: Setup, result: Result, state: State, screen: Screen, stop: StopRequest
 ) -> None:
-    """Train in the first process, with record, tracker and screen, and write the result."""
+    """Train in the first process, with record, trackers and screen, and write the result."""
     with (
         run_log(run.record.log),
         screen.run(run.title, setup.steps, result.measure) as display,
-        wandb.start(run.config, run.record.wandb_id, run.signature, screen) as tracker,
+        tracking.start(run.config, run.signature, run.record, screen) as trackers,
     ):
         log.info("%s: %s; %s", run.title, setup.hardware, setup.placement.why)
         save = partial(checkpoint.save, run.record, run.signature, setup.opt, setup.optimizer)
-        reporter = RecordReporter(run.record, save, tracker, display)
+        reporter = RecordReporter(run.record, save, trackers, display)
         _steps(run, setup, result, state, reporter, stop, tell=log.error)
         _write_result(run, result, screen)
-        tracker.finish(result)
+        trackers.finish(result)
         if result.status != "interrupted":
             log.info("%s: %s %s", run.title, result.status, result.error or "")
             display.end(result)

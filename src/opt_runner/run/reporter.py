@@ -1,12 +1,12 @@
-"""Reporters of the training loop: they write to the record, to W&B and to the screen."""
+"""Reporters of the training loop: they write to the record, to trackers and to the screen."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from opt_runner.console import wandb
 from opt_runner.console.screen import RunDisplay
 from opt_runner.records.record import Record
 from opt_runner.records.result import finite
+from opt_runner.tracking import Trackers
 
 
 class Reporter(Protocol):
@@ -27,7 +27,7 @@ class Reporter(Protocol):
 
 
 class RecordReporter:
-    """A reporter that writes to the record, to W&B and to the screen.
+    """A reporter that writes to the record, to trackers and to the screen.
 
     write: writes a checkpoint that holds these plain values.
     """
@@ -36,17 +36,17 @@ class RecordReporter:
         self,
         record: Record,
         write: Callable[[dict[str, Any]], None],
-        tracker: wandb.Tracker,
+        trackers: Trackers,
         display: RunDisplay,
     ) -> None:
         self.record = record
         self.write = write
-        self.tracker = tracker
+        self.trackers = trackers
         self.display = display
 
     def report(self, row: dict[str, Any]) -> None:
         self.record.append_metrics(row)
-        self.tracker.log(row)
+        self.trackers.log(row)
         self.display.report(row)
 
     def save(self, progress: dict[str, Any]) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import yaml
 
+from opt_runner import tracking
 from opt_runner.config import components
 from opt_runner.config.schema import Config
 from opt_runner.config.signature import signature
-from opt_runner.console import wandb
 from opt_runner.console.screen import Screen
 from opt_runner.datasets import Dataset
 from opt_runner.errors import UserError
@@ -51,8 +51,11 @@ class Identifier:
         self._datasets: dict[str, tuple[Dataset, str]] = {}  # with their fingerprints
 
     def __call__(self, config: Config, command: str = "") -> Run:
-        """Return the run of a config. Raises UserError if data, device or W&B's key is missing."""
-        wandb.check(config.tracking)
+        """Return the run of a config.
+
+        Raises UserError if data, a device, or a package or key of a tracker is missing.
+        """
+        tracking.check(config.tracking)
         key = config.dataset.model_dump_json()
         if key not in self._datasets:
             dataset = components.build(config.dataset, "dataset", Dataset)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from opt_runner.config.schema import Config
-from opt_runner.console import titles, wandb
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
 from opt_runner.files import FULL, CannotWrite, remove_link
@@ -22,6 +21,7 @@ from opt_runner.run.run import Run, settled_result
 from opt_runner.sweep import plan
 from opt_runner.sweep.sweep import LeftRunning, Sweep
 from opt_runner.sweep.watch import watched
+from opt_runner.tracking import hints, titles
 
 Launch = Callable[[Sequence[Run]], object]
 KindOf = Callable[[Run], str]
@@ -165,8 +165,8 @@ def show_tables(runs: Iterable[StoredRun], screen: Screen) -> list[Comparison]:
 
 
 def show_where(config: Config, screen: Screen) -> None:
-    """Show where the records are, and which W&B runs are offline."""
-    if hint := wandb.upload_hint(config.tracking, config.output_dir):
+    """Show where the records are, and how to look at them."""
+    for hint in hints(config.tracking, config.output_dir):
         screen.say(hint)
     folder = os.path.join(config.output_dir, config.experiment_name)
     screen.say(f"records: {folder}; opt-report {folder} draws them")

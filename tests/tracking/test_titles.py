@@ -1,9 +1,9 @@
-"""The title of a run in W&B says what differs in its sweep."""
+"""The title of a run says what differs in its sweep."""
 
 import pytest
 
 from opt_runner.config.compose import from_arguments
-from opt_runner.console.titles import SWEEP_VARIABLE, of_sweep, sweep_variable, title
+from opt_runner.tracking.titles import SWEEP_VARIABLE, of_sweep, sweep_variable, title
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,22 @@ _MOST_SECONDS = 120.0
 
 
 @contextmanager
-def bounded() -> Iterator[None]:
-    """Kill W&B's service if it does not answer for two minutes, within the block.
+def service() -> Iterator[None]:
+    """Call W&B in the block. If the block raises, the service ends, as a new run needs a new one.
 
-    The waiting call then fails, and this raises TimeoutError instead.
+    The service is killed if it does not answer for two minutes. The waiting call then fails, and
+    this raises TimeoutError instead.
     """
+    try:
+        with _bounded():
+            yield
+    except Exception:
+        tear_down()
+        raise
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
     expired = threading.Event()
 
     def expire() -> None:
@@ -61,5 +72,5 @@ def tear_down() -> None:
     import wandb
 
     # wandb raises SystemExit if its service was killed.
-    with suppress(Exception, SystemExit), bounded():
+    with suppress(Exception, SystemExit), _bounded():
         wandb.teardown()

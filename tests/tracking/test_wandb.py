@@ -12,28 +12,31 @@ import yaml
 
 from opt_runner.cli import track
 from opt_runner.config.compose import from_arguments
-from opt_runner.console import wandb
 from opt_runner.records.record import Record
+from opt_runner.tracking import wandb
 
 PROGRAM = """
 import os, sys
-import hydra
-from opt_runner.config import compose
-from opt_runner.console import wandb, wandb_service
+from pathlib import Path
+from opt_runner import tracking
+from opt_runner.config.compose import from_arguments
 from opt_runner.console.screen import Screen
+from opt_runner.records.record import Record
 from opt_runner.records.result import Result
+from opt_runner.tracking import wandb_service
 
 signum = int(sys.argv[1])
 wandb_service._MOST_SECONDS = 20.0
-with hydra.initialize_config_dir(str(compose.conf_dir()), version_base="1.3"):
-    config = compose.read(hydra.compose("config", ["model=mlp"]))
+config = from_arguments("model=mlp")
 
 def hit():
     (service,) = wandb_service._services()
     os.kill(service, signum)
 
 for number in range(2):
-    with wandb.start(config, lambda: f"run{number}", "signature", Screen("plain")) as tracker:
+    record = Record(Path(f"run{number}"))
+    record.directory.mkdir()
+    with tracking.start(config, "signature", record, Screen("plain")) as tracker:
         tracker.log({"step": 0, "test_error": 90.0})
         if number == 0:
             hit()
@@ -59,7 +62,7 @@ def test_a_service_that_dies_or_hangs_ends_the_tracking_alone(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said, ended = done.stdout.splitlines()
-    assert said.startswith("W&B failed (")
+    assert said.startswith("tracking by wandb failed (")
     assert ("no answer within 20 s" in said) == (signum == signal.SIGSTOP)
     assert ended == "ended"
 
@@ -72,9 +75,9 @@ def test_a_record_that_wandb_does_not_take_is_not_said_to_be_sent(
     config = from_arguments("method=gs", "model=mlp", f"output_dir={tmp_path}/outputs")
     (directory / "config.yaml").write_text(yaml.safe_dump(config.content))
     Record(directory).append_metrics({"step": 0, "test_error": 90.0})
-    for fails in ("init", "log"):
-        run = None if fails == "init" else Mock(log=Mock(side_effect=ConnectionError("gone")))
-        monkeypatch.setattr(wandb, "start_run", lambda *arguments, run=run: run)
+    gone = Mock(side_effect=ConnectionError("gone"))
+    for fails in (gone, Mock(return_value=Mock(log=gone))):
+        monkeypatch.setattr(wandb, "start_run", fails)
         with pytest.raises(SystemExit) as ended:
             track.main([str(tmp_path / "outputs")])
         assert ended.value.code == 1
