@@ -8,6 +8,7 @@ from opt_runner.datasets.data import Data, Interface, Measure, Samples, Tally
 from opt_runner.datasets.dataset import Dataset, loaded, measure_of
 from opt_runner.datasets.digits import Digits
 from opt_runner.datasets.folder import ImageFolder
+from opt_runner.datasets.graph import Graph, GraphFile
 from opt_runner.datasets.images import Images, normalise
 from opt_runner.datasets.labelled import Labelled
 from opt_runner.datasets.stored import Stored
@@ -21,6 +22,8 @@ __all__ = [
     "Data",
     "Dataset",
     "Digits",
+    "Graph",
+    "GraphFile",
     "ImageFolder",
     "Images",
     "Interface",

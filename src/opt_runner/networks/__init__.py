@@ -2,6 +2,7 @@
 
 from opt_runner.networks.by_name import from_timm, from_torchvision
 from opt_runner.networks.gpt import GPT
+from opt_runner.networks.gcn import GCN
 from opt_runner.networks.mlp import MLP
 from opt_runner.networks.plain_cnn import PlainCNN
 from opt_runner.networks.resnet import ResNet
@@ -11,6 +12,7 @@ from opt_runner.networks.wide_resnet import WideResNet
 
 __all__ = [
     "GPT",
+    "GCN",
     "MLP",
     "PlainCNN",
     "ResNet",
