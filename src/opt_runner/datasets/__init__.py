@@ -11,6 +11,7 @@ from opt_runner.datasets.folder import ImageFolder
 from opt_runner.datasets.graph import Graph, GraphFile
 from opt_runner.datasets.images import Images, normalise
 from opt_runner.datasets.labelled import Labelled
+from opt_runner.datasets.points import PointFolder, Points
 from opt_runner.datasets.stored import Stored
 from opt_runner.datasets.text import Text, TextFile
 from opt_runner.datasets.torchvision_sets import TorchvisionSet, published_set
@@ -29,6 +30,8 @@ __all__ = [
     "Interface",
     "Labelled",
     "Measure",
+    "PointFolder",
+    "Points",
     "Samples",
     "Stored",
     "Tally",

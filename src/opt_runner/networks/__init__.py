@@ -5,6 +5,7 @@ from opt_runner.networks.gpt import GPT
 from opt_runner.networks.gcn import GCN
 from opt_runner.networks.mlp import MLP
 from opt_runner.networks.plain_cnn import PlainCNN
+from opt_runner.networks.pointnet import PointNet
 from opt_runner.networks.resnet import ResNet
 from opt_runner.networks.resnet18 import resnet18
 from opt_runner.networks.vit import vit
@@ -15,6 +16,7 @@ __all__ = [
     "GCN",
     "MLP",
     "PlainCNN",
+    "PointNet",
     "ResNet",
     "WideResNet",
     "from_timm",

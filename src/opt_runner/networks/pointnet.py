@@ -1,0 +1,57 @@
+"""A network that classifies point clouds."""
+
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from opt_runner.networks.initialise import gaussian_
+from opt_runner.networks.options import Epsilon, Momentum, Widths
+
+
+class PointNet(nn.Module):
+    """A perceptron on every point, the maximum over the points, and a perceptron on that.
+
+    The basic form, without the networks that turn the input and the features. Layers have BatchNorm
+    and ReLU, and no bias but in the classifier. Source: Qi et al., "PointNet: Deep Learning on
+    Point Sets for 3D Classification and Segmentation" (CVPR 2017), who have widths=(64, 64, 64,
+    128, 1024) and head_widths=(512, 256).
+
+    Input (batch, points, point_dims); output (batch, num_classes).
+
+    dropout: the share of the classifier's inputs that are dropped.
+    """
+
+    def __init__(
+        self,
+        point_dims: int,
+        num_classes: int,
+        widths: Widths = (64, 64, 128, 256),
+        head_widths: Widths = (128, 64),
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3,
+        bn_momentum: Momentum = 0.001,
+        bn_eps: Epsilon = 1e-3,
+    ) -> None:
+        super().__init__()
+
+        def perceptron(sizes: tuple[int, ...]) -> nn.Sequential:
+            layers: list[nn.Module] = []
+            for fan_in, fan_out in pairwise(sizes):
+                layers += [
+                    nn.Linear(fan_in, fan_out, bias=False),
+                    nn.BatchNorm1d(fan_out, eps=bn_eps, momentum=bn_momentum),
+                    nn.ReLU(),
+                ]
+            return nn.Sequential(*layers)
+
+        self.of_point = perceptron((point_dims, *widths))
+        self.of_cloud = perceptron((widths[-1], *head_widths))
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(head_widths[-1], num_classes)
+        gaussian_(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        of_points = self.of_point(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        logits: Tensor = self.classifier(self.dropout(self.of_cloud(of_points.amax(1))))
+        return logits
