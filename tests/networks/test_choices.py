@@ -1,4 +1,4 @@
-"""Every network that `model=` names: its size, what it takes, and what OPT covers of it."""
+"""Every network for images that `model=` names: its size, its input, and what OPT covers of it."""
 
 import sys
 
@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from opt_runner.config.compose import conf_dir, from_arguments
+from opt_runner.config.compose import from_arguments, suiting
 from opt_runner.errors import UserError
 from opt_runner.networks import ResNet, WideResNet, from_timm, from_torchvision, resnet18, vit
 from opt_runner.opt import OPT
 from opt_runner.run.build import network_of
 
-NAMES = sorted(path.stem for path in conf_dir().glob("model/*.yaml"))
+NAMES = suiting(frozenset({"in_channels", "image_size", "num_classes"}))
 # Small forms of them, quick to run.
 SMALL = {
     "wide_resnet": ["model.factor=1", "model.depth=10"],

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import networkx
 import numpy as np
 import torch
 from torch import Tensor
 
 from opt_runner.datasets.data import Samples
 from opt_runner.datasets.labelled import ClassTally, Labelled
+from opt_runner.datasets.stored import read
 from opt_runner.errors import UserError
 from opt_runner.files import expanded
 
@@ -147,6 +147,8 @@ class GraphFile:
 
 
 def _karate_club() -> dict[str, Array]:
+    import networkx  # here, because it takes a while
+
     graph = networkx.karate_club_graph()
     members = np.arange(len(graph))
     labels = np.array([graph.nodes[member]["club"] == "Officer" for member in members], dtype=int)
@@ -165,9 +167,9 @@ def _karate_club() -> dict[str, Array]:
 def _arrays(path: Path, content: bytes) -> dict[str, Array]:
     """Return the arrays of a .npz file. Raises UserError if it is none."""
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            if isinstance(file, np.lib.npyio.NpzFile):
-                return dict(file)
+        found = np.load(io.BytesIO(content), allow_pickle=False)
+        if isinstance(found, np.lib.npyio.NpzFile):
+            return dict(found)
         reason = "it is a .npy file"
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0]
@@ -202,8 +204,10 @@ def _graph_of(arrays: Mapping[str, Array], normalise: bool) -> Graph:
 
     halves = {key: samples(key) for key in ("train", "validation", "test") if key in arrays}
     test = halves.pop("test")
+    tested = read(test.inputs)
     for key, half in halves.items():
-        if len(both := np.intersect1d(half.inputs, test.inputs)):
+        here = read(half.inputs)
+        if len(both := here[torch.isin(here, tested)]):
             raise UserError(f"{key}: node {both[0]} is in test as well")
     return Graph(
         halves["train"],

@@ -90,7 +90,8 @@ class PointFolder:
             clouds = [self._read(path) for files in half.values() for path in files]
             labels = np.repeat(np.arange(len(half)), [len(files) for files in half.values()])
             halves.append(_samples(clouds, labels))
-        return Points(*halves, classes=list(self._files["train"]))
+        train, test = halves
+        return Points(train, test, classes=list(self._files["train"]))
 
     @cached_property
     def _files(self) -> dict[str, dict[str, list[Path]]]:

@@ -64,7 +64,8 @@ class GCN(nn.Module):
         for layer in others:
             H = self.adjacency(layer(dropout(H.relu(), self.dropout, self.training)))
         # Not H[nodes], whose gradient several threads add up in any order.
-        return H.index_select(0, nodes)
+        logits: Tensor = H.index_select(0, nodes)
+        return logits
 
 
 class Sparse(nn.Module):
@@ -74,6 +75,8 @@ class Sparse(nn.Module):
     faster than the gradient of `torch.sparse.mm`, always in the same order, also on a GPU, and
     they run on the device `meta` and in ONNX.
     """
+
+    values: Tensor
 
     def __init__(
         self, rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]
@@ -108,7 +111,7 @@ class _Product(torch.autograd.Function):
         return _row_sums(indptr, indices, values, Y)
 
     @staticmethod
-    def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, G: Tensor) -> tuple[Tensor | None, ...]:
         values, indptr, indices, order = ctx.saved_tensors
         return _row_sums(indptr, indices, values[order], G), *[None] * 6
 
