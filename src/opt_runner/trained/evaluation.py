@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from opt_runner.config import components
 from opt_runner.config.schema import Config
@@ -107,12 +108,12 @@ def _fitted(data: Data, takes: Interface) -> tuple[Samples, bool]:
     own, needed = (found.samples, *found.shape), (takes.samples, *takes.shape)
     if own != needed:
         raise UserError(f"dataset: it has {_sized(found)}, and the network takes {_sized(takes)}")
-    if not _same(found, takes) or bool(takes.classes) != bool(data.class_names):
+    if data.class_names == takes.classes and _same(found, takes):
+        return data.test, False
+    if not takes.classes or not data.class_names or _kept(found) != _kept(takes):
         raise UserError(
             f"dataset: its {found.samples} are not those that the network was trained for"
         )
-    if data.class_names == takes.classes:
-        return data.test, False
     if set(data.class_names) <= set(takes.classes):
         numbers = torch.tensor([takes.classes.index(name) for name in data.class_names])
         return data.renumbered(numbers), False
@@ -125,11 +126,14 @@ def _fitted(data: Data, takes: Interface) -> tuple[Samples, bool]:
 
 
 def _same(one: Interface, other: Interface) -> bool:
-    """Return True if all sizes and the shapes of all tensors are equal, whatever the classes."""
-    first, second = (
-        replace(takes, classes=[], gives=takes.gives | {"num_classes": 0}) for takes in (one, other)
-    )
-    return weights.text(first) == weights.text(second)
+    """Return True if networks for both have the same sizes and tensors of the same shapes."""
+    return weights.text(one) == weights.text(other)
+
+
+def _kept(takes: Interface) -> str:
+    """Return the sizes of what a network keeps of the data, as of a graph; mostly nothing."""
+    kept = {key: value for key, value in takes.gives.items() if isinstance(value, dict | Tensor)}
+    return weights.text(replace(takes, gives=kept, below=None, classes=[]))
 
 
 def _sized(takes: Interface) -> str:
