@@ -77,13 +77,19 @@ COMPONENTS = {
     **METHODS,
     **{name: getattr(networks, name) for name in networks.__all__},
     "image_folder": datasets.ImageFolder,
-    **{name: getattr(optimizers, name) for name in ("SGD", "AdamW", "Muon", "Lion")},
+    "text": datasets.TextFile,
+    "graph": datasets.GraphFile,
+    "points": datasets.PointFolder,
+    **{name: getattr(optimizers, name) for name in ("SGD", "AdamW", "Muon", "Lion", "SOAP")},
     **{
         name: getattr(schedule, name)
         for name in ("Milestones", "Constant", "Linear", "Cosine", "WarmupStableDecay")
     },
 }
-SUPPLIED = {"in_channels", "image_size", "num_classes", "params", "lr", "weight_decay"}
+SUPPLIED = {
+    "in_channels", "image_size", "num_classes", "vocabulary", "context", "graph", "point_dims",
+    "params", "lr", "weight_decay",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMPONENTS)

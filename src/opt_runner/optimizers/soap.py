@@ -40,8 +40,8 @@ class SOAP(Joint):
         weight_decay: float,
         betas: tuple[Average, Average] = (0.95, 0.95),
         eps: Positive = 1e-8,
-        every: Annotated[int, Field(gt=0)] = 10,
-        longest: Annotated[int, Field(gt=0)] = 10_000,
+        every: Annotated[int, Field(gt=0, le=10**9)] = 10,
+        longest: Annotated[int, Field(gt=0, le=10**9)] = 10_000,
     ) -> None:
         options = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         options |= {"every": every, "longest": longest}

@@ -1,0 +1,21 @@
+"""Choices of groups go together on the command line."""
+
+import pytest
+
+from opt_runner.config.compose import conf_dir, from_arguments
+
+SCHEDULES = sorted(path.stem for path in conf_dir().glob("schedule/*.yaml"))
+METHODS = sorted(path.stem for path in conf_dir().glob("method/*.yaml"))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_method_has_every_schedule(schedule: str) -> None:
+    """A method that set milestones did not go with a cosine."""
+    for method in METHODS:
+        config = from_arguments(f"method={method}", f"schedule={schedule}")
+        assert config.schedule.name == schedule
+
+
+def test_sopt_has_milestones_at_the_ends_of_its_rounds() -> None:
+    assert from_arguments("method=sopt").schedule.options["milestones"] == [0.4, 0.65, 0.85]
+    assert from_arguments("method=gs").schedule.options["milestones"] == [0.4, 0.6667, 0.8667]
