@@ -48,8 +48,15 @@ def test_bytes_and_characters_beyond_ascii(tmp_path: Path) -> None:
     assert set(letters.class_names) == set(text)
     assert in_bytes.class_names == []
     assert in_bytes.vocabulary == 256
-    assert in_bytes.characters == pytest.approx(6 / (2 + 3 + 4 + 3))
+    assert letters.characters == 1
     assert bytes(in_bytes.train.inputs[0].tolist()) == text.encode()[:4]
+
+
+def test_characters_of_a_token_are_those_of_the_test_part(tmp_path: Path) -> None:
+    """900 letters of one byte to train on, 50 of two bytes to test on."""
+    data = TextFile(written(tmp_path, "a" * 900 + "é" * 50), "bytes", context=10).load()
+    assert data.test.inputs.shape == (9, 10)
+    assert data.characters == 0.5
 
 
 def test_bits_per_character_by_hand() -> None:
@@ -81,10 +88,16 @@ def test_a_tokenizer_of_the_library(tmp_path: Path) -> None:
     words = {word: number for number, word in enumerate(["[UNK]", *sorted(set(TEXT.split()))])}
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "[UNK]"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[UNK] $A [UNK]", special_tokens=[("[UNK]", 0)]
+    )
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     data = TextFile(written(tmp_path), str(tmp_path / "tokenizer.json"), context=3).load()
     assert data.vocabulary == len(words)
-    assert data.characters == pytest.approx(len(TEXT) / len(TEXT.split()))
+    assert data.train.inputs[0, 0] == words["the"], "marks around a text are no part of it"
+    count = data.test.targets.numel()
+    said = TEXT.split()[round(len(TEXT.split()) * 0.9) + 1 :][:count]
+    assert data.characters == pytest.approx(len(" ".join(said) + " ") / count)
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(UserError, match=r"broken.json is no tokenizer.json"):
         TextFile(written(tmp_path), str(tmp_path / "broken.json")).load()

@@ -1,5 +1,6 @@
 """A run on text: its table, its export, and what it writes."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from opt_runner.cli import sample as opt_sample
 from opt_runner.config.compose import from_arguments
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
+from opt_runner.networks import GPT
 from opt_runner.records import stored
 from opt_runner.report.columns import sheet
 from opt_runner.report.tables import compare
@@ -20,21 +22,41 @@ from opt_runner.trained.sampling import sample
 TEXT = "abcabcabcabc\n" * 60
 
 
-@pytest.fixture(scope="module", params=["characters", "bytes"])
-def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Run:
-    folder = tmp_path_factory.mktemp("text")
-    (folder / "text.txt").write_text(TEXT)
+def trained_on(folder: Path, tokens: str, *more: str) -> Run:
     config = from_arguments(
         f"output_dir={folder}", "dataset=text", f"dataset.root={folder}/text.txt",
-        f"dataset.tokens={request.param}", "dataset.context=8", "model=gpt_nano", "model.width=16",
+        f"dataset.tokens={tokens}", "dataset.context=8", "model=gpt_nano", "model.width=16",
         "model.heads=2", "model.depth=1", "optimizer=adamw", "optimizer.lr=0.02", "schedule=cosine",
         "method=cayley", "budget.steps=80", "hardware=cpu", "hardware.threads=1", "tracking=none",
+        *more,
     )  # fmt: skip
     found = identify(config)
     result = execute(found, Screen("none"), in_sweep=True, stop=StopRequest())
     assert result is not None
     assert result.status == "finished", result.error
     return found
+
+
+@pytest.fixture(scope="module", params=["characters", "bytes"])
+def run(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Run:
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "text.txt").write_text(TEXT)
+    return trained_on(folder, request.param)
+
+
+@pytest.mark.parametrize("norm", ["pre", "ngpt"])
+def test_a_tied_head_is_the_embedding_also_in_a_record(norm: str, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    more = ["model.tied=true", f"model.norm={norm}", "method=standard"]
+    record = trained_on(tmp_path, "characters", *more).record
+    trained = read(record.directory)
+    network = trained.network
+    assert isinstance(network, GPT)
+    assert network.head.weight is network.embedding.weight
+    result = record.read_result()
+    assert result is not None
+    again = evaluate(trained, trained.config).numbers["error"]
+    assert again == pytest.approx(result.test_error, rel=1e-6)
 
 
 def test_it_goes_on_as_the_text_does(run: Run) -> None:
@@ -45,6 +67,64 @@ def test_it_goes_on_as_the_text_does(run: Run) -> None:
     narrow = sample(trained, "abca", 8, 5.0, top_k=1)
     assert narrow == "abcabcabcabc"
     assert len(sample(trained, "", 30)) == 31
+
+
+def test_a_text_without_line_breaks_is_begun_with_its_first_character(run: Run) -> None:
+    trained = read(run.record.directory)
+    if trained.interface.classes:
+        trained.interface.classes[:] = ["a", "b", "c", "d"]
+        assert sample(trained, "", 3)[0] == "a"
+
+
+def test_records_that_write_no_text(
+    run: Run, cnn: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(run.record.directory, copied)
+    (copied / "result.json").unlink()
+    for folder, says in (
+        (cnn.record.directory, "is of dataset=digits: only runs on dataset=text write text"),
+        (copied, "the run must have finished"),
+        (tmp_path, "is no record of opt-run"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            opt_sample.main([str(folder)])
+        assert left.value.code == 2
+        said = capsys.readouterr().err
+        assert says in said
+        assert len(said.splitlines()) == 1
+
+
+def test_tokens_of_a_tokenizer(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    path = tmp_path / "tokenizer.json"
+
+    def write(*words: str) -> None:
+        numbers = {word: number for number, word in enumerate(["[UNK]", *words])}
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, "[UNK]"))
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+        tokenizer.save(str(path))
+
+    write("a", "b", "c")
+    (tmp_path / "text.txt").write_text("a b c " * 300)
+    trained = read(trained_on(tmp_path, str(path)).record.directory)
+    assert sample(trained, "a b", 4, temperature=0) == "a b c a b c"
+    assert sample(trained, "", 2, temperature=0), "a line break is no token here"
+    write("a", "b")
+    with pytest.raises(UserError, match=r"has 3 tokens, and the network was trained with 4"):
+        sample(trained, "a", 1)
+
+
+def test_streamed_windows_give_the_same_weights(run: Run) -> None:
+    hardware = run.config.hardware.model_copy(update={"images": "streamed"})
+    update = {"experiment_name": "streamed", "hardware": hardware}
+    streamed = identify(run.config.model_copy(update=update))
+    assert streamed.signature == run.signature
+    result = execute(streamed, Screen("none"), in_sweep=True, stop=StopRequest())
+    assert result is not None
+    assert "are streamed" in streamed.record.log.read_text()
+    assert without_times(streamed) == without_times(run)
+    assert streamed.record.weights.read_bytes() == run.record.weights.read_bytes()
 
 
 def test_its_table_and_its_test_are_in_bits_per_character(run: Run) -> None:
@@ -73,8 +153,10 @@ def test_a_text_with_other_characters_does_not_fit(run: Run, tmp_path: Path) -> 
     trained = read(run.record.directory)
     (tmp_path / "other.txt").write_text("xyz" * 100)
     (tmp_path / "same.txt").write_text("cb" * 200)
+    (tmp_path / "four.txt").write_text("wxyz" * 100)
     options = {**trained.config.dataset.model_dump(by_alias=True)}
-    for name, fits in (("same.txt", True), ("other.txt", not trained.interface.classes)):
+    in_bytes = not trained.interface.classes
+    for name, fits in (("same.txt", True), ("other.txt", in_bytes), ("four.txt", in_bytes)):
         dataset = type(trained.config.dataset).model_validate(
             options | {"root": str(tmp_path / name)}
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +26,8 @@ class Text(Data):
     """Windows of a text, one after the other; a network predicts each next token of a window.
 
     train, test: inputs are tokens t .. t + T - 1, targets t + 1 .. t + T, both (N, T), in the
-    smallest integer type. vocabulary: the number of different tokens. characters: of the text for
-    each token. class_names: the characters, where they are the tokens.
+    smallest integer type. vocabulary: the number of different tokens. characters: of the test part
+    for each of its tokens. class_names: the characters, where they are the tokens.
 
     The error is in bits per character, whatever the tokens are: the mean negative log-likelihood of
     the targets, by log 2 and by `characters`. A window starts without a context.
@@ -159,10 +160,12 @@ class TextFile:
 
     def load(self) -> Text:
         """Return the windows. Raises UserError for a text that is too short for two."""
-        tokens, alphabet, vocabulary = self._encoded()
+        tokens, begins, alphabet, vocabulary = self._encoded()
         cut = round(len(tokens) * (1 - self.test_share))
         train, test = (self._windows(half) for half in (tokens[:cut], tokens[cut:]))
-        return Text(train, test, vocabulary, len(self._text) / len(tokens), alphabet)
+        count = test.targets.numel()
+        characters = int(begins[cut + 1 + count]) - int(begins[cut + 1])
+        return Text(train, test, vocabulary, characters / count, alphabet)
 
     def _windows(self, tokens: Tensor) -> Samples:
         count = (len(tokens) - 1) // self.context
@@ -175,19 +178,26 @@ class TextFile:
         shape = (count, self.context)
         return Samples(tokens[:length].view(shape), tokens[1 : length + 1].view(shape))
 
-    def _encoded(self) -> tuple[Tensor, tuple[str, ...], int]:
-        """Return the tokens (N,), the characters if they are the tokens, and the vocabulary."""
+    def _encoded(self) -> tuple[Tensor, Sequence[int] | np.ndarray, tuple[str, ...], int]:
+        """Return tokens (N,), begins (N + 1,), the characters if they are the tokens, vocabulary.
+
+        begins: the number of characters of the text before each token, and before its end.
+        """
         if self.tokens == "bytes":
             found = np.frombuffer(self._text.encode(), np.uint8).copy()
-            return torch.from_numpy(found), (), _BYTES
+            begins = np.append(0, np.cumsum(found & 0xC0 != 0x80))  # first bytes of characters
+            return torch.from_numpy(found), begins, (), _BYTES
         if self.tokens == "characters":
             points = np.frombuffer(self._text.encode("utf-32-le"), np.uint32)
             different, numbers = np.unique(points, return_inverse=True)
             alphabet = tuple(map(chr, different))
-            return _smallest(torch.from_numpy(numbers), len(alphabet)), alphabet, len(alphabet)
+            tokens = _smallest(torch.from_numpy(numbers), len(alphabet))
+            return tokens, range(len(tokens) + 1), alphabet, len(alphabet)
         tokenizer = tokenizer_of(self.tokens)
-        ids = torch.tensor(tokenizer.encode(self._text).ids)
-        return _smallest(ids, tokenizer.get_vocab_size()), (), tokenizer.get_vocab_size()
+        encoded = tokenizer.encode(self._text, add_special_tokens=False)
+        tokens = _smallest(torch.tensor(encoded.ids), tokenizer.get_vocab_size())
+        begins = [*(start for start, _ in encoded.offsets), len(self._text)]
+        return tokens, begins, (), tokenizer.get_vocab_size()
 
     @cached_property
     def _files(self) -> list[Path]:

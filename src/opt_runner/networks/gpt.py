@@ -17,10 +17,11 @@ class GPT(nn.Module):
     """A decoder-only transformer. Input: tokens (batch, T); output: logits (batch, T, vocabulary).
 
     norm: `pre`: x + f(LayerNorm(x)) with f = attention, then a GELU network of 4 times the width.
-    `unit`: nGPT, where all rows of weights along the width, and x, have length 1, and
+    `ngpt`: nGPT, where all rows of weights along the width, and x, have length 1, and
     x <- u(x + |a| (u(f(x)) - u(x))), u(v) = v / |v|, with trained a, with q, k, the inside of the
-    gated network and the logits scaled by trained factors. Its weights are made unit where they
-    are used; the published code does it after each step.
+    gated network and the logits scaled by trained factors. Weights have length 1 at the start, and
+    are made unit where they are used, so that any V of OPT is. The published code makes them unit
+    after each step: the function is the same, but here lengths may grow, which shortens steps.
     tied: the head is the embedding. q, k and v are layers of their own, and have no biases.
 
     Positions are rotations of q and k. Sources: Radford et al., "Language Models are Unsupervised
@@ -36,7 +37,7 @@ class GPT(nn.Module):
         width: Positive = 384,
         depth: Depth = 6,
         heads: Positive = 6,
-        norm: Literal["pre", "unit"] = "pre",
+        norm: Literal["pre", "ngpt"] = "pre",
         tied: bool = False,
     ) -> None:
         super().__init__()
@@ -46,12 +47,12 @@ class GPT(nn.Module):
                 "has an even size"
             )
         self.embedding = nn.Embedding(vocabulary, width)
-        kind = UnitBlock if norm == "unit" else Block
+        self.ngpt = norm == "ngpt"
+        kind = UnitBlock if self.ngpt else Block
         self.blocks = nn.ModuleList(kind(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, bias=False) if norm == "pre" else nn.Identity()
-        self.head = nn.Linear(width, vocabulary, bias=False)
-        self.unit = norm == "unit"
-        if self.unit:
+        self.norm = nn.Identity() if self.ngpt else nn.LayerNorm(width, bias=False)
+        self.head = (UnitLinear if self.ngpt else nn.Linear)(width, vocabulary, bias=False)
+        if self.ngpt:
             self.scale = Scale(vocabulary, 1.0, width)
         rotation = _rotation(context, width // heads)
         self.register_buffer("rotation", rotation, persistent=False)
@@ -59,23 +60,27 @@ class GPT(nn.Module):
             if parameter.dim() > 1:
                 std = _STD / (2 * depth) ** 0.5 if ".out." in name or ".down." in name else _STD
                 nn.init.normal_(parameter, std=std)
+        if self.ngpt:
+            self._make_unit()
         if tied:
             self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
         rotation = self.get_buffer("rotation")[:, : tokens.shape[1]]
-        logits: Tensor
-        if not self.unit:
-            x = self.embedding(tokens)
-            for block in self.blocks:
-                x = block(x, rotation)
-            logits = self.head(self.norm(x))
-            return logits
-        x = F.embedding(tokens, unit(self.embedding.weight))
+        x = self.embedding(tokens)
+        if self.ngpt:
+            x = unit(x)
         for block in self.blocks:
             x = block(x, rotation)
-        logits = self.scale() * F.linear(x, unit(self.head.weight))
-        return logits
+        logits: Tensor = self.head(self.norm(x))
+        return self.scale() * logits if self.ngpt else logits
+
+    @torch.no_grad()
+    def _make_unit(self) -> None:
+        self.embedding.weight.copy_(unit(self.embedding.weight))
+        for layer in self.modules():
+            if isinstance(layer, UnitLinear):
+                layer.weight.copy_(unit(layer.weight, layer.dim))
 
 
 class Block(nn.Module):
@@ -103,28 +108,40 @@ class UnitBlock(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q, self.k, self.v, self.out = (_linear(width, width) for _ in range(4))
-        self.up, self.gate = (_linear(width, 4 * width) for _ in range(2))
-        self.down = _linear(4 * width, width)
+        self.q, self.k, self.v = (UnitLinear(width, width) for _ in range(3))
+        self.out = UnitLinear(width, width, dim=0)
+        self.up, self.gate = (UnitLinear(width, 4 * width) for _ in range(2))
+        self.down = UnitLinear(4 * width, width, dim=0)
         self.scale_qk = Scale(width, 1.0, width)
         self.scale_up, self.scale_gate = (Scale(4 * width, 1.0) for _ in range(2))
         self.alpha, self.beta = (Scale(width, _ALPHA, width) for _ in range(2))
 
     def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
         width = x.shape[-1]
-        q, k, v = (
-            _split(F.linear(x, unit(layer.weight)), self.heads)
-            for layer in (self.q, self.k, self.v)
-        )
+        q, k, v = (_split(layer(x), self.heads) for layer in (self.q, self.k, self.v))
         scale = self.scale_qk().view(self.heads, 1, -1)
         q, k = (scale * unit(_rotated(part, rotation)) for part in (q, k))
         size = width // self.heads
         found = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=size**0.5)
-        x = _towards(x, F.linear(_join(found), unit(self.out.weight, 0)), self.alpha())
-        up = self.scale_up() * F.linear(x, unit(self.up.weight))
-        gate = width**0.5 * self.scale_gate() * F.linear(x, unit(self.gate.weight))
+        x = _towards(x, self.out(_join(found)), self.alpha())
+        up = self.scale_up() * self.up(x)
+        gate = width**0.5 * self.scale_gate() * self.gate(x)
         inside = width**0.5 * up * F.silu(gate)
-        return _towards(x, F.linear(inside, unit(self.down.weight, 0)), self.beta())
+        return _towards(x, self.down(inside), self.beta())
+
+
+class UnitLinear(nn.Linear):
+    """A linear map by W / |W|, with lengths along `dim`: 1 of rows, 0 of columns. It has no bias.
+
+    It is a layer of its own, so that OPT finds it and puts V in the place of W before that.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, bias: bool = False, dim: int = 1) -> None:
+        super().__init__(fan_in, fan_out, bias=bias)
+        self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, unit(self.weight, self.dim))
 
 
 class Scale(nn.Module):

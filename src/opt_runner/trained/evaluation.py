@@ -101,7 +101,8 @@ def evaluate(trained: Trained, config: Config) -> Evaluation:
 def _fitted(data: Data, takes: Interface) -> tuple[Samples, bool]:
     """Return (the test samples with targets as the network has them, True if by position).
 
-    Classes are matched by name if the network knows all names, else by position.
+    Classes are matched by name if the network knows all names, else by position; characters of a
+    text by name only.
     Raises UserError if the data do not fit the network.
     """
     found = data.interface
@@ -117,7 +118,7 @@ def _fitted(data: Data, takes: Interface) -> tuple[Samples, bool]:
     if set(data.class_names) <= set(takes.classes):
         numbers = torch.tensor([takes.classes.index(name) for name in data.class_names])
         return data.renumbered(numbers), False
-    if len(data.class_names) != len(takes.classes):
+    if len(data.class_names) != len(takes.classes) or len(data.output_shape) > 1:
         raise UserError(
             f"dataset: its {len(data.class_names)} classes are not the network's "
             f"{len(takes.classes)}: {_some(data.class_names)} against {_some(takes.classes)}"

@@ -59,12 +59,22 @@ class Alphabet:
         self.characters = trained.interface.classes
         tokens = str(dataset.options.get("tokens", "characters"))
         self.tokenizer = None if tokens in ("characters", "bytes") else tokenizer_of(tokens)
+        if self.tokenizer and self.tokenizer.get_vocab_size() != trained.interface.below:
+            raise UserError(
+                f"{tokens} has {self.tokenizer.get_vocab_size():,} tokens, and the network was "
+                f"trained with {trained.interface.below:,}: put back the file of that time"
+            )
 
     def encode(self, text: str) -> Tensor:
-        """Return the tokens of a text, at least one; a line break stands for an empty text."""
-        text = text or "\n"
+        """Return the tokens of a text, at least one.
+
+        A line break stands for an empty text, or the first character of a text that has none.
+        """
+        if not text:
+            text = self.characters[0] if self.characters and "\n" not in self.characters else "\n"
         if self.tokenizer is not None:
-            return torch.tensor(self.tokenizer.encode(text).ids)
+            ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+            return torch.tensor(ids or [0])
         if not self.characters:
             return torch.tensor(list(text.encode()))
         if unknown := [character for character in text if character not in self.characters]:
