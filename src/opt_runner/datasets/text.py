@@ -18,6 +18,8 @@ from opt_runner.datasets.labelled import smoothed_cross_entropy
 from opt_runner.errors import UserError
 from opt_runner.files import expanded
 
+Array = np.ndarray[Any, Any]
+
 _BYTES = 256
 
 
@@ -178,15 +180,15 @@ class TextFile:
         shape = (count, self.context)
         return Samples(tokens[:length].view(shape), tokens[1 : length + 1].view(shape))
 
-    def _encoded(self) -> tuple[Tensor, Sequence[int] | np.ndarray, tuple[str, ...], int]:
+    def _encoded(self) -> tuple[Tensor, Sequence[int] | Array, tuple[str, ...], int]:
         """Return tokens (N,), begins (N + 1,), the characters if they are the tokens, vocabulary.
 
         begins: the number of characters of the text before each token, and before its end.
         """
         if self.tokens == "bytes":
             found = np.frombuffer(self._text.encode(), np.uint8).copy()
-            begins = np.append(0, np.cumsum(found & 0xC0 != 0x80))  # first bytes of characters
-            return torch.from_numpy(found), begins, (), _BYTES
+            first = np.cumsum(found & 0xC0 != 0x80)  # of the bytes of a character
+            return torch.from_numpy(found), np.append(0, first), (), _BYTES
         if self.tokens == "characters":
             points = np.frombuffer(self._text.encode("utf-32-le"), np.uint32)
             different, numbers = np.unique(points, return_inverse=True)
