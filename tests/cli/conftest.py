@@ -1,4 +1,4 @@
-"""The installed opt-run, run as a person runs it: in a subprocess, in a folder of its own."""
+"""The installed opt-run, run as a person runs it: in a process and in a folder of its own."""
 
 import hashlib
 import json
@@ -15,6 +15,8 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
+
+from tests import commands
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Finished = Callable[..., str]
@@ -49,15 +51,7 @@ def opt_run(tmp_path: Path, environment: dict[str, str]) -> Run:
     def run(
         *arguments: str, cwd: Path = tmp_path, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [COMMAND, *arguments],
-            cwd=cwd,
-            env={**environment, **variables},
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+        return commands.run([COMMAND, *arguments], cwd=cwd, env={**environment, **variables})
 
     return run
 
@@ -84,11 +78,8 @@ def finished(opt_run: Run, tmp_path: Path, shared: Path) -> Finished:
     return copy
 
 
-def start(tmp_path: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [COMMAND, *ONE, *arguments],
-        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def start(tmp_path: Path, environment: dict[str, str], *arguments: str) -> commands.Started:
+    return commands.start([COMMAND, *ONE, *arguments], cwd=tmp_path, env=environment)
 
 
 def wait_for_checkpoint(tmp_path: Path, name: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import commands
 from tests.cli.conftest import (
     COMMAND,
     ONE,
@@ -222,14 +223,12 @@ def test_a_signal_before_the_first_step(
     tmp_path: Path, environment: dict[str, str], signum: signal.Signals
 ) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
-    process = subprocess.Popen(
-        [COMMAND, *TINY, "tracking=none", "dataset._target_=slow.Slow"], cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(tmp_path)}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        # What a shell starts in the background ignores SIGINT, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    process = commands.start(
+        [COMMAND, *TINY, "tracking=none", "dataset._target_=slow.Slow"],
+        cwd=tmp_path, env={**environment, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert process.stdout is not None
+    assert process.stderr is not None
     while process.stdout.readline() != "loading\n":
         assert process.poll() is None, process.stderr.read()
     process.send_signal(signum)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests import commands
+
 OWN = Path(__file__).parents[1] / "methods" / "own"
 LABELS = {
     "projected_energy": ("Projected energy", "#AA3377"),
@@ -66,10 +68,8 @@ def command(folder: Path) -> Command:
     variables = {**kept, "COLUMNS": "160", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
     def run(name: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [Path(sys.executable).with_name(name), *arguments], cwd=folder,
-            env={**variables, **more}, capture_output=True, text=True, timeout=200, check=False,
-        )  # fmt: skip
+        path = Path(sys.executable).with_name(name)
+        return commands.run([path, *arguments], cwd=folder, env={**variables, **more})
 
     return run
 

@@ -4,14 +4,14 @@ import csv
 import json
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from opt_runner.cli import report as opt_report
 from opt_runner.records.search import SearchRecord, Trial
-from tests.cli.conftest import TINY, Finished, Run, results
+from tests import commands
+from tests.cli.conftest import COMMAND, TINY, Finished, Run, results
 from tests.report.conftest import writer
 
 SWEEP = ["-m", "method=standard,gs", "seed=0,1", *TINY, "tracking=none"]
@@ -20,11 +20,8 @@ SWEEP = ["-m", "method=standard,gs", "seed=0,1", *TINY, "tracking=none"]
 @pytest.fixture
 def report(tmp_path: Path, environment: dict[str, str]):
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [Path(sys.executable).with_name("opt-report"), *arguments], cwd=tmp_path,
-            env={**environment, **variables}, capture_output=True, text=True, timeout=120,
-            check=False,
-        )  # fmt: skip
+        command = [COMMAND.with_name("opt-report"), *arguments]
+        return commands.run(command, cwd=tmp_path, env={**environment, **variables})
 
     return run
 
