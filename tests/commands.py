@@ -48,7 +48,7 @@ IMPORTED = [
 def run(
     arguments: list[Any], *, cwd: Path, env: Mapping[str, str], timeout: float = 200
 ) -> subprocess.CompletedProcess[str]:
-    """Execute a command to its end. Its output is captured; any exit code is returned."""
+    """Execute a script to its end. Its output is captured; any exit code is returned."""
     process = start(arguments, cwd=cwd, env=env)
     try:
         stdout, stderr = process.communicate(timeout)
@@ -69,12 +69,15 @@ def start(
     stderr: int | IO[Any] = subprocess.PIPE,
     start_new_session: bool = False,
 ) -> "Started":
-    """Start a command. SIGINT interrupts it also if this process ignores SIGINT."""
+    """Start a Python script, as those of the installed commands, with its arguments.
+
+    SIGINT interrupts it also if this process ignores SIGINT.
+    """
     if CAN_FORK and all(env.get(name) == os.environ.get(name) for name in READ_BY_IMPORTS):
         return Process(arguments, cwd, env, stdout, stderr, start_new_session)
     return subprocess.Popen(
-        arguments, cwd=cwd, env=env, text=True, stdout=stdout, stderr=stderr,
-        start_new_session=start_new_session, preexec_fn=_take_sigint,
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=env, text=True, stdout=stdout,
+        stderr=stderr, start_new_session=start_new_session, preexec_fn=_take_sigint,
     )  # fmt: skip
 
 
@@ -257,6 +260,9 @@ def _become(request: Mapping[str, Any]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    # Each process draws numbers of its own; those of `random` are so without help.
+    sys.modules["torch"].default_generator.seed()
+    sys.modules["numpy"].random.seed()
     sys.argv[:] = request["argv"]
     # The first entry is this file's folder.
     given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))

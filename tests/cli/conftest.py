@@ -24,10 +24,12 @@ Finished = Callable[..., str]
 COMMAND = Path(sys.executable).with_name("opt-run")
 # Small enough that a run takes a second, and still every part of the recipe.
 TINY = ["model=mlp", "model.widths=[16,16]", "budget.steps=12", "hardware.threads=1"]
+# A sweep whose runs are all in one worker: each worker imports torch, which takes longer than they.
+SWEEP = ["-m", "hydra.launcher.slots=1"]
 # Long enough to be cut off between its first checkpoint and its end.
 ONE = [
     "method=sopt", "method.round_steps=30", "model=mlp", "model.widths=[32,32]", "tracking=none",
-    "budget.steps=1500", "hardware.threads=1", "checkpoint.every_seconds=0.2", "evaluate.every=300",
+    "budget.steps=600", "hardware.threads=1", "checkpoint.every_seconds=0.1", "evaluate.every=150",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from tests import commands
 from tests.cli.conftest import (
     COMMAND,
     ONE,
+    SWEEP,
     TINY,
     Finished,
     Run,
@@ -259,7 +260,7 @@ def test_a_failing_set_up_leaves_the_finished_record_alone(opt_run: Run, tmp_pat
         "    def __init__(self, in_channels, image_size, num_classes, bn_momentum, **options):\n"
         "        raise MemoryError('too large')\n"
     )
-    done = opt_run("-m", *mine, "rerun=true", PYTHONPATH=str(tmp_path))
+    done = opt_run(*SWEEP, *mine, "rerun=true", PYTHONPATH=str(tmp_path))
     assert done.returncode != 0
     (old,) = tmp_path.glob("outputs/**/*.old-1/result.json")
     assert old.read_bytes() == whole
