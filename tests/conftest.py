@@ -15,6 +15,12 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 
+def pytest_unconfigure() -> None:
+    from tests import commands
+
+    commands.end_server()
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator["Gpu"]:
     """A GPU, real or simulated, on which `hardware=cuda` runs."""

@@ -1,4 +1,4 @@
-"""The installed opt-run, run as a person runs it: in a subprocess, in a folder of its own."""
+"""The installed opt-run, run as a person runs it: in a process and in a folder of its own."""
 
 import hashlib
 import json
@@ -16,16 +16,20 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
+from tests import commands
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Finished = Callable[..., str]
 
 COMMAND = Path(sys.executable).with_name("opt-run")
 # Small enough that a run takes a second, and still every part of the recipe.
 TINY = ["model=mlp", "model.widths=[16,16]", "budget.steps=12", "hardware.threads=1"]
+# A sweep whose runs are all in one worker: each worker imports torch, which takes longer than they.
+SWEEP = ["-m", "hydra.launcher.slots=1"]
 # Long enough to be cut off between its first checkpoint and its end.
 ONE = [
     "method=sopt", "method.round_steps=30", "model=mlp", "model.widths=[32,32]", "tracking=none",
-    "budget.steps=1500", "hardware.threads=1", "checkpoint.every_seconds=0.2", "evaluate.every=300",
+    "budget.steps=600", "hardware.threads=1", "checkpoint.every_seconds=0.1", "evaluate.every=150",
 ]  # fmt: skip
 
 
@@ -49,15 +53,7 @@ def opt_run(tmp_path: Path, environment: dict[str, str]) -> Run:
     def run(
         *arguments: str, cwd: Path = tmp_path, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [COMMAND, *arguments],
-            cwd=cwd,
-            env={**environment, **variables},
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
+        return commands.run([COMMAND, *arguments], cwd=cwd, env={**environment, **variables})
 
     return run
 
@@ -84,11 +80,8 @@ def finished(opt_run: Run, tmp_path: Path, shared: Path) -> Finished:
     return copy
 
 
-def start(tmp_path: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [COMMAND, *ONE, *arguments],
-        cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+def start(tmp_path: Path, environment: dict[str, str], *arguments: str) -> commands.Started:
+    return commands.start([COMMAND, *ONE, *arguments], cwd=tmp_path, env=environment)
 
 
 def wait_for_checkpoint(tmp_path: Path, name: str) -> None:

@@ -28,8 +28,8 @@ from opt_runner.run.execute import execute
 from opt_runner.run.interrupt import StopRequest
 from opt_runner.run.run import identify
 from tests import documents
-from tests.cli.conftest import COMMAND, Finished, Run, outcome, results
-from tests.cli.test_report import SWEEP
+from tests.cli.conftest import COMMAND, SWEEP, Finished, Run, outcome, results
+from tests.cli.test_report import OF_FOUR
 from tests.documents import PAGES, Command, File, Shell
 
 FOLLOWED = ["docs/extending.md", "docs/how-do-i.md", "docs/tutorial.md"]
@@ -181,7 +181,7 @@ def test_results_are_read_with_pandas(
     in_folder: Path, finished: Finished, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pandas")
-    finished(*SWEEP)
+    finished(*OF_FOUR)
     opt_report.main(["outputs/default"])
     documents.write("docs/how-do-i.md", in_folder)
     capsys.readouterr()
@@ -331,7 +331,7 @@ def test_own_methods_on_an_own_network_with_own_data_and_augmentation(
     extended: Run, tmp_path: Path
 ) -> None:
     methods = "exponential,low_rank,decorrelated,low_rank_update"
-    done = extended("-m", *TOGETHER, "budget.steps=40", f"method={methods}")
+    done = extended(*SWEEP, *TOGETHER, "budget.steps=40", f"method={methods}")
     assert done.returncode == 0, done.stdout + done.stderr
     found = {result["method"]: result for result in results(tmp_path)}
     assert found.keys() == set(methods.split(","))

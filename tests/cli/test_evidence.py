@@ -9,7 +9,8 @@ EVIDENCE = ["experiment=evidence", "model=mlp", *TINY[1:], "hardware=cpu", "trac
 
 
 def test_methods_are_tuned_then_compared_and_reported(opt_run: Run, tmp_path: Path) -> None:
-    command = [*EVIDENCE, "method=standard,cayley", "seed=0,1", "hydra.sweeper.trials=1"]
+    methods = ["method=standard,cayley", "seed=0,1", "hydra.sweeper.trials=1"]
+    command = [*EVIDENCE, "hydra.launcher.slots=1", *methods]
     done = opt_run(*command)
     assert done.returncode == 0, done.stderr
     assert "2 entrants, each with 1 trials of 25% of the budget" in done.stdout

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import commands
 from tests.cli.conftest import (
     COMMAND,
     ONE,
+    SWEEP,
     TINY,
     Finished,
     Run,
@@ -222,14 +224,12 @@ def test_a_signal_before_the_first_step(
     tmp_path: Path, environment: dict[str, str], signum: signal.Signals
 ) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
-    process = subprocess.Popen(
-        [COMMAND, *TINY, "tracking=none", "dataset._target_=slow.Slow"], cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(tmp_path)}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        # What a shell starts in the background ignores SIGINT, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    process = commands.start(
+        [COMMAND, *TINY, "tracking=none", "dataset._target_=slow.Slow"],
+        cwd=tmp_path, env={**environment, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert process.stdout is not None
+    assert process.stderr is not None
     while process.stdout.readline() != "loading\n":
         assert process.poll() is None, process.stderr.read()
     process.send_signal(signum)
@@ -260,7 +260,7 @@ def test_a_failing_set_up_leaves_the_finished_record_alone(opt_run: Run, tmp_pat
         "    def __init__(self, in_channels, image_size, num_classes, bn_momentum, **options):\n"
         "        raise MemoryError('too large')\n"
     )
-    done = opt_run("-m", *mine, "rerun=true", PYTHONPATH=str(tmp_path))
+    done = opt_run(*SWEEP, *mine, "rerun=true", PYTHONPATH=str(tmp_path))
     assert done.returncode != 0
     (old,) = tmp_path.glob("outputs/**/*.old-1/result.json")
     assert old.read_bytes() == whole

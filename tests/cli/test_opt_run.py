@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from opt_runner.methods import METHODS
-from tests.cli.conftest import TINY, Finished, Run, results
+from tests.cli.conftest import COMMAND, SWEEP, TINY, Finished, Run, results
 from tests.small import SOME_METHODS
 
 QUIET = [*TINY, "tracking=none"]
@@ -39,7 +39,7 @@ def test_the_config_of_a_run_and_hydras_own_flags(opt_run: Run, tmp_path: Path) 
 
 
 def test_every_method_in_one_sweep_with_its_table(opt_run: Run, tmp_path: Path) -> None:
-    done = opt_run("-m", f"method={','.join(SOME_METHODS)}", *QUIET, "budget.steps=300")
+    done = opt_run(*SWEEP, f"method={','.join(SOME_METHODS)}", *QUIET, "budget.steps=300")
     assert done.returncode == 0, done.stderr
     assert {r["method"] for r in results(tmp_path)} == set(SOME_METHODS)
     table = done.stdout[done.stdout.index("test error %") :]
@@ -112,9 +112,12 @@ def test_the_same_command_again_skips_and_rerun_keeps_the_old_record(
     assert old["train_loss"] == rerun["train_loss"]
 
 
-def test_same_seed_same_result_to_the_bit(opt_run: Run, tmp_path: Path) -> None:
+def test_same_seed_same_result_to_the_bit(
+    opt_run: Run, tmp_path: Path, environment: dict[str, str]
+) -> None:
     arguments = ["method=sopt", "method.round_steps=5", *QUIET]
-    opt_run(*arguments, "experiment_name=one")
+    really_started = [COMMAND, *arguments, "experiment_name=one"]  # so not only in name two
+    subprocess.run(really_started, cwd=tmp_path, env=environment, check=True)
     opt_run(*arguments, "experiment_name=two")
     opt_run(*arguments, "experiment_name=three", "seed=1")
     one, two, three = (
@@ -135,7 +138,7 @@ def test_same_seed_same_result_to_the_bit(opt_run: Run, tmp_path: Path) -> None:
 
 
 def test_duplicate_runs_run_once(finished: Finished, tmp_path: Path) -> None:
-    stdout = finished("-m", "method=gs,gs,hr", *QUIET)
+    stdout = finished(*SWEEP, "method=gs,gs,hr", *QUIET)
     assert "1 of 3 runs are asked for twice and run once" in stdout
     assert len(results(tmp_path)) == 2
 
@@ -155,7 +158,7 @@ def test_a_failing_run_is_named_and_the_others_run(opt_run: Run, tmp_path: Path)
     )
     (tmp_path / "conf/method").mkdir(parents=True)
     (tmp_path / "conf/method/broken.yaml").write_text("name: broken\n_target_: mine.Broken\n")
-    arguments = ["-m", "--config-dir", "conf", "method=gs,broken,hr", *QUIET]
+    arguments = [*SWEEP, "--config-dir", "conf", "method=gs,broken,hr", *QUIET]
     done = opt_run(*arguments, PYTHONPATH=".")
     assert done.returncode == 1
     assert "broken mlp digits seed 0: failed: ZeroDivisionError: a bug of mine" in done.stdout
@@ -169,7 +172,7 @@ def test_a_failing_run_is_named_and_the_others_run(opt_run: Run, tmp_path: Path)
 
 
 def test_a_diverging_run_names_its_step(opt_run: Run, tmp_path: Path) -> None:
-    done = opt_run("-m", "method=standard,cayley", "optimizer.lr=1e30", "log.every=6", *QUIET)
+    done = opt_run(*SWEEP, "method=standard,cayley", "optimizer.lr=1e30", "log.every=6", *QUIET)
     assert done.returncode == 1
     diverged = [r for r in results(tmp_path) if r["status"] == "diverged"]
     assert diverged
@@ -208,7 +211,7 @@ def test_a_single_run_that_fails_exits_with_1(opt_run: Run) -> None:
         ),
         (
             ["batch_size=2000", "tracking=none"],
-            "batch size 2000 does not suit 1442 training images",
+            "batch size 2000 does not suit 1442 training samples",
         ),
         (["hardware=cuda", "hardware.device=cuda:99"], "hardware.device=cuda:99 does not exist"),
         (["dataset=image_folder", "dataset.root=none"], "none"),
@@ -289,7 +292,7 @@ def test_a_network_that_does_not_fit_the_images(opt_run: Run, tmp_path: Path) ->
 
 
 def test_no_progress_bar_but_plain_lines_where_there_is_no_terminal(finished: Finished) -> None:
-    stdout = finished("-m", "method=gs,gs,hr", *QUIET)
+    stdout = finished(*SWEEP, "method=gs,gs,hr", *QUIET)
     assert "\x1b" not in stdout
     assert "sweep: 2 of 2 runs done" in stdout
     assert "hr mlp digits seed 0: finished, test error" in stdout
@@ -310,7 +313,7 @@ def test_bad_data_fails_its_run_and_is_named(opt_run: Run, tmp_path: Path) -> No
     broken = image_folder(tmp_path / "bad") / "train/dark/1.png"
     broken.write_bytes(broken.read_bytes()[:50])
     folder = ["dataset=image_folder", "batch_size=4", *QUIET]
-    done = opt_run("-m", "dataset.root=bad,good", *folder)
+    done = opt_run(*SWEEP, "dataset.root=bad,good", *folder)
     assert done.returncode == 1, done.stderr
     assert {r["status"] for r in results(tmp_path)} == {"failed", "finished"}
     assert "train/dark/1.png" in next(r["error"] for r in results(tmp_path) if r["error"])

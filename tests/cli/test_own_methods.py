@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests import commands
+
 OWN = Path(__file__).parents[1] / "methods" / "own"
 LABELS = {
     "projected_energy": ("Projected energy", "#AA3377"),
@@ -24,7 +26,7 @@ SMALL = [
     "model.widths=[32,32]", "tracking=none", "hardware.threads=1", f"budget.steps={STEPS}",
     "log.every=1", "checkpoint.every_steps=4", "augment.enabled=false",
 ]  # fmt: skip
-SWEEP = ["-m", *SMALL, f"method={','.join(LABELS)}"]
+SWEEP = ["-m", "hydra.launcher.slots=1", *SMALL, f"method={','.join(LABELS)}"]
 
 # A network that ends its process in the forward pass of a step, counted in each run of a process.
 MORTAL = """
@@ -66,10 +68,8 @@ def command(folder: Path) -> Command:
     variables = {**kept, "COLUMNS": "160", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
     def run(name: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [Path(sys.executable).with_name(name), *arguments], cwd=folder,
-            env={**variables, **more}, capture_output=True, text=True, timeout=200, check=False,
-        )  # fmt: skip
+        path = Path(sys.executable).with_name(name)
+        return commands.run([path, *arguments], cwd=folder, env={**variables, **more})
 
     return run
 
@@ -117,7 +117,7 @@ def test_killed_in_the_middle_of_each_it_ends_as_if_undisturbed(
     command: Command, folder: Path, uncut: dict[str, Path]
 ) -> None:
     # In the command's own process: the default launcher would start a killed worker again.
-    cut_sweep = [*SWEEP, "hydra/launcher=basic", "experiment_name=cut"]
+    cut_sweep = ["-m", *SWEEP[2:], "hydra/launcher=basic", "experiment_name=cut"]
     kills = 0
     while True:
         done = command("opt-run", *cut_sweep, DIES_AT=str(DIES_AT))

@@ -4,33 +4,30 @@ import csv
 import json
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from opt_runner.cli import report as opt_report
 from opt_runner.records.search import SearchRecord, Trial
-from tests.cli.conftest import TINY, Finished, Run, results
+from tests import commands
+from tests.cli.conftest import COMMAND, SWEEP, TINY, Finished, Run, results
 from tests.report.conftest import writer
 
-SWEEP = ["-m", "method=standard,gs", "seed=0,1", *TINY, "tracking=none"]
+OF_FOUR = [*SWEEP, "method=standard,gs", "seed=0,1", *TINY, "tracking=none"]
 
 
 @pytest.fixture
 def report(tmp_path: Path, environment: dict[str, str]):
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [Path(sys.executable).with_name("opt-report"), *arguments], cwd=tmp_path,
-            env={**environment, **variables}, capture_output=True, text=True, timeout=120,
-            check=False,
-        )  # fmt: skip
+        command = [COMMAND.with_name("opt-report"), *arguments]
+        return commands.run(command, cwd=tmp_path, env={**environment, **variables})
 
     return run
 
 
 def test_the_report_of_a_sweep(finished: Finished, report, tmp_path: Path) -> None:
-    swept = finished(*SWEEP)
+    swept = finished(*OF_FOUR)
     assert "plan: 4 runs: 0 finished, 0 to resume, 4 to run" in swept
     done = report("outputs", "--title", "A <title>")
     assert done.returncode == 0, done.stderr
@@ -61,15 +58,15 @@ def test_the_report_of_a_sweep(finished: Finished, report, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_budgets_are_separate_tables(opt_run: Run, finished: Finished, report) -> None:
-    finished(*SWEEP)
-    assert opt_run(*SWEEP, "budget.steps=9").returncode == 0
+    finished(*OF_FOUR)
+    assert opt_run(*OF_FOUR, "budget.steps=9").returncode == 0
     done = report()
     assert "digits, mlp, 12 steps, budget.steps=12" in done.stdout
     assert "digits, mlp, 9 steps, budget.steps=9" in done.stdout
 
 
 def test_a_run_repeats_by_its_command(opt_run: Run, finished: Finished, tmp_path: Path) -> None:
-    finished(*SWEEP)
+    finished(*OF_FOUR)
     commands = sorted(path.read_text() for path in tmp_path.glob("outputs/**/command.txt"))
     assert len(commands) == 4
     for command in commands:
@@ -80,8 +77,8 @@ def test_a_run_repeats_by_its_command(opt_run: Run, finished: Finished, tmp_path
 
 @pytest.mark.slow
 def test_the_plan_measures_before_a_sweep(opt_run: Run, tmp_path: Path) -> None:
-    assert opt_run("method=gs", "seed=1", *SWEEP[3:]).returncode == 0
-    done = opt_run(*SWEEP, "plan.measure=true", "note=a note")
+    assert opt_run("method=gs", "seed=1", *TINY, "tracking=none").returncode == 0
+    done = opt_run(*OF_FOUR, "plan.measure=true", "note=a note")
     assert done.returncode == 0, done.stderr
     note, skipped, plan = done.stdout[: done.stdout.index("disk:")].split("\n", 2)
     assert note == "a note"
@@ -130,7 +127,7 @@ def test_a_comparison_that_has_only_been_searched(report, tmp_path: Path) -> Non
 def test_runs_of_a_grid_that_are_trials_as_well_are_counted_and_can_be_shown(
     report, finished: Finished, tmp_path: Path
 ) -> None:
-    finished(*SWEEP)
+    finished(*OF_FOUR)
     runs = {(one["method"], one["seed"]): one["signature"] for one in results(tmp_path)}
     trials = [
         Trial(0, "finished", {"method": "gs"}, 5.0, [5.0], [runs["gs", 0]]),

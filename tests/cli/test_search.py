@@ -4,16 +4,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.conftest import TINY, Run, results
+from tests import commands
+from tests.cli.conftest import COMMAND, TINY, Run, results
 
-COMMAND = Path(sys.executable).with_name("opt-run")
 SEARCH = ["-m", "hydra/sweeper=optuna", *TINY, "hardware=cpu", "tracking=none", "method=gs",
           "optimizer.lr=tag(log,interval(0.01,0.3))"]  # fmt: skip
 SPLIT = "dataset.validation=0.2"
@@ -32,7 +31,7 @@ def test_killed_and_begun_again_a_search_loses_and_repeats_no_trial(
     # With two slots, two trials are under way when the search is killed.
     command = [*SEARCH, SPLIT, "hydra.sweeper.trials=4", "hydra.launcher.slots=2",
                "checkpoint.every_steps=2"]  # fmt: skip
-    process = subprocess.Popen(
+    process = commands.start(
         [COMMAND, *command], cwd=tmp_path, env=environment, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip

@@ -15,7 +15,7 @@ def test_a_killed_run_goes_on_in_the_same_files(
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
-    words = ["tracking=[tensorboard,csv]", "log.every=10", "checkpoint.every_seconds=0.5"]
+    words = ["tracking=[tensorboard,csv]", "log.every=10", "checkpoint.every_seconds=0.1"]
     cut = start(tmp_path, environment, *words)
     wait_for_checkpoint(tmp_path, "default")
     (record,) = tmp_path.glob("outputs/default/*/*/*/*")

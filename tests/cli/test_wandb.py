@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import commands
 from tests.cli import wandb_file
-from tests.cli.conftest import COMMAND, TINY, Finished, Run, results
+from tests.cli.conftest import COMMAND, SWEEP, TINY, Finished, Run, results
 
 
 def all_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
@@ -23,7 +24,7 @@ def offline_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
 
 
 def test_a_sweep_leaves_one_complete_run_a_run(opt_run: Run, tmp_path: Path) -> None:
-    done = opt_run("-m", "method=gs,standard", "note=as of today", *TINY)
+    done = opt_run(*SWEEP, "method=gs,standard", "note=as of today", *TINY)
     assert done.returncode == 0, done.stderr
     assert "W&B: 3 runs offline, not logged in" in done.stdout
     assert "wandb sync outputs/wandb/offline-run-*" in done.stdout
@@ -67,7 +68,7 @@ def test_a_sweep_leaves_one_complete_run_a_run(opt_run: Run, tmp_path: Path) -> 
 def test_a_failed_run_is_marked_failed_and_does_not_leak_into_the_next(
     opt_run: Run, tmp_path: Path
 ) -> None:
-    done = opt_run("-m", "optimizer.lr=1e30,0.1", "method=standard", *TINY)
+    done = opt_run(*SWEEP, "optimizer.lr=1e30,0.1", "method=standard", *TINY)
     assert done.returncode == 1
     runs = {run.config["optimizer"]["lr"]: run for run in offline_runs(tmp_path)}
     assert runs[1e30].exit_code == 1
@@ -116,11 +117,10 @@ def test_a_record_is_sent_later_with_the_environment_s_project_tags_and_folder(
     finished: Finished, environment: dict[str, str], tmp_path: Path
 ) -> None:
     finished("method=cayley", *TINY, "tracking=none")
-    done = subprocess.run(
-        [COMMAND.with_name("opt-track"), "outputs"], cwd=tmp_path, text=True, capture_output=True,
-        env={**environment, "WANDB_PROJECT": "ours", "WANDB_TAGS": "a,b", "WANDB_DIR": "elsewhere",
-             "WANDB_MODE": "dryrun"},
-        check=False, timeout=200,
+    variables = {"WANDB_PROJECT": "ours", "WANDB_TAGS": "a,b", "WANDB_DIR": "elsewhere"}
+    done = commands.run(
+        [COMMAND.with_name("opt-track"), "outputs"], cwd=tmp_path,
+        env={**environment, **variables, "WANDB_MODE": "dryrun"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "cayley mlp digits seed 0: finished, sent" in done.stdout

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from tests import commands
 
 COMMAND = Path(sys.executable).with_name("opt-run")
 SMALL = ["model=mlp", "model.widths=[8,8]", "hardware.threads=1", "tracking=none", "log.every=10"]
@@ -37,7 +38,7 @@ class Command:
     """opt-run, started in a folder; its output goes to files there, which no kill cuts off."""
 
     folder: Path
-    process: subprocess.Popen[bytes]
+    process: commands.Started
 
     @property
     def stdout(self) -> str:
@@ -80,12 +81,9 @@ Start = Callable[..., Command]
 def start_in(session_environment: Mapping[str, str]) -> Start:
     def start(folder: Path, *arguments: str, **variables: str) -> Command:
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
-            process = subprocess.Popen(
-                [COMMAND, *arguments],
-                cwd=folder, env={**session_environment, **variables}, stdout=out, stderr=err,
-                # What a shell starts in the background ignores SIGINT, and so would its children.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-                start_new_session=True,
+            process = commands.start(
+                [COMMAND, *arguments], cwd=folder, env={**session_environment, **variables},
+                stdout=out, stderr=err, start_new_session=True,
             )  # fmt: skip
         return Command(folder, process)
 

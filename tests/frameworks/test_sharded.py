@@ -1,14 +1,15 @@
 """FSDP2 on two processes: equal to one, in bfloat16, resumed from DCP; the rest is refused."""
 
 import json
+import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch.distributed as dist
+
+from tests import commands
 
 METHODS = ["cayley", "ogd", "frame", "landing", "pogo", "sopt", "poet", "oft"]
 ROOT = Path(__file__).parents[2]
@@ -23,12 +24,14 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tests.frameworks.sharded"]
+    program = Path(__file__).with_name("sharded.py")
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     processes = [
-        subprocess.Popen([*command, str(rank), str(port), str(folder)], cwd=ROOT, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        commands.start(
+            [program, rank, port, folder], cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}
+        )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     ended = [process.communicate(timeout=200) for process in processes]
     assert not any(process.returncode for process in processes), ended[0][1] + ended[1][1]
     first, second = (dict(map(json.loads, out.splitlines())) for out, _ in ended)

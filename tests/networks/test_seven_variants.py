@@ -5,7 +5,6 @@ Half of them are a user's, found by `--config-dir` alone: tests/networks/own.
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from opt_runner.run.run import Run, identify
 from opt_runner.run.set_up import Setup
 from opt_runner.run.size import memory_of_step
 from opt_runner.trained import Trust, export, read
+from tests import commands
 from tests.networks.own.large_digits import LargeDigits
 
 CONF = Path(__file__).parent / "own" / "conf"
@@ -239,10 +239,8 @@ def test_its_step_is_planned_from_its_shapes(network: str) -> None:
 @pytest.mark.slow
 def test_the_commands_know_a_users_network_by_its_folder(tmp_path: Path) -> None:
     def command(name: str, *arguments: str) -> str:
-        done = subprocess.run(
-            [Path(sys.executable).with_name(name), *arguments], cwd=tmp_path, check=False,
-            env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
+        path, variables = Path(sys.executable).with_name(name), os.environ | {"PYTHONPATH": paths}
+        done = commands.run([path, *arguments], cwd=tmp_path, env=variables)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -30,7 +30,7 @@ from opt_runner.run.set_up import Setup, set_up
 from opt_runner.run.step import TrainingStep
 from tests.small import SOME_METHODS, new_result
 
-STEPS = 30
+STEPS = 16
 NETWORKS = {
     "cnn": ["model=cnn6", "model.widths=[4,4]", "model.fc_width=6"],
     "mlp": ["model=mlp", "model.widths=[12,8]"],
@@ -320,7 +320,11 @@ def alone() -> Found:
 def found_by(count: int, folder: Path) -> list[Found]:
     """What each process of a group finds, by rank."""
     (folder / "port").write_text(str(free_port()))
-    torch.multiprocessing.spawn(member, (count, str(folder)), nprocs=count)
+    # The imports once, whatever the number of processes.
+    torch.multiprocessing.set_forkserver_preload([__name__])
+    torch.multiprocessing.start_processes(
+        member, (count, str(folder)), nprocs=count, start_method="forkserver"
+    )
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(count)]
 
 
