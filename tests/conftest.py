@@ -21,6 +21,13 @@ def pytest_unconfigure() -> None:
     commands.end_server()
 
 
+@pytest.fixture(autouse=True)
+def _no_sweep_before() -> Iterator[None]:
+    """A search tells its workers by a variable what differs; the next test is in no search."""
+    yield
+    os.environ.pop("OPT_RUNNER_SWEEP", None)
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator["Gpu"]:
     """A GPU, real or simulated, on which `hardware=cuda` runs."""

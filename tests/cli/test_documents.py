@@ -331,7 +331,7 @@ def test_own_methods_on_an_own_network_with_own_data_and_augmentation(
     extended: Run, tmp_path: Path
 ) -> None:
     methods = "exponential,low_rank,decorrelated,low_rank_update"
-    done = extended(*SWEEP, *TOGETHER, "budget.steps=40", f"method={methods}")
+    done = extended("-m", *TOGETHER, "budget.steps=40", f"method={methods}", *SWEEP[1:])
     assert done.returncode == 0, done.stdout + done.stderr
     found = {result["method"]: result for result in results(tmp_path)}
     assert found.keys() == set(methods.split(","))

@@ -158,7 +158,7 @@ def test_a_failing_run_is_named_and_the_others_run(opt_run: Run, tmp_path: Path)
     )
     (tmp_path / "conf/method").mkdir(parents=True)
     (tmp_path / "conf/method/broken.yaml").write_text("name: broken\n_target_: mine.Broken\n")
-    arguments = [*SWEEP, "--config-dir", "conf", "method=gs,broken,hr", *QUIET]
+    arguments = ["--config-dir", "conf", *SWEEP, "method=gs,broken,hr", *QUIET]
     done = opt_run(*arguments, PYTHONPATH=".")
     assert done.returncode == 1
     assert "broken mlp digits seed 0: failed: ZeroDivisionError: a bug of mine" in done.stdout
@@ -245,7 +245,7 @@ def test_a_network_and_a_dataset_of_ones_own(opt_run: Run, tmp_path: Path) -> No
             """
             import torch
             from torch import nn
-            from opt_runner.datasets import Images
+            from opt_runner.datasets import Images, Samples
 
             def net(num_classes: int, width: int = 8) -> nn.Module:
                 return nn.Sequential(nn.Flatten(), nn.Linear(75, width), nn.ReLU(),
@@ -260,7 +260,8 @@ def test_a_network_and_a_dataset_of_ones_own(opt_run: Run, tmp_path: Path) -> No
                 def load(self) -> Images:
                     images = torch.randint(256, (self.count, 3, 5, 5), dtype=torch.uint8)
                     labels = torch.arange(self.count) % 4
-                    return Images(images, labels, images, labels, list("abcd"))
+                    both = Samples(images, labels)
+                    return Images(both, both, list("abcd"))
             """
         )
     )

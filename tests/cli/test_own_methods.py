@@ -26,7 +26,7 @@ SMALL = [
     "model.widths=[32,32]", "tracking=none", "hardware.threads=1", f"budget.steps={STEPS}",
     "log.every=1", "checkpoint.every_steps=4", "augment.enabled=false",
 ]  # fmt: skip
-SWEEP = ["-m", "hydra.launcher.slots=1", *SMALL, f"method={','.join(LABELS)}"]
+SWEEP = ["-m", *SMALL, f"method={','.join(LABELS)}", "hydra.launcher.slots=1"]
 
 # A network that ends its process in the forward pass of a step, counted in each run of a process.
 MORTAL = """
@@ -117,7 +117,7 @@ def test_killed_in_the_middle_of_each_it_ends_as_if_undisturbed(
     command: Command, folder: Path, uncut: dict[str, Path]
 ) -> None:
     # In the command's own process: the default launcher would start a killed worker again.
-    cut_sweep = ["-m", *SWEEP[2:], "hydra/launcher=basic", "experiment_name=cut"]
+    cut_sweep = [*SWEEP[:-1], "hydra/launcher=basic", "experiment_name=cut"]
     kills = 0
     while True:
         done = command("opt-run", *cut_sweep, DIES_AT=str(DIES_AT))
