@@ -11,6 +11,21 @@ from tests.cli import wandb_file
 from tests.cli.conftest import COMMAND, SWEEP, TINY, Finished, Run, results
 
 
+@pytest.fixture
+def opt_run(tmp_path: Path, environment: dict[str, str]) -> Run:
+    """opt-run by a real start: in a forked process wandb at times leaves out a row."""
+
+    def run(
+        *arguments: str, cwd: Path = tmp_path, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [COMMAND, *arguments], cwd=cwd, env={**environment, **variables}, text=True,
+            capture_output=True, timeout=200, check=False,
+        )  # fmt: skip
+
+    return run
+
+
 def all_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
     return [
         wandb_file.read(p) for p in sorted(tmp_path.glob("outputs/wandb/offline-run-*/*.wandb"))
@@ -22,12 +37,8 @@ def offline_runs(tmp_path: Path) -> list[wandb_file.OfflineRun]:
     return [run for run in all_runs(tmp_path) if "method" in run.config]
 
 
-def test_a_sweep_leaves_one_complete_run_a_run(environment: dict[str, str], tmp_path: Path) -> None:
-    # A real start: in a forked process wandb at times leaves out the report's row.
-    done = subprocess.run(
-        [COMMAND, *SWEEP, "method=gs,standard", "note=as of today", *TINY], cwd=tmp_path,
-        env=environment, capture_output=True, text=True, check=False, timeout=200,
-    )  # fmt: skip
+def test_a_sweep_leaves_one_complete_run_a_run(opt_run: Run, tmp_path: Path) -> None:
+    done = opt_run(*SWEEP, "method=gs,standard", "note=as of today", *TINY)
     assert done.returncode == 0, done.stderr
     assert "W&B: 3 runs offline, not logged in" in done.stdout
     assert "wandb sync outputs/wandb/offline-run-*" in done.stdout
