@@ -38,8 +38,9 @@ READ_BY_IMPORTS = (
 )  # fmt: skip
 # os.fork and pidfd_open; elsewhere all commands are really started.
 CAN_FORK = hasattr(os, "pidfd_open")
+# Not wandb: it makes a temporary folder when it is imported, which the first child would remove.
 IMPORTED = [
-    "torch._dynamo", "wandb", "scipy.special", "matplotlib.backends.backend_agg",
+    "torch._dynamo", "scipy.special", "matplotlib.backends.backend_agg",
     "matplotlib.backends.backend_svg", "hydra_plugins.opt_runner.launchers",
     "hydra_plugins.opt_runner.sweepers",
 ]  # fmt: skip
