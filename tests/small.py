@@ -1,4 +1,6 @@
-"""A network small enough to train in a test, and steps on random images."""
+"""A network small enough to train in a test, steps on random images, and what runs leave."""
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from opt_runner import OPT
 from opt_runner.methods import PAPER
 from opt_runner.networks import PlainCNN
 from opt_runner.records.result import Result
+from opt_runner.run.run import Run
 
 # The paper's, and of its rivals one of each kind: what holds for these, run by run, holds for all.
 SOME_METHODS = [*PAPER, "frame", "poet", "comhe", "delta_orthogonal"]
@@ -16,6 +19,12 @@ def small_cnn() -> PlainCNN:
     """For 3 x 8 x 8 images of 5 classes: the same weights each time."""
     torch.manual_seed(0)
     return PlainCNN(3, (8, 8), 5, widths=(6, 8), convs=2, fc_width=7, bn_momentum=0.1)
+
+
+def rows(run: Run) -> list[dict[str, Any]]:
+    """The rows of a run's metrics, without times: a run that repeats it has the same."""
+    timed = ("seconds", "samples_per_second")
+    return [{k: v for k, v in row.items() if k not in timed} for row in run.record.read_metrics()]
 
 
 def train(opt: OPT, steps: int = 4, **options: float) -> list[float]:

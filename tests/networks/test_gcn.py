@@ -1,7 +1,6 @@
 """The graph network against dense algebra, and runs on graphs by the composed config."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from opt_runner.run.interrupt import StopRequest
 from opt_runner.run.run import Run, identify
 from opt_runner.run.size import memory_of_step
 from opt_runner.trained import evaluate, export, read
+from tests.small import rows
 
 METHODS = ["standard", "cayley", "frame", "ogd", "sopt"]
 
@@ -141,11 +141,6 @@ def start(run: Run) -> Any:
     return execute(run, Screen("none"), in_sweep=False, stop=StopRequest())
 
 
-def rows(run: Run) -> Iterator[dict[str, Any]]:
-    for row in run.record.read_metrics():
-        yield {key: row[key] for key in row if key not in ("seconds", "samples_per_second")}
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_a_resumed_run_and_a_streamed_run_are_equal_to_the_bit(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -169,7 +164,7 @@ def test_a_run_a_resumed_run_and_a_streamed_run_are_equal_to_the_bit(
         assert start(resumed).status == "pruned"
     assert start(resumed).status == "finished"
     for other in (streamed, resumed):
-        assert list(rows(other)) == list(rows(run))
+        assert rows(other) == rows(run)
         assert other.record.weights.read_bytes() == run.record.weights.read_bytes()
 
 

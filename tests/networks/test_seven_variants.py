@@ -33,6 +33,7 @@ from opt_runner.run.size import memory_of_step
 from opt_runner.trained import Trust, export, read
 from tests import commands
 from tests.networks.own.large_digits import LargeDigits
+from tests.small import rows
 
 CONF = Path(__file__).parent / "own" / "conf"
 REPOSITORY = Path(__file__).parents[2]
@@ -145,11 +146,6 @@ def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise Killed
 
     monkeypatch.setattr(Record, "append_metrics", append_and_die)
-
-
-def rows(run: Run) -> list[dict[str, Any]]:
-    timed = ("seconds", "samples_per_second")
-    return [{k: v for k, v in row.items() if k not in timed} for row in run.record.read_metrics()]
 
 
 def state(setup: Setup) -> list[Any]:

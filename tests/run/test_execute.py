@@ -21,6 +21,7 @@ from opt_runner.run.execute import execute
 from opt_runner.run.interrupt import StopRequest, stop_requests
 from opt_runner.run.run import Run, identify, settled_result
 from opt_runner.run.step import TrainingStep
+from tests.small import rows
 
 
 @pytest.fixture
@@ -72,10 +73,10 @@ def test_outside_of_the_search_it_goes_on_to_the_end_of_an_uncut_one(
     assert run.record.prune.exists()
     result = start(run)
     assert (result.status, result.steps) == ("finished", 12)
-    rows = [without_times(row) for row in run.record.read_metrics()]
+    resumed = rows(run)
     run.record.set_aside()
     again = start(run)
-    assert rows == [without_times(row) for row in run.record.read_metrics()]
+    assert resumed == rows(run)
     assert result.test_error_at_best == again.test_error_at_best
     assert result.best_step == again.best_step
 
@@ -85,10 +86,6 @@ def test_after_the_last_step_there_is_nothing_to_stop(
 ) -> None:
     ask_to_stop_at(12, monkeypatch)
     assert start(run).status == "finished"
-
-
-def without_times(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in row.items() if k not in ("seconds", "samples_per_second")}
 
 
 def test_only_a_finished_run_leaves_the_plain_network(

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,6 +23,7 @@ from opt_runner.run.run import Run, identify
 from tests.config.test_config import composed
 from tests.datasets.test_stored import ahead_threads
 from tests.run.test_execute import ask_to_stop_at
+from tests.small import rows
 
 CPU = torch.device("cpu")
 TINY = ["model=cnn6", "model.widths=[4,4,4]", "model.fc_width=4", "tracking=none", "hardware=cpu",
@@ -56,14 +56,6 @@ def start(run: Run) -> Result:
     assert result is not None
     assert ahead_threads() == []
     return result
-
-
-def rows(run: Run) -> list[dict[str, Any]]:
-    timed = {"seconds", "samples_per_second"}
-    return [
-        {key: value for key, value in row.items() if key not in timed}
-        for row in run.record.read_metrics()
-    ]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from opt_runner.run.interrupt import Interrupted, StopRequest
 from opt_runner.run.run import Run, identify
 from opt_runner.trained import evaluate, export, read
 from opt_runner.trained.sampling import sample
+from tests.small import rows
 
 TEXT = "abcabcabcabc\n" * 60
 
@@ -123,7 +124,7 @@ def test_streamed_windows_give_the_same_weights(run: Run) -> None:
     result = execute(streamed, Screen("none"), in_sweep=True, stop=StopRequest())
     assert result is not None
     assert "are streamed" in streamed.record.log.read_text()
-    assert without_times(streamed) == without_times(run)
+    assert rows(streamed) == rows(run)
     assert streamed.record.weights.read_bytes() == run.record.weights.read_bytes()
 
 
@@ -184,13 +185,8 @@ def test_the_command(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         assert "'ω' is not among the 4 characters" in capsys.readouterr().err
 
 
-def without_times(run: Run) -> list[dict]:
-    rows = run.record.read_metrics()
-    return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
-
-
 def test_a_killed_run_ends_as_an_uncut_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = without_times(run)
+    expected = rows(run)
     weights = run.record.weights.read_bytes()
     config = run.config.model_copy(update={"experiment_name": "cut"})
     cut = identify(config)
@@ -209,5 +205,5 @@ def test_a_killed_run_ends_as_an_uncut_one(run: Run, monkeypatch: pytest.MonkeyP
     result = execute(cut, Screen("none"), in_sweep=True, stop=StopRequest())
     assert result is not None
     assert result.status == "finished"
-    assert without_times(cut) == rows
+    assert rows(cut) == expected
     assert cut.record.weights.read_bytes() == weights

@@ -15,7 +15,7 @@ from opt_runner.transfer import send
 
 # Batches that are ready or being read during a training step.
 _AHEAD = 3
-IMAGE_DIM = 4
+_IMAGE_DIM = 4
 
 
 class Batches:
@@ -94,8 +94,7 @@ class Batches:
             inputs, index, *crop = (send(tensor, self.targets.device) for tensor in ahead)
         if self.augment is not None:
             inputs = self.augment.apply(inputs, *crop)
-        if inputs.dim() == IMAGE_DIM:
-            inputs = inputs.contiguous(memory_format=self.memory_format)
+        inputs = laid_out(inputs, self.memory_format)
         return self.network_input(inputs, self.dtype), self.targets[index]
 
     def close(self) -> None:
@@ -128,6 +127,13 @@ class Batches:
         if self.augment is not None:
             drawn += self.augment.draw(count, self.size, generator)
         return drawn
+
+
+def laid_out(inputs: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Return images in the memory format, and other inputs as they are."""
+    if inputs.dim() != _IMAGE_DIM:
+        return inputs
+    return inputs.contiguous(memory_format=memory_format)
 
 
 def mix(seed: int, epoch: int) -> int:

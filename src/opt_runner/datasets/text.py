@@ -15,11 +15,14 @@ from torch import Tensor
 
 from opt_runner.datasets.data import Data, Measure, Samples
 from opt_runner.datasets.labelled import smoothed_cross_entropy
+from opt_runner.datasets.stored import read
 from opt_runner.errors import UserError
 from opt_runner.files import expanded
 
 Array = np.ndarray[Any, Any]
 
+# Kinds of tokens that need no file.
+BUILT_IN = ("characters", "bytes")
 _BYTES = 256
 
 
@@ -92,7 +95,7 @@ class Text(Data):
     def renumbered(self, numbers: Tensor) -> Samples:
         """Return the test samples with other numbers for the characters."""
         test = self.test
-        return Samples(numbers[_tensor(test.inputs).long()], numbers[test.targets.long()])
+        return Samples(numbers[read(test.inputs).long()], numbers[test.targets.long()])
 
 
 class TextTally:
@@ -147,7 +150,7 @@ class TextFile:
             raise UserError(
                 f"dataset.root={self.root} {what}: give a text file or a folder of them"
             )
-        if self.tokens not in ("characters", "bytes") and not Path(self.tokens).is_file():
+        if self.tokens not in BUILT_IN and not Path(self.tokens).is_file():
             raise UserError(
                 f"dataset.tokens={self.tokens}: no such file; characters, bytes and the "
                 "tokenizer.json of the library tokenizers are allowed"
@@ -156,7 +159,7 @@ class TextFile:
     def fingerprint(self) -> str:
         """Return a hash of the text and of the tokenizer's file; the options are in the config."""
         digest = hashlib.sha256(self._text.encode())
-        if self.tokens not in ("characters", "bytes"):
+        if self.tokens not in BUILT_IN:
             digest.update(Path(self.tokens).read_bytes())
         return digest.hexdigest()[:16]
 
@@ -242,8 +245,3 @@ def tokenizer_of(path: str) -> Any:
 def _smallest(numbers: Tensor, count: int) -> Tensor:
     """Return numbers below `count` in one byte, if that suffices, else in four."""
     return numbers.to(torch.uint8 if count <= _BYTES else torch.int32)
-
-
-def _tensor(inputs: Any) -> Tensor:
-    assert isinstance(inputs, Tensor)
-    return inputs

@@ -97,7 +97,34 @@ class Lion(Optimizer):
         return loss
 
 
-class Muon(Joint):
+class BesideAdamW(Joint):
+    """An optimizer of the matrices of hidden layers and of R, and AdamW for all else.
+
+    of_matrices: takes groups whose parameters all hold matrices. options: its defaults, with the
+    `lr` and `weight_decay` that AdamW has as well. betas, eps: of AdamW.
+    """
+
+    search: ClassVar[Mapping[str, str]] = AdamW.search
+
+    def __init__(
+        self,
+        params: Groups,
+        of_matrices: type[Optimizer],
+        options: dict[str, Any],
+        betas: tuple[float, float],
+        eps: float,
+    ) -> None:
+        matrices = [group for group in params if group.get("matrices")]
+        others = [group for group in params if not group.get("matrices")]
+        parts: list[Optimizer] = []
+        if others:
+            parts.append(AdamW(others, options["lr"], options["weight_decay"], betas, eps))
+        if matrices:
+            parts.append(of_matrices(matrices, options))
+        super().__init__(parts)
+
+
+class Muon(BesideAdamW):
     """Muon for the matrices of hidden layers and for R, AdamW for all else.
 
     m <- momentum m + (1 - momentum) g;  p <- (1 - lr weight_decay) p - lr 0.2 sqrt(max(a, b)) U,
@@ -108,8 +135,6 @@ class Muon(Joint):
 
     betas, eps: of AdamW.
     """
-
-    search: ClassVar[Mapping[str, str]] = AdamW.search
 
     def __init__(
         self,
@@ -124,14 +149,7 @@ class Muon(Joint):
     ) -> None:
         options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         options |= {"nesterov": nesterov, "iterations": iterations}
-        matrices = [group for group in params if group.get("matrices")]
-        others = [group for group in params if not group.get("matrices")]
-        parts: list[Optimizer] = []
-        if others:
-            parts.append(AdamW(others, lr, weight_decay, betas, eps))
-        if matrices:
-            parts.append(_MuonOfMatrices(matrices, options))
-        super().__init__(parts)
+        super().__init__(params, _MuonOfMatrices, options, betas, eps)
 
 
 class _MuonOfMatrices(Optimizer):

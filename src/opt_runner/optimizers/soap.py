@@ -1,18 +1,16 @@
 """SOAP: Adam in the slowly turning eigenbases of the gradients' second moments."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from opt_runner.optimizers.choices import AdamW, Average, Groups, Positive
-from opt_runner.optimizers.joint import Joint
+from opt_runner.optimizers.choices import Average, BesideAdamW, Groups, Positive
 
 
-class SOAP(Joint):
+class SOAP(BesideAdamW):
     """SOAP for the matrices of hidden layers and for R, AdamW for all else.
 
     For g (a, b), with A the moving average of g g^T, B of g^T g, and their eigenbases P and Q:
@@ -31,8 +29,6 @@ class SOAP(Joint):
     eps: also of AdamW.
     """
 
-    search: ClassVar[Mapping[str, str]] = AdamW.search
-
     def __init__(
         self,
         params: Groups,
@@ -45,14 +41,7 @@ class SOAP(Joint):
     ) -> None:
         options = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         options |= {"every": every, "longest": longest}
-        matrices = [group for group in params if group.get("matrices")]
-        others = [group for group in params if not group.get("matrices")]
-        parts: list[Optimizer] = []
-        if others:
-            parts.append(AdamW(others, lr, weight_decay, betas, eps))
-        if matrices:
-            parts.append(_SOAPOfMatrices(matrices, options))
-        super().__init__(parts)
+        super().__init__(params, _SOAPOfMatrices, options, betas, eps)
 
 
 class _SOAPOfMatrices(Optimizer):

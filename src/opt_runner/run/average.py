@@ -32,7 +32,7 @@ class Average:
     def network(self) -> nn.Module:
         """Return a plain copy of the network with the averages."""
         plain = merge(self.opt)
-        tensors = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
+        tensors = _tensors(plain)
         for name, average in self.tensors.items():
             tensors[name].copy_(average)
         return plain
@@ -44,7 +44,10 @@ class Average:
 
     @torch.no_grad()
     def _now(self) -> dict[str, Tensor]:
-        network = self.opt.network
-        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        tensors |= self.opt.effective_weights()
+        tensors = _tensors(self.opt.network) | self.opt.effective_weights()
         return {name: t.detach() for name, t in tensors.items() if t.is_floating_point()}
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a network by name."""
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}

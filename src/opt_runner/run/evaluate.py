@@ -1,7 +1,7 @@
 """The evaluation of a network: errors, calibration and geometry."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from opt_runner.datasets import Data, Samples, pieces
-from opt_runner.datasets.batches import IMAGE_DIM
+from opt_runner.datasets.batches import laid_out
 from opt_runner.errors import UserError
 from opt_runner.geometry import Geometry
 from opt_runner.opt import merge
@@ -25,17 +25,24 @@ class Diverged(Exception):
 
 @torch.no_grad()
 def numbers(
-    network: nn.Module, data: Data, samples: Samples, device: Device, processes: Processes = ALONE
+    network: nn.Module,
+    data: Data,
+    samples: Samples,
+    device: Device,
+    processes: Processes = ALONE,
+    see: Callable[[Tensor, Tensor], None] = lambda outputs, targets: None,
 ) -> dict[str, float]:
     """Return the numbers of a plain network on samples of the data: `error`, and others.
 
     Inputs and targets may be on different devices. Each process evaluates its part.
+    see: called with the outputs and the targets of each batch.
     Raises Diverged if a number is not finite.
     """
     part = processes.part(len(samples))
     tally = data.tally(samples.targets.device)
     for outputs_, targets in outputs(network, data, samples[part], device):
         tally.add(outputs_, targets)
+        see(outputs_, targets)
     for total in tally.sums:
         processes.sum_(total)
     found = tally.numbers()
@@ -52,11 +59,9 @@ def outputs(
     size = data.evaluated_at_once
     for number, batch in enumerate(pieces(samples.inputs, size)):
         targets = samples.targets[number * size : (number + 1) * size]
-        x = data.network_input(batch.to(targets.device), device.dtype)
-        if x.dim() == IMAGE_DIM:
-            x = x.contiguous(memory_format=device.memory_format)
+        inputs = laid_out(batch.to(targets.device), device.memory_format)
         with device.autocast():
-            found = network(x)
+            found = network(data.network_input(inputs, device.dtype))
         yield found, targets
 
 

@@ -1,7 +1,6 @@
 """Test a trained network on the test samples of any dataset that fits it."""
 
 import json
-import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 from opt_runner.records import weights
 from opt_runner.run.device import Device
-from opt_runner.run.evaluate import outputs
+from opt_runner.run.evaluate import Diverged, numbers
 from opt_runner.trained.network import Trained
 
 
@@ -76,22 +75,23 @@ def evaluate(trained: Trained, config: Config) -> Evaluation:
     classes = trained.interface.classes if len(data.output_shape) == 1 else []
     size = len(classes)
     confusion = torch.zeros(size, size, dtype=torch.int64, device=device.torch_device)
-    tally = data.tally(device.torch_device)
-    for found, truth in outputs(network, data, test, device):
-        tally.add(found, truth)
+
+    def count(found: Tensor, truth: Tensor) -> None:
         if size:
             one = torch.ones_like(truth)
             confusion.index_put_((truth, found.argmax(-1)), one, accumulate=True)
-    numbers = tally.numbers()
-    if not all(map(math.isfinite, numbers.values())):
-        raise UserError(f"{trained.record.directory}: the network's outputs are not finite")
+
+    try:
+        measured = numbers(network, data, test, device, see=count)
+    except Diverged as error:
+        raise UserError(f"{trained.record.directory}: {error}") from error
     return Evaluation(
         signature=trained.record.directory.name.rpartition("-")[2],
         dataset=config.dataset.name,
         data=dataset.fingerprint(),
         samples=len(test),
         measure=data.measure,
-        numbers=numbers,
+        numbers=measured,
         classes=classes,
         confusion=confusion.tolist(),
         by_position=by_position,
@@ -116,8 +116,8 @@ def _fitted(data: Data, takes: Interface) -> tuple[Samples, bool]:
             f"dataset: its {found.samples} are not those that the network was trained for"
         )
     if set(data.class_names) <= set(takes.classes):
-        numbers = torch.tensor([takes.classes.index(name) for name in data.class_names])
-        return data.renumbered(numbers), False
+        places = torch.tensor([takes.classes.index(name) for name in data.class_names])
+        return data.renumbered(places), False
     if len(data.class_names) != len(takes.classes) or len(data.output_shape) > 1:
         raise UserError(
             f"dataset: its {len(data.class_names)} classes are not the network's "

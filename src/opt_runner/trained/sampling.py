@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from opt_runner.datasets.text import TextFile, tokenizer_of
+from opt_runner.datasets.text import BUILT_IN, TextFile, tokenizer_of
 from opt_runner.errors import UserError
 from opt_runner.trained.network import Trained
 
@@ -58,7 +58,7 @@ class Alphabet:
             )
         self.characters = trained.interface.classes
         tokens = str(dataset.options.get("tokens", "characters"))
-        self.tokenizer = None if tokens in ("characters", "bytes") else tokenizer_of(tokens)
+        self.tokenizer = None if tokens in BUILT_IN else tokenizer_of(tokens)
         if self.tokenizer and self.tokenizer.get_vocab_size() != trained.interface.below:
             raise UserError(
                 f"{tokens} has {self.tokenizer.get_vocab_size():,} tokens, and the network was "
