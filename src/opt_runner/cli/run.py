@@ -74,9 +74,9 @@ def _run_alone(config: Config) -> "Result | None":
             assert result.best_validation_error is not None
             measure = result.measure
             screen.say(
-                f"{measure.said('test', result.test_error)}; at the best one, "
-                f"{measure.said('validation', result.best_validation_error)} after step "
-                f"{result.best_step}, it was {measure.value(result.test_error_at_best)}"
+                f"{measure.said('test', result.test_error)} at the end, and "
+                f"{measure.value(result.test_error_at_best)} after step {result.best_step}, with "
+                f"the best {measure.said('validation', result.best_validation_error)}"
             )
         screen.say(f"record: {run.record.directory}")
     return result
