@@ -222,7 +222,7 @@ class OptunaSweeper(SearchSweeper):
 
 
 class FairSweeper(SearchSweeper):
-    """hydra/sweeper=fair: every method is tuned alike on validation images, then compared.
+    """hydra/sweeper=fair: every method is tuned alike on validation samples, then compared.
 
     content: see conf/hydra/sweeper/fair.yaml.
     """

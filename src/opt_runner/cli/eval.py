@@ -1,4 +1,4 @@
-"""opt-eval: test a trained network, on its own test images or on others.
+"""opt-eval: test a trained network, on its own test samples or on others.
 
 Exit codes: 0 tested, 2 a mistake in the command. Help answers without importing torch.
 """

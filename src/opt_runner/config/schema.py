@@ -124,9 +124,9 @@ class Checkpoint(Node):
 
 
 class DatasetChoice(Component):
-    """Any dataset, and the choice of its training images.
+    """Any dataset, and the choice of its training samples.
 
-    validation: the share of training images that are held back, drawn with validation_seed.
+    validation: the share of training samples that are held back, drawn with validation_seed.
     share: the share of the others that are trained on, the same in each class.
     label_noise: the share of their labels that are replaced by other classes.
     The run's seed draws the latter two.
@@ -139,7 +139,7 @@ class DatasetChoice(Component):
 
     @property
     def trained_on(self) -> dict[str, Any]:
-        """Return the choice of training images, which is not in the data's fingerprint."""
+        """Return the choice of training samples, which is not in the data's fingerprint."""
         chosen: dict[str, Any] = {}
         if self.validation:
             chosen["validation"] = [self.validation, self.validation_seed]

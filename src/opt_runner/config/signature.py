@@ -21,7 +21,7 @@ def signature(config: Config, data: str, device: str) -> str:
     """Return the signature, twelve hexadecimal digits.
 
     data: the dataset's fingerprint. It replaces the dataset's options, as paths; the choice of
-    training images is hashed in addition.
+    training samples is hashed in addition.
     device: the kind of device, never `auto`.
     A file of weights is hashed by its content. Raises UserError if it cannot be read.
     """

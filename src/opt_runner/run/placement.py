@@ -1,4 +1,4 @@
-"""The place of a run's images: on the device, or on the host and streamed in batches."""
+"""The place of a run's inputs: on the device, or on the host and streamed in batches."""
 
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -15,9 +15,9 @@ _COMFORTABLE = 0.5
 
 @dataclass(frozen=True)
 class Placement:
-    """The place of the images.
+    """The place of the inputs.
 
-    streamed: batches are read ahead; else all images are on the device. why: the reason, in a line.
+    streamed: batches are read ahead; else all inputs are on the device. why: the reason, in a line.
     """
 
     streamed: bool

@@ -122,7 +122,7 @@ def entrant_of(
     config = runner.run([*fixed, command.seeds[0]]).config
     if config.dataset.validation:
         raise UserError(
-            "a fair comparison holds back hydra.sweeper.validation of the training images for the "
+            "a fair comparison holds back hydra.sweeper.validation of the training samples for the "
             "search alone: leave out dataset.validation"
         )
     if config.rerun:

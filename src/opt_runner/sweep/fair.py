@@ -1,9 +1,9 @@
 """A fair comparison: every entrant is tuned alike, then trained with its best setting.
 
 An entrant is one combination of the command line's values, as a method on a network. Its trials
-train on a part of the training images for a share of the budget, at points of its space: its
-recipe, then a Halton sequence. The setting with the least error on the images held back is then
-trained on all training images, for the whole budget, with other seeds. Only then the test images
+train on a part of the training samples for a share of the budget, at points of its space: its
+recipe, then a Halton sequence. The setting with the least error on the samples held back is then
+trained on all training samples, for the whole budget, with other seeds. Only then the test samples
 are used, once.
 """
 
@@ -156,7 +156,7 @@ def _show_plan(
     screen.say(
         f"plan: {name}: {len(entrants)} entrants, each with {options.trials} trials of "
         f"{options.share:.0%} of the budget on {1 - options.validation:.0%} of the training "
-        f"images; then {final} runs: {len(entrants)} entrants x {len(command.seeds)} seeds"
+        f"samples; then {final} runs: {len(entrants)} entrants x {len(command.seeds)} seeds"
         + (f" x {len(options.conditions)} conditions" if len(options.conditions) > 1 else "")
     )
     for entrant in entrants:

@@ -10,7 +10,7 @@ from opt_runner.config.overrides import assignments, by_key
 from opt_runner.errors import UserError
 from opt_runner.records.search import words
 
-# Searched, these would compare errors on different images.
+# Searched, these would compare errors on different samples.
 _NOT_SEARCHED = (
     "dataset",
     "dataset.validation",

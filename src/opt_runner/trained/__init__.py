@@ -1,4 +1,4 @@
-"""The network of a finished run: read, exported, and tested on other images."""
+"""The network of a finished run: read, exported, and tested on other data."""
 
 from opt_runner.trained.evaluation import Evaluation, evaluate
 from opt_runner.trained.export import FORMATS, export

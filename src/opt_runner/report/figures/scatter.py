@@ -135,7 +135,8 @@ def _set_limits(axes: Axes, name: Literal["x", "y"], of: Quantity, shown: list[f
 def _draw_equal_gaps(axes: Axes) -> None:
     """Draw lines test error = train error + gap."""
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    step = max(1.0, round((high - low + right - left) / 8))
+    # About eight lines, whatever the unit: bits per character differ by hundredths.
+    step = float(f"{(high - low + right - left) / 8:.1g}")
     for number in range(math.floor((low - right) / step) + 1, math.ceil((high - left) / step)):
         gap = number * step
         axes.plot([left, right], [left + gap, right + gap], color="#cccccc", linewidth=0.8,
