@@ -22,7 +22,7 @@ from tests.report.conftest import SEEDS
 
 # Those of HTML that have no end.
 _VOID = {"meta", "br", "hr", "img", "link", "input"}
-_CHROMIUM = next(
+CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 
@@ -111,7 +111,7 @@ def test_it_loads_and_runs_nothing(content: str) -> None:
             assert not name.startswith("on")
             if name in ("src", "href", "data", "action", "srcset"):
                 own = "data:image/svg+xml;base64," if tag == "img" else "#"
-                assert (value or "").startswith(own)
+                assert (value or "").startswith(own) or value == "explore.html"
     assert "@import" not in content
     assert "url(" not in content
     allowed = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -137,7 +137,7 @@ def test_a_hostile_error_is_only_text(content: str) -> None:
 
 def test_several_tables_have_links(table: Comparison) -> None:
     reader = Reader(page(table, table))
-    targets = [attributes["href"] for attributes in reader.of("a")]
+    _, *targets = [attributes["href"] for attributes in reader.of("a")]
     assert targets == [f"#{attributes['id']}" for attributes in reader.of("section")]
     assert len(set(targets)) == 2
 
@@ -150,7 +150,7 @@ def test_a_page_of_nothing() -> None:
     assert "No runs." in Reader(page()).words
 
 
-@pytest.mark.skipif(_CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome")
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome")
 @pytest.mark.parametrize("size", [(1280, 2400), (400, 800)], ids=["screen", "phone"])
 def test_a_browser_shows_it(
     content: str, tmp_path: Path, size: tuple[int, int], screenshot: Callable[..., Path]
@@ -172,7 +172,7 @@ def screenshot(tmp_path: Path) -> Callable[..., Path]:
         picture = tmp_path / "page.png"
         subprocess.run(
             [
-                _CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
                 f"--user-data-dir={tmp_path / 'browser'}", f"--screenshot={picture}",
                 f"--window-size={size[0]},{size[1]}", path.as_uri(),
             ],

@@ -77,12 +77,15 @@ def test_without_a_finished_trial_there_is_nothing_to_draw() -> None:
 
 
 def test_it_is_in_the_report(tmp_path: Path) -> None:
-    names = {path.name for path in write(collect([], "A search", "opt-report", [SEARCH]), tmp_path)}
+    names = {
+        path.name
+        for path in write(collect([], "A search", "opt-report", [SEARCH], folder=tmp_path))
+    }
     assert {"search.png", "search.svg"} <= names
     page = (tmp_path / "report.html").read_text()
     assert "The best is trial 3, validation error 3.00%:" in page
     assert "<code>optimizer.lr=0.1 method=cayley</code>" in page
-    write(collect([], "None", "opt-report"), tmp_path)
+    write(collect([], "None", "opt-report", folder=tmp_path))
     assert not (tmp_path / "search.png").exists(), "that of a former report"
 
 
@@ -140,7 +143,9 @@ def test_trials_that_learned_nothing_lie_above_the_axis_as_the_title_says() -> N
 
 
 def test_they_are_in_the_report(tmp_path: Path) -> None:
-    names = {path.name for path in write(collect([], "Fair", "opt-report", ENTRANTS), tmp_path)}
+    names = {
+        path.name for path in write(collect([], "Fair", "opt-report", ENTRANTS, folder=tmp_path))
+    }
     assert {"tuning.png", "tuning.svg"} <= names
     assert "search.png" not in names
     for name in ("report.html", "report.md"):

@@ -73,9 +73,9 @@ def test_a_report_takes_the_place_of_a_former_one(
     kept = folder / "energy-of-mine.png"
     kept.write_text("not ours")
     both = tables()
-    two = writers.write(writers.collect(both, "Two", "opt-report"), folder)
+    two = writers.write(writers.collect(both, "Two", "opt-report", folder=folder))
     assert {"dots-1.png", "dots-2.svg"} <= {path.name for path in two}
-    one = writers.write(writers.collect(both[:1], "One", "opt-report"), folder)
+    one = writers.write(writers.collect(both[:1], "One", "opt-report", folder=folder))
     assert {*one, kept} == set(folder.iterdir())
     assert kept.read_text() == "not ours"
 

@@ -5,7 +5,7 @@
     run.log         messages, tracebacks         checkpoint.previous.pt   the checkpoint before it
     command.txt     the command that repeats it  weights.safetensors      the trained network
     job.json, job.log      the run's Slurm job and its output
-    wandb.txt, mlflow.txt  the run's ids in W&B and MLflow
+    wandb.txt, mlflow.txt  the run's ids in W&B and MLflow; with W&B online also its address
     metrics.csv, events.out.tfevents.*     of tracking=csv and tensorboard
     prune           a search asks the run to stop
 
@@ -32,6 +32,7 @@ from opt_runner.files import (
     set_aside,
     write_whole,
 )
+from opt_runner.records.reading import read_text
 from opt_runner.records.result import Result, finite
 
 
@@ -72,7 +73,15 @@ class Record:
         """
         if not self.wandb.exists():
             write_whole(self.wandb, secrets.token_hex(6) + "\n")
-        return self.wandb.read_text().strip()
+        return self.wandb.read_text().split()[0]
+
+    def wandb_url(self) -> str | None:
+        """Return the address of the record's run in W&B, or None if it was never online."""
+        try:
+            found = read_text(self.wandb).split()[1:]
+        except (OSError, UserError):
+            return None
+        return found[0] if found and found[0].startswith(("https://", "http://")) else None
 
     def check_held(self) -> None:
         """Raise CannotWrite if the record was removed while this process holds it.

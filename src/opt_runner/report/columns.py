@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from opt_runner.datasets.data import Measure
+from opt_runner.errors import UserError
 from opt_runner.report.comparison import Comparison, TableRow
 from opt_runner.report.statistics import Mean
 
@@ -19,6 +20,11 @@ class Column:
     text: Callable[[Comparison, TableRow], str]
     note: str = ""
     brief: bool = False  # also shown in the terminal
+
+    @property
+    def name(self) -> str:
+        """Return the heading without its unit: `test error`, `minus standard`."""
+        return self.heading.split(" [")[0].removesuffix(" %")
 
 
 @dataclass(frozen=True)
@@ -39,23 +45,45 @@ class Sheet:
         return [column.note for column in self.columns if column.note]
 
 
-def sheet(table: Comparison, brief: bool = False) -> Sheet:
-    """Return the columns in which some row has a value. brief: those for a terminal."""
+def sheet(table: Comparison, brief: bool = False, names: Sequence[str] = ()) -> Sheet:
+    """Return the columns in which some row has a value.
+
+    brief: those for a terminal. names: only these, in this order, after the method's name.
+    """
+    every = _all(table)
+    if names:
+        own = {column.name: column for column in every}
+        columns = [own[name] for name in dict.fromkeys(["method", *names]) if name in own]
+    else:
+        columns = [column for column in every if column.brief or not brief]
+    texts = [[column.text(table, row) for row in table.rows] for column in columns]
+    filled = [place for place, cells in enumerate(texts) if {*cells} != {NOTHING}]
+    cells = zip(*(texts[place] for place in filled), strict=True)
+    return Sheet([columns[place] for place in filled], [*cells])
+
+
+def check_names(names: Sequence[str], tables: Sequence[Comparison]) -> None:
+    """Raise UserError for a name that is no column of a table."""
+    known = dict.fromkeys(column.name for table in tables for column in _all(table))
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(
+            f"--columns: no column is called {', '.join(unknown)}; "
+            f"there are: {', '.join(known) or 'none'}"
+        )
+
+
+def _all(table: Comparison) -> list[Column]:
+    """Return all columns, also those in which no row has a value."""
     results = [result for row in table.rows for result in row.finished.values()]
     tested = dict.fromkeys(name for result in results for name in result.tested)
     measured = sorted({name for result in results for name in result.measured})
-    every = (
+    return [
         *_errors(table.measure),
         *map(_tested, tested),
         *_GEOMETRY,
         *map(_measured, measured),
         *_COSTS,
-    )
-    columns = [column for column in every if column.brief or not brief]
-    texts = [[column.text(table, row) for row in table.rows] for column in columns]
-    filled = [place for place, cells in enumerate(texts) if {*cells} != {NOTHING}]
-    cells = zip(*(texts[place] for place in filled), strict=True)
-    return Sheet([columns[place] for place in filled], [*cells])
+    ]
 
 
 def finished(table: Comparison, row: TableRow) -> str:

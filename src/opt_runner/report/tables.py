@@ -39,8 +39,10 @@ def compare(runs: Iterable[StoredRun]) -> list[Comparison]:
     tables = []
     for names, described in same_names.items():
         # A table without versions, whose runs all failed early, distinguishes no other table.
-        known = _differing([description for description, _ in described if "torch" in description])
-        others = _differing([description for description, _ in described])
+        known = differing_keys(
+            [description for description, _ in described if "torch" in description]
+        )
+        others = differing_keys([description for description, _ in described])
         differing = (others - {*_VERSIONS}) | (known & {*_VERSIONS})
         for description, group in described:
             differs = {key: value for key, value in description.items() if key in differing}
@@ -75,7 +77,7 @@ def _labels(rows: Sequence[Sequence[StoredRun]]) -> list[str]:
         owners[_label(runs)].add(runs[0].method)
         names[runs[0].method].add(_chosen(runs[0]))
         forms[runs[0].method, *_chosen(runs[0])].append(runs[0].method_keys)
-    differing = {kind: _differing(keys) for kind, keys in forms.items()}
+    differing = {kind: differing_keys(keys) for kind, keys in forms.items()}
     labels = []
     for runs in rows:
         method, chosen, label = runs[0].method, _chosen(runs[0]), _label(runs)
@@ -115,7 +117,7 @@ def _written(run: StoredRun) -> float:
     return path.stat().st_mtime
 
 
-def _differing(every: Sequence[dict[str, Any]]) -> set[str]:
+def differing_keys(every: Sequence[dict[str, Any]]) -> set[str]:
     """Return the keys whose values differ."""
     return {
         key

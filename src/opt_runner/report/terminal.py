@@ -1,6 +1,6 @@
 """A comparison in the terminal."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -23,16 +23,17 @@ def show(
     screen: "Screen",
     fault: Callable[[str], None],
     notes: bool = False,
+    names: Sequence[str] = (),
 ) -> None:
     """Show each comparison: its remarks, the table, and by `fault` a line for each unfinished run.
 
-    notes: show the notes of the columns as well, each once.
+    notes: show the notes of the columns as well, each once. names: of the columns, see `sheet`.
     """
     told: dict[str, None] = {}
     for comparison in comparisons:
         for remark in comparison.remarks:
             screen.say(remark)
-        drawn, shown = table(comparison, screen.console.width)
+        drawn, shown = table(comparison, screen.console.width, names)
         screen.show(drawn)
         told |= dict.fromkeys(shown)
         for line in faults(comparison):
@@ -41,7 +42,7 @@ def show(
         screen.say(f"- {note}")
 
 
-def table(comparison: Comparison, width: int) -> tuple[Table, list[str]]:
+def table(comparison: Comparison, width: int, names: Sequence[str] = ()) -> tuple[Table, list[str]]:
     """Return the table, and the notes of the columns that it has.
 
     The best row is bold; rows with unfinished runs are yellow. In a narrow terminal the first and
@@ -49,7 +50,7 @@ def table(comparison: Comparison, width: int) -> tuple[Table, list[str]]:
 
     width: of the terminal, in characters.
     """
-    brief = sheet(comparison, brief=True)
+    brief = sheet(comparison, brief=True, names=names)
     every = zip(brief.headings, *brief.cells, strict=True)
     widths = [max(map(len, texts)) for texts in every]
     for place in (0, -1):

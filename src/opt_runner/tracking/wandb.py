@@ -16,6 +16,7 @@ from opt_runner.config.schema import Config
 from opt_runner.config.tracking import Tracking
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError, first_line
+from opt_runner.files import write_whole
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
 from opt_runner.tracking.rows import by_layer, flat, scalars
@@ -45,6 +46,8 @@ class WandbTracker:
         own_id = os.environ["WANDB_RUN_ID"] if has_agent() else Record(folder).wandb_id()
         content = {**config.content, "signature": signature}
         self._run = start_run(config, content, own_id, title, screen)
+        if self._run.url:
+            write_whole(Record(folder).wandb, f"{own_id}\n{self._run.url}\n")
         self._layers: dict[str, list[tuple[int, dict[str, float]]]] = defaultdict(list)
         for row in rows:
             self._keep_layers(row)

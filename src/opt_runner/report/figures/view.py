@@ -71,6 +71,11 @@ class View:
         return [row.values(name) for row in self.rows]
 
     @cached_property
+    def runs(self) -> Sequence[Sequence[tuple[StoredRun, dict[str, dict[int, float]]]]]:
+        """Return the runs of each row, with the quantities that each has: {name: {step: value}}."""
+        return [[(run, self._quantities(run)) for run in row.runs] for row in self.rows]
+
+    @cached_property
     def curves(self) -> Mapping[str, Sequence[Curve]]:
         """Return the curves of each quantity against steps, for the rows that have it."""
         found: dict[str, list[Curve]] = defaultdict(list)
@@ -80,9 +85,10 @@ class View:
             if not finished:
                 label += f" ({', '.join(sorted({run.status for run in row.runs}))})"
             seeds: dict[str, list[dict[int, float]]] = defaultdict(list)
-            for run in finished or row.runs:
-                for name, values in self._quantities(run).items():
-                    seeds[name].append(values)
+            for run, quantities in self.runs[place]:
+                if run in finished or not finished:
+                    for name, values in quantities.items():
+                        seeds[name].append(values)
             for name, of_seeds in seeds.items():
                 x = sorted(set().union(*of_seeds))
                 at = np.array([[one.get(step, np.nan) for step in x] for one in of_seeds])

@@ -1,4 +1,4 @@
-"""The files of a report, each with its writer: report.md, .csv, .json, .tex, .html, pictures."""
+"""The files of a report, each with its writer, and pictures."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from opt_runner.report.figures.canvas import as_bytes
 from opt_runner.report.figures.dots import CONDITIONS, draw_conditions, families
 from opt_runner.report.figures.search import SEARCH, TUNING, draw_search, draw_tuning
 from opt_runner.report.figures.view import View
-from opt_runner.report.writers import csv, html, json, latex, markdown
+from opt_runner.report.writers import csv, explore, html, json, latex, markdown
 from opt_runner.report.writers.report import Picture, Report, Section
 
 WRITERS = {
@@ -28,6 +28,7 @@ WRITERS = {
     "report.json": json.text,
     "report.tex": latex.text,
     "report.html": html.text,
+    "explore.html": explore.text,
 }
 _MOST = 6  # tables, and searches, that are drawn
 _MOST_ROWS = 80  # of drawn tables together: a picture takes half a second for 25 rows
@@ -44,11 +45,15 @@ def collect(
     command: str,
     searches: Sequence[SearchRecord] = (),
     fault: Callable[[str], None] = lambda line: None,
+    folder: Path = Path(),
+    columns: Sequence[str] = (),
+    refresh: int = 0,
 ) -> Report:
     """Return the content of a report. If there are many tables or searches, only some are drawn.
 
     command: the command that makes this report again. fault: called with a line about each file of
-    metrics that cannot be read.
+    metrics that cannot be read. folder: where it will be written. columns: their names,
+    see `sheet`. refresh: see `Report`.
     """
     views = [View(table, fault) for table in tables]
     rows = accumulate(len(table.rows) for table in tables)
@@ -58,10 +63,11 @@ def collect(
     ]
     sections: list[Section] = []
     known: set[str] = set()
-    for table, *pictures in zip(tables, *drawn, strict=True):
-        text = sheet(table)
+    for place, (table, *pictures) in enumerate(zip(tables, *drawn, strict=True)):
+        text = sheet(table, names=columns)
         new = [note for note in text.notes if note not in known]
-        sections.append(Section(table, text, new, [one for one in pictures if one]))
+        view = views[place] if place < most else None
+        sections.append(Section(table, text, new, [one for one in pictures if one], view))
         known.update(new)
     stated = {row.method: row.colour for table in tables for row in table.rows}
     tuned, alone = tunings(searches), [search for search in searches if not search.label]
@@ -77,6 +83,8 @@ def collect(
         [*zip(tuned, tunings_, strict=True)],
         [*zip(alone, _draw("search", SEARCH, draw_search, alone), strict=True)],
         f"Pictures are of the first {most} tables and {_MOST} searches only." if many else "",
+        folder,
+        refresh,
     )
 
 
@@ -97,11 +105,14 @@ def _draw(
     return found
 
 
-def write(report: Report, folder: Path) -> list[Path]:
-    """Write all files into `folder`, replace those of an older report, and return their paths.
+def write(report: Report) -> list[Path]:
+    """Write all files into the report's folder and return their paths.
+
+    They replace those of an older report.
 
     Raises CannotWrite, and OSError for a folder that cannot be made.
     """
+    folder = report.folder
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: text(report).encode() for name, text in WRITERS.items()}
     for picture in report.pictures:

@@ -21,7 +21,17 @@ from opt_runner.report.writers.report import Picture, Report
 
 def text(report: Report) -> str:
     """Return the file's content."""
-    environment = Environment(
+    pages = environment()
+    pages.filters |= {"data_uri": _data_uri, "yaml": _yaml}
+    return pages.get_template("page.html.j2").render(
+        report=report, finished=finished, changes=_changes, counts=counts, words=words,
+        settings=settings, settings_headings=SETTINGS,
+    )  # fmt: skip
+
+
+def environment() -> Environment:
+    """Return Jinja's environment of the pages, in which no text of a record is HTML."""
+    return Environment(
         loader=PackageLoader("opt_runner.report", "."),
         autoescape=True,
         finalize=_printable,
@@ -29,11 +39,6 @@ def text(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"data_uri": _data_uri, "yaml": _yaml}
-    return environment.get_template("page.html.j2").render(
-        report=report, finished=finished, changes=_changes, counts=counts, words=words,
-        settings=settings, settings_headings=SETTINGS,
-    )  # fmt: skip
 
 
 def _data_uri(picture: Picture) -> str:

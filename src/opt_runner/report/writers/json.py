@@ -22,7 +22,7 @@ def text(report: Report) -> str:
         "notes": report.notes,
         "tables": [_table(section.table) for section in report.sections],
     }
-    return json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _table(table: Comparison) -> dict[str, Any]:
@@ -59,12 +59,12 @@ def _numbers(value: Mean | Difference | None) -> dict[str, Any] | None:
     return None if value is None else vars(value)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return the value without NaN, infinity and halves of surrogate pairs, for JSON and UTF-8."""
     if isinstance(value, dict):
-        return {printable(str(key)): _plain(inner) for key, inner in value.items()}
+        return {printable(str(key)): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return printable(value) if isinstance(value, str) else value

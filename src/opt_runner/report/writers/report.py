@@ -1,12 +1,14 @@
 """The content of a report, as all writers get it."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
 from opt_runner.records.search import SearchRecord
 from opt_runner.report.columns import Sheet
 from opt_runner.report.comparison import Comparison, Reduce
+from opt_runner.report.figures.view import View
 
 # The fields of results in the files for other programs.
 QUANTITIES = (
@@ -28,12 +30,16 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A table with its text and pictures. notes: only notes that no earlier section has."""
+    """A table with its text and pictures.
+
+    notes: only notes that no earlier section has. view: the rows that are drawn, None if none are.
+    """
 
     table: Comparison
     sheet: Sheet
     notes: Sequence[str]
     pictures: Sequence[Picture]
+    view: View | None = None
 
 
 class Report(NamedTuple):
@@ -42,6 +48,7 @@ class Report(NamedTuple):
     command: the command that makes this report again. conditions: pictures of tables that differ
     in the conditions of training. tunings: for each fair comparison its searches, with a picture if
     a trial has finished. searches: the same of other searches. remark: about missing pictures.
+    folder: where it is written. refresh: seconds after which a browser reads the pages again, or 0.
     """
 
     title: str
@@ -52,6 +59,8 @@ class Report(NamedTuple):
     tunings: Sequence[tuple[Sequence[SearchRecord], Picture | None]]
     searches: Sequence[tuple[SearchRecord, Picture | None]]
     remark: str
+    folder: Path = Path()
+    refresh: int = 0
 
     @property
     def notes(self) -> list[str]:
