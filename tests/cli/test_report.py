@@ -88,7 +88,7 @@ def test_the_plan_measures_before_a_sweep(opt_run: Run, tmp_path: Path) -> None:
     assert "data: 1,442 + 355 images" in plan
     standard, gs = (line.split() for line in plan.splitlines() if line.startswith("  digits"))
     assert "memory" in plan
-    assert standard[7] == gs[7] == "MiB"
+    assert standard[8] == gs[8] == "MiB"
     assert standard[:5] == ["digits", "mlp", "standard", "2", "12"]
     assert gs[:5] == ["digits", "mlp", "gs", "1", "12"]
 
@@ -144,6 +144,64 @@ def test_runs_of_a_grid_that_are_trials_as_well_are_counted_and_can_be_shown(
     assert "left out" not in done.stdout
     rows = list(csv.DictReader((tmp_path / "outputs/default/report/report.csv").open()))
     assert len(rows) == 4
+
+
+def test_methods_and_columns_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for method in ("standard", "gs", "cayley"):
+        writer(tmp_path)(method, 0)
+    opt_report.main([str(tmp_path), "--methods=cayley,standard", "--columns", "gap, test error"])
+    head, *rows = [
+        [*filter(None, line.split("  "))]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith(("  method", "  standard", "  gs", "  cayley"))
+    ]
+    assert [cell.strip() for cell in head] == ["method", "gap", "test error %"]
+    assert [row[0].strip() for row in rows] == ["standard", "cayley"]
+    assert "| method | gap | test error % |" in (tmp_path / "report/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--methods=ls", "no run has the method ls; there are: gs"),
+        ("--columns=gaps", "no column is called gaps; there are: method, test error, "),
+    ],
+)
+def test_a_method_or_column_that_is_not_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, says: str
+) -> None:
+    writer(tmp_path)("gs", 0)
+    with pytest.raises(SystemExit) as stopped:
+        opt_report.main([str(tmp_path), option])
+    assert stopped.value.code == 2
+    assert f"{option.partition('=')[0]}: {says}" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_live_report_is_written_until_no_run_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write = writer(tmp_path)
+    for seed, status in enumerate(("finished", "interrupted")):
+        write("gs", seed, status=status)
+    page = tmp_path / "report" / "explore.html"
+    # One run trains at the first two looks; then none does, twice.
+    held = [True, True, False, False]
+    monkeypatch.setattr(opt_report, "_held", lambda runs: held.pop(0))
+
+    def pause(seconds: float) -> None:
+        if seconds == 7:
+            assert 'content="7"' in page.read_text(), "a browser reads it again"
+            write("gs", 2 + len(held))
+
+    monkeypatch.setattr("time.sleep", pause)
+    opt_report.main([str(tmp_path), "--live=7"])
+    said = capsys.readouterr().out
+    assert "written: 1 of 2 runs finished" in said
+    assert "written: 2 of 3 runs finished" in said
+    assert said.rstrip().endswith("more files")
+    assert 'http-equiv="refresh"' not in page.read_text()
+    assert not held
 
 
 def test_a_report_is_written_before_it_is_shown(

@@ -93,11 +93,15 @@ def _report(given: argparse.Namespace, command: str) -> None:
     _write(given, command, screen)
 
 
-def _train(runs: Iterable["StoredRun"]) -> bool:
-    """Return True if a process holds a run, or does a moment later: a sweep starts its next."""
-    if any(run.record.is_held() for run in runs):
+def _train(runs: Sequence["StoredRun"]) -> bool:
+    """Return True if a run trains, or does a moment later: a sweep starts its next one."""
+    if _held(runs):
         return True
     time.sleep(3)
+    return _held(runs)
+
+
+def _held(runs: Sequence["StoredRun"]) -> bool:
     return any(run.record.is_held() for run in runs)
 
 

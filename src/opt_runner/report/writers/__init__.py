@@ -82,7 +82,7 @@ def collect(
         [picture for picture in conditions if picture],
         [*zip(tuned, tunings_, strict=True)],
         [*zip(alone, _draw("search", SEARCH, draw_search, alone), strict=True)],
-        f"Pictures are of the first {most} tables and {_MOST} searches only." if many else "",
+        f"Drawn: {most} of {len(tables)} tables, and at most {_MOST} searches." if many else "",
         folder,
         refresh,
     )
