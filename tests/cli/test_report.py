@@ -88,7 +88,7 @@ def test_the_plan_measures_before_a_sweep(opt_run: Run, tmp_path: Path) -> None:
     assert "data: 1,442 + 355 images" in plan
     standard, gs = (line.split() for line in plan.splitlines() if line.startswith("  digits"))
     assert "memory" in plan
-    assert standard[8] == gs[8] == "MiB"
+    assert standard[6] == gs[6] == "MiB"
     assert standard[:5] == ["digits", "mlp", "standard", "2", "12"]
     assert gs[:5] == ["digits", "mlp", "gs", "1", "12"]
 
