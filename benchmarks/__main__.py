@@ -66,6 +66,8 @@ def parser() -> argparse.ArgumentParser:
     add("--samples", type=int, metavar="N", help="n of every figure (default: by the part)")
     add("--seconds", type=int, metavar="S", default=300,
         help="growth: time limit of a method over all sizes (default: 300)")  # fmt: skip
+    add("--columns", type=int, metavar="N", default=64,
+        help="growth: neurons of the layer (default: 64)")  # fmt: skip
     add("--network", action="append", default=[], metavar="NAME", dest="networks",
         help="steps, networks: only this network (may be given several times)")  # fmt: skip
     add("--batch-size", type=int, metavar="N",

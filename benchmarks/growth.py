@@ -13,7 +13,6 @@ from benchmarks.report import Column, Report, Settings, say, table
 from benchmarks.rotations import OURS, ROTATING, Layer, samplers_of, two_steps
 from benchmarks.samples import Summary, attempted, interleaved
 
-_COLUMNS = 64
 # 4,608 is the widest layer of a ResNet, 512 x 3 x 3.
 _SIZES = (64, 128, 256, 576, 1152, 2304, 4608)
 _QUICK_SIZES = (8, 16, 32)
@@ -37,7 +36,9 @@ def run(settings: Settings) -> Report:
         need = {name: spent[name] + _LEAST_CALLS * _forecast(ms[name], d) for name in OURS}
         chosen = [name for name in OURS if need[name] <= settings.seconds]
         say(f"growth: d = {d}, {len(chosen)} of {len(OURS)} methods, n = {report.n}")
-        peaks, seconds, errors = _measure(d, chosen, report.n, device.torch_device)
+        peaks, seconds, errors = _measure(
+            d, settings.columns, chosen, report.n, device.torch_device
+        )
         for name, peak in peaks.items():
             mib[name][d] = peak / 2**20
             report.rows.append({"measure": "memory", "method": name, "d": d, "bytes": peak})
@@ -48,7 +49,7 @@ def run(settings: Settings) -> Report:
         reasons = errors | {name: "too slow" for name in OURS if name not in chosen}
         for name, why in reasons.items():
             report.rows.append({"measure": "left out", "method": name, "d": d, "reason": why})
-    layer = f"of a layer d × {_COLUMNS}, {device.name}, float32"
+    layer = f"of a layer d × {settings.columns}, {device.name}, float32"
     columns: Mapping[str, Column] = {"method": "method"} | {f"{d:,}": str(d) for d in sizes}
     for name, title, lines in (
         ("growth", "One rotation, forward and backward, median ms", ms),
@@ -58,8 +59,8 @@ def run(settings: Settings) -> Report:
         report.tables.append(table(f"{title}, by d", columns, rows))
         draw(lines, f"{title}\n{layer}", settings.out / f"{name}.png")
     report.notes = [
-        f"forward and backward of one layer d x {_COLUMNS}, float32; R moves between samples, "
-        "untimed; methods with an optimizer of their own with its step, `or` with its penalty",
+        f"forward and backward of one layer d x {settings.columns}, float32; R moves between "
+        "samples, untimed; methods with an optimizer of their own with its step, `or` with its penalty",
         f"a method goes on to the next size while {_LEAST_CALLS} calls more, forecast by d^3, "
         f"keep it within {settings.seconds:g} s; n is smaller, but at least 3, where the samples "
         f"of a size took more than {_BUDGET:g} s",
@@ -76,10 +77,10 @@ def _forecast(ms: Mapping[int, float], d: int) -> float:
 
 
 def _measure(
-    d: int, chosen: list[str], samples: int, device: torch.device
+    d: int, columns: int, chosen: list[str], samples: int, device: torch.device
 ) -> tuple[dict[str, int], dict[str, list[float]], dict[str, str]]:
     """Return bytes, seconds, and the errors of the methods that do not run."""
-    layer = Layer.of(d, _COLUMNS, device)
+    layer = Layer.of(d, columns, device)
     # Memory before the times, after which a method's own caches for a size stay in the process.
     steps = [partial(two_steps, ROTATING[name], layer) for name in chosen]
     makers = [partial(peak_allocated, run, device) for run in steps]

@@ -40,6 +40,7 @@ class Settings:
     samples: int | None = None
     quick: bool = False
     seconds: float = 300.0
+    columns: int = 64
     networks: Sequence[str] = ()
     batch_size: int | None = None
 

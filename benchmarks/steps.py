@@ -13,7 +13,9 @@ from opt_runner.datasets import Images
 from opt_runner.methods import PAPER
 
 # Methods whose whole steps are timed.
-TIMED = (*PAPER, "frame")
+TIMED = (
+    *PAPER, "frame", "spel", "manifold_muon", "pion", "iso", "oblique", "hyperball", "sso",
+)  # fmt: skip
 FORMS = {"eager": (), "torch.compile": ("hardware.compile=true",)}
 
 # A step of a small network is shorter than the scheduler's pauses: a sample takes several.
