@@ -60,7 +60,8 @@ def run(settings: Settings) -> Report:
         draw(lines, f"{title}\n{layer}", settings.out / f"{name}.png")
     report.notes = [
         f"forward and backward of one layer d x {settings.columns}, float32; R moves between "
-        "samples, untimed; methods with an optimizer of their own with its step, `or` with its penalty",
+        "samples, untimed; methods with an optimizer of their own with its step, `or` with "
+        "its penalty",
         f"a method goes on to the next size while {_LEAST_CALLS} calls more, forecast by d^3, "
         f"keep it within {settings.seconds:g} s; n is smaller, but at least 3, where the samples "
         f"of a size took more than {_BUDGET:g} s",
