@@ -13,7 +13,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, dropwhile, zip_longest
+from itertools import dropwhile, zip_longest
 from pathlib import Path
 
 import hydra
@@ -210,9 +210,18 @@ def runs(command: Command) -> list[list[str]]:
 
 def dependencies() -> set[str]:
     """Return the packages that pyproject.toml names, this one not counted."""
+    required, extras = dependencies_by_extra()
+    return required.union(*extras.values())
+
+
+def dependencies_by_extra() -> tuple[set[str], dict[str, set[str]]]:
+    """Return the packages that are always installed, and those of each extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = chain.from_iterable(project["optional-dependencies"].values())
-    lines = [*project["dependencies"], *extras]
+    extras = project["optional-dependencies"].items()
+    return _names(project["dependencies"]), {extra: _names(lines) for extra, lines in extras}
+
+
+def _names(lines: list[str]) -> set[str]:
     return {re.split(r"[\[<>=]", line)[0] for line in lines} - {"opt-runner"}
 
 

@@ -181,8 +181,8 @@ def test_effective_weights_keep_the_memory_layout(channels_last: bool) -> None:
         (lambda: OPT(small_cnn(), "gs", shear=1), "unknown key 'gs.shear'"),
         (lambda: OPT(small_cnn(), "ogd", start="normal"), "R is kept orthogonal"),
         (lambda: OPT(small_cnn(), include=["fcc"]), "'fcc' is no layer that can be covered; did"),
-        (lambda: OPT(nn.Sequential(nn.ReLU())), "covers no layer of Sequential: of 0 layers 0 are"),
-        (lambda: OPT(nn.Sequential(nn.Linear(2, 2))), "of 1 layers 0 are frozen"),
+        (lambda: OPT(nn.Sequential(nn.ReLU())), "covers no layer of Sequential: 0 of 0 are"),
+        (lambda: OPT(nn.Sequential(nn.Linear(2, 2))), "0 of 1 are frozen"),
         (lambda: OPT(nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 2))), "is lazy"),
     ],
 )

@@ -29,12 +29,11 @@ class Rule:
         embeddings and recurrent weights. Default: every linear layer, convolution, projection of
         attention and layer of a registered type (`register_layer`) that the method covers, for most
         all but those that end in an output or are tied to an embedding.
-    exclude: patterns of what is not covered. types: module classes, or their names, that are
-        covered alone; embeddings and recurrent modules may be asked for so as well. max_d: the
-        largest d that is covered; a rotation has d^2 entries.
+    exclude: patterns of names that are not covered. types: cover only these module classes, or
+        their names; also a way to ask for embeddings and recurrent modules. max_d: the largest d
+        that is covered; a rotation has d^2 entries.
 
-    A parameter that does not train when OPT gets the network stays as it is, but where `include`
-    has its name, not as a pattern.
+    An already frozen parameter is covered only if `include` has its exact name.
 
     Raises UserError for an unknown method or option.
     """
@@ -173,10 +172,9 @@ def choose(network: nn.Module, every: Sequence[Candidate], rules: Sequence[Rule]
         frozen = sum(one.frozen for one in every)
         others = types_of_matrices(network, {one.layer.parameter for one in every})
         raise UserError(
-            f"{methods} covers no layer of {type(network).__name__}: of {len(every)} layers "
-            f"{frozen} are frozen, as OPT leaves those of a network that it has been given, and "
-            "those that end in an output, as the classifier, are covered only where they are "
-            "named: include=[...]"
+            f"{methods} covers no layer of {type(network).__name__}: {frozen} of {len(every)} are "
+            "frozen, which OPT does not cover. Output layers are covered only if named: "
+            "include=[...]"
             + (f"; opt_runner.register_layer makes layers of {others}" if others else "")
         )
     _check_packed(every, covered)

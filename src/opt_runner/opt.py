@@ -25,9 +25,9 @@ _STATE_VERSION = 2
 class OPT(EffectiveNetwork):
     """`network` trained by Orthogonal Over-Parameterized Training: its layers use V = Q(R) W.
 
-    The network is left as it is: the `weight`s of its layers hold W and are frozen, but where the
-    method trains W; `stacks` own what the method trains beside, as R. W should be Gaussian,
-    N(0, 2/d), for the paper's guarantee on the energy; any W may be used.
+    No module is replaced; covered weights keep W, frozen unless the method trains W. `stacks` own
+    the tensors that the method trains, as R. W should be Gaussian, N(0, 2/d), for the paper's
+    guarantee on the energy; any W may be used.
 
     network: any module. Its linear layers, convolutions, transposed convolutions, projections of
         attention and the types of `register_layer` can train so, embeddings and recurrent weights
@@ -211,10 +211,10 @@ class OPT(EffectiveNetwork):
         return self._stepping.make(self, make, rotation_lr, weight_decay, **sgd)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let an optimizer of your own over `opt.parameters()` turn rounds and count steps.
+        """Let an optimizer of your own over `opt.parameters()` count steps and end rounds.
 
-        `sopt` needs it, and methods whose penalty depends on the step; `optimizer` does it. The
-        wrappers of accelerate and Lightning may be given as well.
+        `sopt` and `poet` need it, and methods whose penalty depends on the step; `optimizer` does
+        it. The wrappers of accelerate and Lightning may be given as well.
         Raises UserError where a method needs an optimizer of its own, as `ogd`.
         """
         self._stepping.attach(self, optimizer)

@@ -33,11 +33,10 @@ from tests.cli.test_report import OF_FOUR
 from tests.documents import PAGES, Command, File, Shell
 
 FOLLOWED = ["docs/extending.md", "docs/how-do-i.md", "docs/tutorial.md"]
-# What the command finds only when it looks at the data.
 # Refusals that need the data.
 OF_THE_DATA = re.compile("does not exist|which dataset=")
 # Folders and files that the pages leave to the reader.
-FOLDERS = re.compile(r"(?<=DATASET=)my_images\b|(?<=root=)DIR\b|(?<==)CIFAR10\b")
+FOLDERS = re.compile(r"(?<=DATASET=)DIR\b|(?<=root=)DIR\b|(?<==)CIFAR10\b")
 # Two steps on four samples, whatever the page says about budgets and hardware.
 SHRUNK = [
     "tracking=none", "hardware.device=cpu", "hardware.threads=1", "budget.steps=2", "batch_size=4",
@@ -156,11 +155,20 @@ def test_commands_keys_and_files_are_found() -> None:
     assert len(documents.spans("docs/reliability.md")) >= 20
 
 
-def test_the_readme_names_all_dependencies() -> None:
+def test_all_dependencies_are_named() -> None:
+    """Those of the package in README.md, those of each extra in its row of docs/how-do-i.md."""
+    required, extras = documents.dependencies_by_extra()
     table = (documents.ROOT / "README.md").read_text().split("## Dependencies")[1]
-    named = set(re.findall(r"[\w-]+", table))
-    plugins = {f"pytest-{name}" for name in ("timeout", "xdist")}
-    assert documents.dependencies() - plugins - named == set()
+    assert required - words(table) == set()
+    page = (documents.ROOT / "docs/how-do-i.md").read_text()
+    for extra, packages in extras.items():
+        rows = "".join(re.findall(rf"^\|.*\| `{extra}` \|$", page, re.M))
+        assert packages - words(rows) == set(), extra
+
+
+def words(text: str) -> set[str]:
+    found = set(re.findall(r"[\w-]+", text))
+    return found | {f"pytest-{name}" for name in found}
 
 
 @pytest.mark.usefixtures("in_folder")

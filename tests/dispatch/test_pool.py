@@ -72,7 +72,7 @@ def test_a_signal_saves_what_runs(start: Start, tmp_path: Path) -> None:
     command.until(CHECKPOINTS, 2)
     command.process.send_signal(signal.SIGTERM)
     assert command.ends() == 143
-    assert "SIGTERM: the runs save and end; once more ends them at once" in command.stdout
+    assert "SIGTERM: the runs save and end; send the signal again to kill them" in command.stdout
     found = results(tmp_path)
     assert found.keys() == {"standard", "cayley"}
     assert {result["status"] for result in found.values()} == {"interrupted"}

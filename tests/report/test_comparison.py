@@ -192,7 +192,7 @@ def test_a_method_whose_seeds_all_differ_alike_has_no_p_and_counts_as_compared(
     assert alone.p is not None
     assert comparison.corrected_p(hr) == pytest.approx(2 * alone.p)
     assert comparison.power is not None
-    assert "among 2 methods" in comparison.power
+    assert "with correction for 2 methods" in comparison.power
 
 
 def test_runs_that_failed_early_do_not_lengthen_the_title_of_other_tables(

@@ -39,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("record", type=Path, help="the folder of a run")
     parser.add_argument("overrides", nargs="*", default=[],
-                        help="dataset=CHOICE, dataset.KEY=VALUE; and of hardware")  # fmt: skip
+                        help="dataset=CHOICE, dataset.KEY=VALUE; also hardware=CHOICE, "
+                        "hardware.KEY=VALUE")  # fmt: skip
     parser.add_argument("--config-dir", type=Path, metavar="DIR",
                         help="with a dataset or a model of your own, as for opt-run")  # fmt: skip
     parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)

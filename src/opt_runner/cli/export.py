@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=["safetensors", "onnx", "torch-export"],
                         default="safetensors", help="default: safetensors")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE",
-                        help="default: a name of the run's own, in this folder")  # fmt: skip
+                        help="default: named after the run, in the current folder")  # fmt: skip
     parser.add_argument("--config-dir", type=Path, metavar="DIR",
                         help="with a model of your own, as for opt-run")  # fmt: skip
     parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)

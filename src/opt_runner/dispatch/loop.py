@@ -152,7 +152,7 @@ def dispatch(source: Source, backend: Backend, at_once: int) -> None:
                 backend.stop(interrupted, again=handled > 0)
                 if handled == 0:
                     backend.screen.say(
-                        f"{interrupted}: the runs save and end; once more ends them at once"
+                        f"{interrupted}: the runs save and end; send the signal again to kill them"
                     )
                 handled += 1
             if not handled:

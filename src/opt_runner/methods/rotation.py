@@ -72,7 +72,7 @@ class SquareRotation(Rotation):
 
     start: R starts as I (`identity`), with entries from N(0, 1) as in the paper's code (`normal`),
     or as a random orthogonal matrix, uniform over the group (`orthogonal`). From N(0, 1) the first
-    steps turn Q less, as its rows have the length sqrt(d).
+    steps turn Q less, because the rows of R have the length sqrt(d).
     """
 
     start: Start = "identity"

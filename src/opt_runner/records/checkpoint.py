@@ -85,8 +85,8 @@ def load(
             )
         if state.get("form") != _FORM:
             say(
-                "its checkpoint is of another release of opt-runner and cannot be gone on from: "
-                "the run starts over, the old files are set aside"
+                "its checkpoint is of another release of opt-runner and cannot be resumed: the run "
+                "starts over, the old files are set aside"
             )
             _start_over(record, "former")
             return None

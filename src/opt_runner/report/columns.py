@@ -192,7 +192,7 @@ _GEOMETRY = (
     _change("energy excess", "half_space_excess", fmean, "+z.2f",
             "energy excess: before → after training, mean over layers; the half-space energy "
             "(s = 0) of a layer's neurons minus that of random neurons, in standard deviations of "
-            "the latter"),
+            "the latter (formula: docs/methods.md)"),
     _change("largest |cos|", "largest_cosine", max, ".3f",
             "largest |cos|: of the angle between two neurons of a layer, over all layers, before → "
             "after training; 1: two neurons are parallel or opposite"),

@@ -15,6 +15,7 @@ from opt_runner.records.result import Result
 from opt_runner.records.stored import StoredRun
 from opt_runner.report.statistics import (
     CONFIDENCE,
+    POWER,
     Difference,
     Mean,
     detectable_difference,
@@ -220,14 +221,14 @@ class Comparison:
         alone = detectable_difference(n, std, 1 - CONFIDENCE)
         points = " points" if self.measure.unit == "%" else ""
         text = (
-            f"With {n} seeds a true difference of {alone:.3g}{points} would be found in 4 of 5 "
-            f"such comparisons with standard (the differences of single seeds spread by {std:.2g})"
+            f"With {n} seeds, the paired t-test detects a true difference of {alone:.3g}{points} "
+            f"with {POWER:.0%} power (standard deviation of the paired differences: {std:.2g})"
         )
         tests = sum(one.n > 1 for one in found)
         if tests > 1:
             together = detectable_difference(n, std, (1 - CONFIDENCE) / tests)
-            least = f"one of {together:.3g}" if together < 100 else "none"
-            text += f", {least} if it must stand out among {tests} methods"
+            least = f"{together:.3g}{points}" if together < 100 else "no difference below 100"
+            text += f"; with correction for {tests} methods, {least}"
         return text + "."
 
     @cached_property

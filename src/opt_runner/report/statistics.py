@@ -71,7 +71,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p values, corrected by Holm for their number.
 
     Of m tests the i-th smallest p becomes the largest of (m - j + 1) p_(j) over j <= i, at most 1.
-    With the limit 0.05, at most one comparison in 20 has any false difference.
+    With the limit 0.05, at most one table in 20 has any false difference.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure" (1979).
     """

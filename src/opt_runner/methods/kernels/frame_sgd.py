@@ -14,9 +14,9 @@ is in the span of N and V, and the second block column of (I - h J)^-1 (I + h J)
 J is Hamiltonian, so its Cayley transform is symplectic. N is not unique, N - V S is as good for
 symmetric S, and Q N is N (2 F - I)^-T = N (2 (I - Y)^-1 - I)^T but for such an S.
 
-Before, the S nearest to making V^T N skew is taken off. It is what pulls at the lengths of the
-neurons and the angles between them, which no rotation changes: it would pile up in N, and N
-would lose the digits of K.
+First V S is subtracted from N, with the symmetric S = sym(C^-1 T), which makes V^T N nearly skew.
+This part of N pulls at the lengths of the neurons and the angles between them, which no rotation
+changes: it would pile up in N, and N would lose the digits of K.
 
 All of it is exact: nothing leaves the group, momentum is carried along as it is. Products
 d x n x n of a step: T, D (symmetric: half), two of Q V, two of N; C now and then. Of n x n x n: 22.

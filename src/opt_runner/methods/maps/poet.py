@@ -22,7 +22,7 @@ _SHORTEST_ROUND = 20
 
 @method_options
 class ReparameterizedTraining(Method):
-    """V = Q(R) W Q(P): W keeps its spectrum but, as P mixes neurons, not their energy.
+    """V = Q(R) W Q(P): the spectrum of W stays; the energy does not, because P mixes neurons.
 
     Each side has a random order of its coordinates and, along that, blocks of b x b: R is
     (d/b, b, b) and P (n/b, b, b), both from 0. At the end of a round W <- Q(R) W Q(P) for good,

@@ -82,8 +82,8 @@ class Pion(MovedV):
     exact: Cayley transforms, which keep the singular values to rounding; else the published series
         of degree 2, whose drift `spectrum_change` shows.
     second_moment: decay of the squares that A is divided by, 0.999 as published; None: no division.
-    rotation_lr: in units of 0.2 of an entry's root mean square a step; published 1e-4 for language
-        models of 1.3 billion parameters.
+    rotation_lr: lr 1 moves the entries of V by 0.2 RMS per step; published 1e-4 for language models
+        of 1.3 billion parameters.
 
     Measured: `spectrum_change`, the largest change of a singular value since the start, as a share
     of the largest of them.
