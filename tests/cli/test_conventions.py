@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.experimental.callback import Callback
 
 from hydra_plugins.opt_runner.sweepers import _refuse_for_workers
+from opt_runner.cli.run import _options_first
 from opt_runner.config.compose import conf_dir
 from opt_runner.errors import UserError
 from tests.cli.conftest import TINY, Run
@@ -111,3 +112,10 @@ class Tracker:
     assert words["objective"] == words["validation"] != "None"
     (log,) = tmp_path.glob("outputs/default/*/*/*/*/run.log")
     assert "DEBUG opt_runner: step 12" in log.read_text()
+
+
+def test_options_stand_anywhere() -> None:
+    words = ["method=gs", "-m", "--config-dir", "my=conf", "seed=0,1", "--cfg", "job", "--info"]
+    options = ["-m", "--config-dir", "my=conf", "--cfg", "job", "--info"]
+    assert _options_first(words) == [*options, "method=gs", "seed=0,1"]
+    assert _options_first(["seed=1", "--config-dir"]) == ["--config-dir", "seed=1"]

@@ -6,6 +6,7 @@ Help, `--cfg` and completion answer without importing torch.
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
 
 import hydra
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from opt_runner.records.result import Result
     from opt_runner.run.processes import Processes
     from opt_runner.run.run import Run
+
+
+# Hydra's options whose next word is their value.
+_WITH_VALUE = (
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
+    "--config-dir", "-cd", "--experimental-rerun",
+)  # fmt: skip
 
 
 @hydra.main(version_base="1.3", config_path=str(compose.conf_dir()), config_name="config")
@@ -127,9 +135,7 @@ def main() -> None:
     if "--version" in sys.argv[1:]:  # Hydra would print its own
         print(f"opt-runner {__version__}")
         return
-    # argparse wants all positional arguments together, so `a=1 -m b=2,3` would be an error.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
-    sys.argv[1:] = map(_without_hyphens, sys.argv[1:])
+    sys.argv[1:] = _options_first(map(_without_hyphens, sys.argv[1:]))
     sys.argv[1:] = with_quoted_texts(sys.argv[1:], compose.text_keys())
     process.spin_briefly()
     make_steady()
@@ -144,6 +150,21 @@ def main() -> None:
             _app()
     except KeyboardInterrupt as error:
         _interrupted(error)
+
+
+def _options_first(words: Iterable[str]) -> list[str]:
+    """Return Hydra's options with their values, then the overrides.
+
+    argparse wants all overrides together, so `a=1 -m b=2,3` would be an error.
+    """
+    options, overrides = list[str](), list[str]()
+    left = iter(words)
+    for word in left:
+        option = word.startswith("-")
+        (options if option else overrides).append(word)
+        if word in _WITH_VALUE:
+            options += [value for value in [next(left, None)] if value is not None]
+    return options + overrides
 
 
 def _without_hyphens(word: str) -> str:
