@@ -47,7 +47,8 @@ The component of a group (method, model, dataset, optimizer, schedule) also has 
 and folders, and a `_target_`, its class or function. `required`: you must give a value. Limits
 above 100,000 are left out.
 
-These keys do not change the result, so a run keeps its signature if they change: {none}.
+These keys change a result by rounding at most, so a run keeps its signature if they change: {none}.
+For `hardware.device` this holds within a kind: a run on a GPU is another run than one on a CPU.
 """
 
 

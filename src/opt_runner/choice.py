@@ -113,8 +113,8 @@ class Rule:
 class Choice:
     """Which layers are covered.
 
-    covered: the layers of each rule. hidden: all layers whose neurons are looked at, which are
-    those that the methods are asked about, but for heads that nobody has named. notes: {name: why}
+    covered: the layers of each rule. hidden: the layers whose neurons are measured: all that the
+    methods are asked about, except heads that are not named. notes: {name: why}
     of layers that stay plain, or of which the summary has something else to say.
     """
 

@@ -196,8 +196,8 @@ class OPT(EffectiveNetwork):
         """Return one optimizer for all that trains; the defaults are the paper's.
 
         rotation_lr: learning rate of what the methods train beside the network, as R; None: `lr`.
-        weight_decay: coefficient of everything that trains, as the method scales it: of several
-            the first, for what no method has tensors for.
+        weight_decay: coefficient for all tensors that train. A method may scale it; of several
+            methods the first scales it for tensors that belong to no method.
         make: returns the optimizer of parameter groups, in place of SGD. Each group has its `lr`
             and `weight_decay`; `matrices` is True if it holds weights of hidden layers, or stacks
             R (k, ...), which have `stacked` as well. A method with an optimizer of its own, as

@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="opt-export",
-        description="Write the network of a finished run, without a trace of OPT, as a file that "
-        "runs without this package.",
-        epilog="safetensors: the weights alone; onnx: a graph for onnxruntime and others, needs "
+        description="Write the network of a finished run, without a trace of OPT.",
+        epilog="safetensors: the weights, for the network's own code; the others need no code of "
+        "this package or of the network. onnx: a graph for onnxruntime and others, needs "
         "pip install onnx onnxscript onnxruntime; torch-export: a graph for torch.export.load.",
     )
     parser.add_argument("record", type=Path, help="the folder of a run")
