@@ -5,6 +5,9 @@ are `subprocess.Popen` and `subprocess.run` for the commands. A server, one for 
 pytest, has imported what they import. It forks a child for each command, and the child executes the
 installed script. Tests about the start itself use `subprocess`.
 
+The workers of opt-run's pool are forked likewise, from a process that each opt-run leaves beside
+itself before it does anything else.
+
 The server has no threads, no open files and no GPU, and executes nothing but imports. So a child
 differs from a started command in these points: its hash seed is the server's, and /proc shows the
 server's command line and environment.
@@ -12,6 +15,7 @@ server's command line and environment.
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import gc
 import importlib
@@ -29,6 +33,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 # Imports read them: a command that has another value than this process is really started.
@@ -36,6 +41,7 @@ READ_BY_IMPORTS = (
     "CUDA_VISIBLE_DEVICES", "LD_PRELOAD", "MKL_NUM_THREADS", "MPLBACKEND", "OMP_NUM_THREADS",
     "OMP_WAIT_POLICY", "PYTHONHASHSEED", "PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONWARNINGS",
 )  # fmt: skip
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # os.fork and pidfd_open; elsewhere all commands are really started.
 CAN_FORK = hasattr(os, "pidfd_open")
 # Not wandb: it makes a temporary folder when it is imported, which the first child would remove.
@@ -236,8 +242,9 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
                 if pid == 0:
                     for number, descriptor in enumerate(descriptors[1:]):
                         os.dup2(descriptor, number)
+                    selector.close()  # later it would close a file of the command
+                    connection.close()
                     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-                    connection.detach()
                     return json.loads(content)
                 for descriptor in descriptors[1:]:
                     os.close(descriptor)
@@ -254,10 +261,12 @@ def _serve(connection: socket.socket) -> dict[str, Any] | None:
 
 
 def _become(request: Mapping[str, Any]) -> None:
-    """Execute the command: the last act of a child."""
+    """Execute the command or the worker: the last act of a child."""
     _take_sigint()
-    if request["session"]:
+    if request.get("session"):
         os.setsid()
+    if os.path.basename(request["argv"][0]) == "opt-run":
+        request = _with_workers(request)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
@@ -269,12 +278,104 @@ def _become(request: Mapping[str, Any]) -> None:
     given = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:1] = [os.path.dirname(sys.argv[0]), *map(os.path.abspath, given)]
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        if "program" in request:
+            exec(request["program"], {"__name__": "__main__"})
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
         _codes.append(0)
     except SystemExit as end:
         if isinstance(end.code, int | None):
             _codes.append(end.code or 0)
         raise
+
+
+def _with_workers(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Have the pool fork its workers. Returns the request; in a worker's process the worker's.
+
+    A worker must be a child of its command, so its parent, a child of the process beside the
+    command, ends at once, and the command adopts it.
+    """
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork():
+        its.close()
+        set_child_subreaper = 36  # linux/prctl.h
+        ctypes.CDLL(None).prctl(set_child_subreaper, 1)
+        pool = sys.modules["opt_runner.dispatch.local"]
+        pool.subprocess = SimpleNamespace(Popen=functools.partial(_start_worker, ours))  # type: ignore[attr-defined]
+        return request
+    ours.close()
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
+    os.close(nothing)
+    for one in ENDING:
+        signal.signal(one, signal.SIG_IGN)
+    while True:
+        content, descriptors, _, _ = socket.recv_fds(its, 2**20, 4)
+        if not content:
+            os._exit(0)
+        if parent := os.fork():
+            os.waitpid(parent, 0)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            continue
+        parent = os.getpid()
+        if os.fork():
+            os._exit(0)
+        asked: dict[str, Any] = json.loads(content)
+        signal.pthread_sigmask(signal.SIG_BLOCK, asked["blocked"])
+        for one in ENDING:
+            signal.signal(one, signal.SIG_DFL)
+        _take_sigint()
+        for number, descriptor in enumerate(descriptors[1:]):
+            os.dup2(descriptor, number)
+        while os.getppid() == parent:
+            time.sleep(0.001)
+        os.write(descriptors[0], b"%d" % os.getpid())
+        its.detach()
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        return asked
+
+
+def _start_worker(
+    server: socket.socket, arguments: list[str], env: Mapping[str, str], **streams: Any
+) -> Any:
+    """Start a worker as `subprocess.Popen` does, for the pool."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    given = {name: env.get(name) for name in READ_BY_IMPORTS}
+    kept = {name: os.environ.get(name) for name in READ_BY_IMPORTS}
+    if threads and given["MKL_NUM_THREADS"] == threads:  # which it is without that variable
+        given["MKL_NUM_THREADS"] = kept["MKL_NUM_THREADS"]
+    if given != kept:
+        return subprocess.Popen(arguments, env=env, **streams)
+    blocked = [int(one) for one in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
+    request = {
+        "argv": ["-c"], "program": arguments[-1], "cwd": os.getcwd(), "env": dict(env),
+        "blocked": blocked,
+    }  # fmt: skip
+    ours, its = socket.socketpair()
+    files = [streams[name] for name in ("stdin", "stdout", "stderr")]
+    numbers = [one if isinstance(one, int) else one.fileno() for one in files]
+    with ours, its:
+        socket.send_fds(server, [json.dumps(request).encode()], [its.fileno(), *numbers])
+        return _Worker(int(ours.recv(16)))
+
+
+class _Worker:
+    """A worker's process. The members are as those of `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def wait(self) -> int:
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+    def send_signal(self, signum: int) -> None:
+        if self.returncode is None:  # until it is waited for, its number is no other process's
+            os.kill(self.pid, signum)
 
 
 def _leave() -> None:

@@ -13,6 +13,7 @@ import subprocess
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import dropwhile, zip_longest
 from pathlib import Path
 
@@ -284,8 +285,17 @@ def _values(overrides: list[str]) -> list[list[str]]:
 
 
 def _sweeper(overrides: list[str]) -> dict:
+    if any(word.startswith("hydra.searchpath") for word in overrides):
+        return _composed_sweeper.__wrapped__(tuple(overrides))  # of files that tests write
+    # The values of the other keys do not change it, and composing is slow.
+    chosen = [word for word in overrides if word.lstrip("+~").startswith(("experiment=", "hydra"))]
+    return _composed_sweeper(tuple(chosen))
+
+
+@cache
+def _composed_sweeper(overrides: tuple[str, ...]) -> dict:
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = hydra.compose("config", overrides, return_hydra_config=True)
+        cfg = hydra.compose("config", list(overrides), return_hydra_config=True)
     sweeper = OmegaConf.to_container(cfg.hydra.sweeper, resolve=False)
     assert isinstance(sweeper, dict)
     return sweeper

@@ -50,8 +50,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("session", [False, True])
+@pytest.mark.parametrize(("end", "session"), [*((end, False) for end in ENDS), ("", True)])
 def test_a_forked_process_is_as_a_started_one(tmp_path: Path, end: str, session: bool) -> None:
     (tmp_path / "program.py").write_text(f"{PROGRAM}{end}")
     arguments = [tmp_path / "program.py", "a", "b c"]
@@ -116,6 +115,7 @@ def test_each_process_draws_numbers_of_its_own(tmp_path: Path) -> None:
     assert len({*first, *second}) == 6
 
 
+@pytest.mark.slow
 def test_each_command_starts(tmp_path: Path) -> None:
     variables = {"HOME": str(tmp_path), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
 

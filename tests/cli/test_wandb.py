@@ -92,6 +92,7 @@ def test_a_failed_run_is_marked_failed_and_does_not_leak_into_the_next(
     assert len(runs[0.1].history) == 13
 
 
+@pytest.mark.slow
 def test_one_run_prints_its_own_sync_line(opt_run: Run, tmp_path: Path) -> None:
     done = opt_run("method=cayley", *TINY)
     assert "W&B: 1 run offline, not logged in; to upload: wandb sync " in done.stdout
@@ -164,8 +165,8 @@ def test_a_finished_run_answers_an_agent_of_wandb_sweep(
 
 @pytest.mark.parametrize(
     "where",
-    ["settings", "host", "none",
-     *(pytest.param(one, marks=pytest.mark.slow) for one in ("environment", "netrc", "token"))],
+    ["host", "none", *(pytest.param(one, marks=pytest.mark.slow)
+                       for one in ("settings", "environment", "netrc", "token"))],
 )  # fmt: skip
 def test_a_login_is_what_wandb_takes_for_one(tmp_path: Path, where: str) -> None:
     home, key = tmp_path / "home", "a" * 40

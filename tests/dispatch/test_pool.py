@@ -98,7 +98,8 @@ def test_a_second_signal_does_not_wait(start: Start, tmp_path: Path) -> None:
 
 def test_a_signal_while_workers_start(start: Start, tmp_path: Path) -> None:
     """They are about to import torch, or do."""
-    command = start(*LONG, *TWO)
+    # With a number of threads of their own the workers are not forked.
+    command = start(*LONG, *TWO, "hardware.threads=7")
     command.until("outputs/.sweep/*/slot-1.log")
     command.process.send_signal(signal.SIGINT)
     assert command.ends() == 130

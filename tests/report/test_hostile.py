@@ -1,11 +1,12 @@
 """Records may hold anything: each fault is a line, and no format obeys what a label says."""
 
+import contextlib
 import csv
 import json
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from opt_runner.records import search, stored, tuned
 from opt_runner.records.reading import printable
+from opt_runner.records.record import Record
 from opt_runner.records.result import Result
 from opt_runner.report import terminal, trials
 from opt_runner.report.comparison import Comparison
@@ -26,9 +28,9 @@ from opt_runner.report.figures.dots import draw_conditions, families
 from opt_runner.report.figures.search import draw_search, draw_tuning
 from opt_runner.report.figures.view import View
 from opt_runner.report.tables import compare
-from opt_runner.report.writers import WRITERS
+from opt_runner.report.writers import WRITERS, explore
 from opt_runner.report.writers.latex import escape
-from tests.report.conftest import Write, report
+from tests.report.conftest import Write, report, writer
 from tests.report.test_page import Reader
 from tests.report.test_search import SEARCH
 
@@ -46,6 +48,14 @@ RAW = ["1e400", "NaN", "9" * 5000, "[" * 20_000, '"\\ud800"', "{"]  # cannot be 
 
 
 Written = Callable[[str, str], str]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _pages_without_packages() -> Iterator[None]:
+    """5 MB of JavaScript in each page, which no record changes."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(explore, "_kept", lambda package, name: "")
+        yield
 
 
 def named(table: Comparison, text: str) -> Comparison:
@@ -194,6 +204,33 @@ FIELDS = [(name,) for name in Result.__dataclass_fields__]
 INNER = [("start", "energy"), ("end", "half_space_excess"), ("end", "angles"), ("measured", "x")]
 
 
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
+    """A folder with a record for each wrong value, and one more."""
+    folder = tmp_path_factory.mktemp("alike")
+    write = writer(folder)
+    return folder, [
+        write("gs", seed, measured={"x": 1.0}) for seed in range(1 + len(wrong_values()))
+    ]
+
+
+@pytest.mark.parametrize("key", [*FIELDS, *INNER], ids=".".join)
+def test_results_with_a_wrong_type_are_a_line_each_at_most(
+    alike: tuple[Path, list[Record]], key: tuple[str, ...]
+) -> None:
+    folder, (_, *changed) = alike
+    whole = [record.result.read_text() for record in changed]
+    for record, raw in zip(changed, wrong_values(), strict=True):
+        overwritten(record.result, key, raw)
+    faults, statuses = whole_report(folder)
+    for record, content in zip(changed, whole, strict=True):
+        record.result.write_text(content)
+    assert len(statuses) == 1 + len(changed)
+    named = [str(record.result) for record in changed if str(record.result) in "\n".join(faults)]
+    assert len(named) == len(faults) == statuses.count("damaged")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [*FIELDS, *INNER], ids=".".join)
 def test_a_wrong_type_in_a_result_is_a_line_at_most(
     write: Write, tmp_path: Path, key: tuple[str, ...]
@@ -220,29 +257,53 @@ def test_a_cut_result_is_named(write: Write, tmp_path: Path, content: str) -> No
     assert statuses == ["damaged"]
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["seed", "method", "method.name", "model", "model.name", "dataset", "dataset.name",
-     "dataset.share", "optimizer", "optimizer.lr", "schedule", "hardware", "hardware.precision",
-     "batch_size", "budget.steps", "note", "layers"],
-)  # fmt: skip
-def test_a_wrong_type_in_a_config_is_a_line_at_most(write: Write, tmp_path: Path, key: str) -> None:
-    write("standard", 0)
-    path = write("gs", 0).config
-    content = yaml.safe_load(path.read_text())
+OF_CONFIGS = [
+    "seed", "method", "method.name", "model", "model.name", "dataset", "dataset.name",
+    "dataset.share", "optimizer", "optimizer.lr", "schedule", "hardware", "hardware.precision",
+    "batch_size", "budget.steps", "note", "layers",
+]  # fmt: skip
+
+
+def wrong_configs(content: str, key: str) -> list[str]:
+    """Return the config as YAML with each wrong value in the place of this key's."""
+    found = []
     *above, last = key.split(".")
     for value in [*WRONG, math.nan, math.inf]:
-        changed = yaml.safe_load(yaml.safe_dump(content))
-        at = changed
+        changed = at = yaml.safe_load(content)
         for part in above:
             at = at[part]
         at[last] = value
-        try:
-            path.write_text(yaml.safe_dump(changed))
-        except UnicodeEncodeError:
-            continue
+        text = yaml.safe_dump(changed)
+        with contextlib.suppress(UnicodeEncodeError):
+            text.encode()
+            found.append(text)
+    return found
+
+
+@pytest.mark.parametrize("key", OF_CONFIGS)
+def test_configs_with_a_wrong_type_are_a_line_each_at_most(
+    alike: tuple[Path, list[Record]], key: str
+) -> None:
+    folder, records = alike
+    whole = [record.config.read_text() for record in records]
+    for record, text in zip(records, wrong_configs(whole[0], key), strict=False):
+        record.config.write_text(text)
+    faults, statuses = whole_report(folder)
+    for record, content in zip(records, whole, strict=True):
+        record.config.write_text(content)
+    named = [str(record.config) for record in records if str(record.config) in "\n".join(faults)]
+    assert len(named) == len(faults) == len(records) - len(statuses)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", OF_CONFIGS)
+def test_a_wrong_type_in_a_config_is_a_line_at_most(write: Write, tmp_path: Path, key: str) -> None:
+    write("standard", 0)
+    path = write("gs", 0).config
+    for text in wrong_configs(path.read_text(), key):
+        path.write_text(text)
         faults, statuses = whole_report(tmp_path)
-        assert len(faults) + len(statuses) == 2, value
+        assert len(faults) + len(statuses) == 2, text
         assert all(str(path) in line for line in faults)
 
 
@@ -290,13 +351,28 @@ def test_damaged_metrics_are_named(write: Write, tmp_path: Path, content: bytes)
     assert [str(record.metrics) in line for line in faults] == [True]
 
 
-@pytest.mark.parametrize(
-    "key",
-    [("name",), ("space",), ("log",), ("trials",), ("label",), ("trials", 3),
-     *(("trials", 3, field) for field in search.Trial.__dataclass_fields__),
-     ("trials", 3, "parameters", "optimizer.lr"), ("space", "optimizer.lr")],
-    ids=str,
-)  # fmt: skip
+OF_SEARCHES: list[tuple[Any, ...]] = [
+    ("name",), ("space",), ("log",), ("trials",), ("label",), ("trials", 3),
+    *(("trials", 3, field) for field in search.Trial.__dataclass_fields__),
+    ("trials", 3, "parameters", "optimizer.lr"), ("space", "optimizer.lr"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OF_SEARCHES, ids=str)
+def test_searches_with_a_wrong_type_are_a_line_each_at_most(
+    tmp_path: Path, key: tuple[Any, ...]
+) -> None:
+    paths = [tmp_path / str(number) / search.NAME for number in range(len(wrong_values()))]
+    for path, raw in zip(paths, wrong_values(), strict=True):
+        path.parent.mkdir()
+        SEARCH.write(path.parent)
+        overwritten(path, key, raw)
+    faults, _ = whole_report(tmp_path)
+    assert len(faults) == sum(str(path) in "\n".join(faults) for path in paths)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", OF_SEARCHES, ids=str)
 def test_a_wrong_type_in_a_search_is_a_line_at_most(tmp_path: Path, key: tuple[Any, ...]) -> None:
     SEARCH.write(tmp_path)
     path = tmp_path / search.NAME

@@ -22,7 +22,7 @@ from opt_runner.run.run import Run, identify
 from opt_runner.run.set_up import set_up
 from opt_runner.run.step import TrainingStep
 from tests.gpu import Gpu
-from tests.small import small_cnn
+from tests.small import SOME_METHODS, small_cnn
 
 # Its decomposition, and torch's or geotorch's map, tell the CPU whether they succeeded.
 WAITING = {"ls", "parametrization", "spel", "manifold_muon", "sso"}
@@ -40,7 +40,14 @@ def training(method: str, hardware: str) -> TrainingStep:
     return TrainingStep(set_up(config, WORKLOAD.images()))
 
 
-@pytest.mark.parametrize("method", METHODS)
+# One of each kind; the others are slow tests.
+QUICK = {*SOME_METHODS, "boft", "givens", "hra", "landing", "pion", "spel", "srip"}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS],
+)
 def test_every_method_trains_as_on_the_cpu_without_waiting(method: str, gpu: Gpu) -> None:
     here, there = (training(method, hardware) for hardware in ("cpu", "cuda"))
     for _ in range(STEPS):
@@ -56,7 +63,13 @@ def test_every_method_trains_as_on_the_cpu_without_waiting(method: str, gpu: Gpu
         torch.testing.assert_close(trained[name].cpu(), expected, rtol=1e-3, atol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("method", sorted(WAITING))
+@pytest.mark.parametrize(
+    "method",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in sorted(WAITING)
+    ],
+)
 def test_these_wait_in_each_step(method: str, gpu: Gpu) -> None:
     step = training(method, "cuda")
     step()
@@ -105,7 +118,10 @@ def test_a_run_leaves_the_record_that_the_cpu_leaves(
     assert weights.keys() == torch.load(here.record.weights, weights_only=True).keys()
 
 
-@pytest.mark.parametrize("method", ["cayley", "frame", "sopt", "poet"])
+@pytest.mark.parametrize(
+    "method",
+    ["frame", "sopt", *(pytest.param(one, marks=pytest.mark.slow) for one in ("cayley", "poet"))],
+)
 def test_a_run_that_is_cut_ends_in_the_bits_of_an_uncut_one(
     method: str, run: Any, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:

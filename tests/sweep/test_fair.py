@@ -33,10 +33,11 @@ def bowl(config: Config) -> float:
 
 
 @pytest.fixture
-def fixed(tmp_path: Path) -> Iterator[list[str]]:
+def fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    monkeypatch.chdir(tmp_path)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield [
-            f"output_dir={tmp_path}", "model=mlp", "tracking=none", "hardware=cpu",
+            "output_dir=.", "model=mlp", "tracking=none", "hardware=cpu",
             "progress=plain", "budget.epochs=8",
         ]  # fmt: skip
 

@@ -31,6 +31,9 @@ from opt_runner.sweep.sweep import Sweep
 
 SPACE = ["optimizer.lr=tag(log,interval(0.003,0.3))", "method=gs,cayley"]
 
+# One for all tests: where these are in `output_dir`, their overrides are the same.
+compose = Composer("config")
+
 Outcome = float | Status | None  # validation error, status, or no result
 Ends = Callable[[Config], Outcome]
 
@@ -60,11 +63,11 @@ class FakeRunner:
     batches: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._compose, self._identify = Composer("config"), Identifier()
+        self._identify = Identifier()
 
     def run(self, overrides: Sequence[str]) -> Run:
         overrides = [*self.fixed, *overrides]
-        return self._identify(self._compose(overrides), command_line([], overrides))
+        return self._identify(compose(overrides), command_line([], overrides))
 
     def screen(self, run: Run) -> Screen:
         return Screen(run.config.progress)
@@ -108,10 +111,11 @@ def write(run: Run, status: Status, error: float | None, steps: int = 10) -> Non
 
 
 @pytest.fixture
-def fixed(tmp_path: Path) -> Iterator[list[str]]:
+def fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    monkeypatch.chdir(tmp_path)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         yield [
-            f"output_dir={tmp_path}", "model=mlp", "tracking=none", "hardware=cpu",
+            "output_dir=.", "model=mlp", "tracking=none", "hardware=cpu",
             "dataset.validation=0.1", "progress=plain", "budget.steps=10",
         ]  # fmt: skip
 
@@ -299,7 +303,7 @@ def test_a_run_without_a_result_ends_the_search_and_its_point_is_not_lost(
     uncut: Iterator[Outcome] = iter([10.0, 12.0, 11.0])
     begin([*SPACE, "note=uncut"], lambda config: next(uncut), trials=3)
     expected = [trial.parameters for trial in record(tmp_path).trials]
-    shutil.rmtree(tmp_path)
+    shutil.rmtree(tmp_path / "default")
     full: Iterator[Outcome] = iter([10.0, None])
     code, runner = begin(SPACE, lambda config: next(full), trials=3)
     assert (code, len(runner.executed)) == (1, 2)

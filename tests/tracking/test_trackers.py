@@ -174,6 +174,7 @@ def test_the_trackers_of_a_command(words: list[str], names: list[str]) -> None:
         assert (tracking.project, tracking.mode) == ("ours", "offline")
 
 
+@pytest.mark.slow
 def test_runs_that_start_at_once_make_one_database(tmp_path: Path) -> None:
     pytest.importorskip("mlflow", reason="MLflow is not installed")
     program = (

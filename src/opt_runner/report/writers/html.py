@@ -4,6 +4,7 @@ The page loads nothing: no script, no font, no style sheet. Its pictures are ins
 """
 
 from base64 import b64encode
+from functools import cache
 from typing import Any
 
 import yaml
@@ -21,17 +22,16 @@ from opt_runner.report.writers.report import Picture, Report
 
 def text(report: Report) -> str:
     """Return the file's content."""
-    pages = environment()
-    pages.filters |= {"data_uri": _data_uri, "yaml": _yaml}
-    return pages.get_template("page.html.j2").render(
+    return environment().get_template("page.html.j2").render(
         report=report, finished=finished, changes=_changes, counts=counts, words=words,
         settings=settings, settings_headings=SETTINGS,
     )  # fmt: skip
 
 
+@cache  # it keeps the compiled templates: to compile one takes longer than to fill it
 def environment() -> Environment:
     """Return Jinja's environment of the pages, in which no text of a record is HTML."""
-    return Environment(
+    pages = Environment(
         loader=PackageLoader("opt_runner.report", "."),
         autoescape=True,
         finalize=_printable,
@@ -39,6 +39,8 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    pages.filters |= {"data_uri": _data_uri, "yaml": _yaml}
+    return pages
 
 
 def _data_uri(picture: Picture) -> str:
