@@ -14,7 +14,7 @@ import pytest
 from hydra import initialize_config_dir
 
 from opt_runner.config.compose import compose, conf_dir
-from opt_runner.console.screen import Screen
+from opt_runner.console.screen import Screen, outcome
 from opt_runner.records import stored
 from opt_runner.records.record import Record
 from opt_runner.run.execute import execute
@@ -208,3 +208,19 @@ def test_time_spent_stopped_is_no_training(run: Run, monkeypatch: pytest.MonkeyP
         result = execute(run, Screen("none"), in_sweep=True, stop=request)
     assert stopped
     assert result.seconds < time.monotonic() - began - 1.9
+
+
+def test_out_of_patience_it_finishes_also_after_an_interruption(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = run.config.evaluate.model_copy(update={"patience": 2})
+    run = replace(run, config=run.config.model_copy(update={"evaluate": evaluate}))
+    monkeypatch.setattr("opt_runner.run.evaluate.numbers", lambda *rest: {"error": 50.0})
+    with monkeypatch.context() as patched:
+        ask_to_stop_at(2, patched)
+        assert start(run).status == "pruned"
+    result = start(run)
+    assert (result.status, result.steps, result.best_step) == ("finished", 4, 0)
+    assert outcome(result).endswith(f" after 4 steps in 0 s: {result.stopped}")
+    assert run.record.weights.exists()
+    assert start(run) == result

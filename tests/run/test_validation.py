@@ -1,6 +1,7 @@
 """A run with validation: what it trains on, evaluates, records and shows, and when it tests."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from opt_runner import merge
 from opt_runner.datasets import Images, Samples
+from opt_runner.errors import UserError
 from opt_runner.records.result import Result
 from opt_runner.run import evaluate
 from opt_runner.run.evaluate import Diverged, numbers, outputs
@@ -226,3 +228,64 @@ def test_without_validation_every_evaluation_is_a_test_as_ever() -> None:
     assert result.validation_error is None
     assert result.test_error_at_best is None
     assert all("validation_error" not in row for row in recorder.rows)
+
+
+PATIENT = ["dataset.validation=0.2", "evaluate.patience=2"]
+
+
+def with_errors(
+    monkeypatch: pytest.MonkeyPatch, setup: Setup, validation: dict[int, float], result: Result
+) -> None:
+    """Let the validation error after each step be as given."""
+
+    def given(network: Any, data: Any, samples: Any, *rest: Any) -> dict[str, float]:
+        return {"error": validation[result.steps] if samples is setup.validation else 7.0}
+
+    monkeypatch.setattr(evaluate, "numbers", given)
+
+
+def test_it_ends_after_so_many_evaluations_without_a_lower_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup, result = prepared(*PATIENT, "log.every=5"), new_result()
+    recorder: list[dict[str, Any]] = []
+    reporter = Silent()
+    monkeypatch.setattr(reporter, "report", recorder.append)
+    with_errors(monkeypatch, setup, {0: 60, 2: 50, 4: 50, 6: 40, 8: 41, 10: 40, 12: 0}, result)
+    train(setup, result, reporter, StopRequest())
+    assert result.steps == 10
+    assert result.stopped == "2 evaluations without a lower validation error than after step 6"
+    assert (result.best_step, result.test_error, result.train_error) == (6, 7.0, 7.0)
+    last = recorder[-1]
+    assert (last["step"], last["test_error"], last["train_loss"]) == (10, 7.0, result.train_loss)
+    uncut = prepared("dataset.validation=0.2", "log.every=5")
+    _, whole = trained(uncut)
+    assert [r["lr"] for r in recorder if r["step"] == 5] == [
+        r["lr"] for r in whole.rows if r["step"] == 5
+    ], "the schedule is that of the whole budget"
+
+
+def test_after_a_checkpoint_of_its_last_step_it_trains_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setup, result = prepared(*PATIENT), new_result()
+    with_errors(monkeypatch, setup, dict.fromkeys(range(0, 13, 2), 50.0), result)
+    train(setup, result, Silent(), StopRequest())
+    assert result.steps == 4
+    again = Result.parse(asdict(result))
+    train(setup, again, Silent(), StopRequest())
+    assert again == result
+
+
+def test_at_the_end_of_the_budget_nothing_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup, result = prepared(*PATIENT), new_result()
+    errors = {0: 60, 2: 50, 4: 50, 6: 40, 8: 30, 10: 30, 12: 30}
+    with_errors(monkeypatch, setup, errors, result)
+    train(setup, result, Silent(), StopRequest())
+    assert (result.steps, result.stopped) == (12, None)
+
+
+def test_patience_needs_samples_held_back() -> None:
+    with pytest.raises(UserError, match=r"^evaluate.patience=2 needs samples held back, as "
+                                        r"dataset.validation=0.1: [^\n]*$"):  # fmt: skip
+        composed("evaluate.patience=2")

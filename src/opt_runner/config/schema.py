@@ -109,11 +109,13 @@ class Evaluate(Node):
     """The steps between evaluations. test: the evaluations that measure the test error.
 
     ema: the decay of a moving average of the weights, which is tested as well; None: no average.
+    patience: the evaluations without a lower validation error that end the run; None: none do.
     """
 
     every: int | None = Field(gt=0, le=10**9)
     test: Literal["every", "last", "never"] = "every"
     ema: float | None = Field(default=None, gt=0, lt=1)
+    patience: int | None = Field(default=None, gt=0, le=10**9)
 
 
 class Checkpoint(Node):
@@ -248,6 +250,15 @@ class Config(Node):
     dataset: Annotated[DatasetChoice, Role.TASK]
     hardware: Annotated[Hardware, Role.TASK]
     tracking: Annotated[Tracking, Role.NONE] = Tracking()
+
+    @model_validator(mode="after")
+    def _patience_has_validation(self) -> Self:
+        if self.evaluate.patience and not self.dataset.validation:
+            raise ValueError(
+                f"evaluate.patience={self.evaluate.patience} needs samples held back, as "
+                "dataset.validation=0.1: the test samples must not decide when a run ends"
+            )
+        return self
 
     @property
     def title(self) -> str:

@@ -212,7 +212,7 @@ def outcome(result: Result) -> str:
         return result.status
     return (
         f"{result.status}, {result.measure.said(name, error)} after {result.steps} steps in "
-        f"{duration(result.seconds)}"
+        f"{duration(result.seconds)}" + (f": {result.stopped}" if result.stopped else "")
     )
 
 

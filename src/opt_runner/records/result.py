@@ -37,6 +37,7 @@ class Result:
     error_name: str = "error"  # see datasets.Measure
     error_unit: str = "%"
     steps: int = 0
+    stopped: str | None = None  # the reason why the run ended before its budget
     seconds: float = 0.0  # of training, evaluation left out
     test_error: float | None = None  # after the last step
     best_test_error: float | None = None  # of all evaluations; None with validation

@@ -69,6 +69,8 @@ def outputs(
 def evaluate(setup: Setup, result: Result, last: bool) -> dict[str, Any]:
     """Evaluate the network as it is, fill `result`, and return the row of metrics.
 
+    last: the run ends here. It also ends if `result.stopped` is set afterwards.
+
     Raises Diverged if a weight or an output is not finite, and UserError if a method's measure has
     the name of a value that every row has.
     """
@@ -79,7 +81,7 @@ def evaluate(setup: Setup, result: Result, last: bool) -> dict[str, Any]:
     errors = (_test if setup.validation is None else _validate)(setup, network, result, last)
     if setup.average is not None:
         errors |= _average(setup, setup.average.network().eval(), result, errors)
-    if last:
+    if last or result.stopped:
         errors["train_error"] = result.train_error = _train_error(setup, network)
     measured: dict[str, float | None] = dict(setup.opt.measure())
     geometry = Geometry.of(setup.opt.neurons())
@@ -122,6 +124,8 @@ def _validate(setup: Setup, network: nn.Module, result: Result, last: bool) -> d
         result.best_validation_error = error
         result.best_step = result.steps
         result.test_error_at_best = None
+    result.stopped = None if last else _out_of_patience(setup, result)
+    last = last or result.stopped is not None
     when = setup.config.evaluate.test
     if when == "never" or not (last or (improved and when == "every")):
         return {"validation_error": error}
@@ -129,6 +133,18 @@ def _validate(setup: Setup, network: nn.Module, result: Result, last: bool) -> d
     if improved:
         result.test_error_at_best = tested["error"]
     return {"validation_error": error} | (_note(tested, result) if last else {})
+
+
+def _out_of_patience(setup: Setup, result: Result) -> str | None:
+    """Return the reason to stop, if `evaluate.patience` evaluations had no lower error."""
+    patience, best = setup.config.evaluate.patience, result.best_step
+    assert best is not None
+    if patience is None or result.steps - best < patience * setup.evaluate_every:
+        return None
+    return (
+        f"{patience} evaluations without a lower validation {result.error_name} than after step "
+        f"{best}"
+    )
 
 
 def _average(

@@ -25,7 +25,7 @@ def train(
     stop: StopRequest,
     state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Train up to `setup.steps` from where `result` is, and fill it.
+    """Train from where `result` is up to `setup.steps`, or until patience ends, and fill it.
 
     state: the value of `TrainingStep.state` at the checkpoint.
 
@@ -34,7 +34,6 @@ def train(
     """
     config, steps, epoch = setup.config, setup.steps, setup.batches.steps_per_epoch
     log_every = config.log.every or max(1, steps // 200)
-    evaluate_every = config.evaluate.every or max(epoch, steps // 50)
     save_every = config.checkpoint.every_steps
 
     setup.opt.train()
@@ -44,19 +43,22 @@ def train(
     shown = -_SHOW_SECONDS
     step = TrainingStep(setup, result.steps, **(state or {}))
 
-    while step.done < steps:
+    last = step.done == steps or result.stopped is not None
+    while not last:
         step()
         result.steps = step.done
 
         last = step.done == steps
         log_due = last or step.done % log_every == 0
-        test_due = last or step.done % evaluate_every == 0
+        test_due = last or step.done % setup.evaluate_every == 0
         if log_due or test_due:
             if first := step.diverged_at():
                 raise Diverged(f"loss is not finite at step {first}")
             result.seconds += stop.clock() - started
             row: dict[str, Any] = {"step": step.done, "epoch": step.done / epoch}
-            if log_due:
+            evaluated = evaluate(setup, result, last) if test_due else {}
+            last = last or result.stopped is not None
+            if log_due or last:
                 result.train_loss = step.take_mean_loss()
                 rate = step.done * setup.batches.batch_size / result.seconds
                 result.samples_per_second = round(rate, 1)
@@ -67,9 +69,7 @@ def train(
                     "seconds": result.seconds,
                     "samples_per_second": rate,
                 }
-            if test_due:
-                row |= evaluate(setup, result, last)
-            reporter.report(row)
+            reporter.report(row | evaluated)
             started = stop.clock()
 
         now = stop.clock()

@@ -45,6 +45,12 @@ class Setup:
     average: Average | None = None
 
     @property
+    def evaluate_every(self) -> int:
+        """Return the number of steps between two evaluations."""
+        epoch = self.batches.steps_per_epoch
+        return self.config.evaluate.every or max(epoch, self.steps // 50)
+
+    @property
     def hardware(self) -> str:
         """Return the hardware of the run in words."""
         several = f", {self.processes.count} processes" if self.processes.several else ""
