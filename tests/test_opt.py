@@ -214,3 +214,18 @@ def test_rotations_may_have_a_learning_rate_of_their_own() -> None:
 def test_a_learning_rate_of_rotations_that_has_no_effect_is_refused(method: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         OPT(small_cnn(), method).optimizer(lr=0.1, rotation_lr=0.5)
+
+
+def test_short_weights_are_named_where_a_method_keeps_them() -> None:
+    def notes(std: float, method: str, **options: str) -> set[str]:
+        network = nn.Sequential(nn.Linear(50, 40), nn.ReLU(), nn.Linear(40, 10))
+        nn.init.normal_(network[0].weight, std=std)
+        return {row.note for row in OPT(network, method, **options).summary().rows} - {"output"}
+
+    short = "W is short, and stays so; weights=gaussian draws it anew"
+    assert notes(0.02, "cayley") == {short, ""}
+    assert notes(0.02, "frame") == {short, ""}
+    assert notes(0.2, "cayley") == {""}
+    assert notes(0.02, "standard") == {""}
+    assert notes(0.02, "cayley", weights="gaussian") == {""}
+    assert notes(0.02, "cayley", weights="pretrained") == {""}, "fine-tuning keeps what it gets"

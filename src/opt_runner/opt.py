@@ -14,7 +14,7 @@ from opt_runner.errors import UserError
 from opt_runner.layers import Layer, candidates
 from opt_runner.methods import Method
 from opt_runner.methods.kernels.shards import is_sharded, unshard, whole
-from opt_runner.methods.stack import Stack, Weights, held, start_weight
+from opt_runner.methods.stack import Stack, Weights, held, is_short, start_weight
 from opt_runner.stepping import MakeOptimizer, Stepping
 from opt_runner.summary import Summary, summarise
 
@@ -90,7 +90,10 @@ class OPT(EffectiveNetwork):
         if zero:
             choice = choice.without(zero, every, rules)
         self.hidden = choice.hidden
-        self.notes = choice.notes
+        self.notes = {**choice.notes}
+        if weights == "given":
+            for rule, covered in zip(rules, choice.covered, strict=True):
+                self.notes |= self._of_short(rule.method, covered)
         for rule, covered in zip(rules, choice.covered, strict=True):
             if covered:
                 self._freeze(rule.method, covered)
@@ -131,6 +134,15 @@ class OPT(EffectiveNetwork):
                 layer, method, held(self.network, layer.parameter), weights, generator
             )
         ]
+
+    @torch.no_grad()
+    def _of_short(self, method: Method, layers: Sequence[Layer]) -> dict[str, str]:
+        """Return a note for each layer whose W is short."""
+        return {
+            layer.name: "W is short, and stays so; weights=gaussian draws it anew"
+            for layer in layers
+            if is_short(layer, method, held(self.network, layer.parameter))
+        }
 
     def _freeze(self, method: Method, layers: Sequence[Layer]) -> None:
         for layer in layers:

@@ -19,6 +19,8 @@ Weights = Literal["given", "gaussian", "pretrained"]
 _ROUNDING = 1e-5
 # Neurons of N(0, 2/d) have the length sqrt(2), and those of a network that trains 0.05 and more.
 _VANISHING = 1e-3
+# Below this share of the usual length a network learned much less (docs/results/language.md).
+_SHORT = 0.3
 # Attributes by which FSDP1 and DeepSpeed's ZeRO-3 know the parameters that they keep.
 _TAKEN = ("_fsdp_flattened", "ds_id")
 # A state: the seed, and the name of the method, cut or filled to a fixed length.
@@ -54,6 +56,17 @@ def start_weight(
     if start is not W:
         layer.part(parameter).copy_(layer.weight(start))
     return True
+
+
+def is_short(layer: Layer, method: Method, parameter: Tensor) -> bool:
+    """Return True if W has short neurons, which V then has for ever.
+
+    The mean length is compared with sqrt(2), the length of neurons from N(0, 2/d).
+    """
+    if not method.changes_weight or parameter.is_meta:
+        return False
+    lengths = torch.linalg.vector_norm(layer.matrix(parameter).float(), dim=0)
+    return bool(lengths.mean() < _SHORT * 2**0.5)
 
 
 class Stack(nn.Module):
