@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import secrets
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 from opt_runner.errors import UserError
 
 _WAIT_SECONDS = 0.5
+_SECONDS_TO_ANSWER = 20.0
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ADVICE = {
     **dict.fromkeys((None, *FULL), "make room, then"),  # PyTorch's errors have no number
@@ -263,3 +265,14 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def impatient_sockets() -> Iterator[None]:
+    """Set a timeout: torchvision has none, and a network that drops packets would hang the run."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_SECONDS_TO_ANSWER)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -144,7 +144,7 @@ def test_missing_files(tmp_path: Path, no_network: str, source: str, file: str) 
 
 
 def test_silent_server_is_not_waited_for(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("opt_runner.datasets.torchvision_sets.SECONDS_TO_ANSWER", 0.1)
+    monkeypatch.setattr("opt_runner.files._SECONDS_TO_ANSWER", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         monkeypatch.setattr(datasets.MNIST, "mirrors", [url, url])

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from opt_runner.errors import UserError
-from opt_runner.networks.pretrained import load_weights
+from opt_runner.networks.pretrained import load_weights, read_weights
 
 
 def network(classes: int = 3) -> nn.Module:
@@ -28,7 +28,7 @@ def test_every_form_of_file(tmp_path: Path, name: str) -> None:
             torch.save({"epoch": 3, "state_dict": given}, path)
         case "ddp.ckpt":
             torch.save({f"module.{key}": value for key, value in given.items()}, path)
-    load_weights(taken, path)
+    load_weights(taken, read_weights(path), path)
     for key, value in taken.state_dict().items():
         assert torch.equal(value, given[key])
 
@@ -40,7 +40,7 @@ def test_names_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     del given["0.bias"]
     torch.save(given, path)
     with pytest.raises(UserError) as caught:
-        load_weights(network(), path)
+        load_weights(network(), read_weights(path), path)
     first, *lines = str(caught.value).splitlines()
     assert "does not fit the network; model.weights_except=[PATTERN,...]" in first
     assert lines == [
@@ -50,7 +50,7 @@ def test_names_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     ]
     taken = network()
     head = taken[2].weight.clone()
-    load_weights(taken, path, ["2.*", "*.bias", "extra*"])
+    load_weights(taken, read_weights(path), path, ["2.*", "*.bias", "extra*"])
     assert torch.equal(taken[0].weight, given["0.weight"])
     assert torch.equal(taken[2].weight, head)
 
@@ -77,6 +77,6 @@ def test_files_that_are_no_weights(tmp_path: Path, name: str, content: object, s
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(UserError) as caught:
-        load_weights(network(), path)
+        load_weights(network(), read_weights(path), path)
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1

@@ -23,16 +23,17 @@ from opt_runner.run.run import Run, identify, settled_result
 from opt_runner.run.step import TrainingStep
 from tests.small import rows
 
+SMALL = [
+    "model=mlp", "model.widths=[8]", "tracking=none", "hardware=cpu", "hardware.threads=1",
+    "dataset.validation=0.1", "budget.steps=12", "evaluate.every=2", "evaluate.ema=0.9",
+    "log.every=1",
+]  # fmt: skip
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        overrides = [
-            f"output_dir={tmp_path}", "model=mlp", "model.widths=[8]", "tracking=none",
-            "hardware=cpu", "hardware.threads=1", "dataset.validation=0.1", "budget.steps=12",
-            "evaluate.every=2", "evaluate.ema=0.9", "log.every=1",
-        ]  # fmt: skip
-        yield identify(compose("config", overrides))
+        yield identify(compose("config", [f"output_dir={tmp_path}", *SMALL]))
 
 
 def start(run: Run) -> Any:
@@ -79,6 +80,25 @@ def test_outside_of_the_search_it_goes_on_to_the_end_of_an_uncut_one(
     assert resumed == rows(run)
     assert result.test_error_at_best == again.test_error_at_best
     assert result.best_step == again.best_step
+
+
+def test_mixed_and_augmented_it_resumes_to_the_bit(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["augment.mixup=0.2", "augment.cutmix=1", "augment/then=randaugment",
+             "dataset.size=12", "augment.pad=2"]  # fmt: skip
+    folder = f"output_dir={run.config.output_dir}"
+    run = identify(compose("config", [folder, *SMALL, *words]))
+    with monkeypatch.context() as patched:
+        ask_to_stop_at(6, patched)
+        assert start(run).status == "pruned"
+    result = start(run)
+    assert result.status == "finished"
+    resumed = rows(run)
+    assert 0 <= resumed[-1]["train_error"] <= 100
+    run.record.set_aside()
+    start(run)
+    assert resumed == rows(run)
 
 
 def test_after_the_last_step_there_is_nothing_to_stop(

@@ -94,7 +94,8 @@ def test_overrides_of_the_dataset_and_the_hardware(cnn: Run, tmp_path: Path) -> 
     [
         ("model=mlp", "model=mlp: only dataset=CHOICE, dataset.KEY=VALUE and hardware"),
         ("dataset=mnist,cifar10", "only dataset=CHOICE"),
-        ("dataset.size=8", "unknown key 'dataset.size'"),
+        ("dataset.root=here", "unknown key 'dataset.root'"),
+        ("dataset.size=16", "images (1, 16, 16), and the network takes"),
         ("dataset=image_folder", "dataset.root must be given"),
         ("dataset=nothing", "nothing"),
         ("dataset", "missing EQUAL"),

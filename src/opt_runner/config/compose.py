@@ -175,7 +175,7 @@ def check(plain: dict[str, Any]) -> Config:
     components.check(config.method, "method")
     supplied = _NETWORK_SUPPLIED | components.unfilled(config.model, "model")
     components.check(config.model, "model", supplied)
-    components.check(config.dataset, "dataset")
+    components.check(config.dataset, "dataset", frozenset(config.dataset.for_class))
     components.check(config.optimizer, "optimizer", _OPTIMIZER_SUPPLIED)
     components.check(config.schedule, "schedule", whole=True)
     if config.augment.then:

@@ -7,20 +7,17 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeGuard
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
+from opt_runner.config.choices import (
+    DatasetChoice,
+    Expanded,
+    ModelChoice,
+    OptimizerChoice,
+    ScheduleChoice,
+)
 from opt_runner.config.components import Component, Name, Node
 from opt_runner.config.tracking import Tracking
-from opt_runner.files import expanded
-
-# A path may begin with ~, as the shell leaves it in KEY=~/FOLDER.
-Expanded = BeforeValidator(lambda path: expanded(path) if isinstance(path, str) else path)
-
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 class Role(Enum):
@@ -51,33 +48,6 @@ class Budget(Node):
         return max(1, round(self.epochs * steps_per_epoch))
 
 
-class OptimizerChoice(Component):
-    """Any optimizer, and the options that all share.
-
-    rotation_lr: the learning rate of what a method trains beside the network, as R; null: lr.
-    clip: the largest norm of all gradients together; null: any. accumulate: the parts of a batch
-    whose gradients are added before a step.
-    """
-
-    lr: float = Field(gt=0, le=1e38)
-    rotation_lr: float | None = Field(default=None, gt=0, le=1e38)
-    weight_decay: float = Field(ge=0, le=1e38)
-    clip: float | None = Field(default=None, gt=0, le=1e38)
-    accumulate: int = Field(default=1, gt=0, le=10**6)
-
-    @model_validator(mode="after")
-    def _nesterov_has_momentum(self) -> Self:
-        if self.options.get("nesterov") and not self.options.get("momentum", 1):
-            raise ValueError("optimizer.nesterov needs optimizer.momentum above 0")
-        return self
-
-
-class ScheduleChoice(Component):
-    """Any schedule of the learning rate. warmup: the share of the budget in which it rises."""
-
-    warmup: float = Field(ge=0, lt=1)
-
-
 class Loss(Node):
     """Options of the loss of the data."""
 
@@ -89,7 +59,8 @@ class Augment(Node):
     """The augmentation of training images.
 
     resized_crop: the least share of an image's area in the crop; None: the padded crop is used.
-    then: the user's own augmentation, applied after the crop and the flip.
+    then: a further augmentation, applied after the crop and the flip.
+    mixup, cutmix: mix pairs of images, with shares drawn from Beta(a, a); None: do not.
     """
 
     enabled: bool
@@ -97,6 +68,8 @@ class Augment(Node):
     flip: bool
     resized_crop: float | None = Field(default=None, gt=0, le=1)
     then: Component | None = None
+    mixup: float | None = Field(default=None, gt=0, le=100)
+    cutmix: float | None = Field(default=None, gt=0, le=100)
 
 
 class Interval(Node):
@@ -123,51 +96,6 @@ class Checkpoint(Node):
 
     every_seconds: float = Field(ge=0, le=1e9)
     every_steps: int | None = Field(gt=0, le=10**9)
-
-
-class DatasetChoice(Component):
-    """Any dataset, and the choice of its training samples.
-
-    validation: the share of training samples that are held back, drawn with validation_seed.
-    share: the share of the others that are trained on, the same in each class.
-    label_noise: the share of their labels that are replaced by other classes.
-    The run's seed draws the latter two.
-    """
-
-    validation: float = Field(default=0.0, ge=0, le=0.5)
-    validation_seed: int = Field(default=0, ge=0, lt=2**31)
-    share: float = Field(default=1.0, gt=0, le=1)
-    label_noise: float = Field(default=0.0, ge=0, lt=1)
-
-    @property
-    def trained_on(self) -> dict[str, Any]:
-        """Return the choice of training samples, which is not in the data's fingerprint."""
-        chosen: dict[str, Any] = {}
-        if self.validation:
-            chosen["validation"] = [self.validation, self.validation_seed]
-        if self.share < 1:
-            chosen["share"] = self.share
-        if self.label_noise:
-            chosen["label_noise"] = self.label_noise
-        return chosen
-
-
-class ModelChoice(Component):
-    """Any network, and the file of weights that it starts from.
-
-    weights: a file of safetensors or of a state_dict; None: the network's own start.
-    weights_except: patterns of names of parameters that keep the network's own start.
-    """
-
-    weights: Annotated[Path | None, Expanded] = None
-    weights_except: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _is_a_known_form(self) -> Self:
-        if self.weights and self.weights.suffix not in WEIGHT_SUFFIXES:
-            allowed = ", ".join(WEIGHT_SUFFIXES)
-            raise ValueError(f"model.weights={self.weights} must be a file that ends in {allowed}")
-        return self
 
 
 class Covered(Node):

@@ -23,22 +23,34 @@ def signature(config: Config, data: str, device: str) -> str:
     data: the dataset's fingerprint. It replaces the dataset's options, as paths; the choice of
     training samples is hashed in addition.
     device: the kind of device, never `auto`.
-    A file of weights is hashed by its content. Raises UserError if it cannot be read.
+    A file of weights is hashed by its content. Raises UserError if it cannot be read, or weights
+    with a name be found.
     """
     # Without defaults: a key that a later release adds does not change older signatures.
     content = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     content = of_roles(content, Role.TASK, Role.METHOD, Role.SEED)
     for room in ("method", "model", "optimizer", "schedule"):
         content[room] = _component(content[room])
-    if config.model.weights:
+    if name := config.model.published:
+        content["model"]["weights"] = _published_fingerprint(config.model.options["arch"], name)
+    elif config.model.weights:
         content["model"]["weights"] = weights_fingerprint(config.model.weights)
     content["dataset"] = data
     content.setdefault("hardware", {})
-    content |= config.dataset.trained_on
+    content |= config.dataset.beside_fingerprint
     content["hardware"]["device"] = device
     content["results_version"] = RESULTS_VERSION
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _published_fingerprint(arch: str, name: str) -> str:
+    """Return the name of the file, which holds the first digits of its SHA-256."""
+    from opt_runner.networks.published import Published  # imports torch, which is slow
+
+    published = Published.of(arch, name)
+    published.fetch()
+    return published.file.name
 
 
 def weights_fingerprint(path: Path) -> str:

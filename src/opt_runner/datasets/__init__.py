@@ -8,10 +8,13 @@ from opt_runner.datasets.data import Data, Interface, Measure, Samples, Tally
 from opt_runner.datasets.dataset import Dataset, loaded, measure_of
 from opt_runner.datasets.digits import Digits
 from opt_runner.datasets.folder import ImageFolder
+from opt_runner.datasets.form import Form, normalise
 from opt_runner.datasets.graph import Graph, GraphFile
-from opt_runner.datasets.images import Images, normalise
+from opt_runner.datasets.images import Images
 from opt_runner.datasets.labelled import Labelled
+from opt_runner.datasets.mix import Mix
 from opt_runner.datasets.points import PointFolder, Points
+from opt_runner.datasets.rand_augment import RandAugment
 from opt_runner.datasets.stored import Stored
 from opt_runner.datasets.text import Text, TextFile
 from opt_runner.datasets.torchvision_sets import TorchvisionSet, published_set
@@ -23,6 +26,7 @@ __all__ = [
     "Data",
     "Dataset",
     "Digits",
+    "Form",
     "Graph",
     "GraphFile",
     "ImageFolder",
@@ -30,8 +34,10 @@ __all__ = [
     "Interface",
     "Labelled",
     "Measure",
+    "Mix",
     "PointFolder",
     "Points",
+    "RandAugment",
     "Samples",
     "Stored",
     "Tally",

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from opt_runner.datasets.ahead import Ahead
 from opt_runner.datasets.augment import Augment
-from opt_runner.datasets.images import normalise
+from opt_runner.datasets.form import normalise
+from opt_runner.datasets.mix import Mix
 from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError
 from opt_runner.transfer import send
@@ -22,7 +23,8 @@ class Batches:
     """Shuffled batches by step number; images are augmented.
 
     inputs: (N, ...), as images, uint8 (N, C, H, W); targets: (N, ...), on the device that trains.
-    augment: of images only. network_input: makes the network's input from a batch of inputs.
+    augment, mix: of images only. With mix, targets are probabilities (B, classes).
+    network_input: makes the network's input from a batch of inputs.
     streamed: the inputs are in memory or in a file. A thread reads the next batches and sends only
         them to the device. False: all inputs are on the device. Batches are equal to the bit either
         way.
@@ -48,6 +50,7 @@ class Batches:
         part: tuple[int, int] = (0, 1),
         streamed: bool = False,
         network_input: Callable[[Tensor, torch.dtype], Tensor] = normalise,
+        mix: Mix | None = None,
     ) -> None:
         if not 1 <= batch_size <= len(inputs):
             raise UserError(
@@ -66,6 +69,7 @@ class Batches:
         if self.augment is not None:
             self.size = inputs.shape[2], inputs.shape[3]
             self.augment.check(self.size)
+        self.mix = mix
         self.inputs = inputs
         self.targets = targets
         self.network_input = network_input
@@ -87,15 +91,17 @@ class Batches:
         Of a `part` these are its B samples. Raises UserError where they cannot be read.
         """
         if self._ahead is None:
-            index, *crop = self._of_step(step, self.targets.device)
+            index, *drawn = self._of_step(step, self.targets.device)
             inputs = self.inputs[index].to(self.targets.device)
         else:
             ahead = self._ahead.take(step)
-            inputs, index, *crop = (send(tensor, self.targets.device) for tensor in ahead)
+            inputs, index, *drawn = (send(tensor, self.targets.device) for tensor in ahead)
+        mixing = drawn.pop() if self.mix is not None else None
         if self.augment is not None:
-            inputs = self.augment.apply(inputs, *crop)
-        inputs = laid_out(inputs, self.memory_format)
-        return self.network_input(inputs, self.dtype), self.targets[index]
+            inputs = self.augment.apply(inputs, *drawn)
+        x = laid_out(self.network_input(inputs, self.dtype), self.memory_format)
+        y = self.targets[index]
+        return (x, y) if self.mix is None or mixing is None else self.mix.apply(x, y, mixing)
 
     def close(self) -> None:
         """End the thread that reads ahead. Call it after the last batch."""
@@ -103,15 +109,15 @@ class Batches:
             self._ahead.close()
 
     def _read(self, step: int) -> list[Tensor]:
-        """Return the inputs of a batch as they are, their indices, crops and flips, on the CPU."""
-        index, *crop = self._of_step(step, torch.device("cpu"))
+        """Return the inputs of a batch as they are, their indices and draws, on the CPU."""
+        index, *drawn = self._of_step(step, torch.device("cpu"))
         if isinstance(self.inputs, Stored):
-            return [self.inputs[index].read(pin_memory=self.targets.is_cuda), index, *crop]
+            return [self.inputs[index].read(pin_memory=self.targets.is_cuda), index, *drawn]
         # Not torch's indexing, which would start as many threads again as the training has.
-        return [torch.from_numpy(self.inputs.numpy().take(index.numpy(), axis=0)), index, *crop]
+        return [torch.from_numpy(self.inputs.numpy().take(index.numpy(), axis=0)), index, *drawn]
 
     def _of_step(self, step: int, device: torch.device) -> list[Tensor]:
-        """Return the indices of a batch's samples and, with augmentation, crops and flips."""
+        """Return the indices of a batch's samples and the draws of augmentation and mix."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._drawn = [send(drawn, device) for drawn in self._draw(epoch)]
@@ -120,12 +126,14 @@ class Batches:
         return [drawn[here][self._part] for drawn in self._drawn]
 
     def _draw(self, epoch: int) -> list[Tensor]:
-        """Return the order of an epoch's samples and, with augmentation, crops and flips."""
+        """Return the order of an epoch's samples and the draws of augmentation and mix."""
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         count = len(self.inputs)
         drawn = [torch.randperm(count, generator=generator)]
         if self.augment is not None:
             drawn += self.augment.draw(count, self.size, generator)
+        if self.mix is not None:
+            drawn.append(self.mix.draw(count, generator))
         return drawn
 
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from opt_runner.datasets.form import Form
 from opt_runner.datasets.stored import Stored, read
 from opt_runner.datasets.training_samples import hold_back, part
 from opt_runner.errors import UserError
@@ -118,8 +119,7 @@ class Data:
 
     train, test: the samples.
     measure: what `error` means. output_classes: outputs are logits of classes, so that the options
-    of `loss` apply. samples, outputs: names of the
-    network's inputs and outputs. scale: how the network takes the data, in words.
+    of `loss` apply. samples, outputs: names of the network's inputs and outputs.
     """
 
     train: Samples
@@ -129,7 +129,6 @@ class Data:
     output_classes: ClassVar[bool] = False
     samples: ClassVar[str] = "samples"
     outputs: ClassVar[str] = "outputs"
-    scale: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         """Raise UserError if the samples do not fit together."""
@@ -164,6 +163,11 @@ class Data:
         raise NotImplementedError
 
     @property
+    def scale(self) -> str:
+        """Return how the network takes the data, in words."""
+        return ""
+
+    @property
     def below(self) -> int | None:
         """Return the number of values of an input of integers; None if inputs are real."""
         return None
@@ -182,6 +186,15 @@ class Data:
     def network_input(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the network's input for a batch of `inputs`; real numbers get the type `dtype`."""
         return inputs.to(dtype) if inputs.is_floating_point() else inputs
+
+    def formed(self, form: Form) -> Self:
+        """Return images in another form. Raises UserError for other data, and a wrong form."""
+        if form != Form():
+            raise UserError(
+                "dataset.size, channels, mean and std are of images, and these are "
+                f"{self.samples}: leave them out"
+            )
+        return self
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float, floor: float) -> Tensor:
         """Return the mean loss of a batch. smoothing, floor: of `loss` in the config.

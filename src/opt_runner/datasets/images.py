@@ -1,11 +1,12 @@
 """Labelled images, the task of the paper."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from opt_runner.datasets.form import Form
 from opt_runner.datasets.labelled import Labelled
 from opt_runner.errors import UserError
 
@@ -21,11 +22,13 @@ class Images(Labelled):
 
     train, test: inputs are images, uint8 (N, C, H, W), in memory or `Stored`, all of one size;
     targets are labels, int64 (N,), indices into `classes`.
+    form: of the network's input.
     Raises UserError if types, shapes or labels do not fit together.
     """
 
+    form: Form = field(default_factory=Form)
+
     samples: ClassVar[str] = "images"
-    scale: ClassVar[str] = "pixels x of 0 to 255 as (x - 127.5) / 128"
 
     def __post_init__(self) -> None:
         for half, samples in (("training", self.train), ("test", self.test)):
@@ -39,12 +42,22 @@ class Images(Labelled):
 
     @property
     def channels(self) -> int:
-        return self.train.inputs.shape[1]
+        """Return the number of channels that the network takes."""
+        return self._shape[0]
 
     @property
     def size(self) -> tuple[int, int]:
-        """Return (height, width)."""
-        return self.train.inputs.shape[2], self.train.inputs.shape[3]
+        """Return (height, width) of the images that the network takes."""
+        return self._shape[1:]
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.train.inputs.shape[1:]
+        return self.form.shape(channels, height, width)
+
+    @property
+    def scale(self) -> str:
+        return str(self.form)
 
     @property
     def gives(self) -> dict[str, Any]:
@@ -56,10 +69,9 @@ class Images(Labelled):
         return max(1, min(_MOST_IMAGES, _MOST_PIXELS // pixels))
 
     def network_input(self, inputs: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return (x - 127.5) / 128 of images x, in the same memory format."""
-        return normalise(inputs, dtype)
+        """Return the images in their form, by default (x - 127.5) / 128 of pixels x."""
+        return self.form.apply(inputs, dtype)
 
-
-def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return (x - 127.5) / 128 in `dtype`, of any shape and in the same memory format."""
-    return (images.to(dtype) - 127.5) / 128
+    def formed(self, form: Form) -> Self:
+        form.check(self.train.inputs.shape[1])
+        return replace(self, form=form)

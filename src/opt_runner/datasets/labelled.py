@@ -52,7 +52,10 @@ class Labelled(Data):
         return (self.num_classes,)
 
     def loss(self, outputs: Tensor, targets: Tensor, smoothing: float, floor: float) -> Tensor:
-        """Return the smoothed cross-entropy of logits (B, classes) and labels (B,)."""
+        """Return the smoothed cross-entropy of logits (B, classes) and targets.
+
+        targets: labels (B,), or with mixup or CutMix probabilities (B, classes).
+        """
         return smoothed_cross_entropy(outputs, targets, smoothing, floor)
 
     def tally(self, device: torch.device) -> "ClassTally":
@@ -105,17 +108,19 @@ class ClassTally:
 
 
 def smoothed_cross_entropy(
-    logits: Tensor, labels: Tensor, smoothing: float = 0.01, floor: float = 1e-4
+    logits: Tensor, targets: Tensor, smoothing: float = 0.01, floor: float = 1e-4
 ) -> Tensor:
     """Return the reference's loss: the mean of -sum_c t_c log(softmax(logits)_c + floor).
 
-    t is 1 - smoothing at the label plus smoothing / classes everywhere. logits (batch, classes),
-    labels (batch,). Without a floor it is PyTorch's cross-entropy, which does not overflow.
+    t is (1 - smoothing) p plus smoothing / classes for the probabilities p of the targets. logits
+    (batch, classes); targets: p, (batch, classes), or labels (batch,), where p is 1. Without a
+    floor it is PyTorch's cross-entropy, which does not overflow.
     """
     if floor == 0:
-        return cross_entropy(logits, labels, label_smoothing=smoothing)
+        return cross_entropy(logits, targets, label_smoothing=smoothing)
     classes = logits.shape[-1]
-    targets = one_hot(labels, classes).to(logits.dtype)
+    if not targets.is_floating_point():
+        targets = one_hot(targets, classes).to(logits.dtype)
     targets = targets * (1 - smoothing) + smoothing / classes
     return -(targets * (logits.softmax(-1) + floor).log()).sum(-1).mean()
 

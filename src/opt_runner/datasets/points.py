@@ -34,7 +34,10 @@ class Points(Labelled):
     """
 
     samples: ClassVar[str] = "point clouds"
-    scale: ClassVar[str] = "centred clouds whose farthest point has the distance 1"
+
+    @property
+    def scale(self) -> str:
+        return "centred clouds whose farthest point has the distance 1"
 
     @property
     def gives(self) -> dict[str, Any]:

@@ -1,10 +1,8 @@
 """MNIST, FashionMNIST, CIFAR-10 and CIFAR-100, fetched and read by torchvision."""
 
 import math
-import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +14,7 @@ from opt_runner.datasets.dataset import Dataset
 from opt_runner.datasets.folder.image_folder import ImageFolder
 from opt_runner.datasets.images import Images
 from opt_runner.errors import UserError
-from opt_runner.files import expanded, locked_where_possible
-
-SECONDS_TO_ANSWER = 20.0
+from opt_runner.files import expanded, impatient_sockets, locked_where_possible
 
 # The files of the MNIST family and their published sizes, the same for MNIST and FashionMNIST.
 IDX_BYTES = {
@@ -164,7 +160,7 @@ class TorchvisionSet:
 
     def _fetch(self, problem: str) -> None:
         try:
-            with _impatient_sockets():
+            with impatient_sockets():
                 self._torchvision_class(self.root, download=True)
         except (OSError, RuntimeError, HTTPException) as error:
             reason = " ".join(str(error).split())
@@ -199,14 +195,3 @@ def _idx_damage(file: Path) -> str | None:
     promised = len(header) + math.prod(struct.unpack(f">{dimensions}I", header[4:]))
     found = file.stat().st_size
     return None if found == promised else f"is damaged ({found} bytes, its header says {promised})"
-
-
-@contextmanager
-def _impatient_sockets() -> Iterator[None]:
-    """Set a timeout: torchvision has none, and a network that drops packets would hang the run."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SECONDS_TO_ANSWER)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

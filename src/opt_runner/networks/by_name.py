@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from opt_runner.errors import UserError, nearest
 from opt_runner.networks.options import Momentum
 
-_WITH_AUXILIARY = ("googlenet", "inception_v3")  # they give several outputs in training
+WITH_AUXILIARY = ("googlenet", "inception_v3")  # they give several outputs in training
 _COLOURS = 3
 # Options that load weights. Some versions of timm unpickle any file; and no signature would know.
 _LOADING = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")
@@ -23,7 +23,7 @@ def from_torchvision(
     bn_momentum: Momentum | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Return torchvision.models.get_model(arch), without weights, for these images and classes.
+    """Return torchvision.models.get_model(arch), as it starts, for these images and classes.
 
     bn_momentum: of every BatchNorm; None: torchvision's. options: of the model, as dropout.
     Raises UserError for an unknown name or option, or images that do not suit it.
@@ -38,7 +38,7 @@ def from_torchvision(
         options = {"image_size": _side(arch, image_size), **options}
     elif arch.startswith("maxvit"):
         options = {"input_size": image_size, **options}
-    elif arch in _WITH_AUXILIARY:
+    elif arch in WITH_AUXILIARY:
         options = {"aux_logits": False, "init_weights": True, **options}
     try:
         network: nn.Module = models.get_model(arch, num_classes=num_classes, **options)

@@ -1,4 +1,4 @@
-"""Loading of a network's weights from a file."""
+"""Loading of a network's weights."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -17,16 +17,15 @@ from opt_runner.errors import UserError
 _MOST = 20
 
 
-def load_weights(network: nn.Module, path: Path, left_out: Sequence[str] = ()) -> None:
-    """Load the weights of a file into the network, on the CPU.
+def load_weights(
+    network: nn.Module, given: Mapping[str, Tensor], source: object, left_out: Sequence[str] = ()
+) -> None:
+    """Load weights into the network.
 
-    The file is safetensors, or a state_dict that torch.save wrote, alone or under `state_dict` or
-    `model`, also of a DDP or compiled module.
-
-    left_out: patterns of names that stay as they are.
-    Raises UserError where the file cannot be read, and with all names that do not fit.
+    source: a file or a name, for messages. left_out: patterns of names that stay as they are.
+    Raises UserError with all names that do not fit.
     """
-    given = {name: t for name, t in _read(path).items() if not _matches(name, left_out)}
+    given = {name: t for name, t in given.items() if not _matches(name, left_out)}
     own = {name: t for name, t in network.state_dict().items() if not _matches(name, left_out)}
     faults = {
         "only in the network": [name for name in own if name not in given],
@@ -40,13 +39,18 @@ def load_weights(network: nn.Module, path: Path, left_out: Sequence[str] = ()) -
     if any(faults.values()):
         lines = [f"{what}: {_list(names)}" for what, names in faults.items() if names]
         raise UserError(
-            f"model.weights={path} does not fit the network; model.weights_except=[PATTERN,...] "
+            f"model.weights={source} does not fit the network; model.weights_except=[PATTERN,...] "
             "leaves names out\n" + "\n".join(lines)
         )
     network.load_state_dict(given, strict=False)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the weights of a file, on the CPU.
+
+    The file is safetensors, or a state_dict that torch.save wrote, alone or under `state_dict` or
+    `model`, also of a DDP or compiled module. Raises UserError if it cannot be read.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -36,7 +36,7 @@ def vit(
     if height != side or side % patch:
         raise UserError(
             f"images of {height} x {side} are not square, or no multiple of model.patch={patch}: "
-            "set model.patch, or dataset.size for a folder of images"
+            "set model.patch, or dataset.size"
         )
     if width % heads:
         raise UserError(f"model.width={width} must be a multiple of model.heads={heads}")

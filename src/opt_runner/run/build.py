@@ -7,13 +7,18 @@ from torch import nn
 
 from opt_runner.choice import Rule
 from opt_runner.config import components
+from opt_runner.config.choices import DatasetChoice, ModelChoice
 from opt_runner.config.compose import suiting
 from opt_runner.config.schema import Config, Covered
+from opt_runner.datasets import Dataset, Form
 from opt_runner.errors import UserError
 from opt_runner.methods import Method
 from opt_runner.methods.stack import Weights
+from opt_runner.networks.pretrained import load_weights, read_weights
+from opt_runner.networks.published import Published, without_head
 from opt_runner.opt import OPT
 from opt_runner.optimizers import SGD
+from opt_runner.records import weights
 from opt_runner.run.schedule import Schedule
 
 # The reference's momentum of BatchNorm, and its budget.
@@ -34,6 +39,60 @@ def network_of(config: Config, gives: dict[str, Any], steps: int) -> nn.Module:
             f"{suit or 'none of the models here'}"
         )
     return components.build(config.model, "model", nn.Module, **supplied)
+
+
+def dataset_of(chosen: DatasetChoice) -> Dataset:
+    """Return the dataset that the config names."""
+    return components.build(chosen, "dataset", Dataset, **chosen.for_class)
+
+
+def form_of(dataset: DatasetChoice, model: ModelChoice) -> Form:
+    """Return the form of images for this model: by default that of its weights with a name."""
+    form = Form(dataset.size, dataset.channels, dataset.mean, dataset.std)
+    if (published := published_of(model)) is None:
+        return form
+    return Form(
+        form.size,
+        form.channels or len(published.mean),
+        form.mean or published.mean,
+        form.std or published.std,
+    )
+
+
+def published_of(model: ModelChoice) -> Published | None:
+    """Return the weights with a name that the model starts from, if it does."""
+    return Published.of(model.options["arch"], model.published) if model.published else None
+
+
+def load_start(network: nn.Module, model: ModelChoice, gives: dict[str, Any]) -> list[str]:
+    """Load the weights that the model starts from, and return remarks on them.
+
+    Raises UserError if they cannot be read or do not fit.
+    """
+    if (published := published_of(model)) is not None:
+        given, head = without_head(
+            published.state_dict(), network, published.classes, gives["num_classes"]
+        )
+        given |= {name: network.state_dict()[name] for name in head}
+        load_weights(network, given, published.name, model.weights_except)
+        remarks = []
+        if head:
+            remarks.append(
+                f"model.weights={published.name} has {published.classes:,} classes: "
+                f"{', '.join(head)} start anew"
+            )
+        if min(gives["image_size"]) != published.size:
+            height, width = gives["image_size"]
+            remarks.append(
+                f"model.weights={published.name} was trained on images of {published.size} x "
+                f"{published.size}, these are {height} x {width}: dataset.size={published.size} "
+                "resizes them"
+            )
+        return remarks
+    if model.weights:
+        weights.check(model.weights)
+        load_weights(network, read_weights(model.weights), model.weights, model.weights_except)
+    return []
 
 
 def dtype_of(config: Config) -> torch.dtype:

@@ -59,9 +59,9 @@ def outputs(
     size = data.evaluated_at_once
     for number, batch in enumerate(pieces(samples.inputs, size)):
         targets = samples.targets[number * size : (number + 1) * size]
-        inputs = laid_out(batch.to(targets.device), device.memory_format)
+        inputs = data.network_input(batch.to(targets.device), device.dtype)
         with device.autocast():
-            found = network(data.network_input(inputs, device.dtype))
+            found = network(laid_out(inputs, device.memory_format))
         yield found, targets
 
 

@@ -76,8 +76,8 @@ def execute(
                     result, state = _begin(run, setup, result, screen, held)
                     if not in_sweep and not result.settled:
                         screen.show(setup.opt.summary())
-                        if setup.placement.streamed:
-                            screen.say(setup.placement.why)
+                        for remark in setup.remarks:
+                            screen.say(remark)
             result, state = processes.share((result, state))
             if result.settled:
                 return result

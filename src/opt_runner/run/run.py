@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import yaml
 
 from opt_runner import tracking
-from opt_runner.config import components
 from opt_runner.config.schema import Config
 from opt_runner.config.signature import signature
 from opt_runner.console.screen import Screen
@@ -20,6 +19,7 @@ from opt_runner.records import stored
 from opt_runner.records.reading import DamagedFile
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
+from opt_runner.run.build import dataset_of
 from opt_runner.run.device import find_device
 
 
@@ -58,7 +58,7 @@ class Identifier:
         tracking.check(config.tracking)
         key = config.dataset.model_dump_json()
         if key not in self._datasets:
-            dataset = components.build(config.dataset, "dataset", Dataset)
+            dataset = dataset_of(config.dataset)
             dataset.check()
             self._datasets[key] = dataset, dataset.fingerprint()
         dataset, data = self._datasets[key]

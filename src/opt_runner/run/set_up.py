@@ -1,5 +1,6 @@
 """The set-up of a run: data, network, method and optimizer on their device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,16 +9,14 @@ from torch.func import functional_call
 
 from opt_runner.config import components
 from opt_runner.config.schema import Config
-from opt_runner.datasets import Augment, Batches, Data, Images, Samples
+from opt_runner.datasets import Augment, Batches, Data, Images, Mix, Samples
 from opt_runner.datasets.augmentation import Augmentation, check_on
 from opt_runner.datasets.stored import read
 from opt_runner.errors import UserError
-from opt_runner.networks.pretrained import load_weights
 from opt_runner.opt import OPT
-from opt_runner.records import weights
 from opt_runner.run.average import Average
 from opt_runner.run.batchnorm import make_global
-from opt_runner.run.build import network_of, opt_of, optimizer_of
+from opt_runner.run.build import form_of, load_start, network_of, opt_of, optimizer_of
 from opt_runner.run.device import Device
 from opt_runner.run.placement import Placement
 from opt_runner.run.processes import ALONE, Processes
@@ -29,7 +28,8 @@ class Setup:
     """All parts of a run, made from its config and ready to train.
 
     data: the training and test samples. validation: samples held back from training, or None.
-    steps: the budget. average: of the weights, if it is wanted.
+    steps: the budget. remarks: what the user should know of the run, a line each.
+    average: of the weights, if it is wanted.
     """
 
     config: Config
@@ -43,6 +43,7 @@ class Setup:
     steps: int
     validation: Samples | None
     average: Average | None = None
+    remarks: Sequence[str] = ()
 
     @property
     def evaluate_every(self) -> int:
@@ -69,6 +70,7 @@ def set_up(config: Config, data: Data, processes: Processes = ALONE) -> Setup:
     Raises UserError if device, data, batch size, processes and network do not fit.
     """
     device = Device.of(config.hardware, processes)
+    data = data.formed(form_of(config.dataset, config.model))
     validation = None
     if config.dataset.validation:
         data, validation = data.hold_back(config.dataset.validation, config.dataset.validation_seed)
@@ -92,6 +94,7 @@ def set_up(config: Config, data: Data, processes: Processes = ALONE) -> Setup:
         part=(processes.rank, processes.count),
         streamed=placement.streamed,
         network_input=data.network_input,
+        mix=_mix(config, data),
     )
     each = batches.batch_size // processes.count
     if config.optimizer.accumulate > each:
@@ -103,9 +106,7 @@ def set_up(config: Config, data: Data, processes: Processes = ALONE) -> Setup:
     check_fits(config, data, device.torch_device)
     torch.manual_seed(config.seed)
     network = network_of(config, data.gives, steps)
-    if config.model.weights:
-        weights.check(config.model.weights)
-        load_weights(network, config.model.weights, config.model.weights_except)
+    remarks = load_start(network, config.model, data.gives)
     opt = opt_of(config, device.place(network), steps)
     if device.compile:
         # Without this, dynamo stops compiling after eight runs in one process.
@@ -129,6 +130,7 @@ def set_up(config: Config, data: Data, processes: Processes = ALONE) -> Setup:
         steps,
         validation,
         Average(opt, config.evaluate.ema) if config.evaluate.ema else None,
+        [placement.why, *remarks] if placement.streamed else remarks,
     )
 
 
@@ -154,10 +156,18 @@ def _augment(config: Config, data: Data) -> Augment | None:
     then = None
     if chosen.enabled and chosen.then:
         then = components.build(chosen.then, "augment.then", Augmentation)
-        shape = (min(2, len(data.train)), data.channels, *data.size)
+        shape = (min(2, len(data.train)), *data.train.inputs.shape[1:])
         images = torch.zeros(shape, dtype=torch.uint8, device=data.train.targets.device)
         check_on(then, images, "augment.then")
-    return Augment(**chosen.model_dump(exclude={"then"}), then=then)
+    return Augment(**chosen.model_dump(exclude={"then", "mixup", "cutmix"}), then=then)
+
+
+def _mix(config: Config, data: Data) -> Mix | None:
+    """Return how batches are mixed; None if they are not."""
+    chosen = config.augment
+    if not isinstance(data, Images) or not chosen.enabled or not (chosen.mixup or chosen.cutmix):
+        return None
+    return Mix(chosen.mixup, chosen.cutmix, data.num_classes)
 
 
 def _example(data: Data, device: Device, count: int) -> Tensor:
@@ -186,8 +196,9 @@ def _try_shapes(opt: OPT, data: Data, device: Device) -> None:
     try:
         outputs = opt.network(x)
     except RuntimeError as error:
+        hint = "; dataset.size=N resizes them" if isinstance(data, Images) else ""
         raise UserError(
-            f"model: fails on {data.samples} of shape {tuple(x.shape[1:])}: {error}"
+            f"model: fails on {data.samples} of shape {tuple(x.shape[1:])}: {error}{hint}"
         ) from error
     expected = (len(x), *data.output_shape)
     if tuple(outputs.shape) != expected:

@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from opt_runner.config import components
+from opt_runner.config.choices import DatasetChoice
 from opt_runner.config.schema import Config
-from opt_runner.datasets import Data, Dataset, Interface, Measure, Samples, loaded
+from opt_runner.datasets import Data, Interface, Measure, Samples, loaded
 from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 from opt_runner.records import weights
+from opt_runner.run.build import dataset_of, form_of
 from opt_runner.run.device import Device
 from opt_runner.run.evaluate import Diverged, numbers
 from opt_runner.trained.network import Trained
@@ -65,9 +66,10 @@ def evaluate(trained: Trained, config: Config) -> Evaluation:
     """
     if config.dataset.target == trained.config.dataset.target:
         trained.trust.check(config.dataset, "dataset")
-    dataset = components.build(config.dataset, "dataset", Dataset)
+    dataset = dataset_of(config.dataset)
     dataset.check()
     data = loaded(dataset)
+    data = data.formed(form_of(_formed_as(trained.config.dataset, config.dataset), config.model))
     test, by_position = _fitted(data, trained.interface)
     device = Device.of(config.hardware)
     network = device.place(trained.network)
@@ -96,6 +98,12 @@ def evaluate(trained: Trained, config: Config) -> Evaluation:
         confusion=confusion.tolist(),
         by_position=by_position,
     )
+
+
+def _formed_as(trained: DatasetChoice, other: DatasetChoice) -> DatasetChoice:
+    """Return the dataset with the form of images in training, unless it has its own."""
+    form = {"size", "channels", "mean", "std"}
+    return trained.model_copy(update=other.model_dump(include=form, exclude_none=True))
 
 
 def _fitted(data: Data, takes: Interface) -> tuple[Samples, bool]:
