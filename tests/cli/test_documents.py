@@ -31,6 +31,7 @@ from tests import documents
 from tests.cli.conftest import COMMAND, SWEEP, Finished, Run, outcome, results
 from tests.cli.test_report import OF_FOUR
 from tests.documents import PAGES, Command, File, Shell
+from tests.networks.test_published import publish, random_resnet
 
 FOLLOWED = ["docs/extending.md", "docs/how-do-i.md", "docs/tutorial.md"]
 # Refusals that need the data.
@@ -248,13 +249,15 @@ def test_a_config_is_as_shown(in_folder: Path) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
-def test_every_run_can_train(page: str, in_folder: Path) -> None:
+def test_every_run_can_train(page: str, in_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps of each: the network takes the images, and the method takes the network."""
     documents.write(page, in_folder)
     given, published = images(in_folder / "given"), images(in_folder / "published", 100)
     weights = PlainCNN(3, (32, 32), 10, convs=3).state_dict()
     save_file(weights, "net.safetensors")
     torch.save(weights, "net.pt")
+    monkeypatch.setenv("TORCH_HOME", str(in_folder))
+    publish(random_resnet().state_dict(), in_folder / "hub" / "checkpoints", monkeypatch)
     (in_folder / "text.txt").write_text("a text of a few words, again and again\n" * 99)
     roots = {
         "image_folder": given, "cifar10": given, "cifar100": published,

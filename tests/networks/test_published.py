@@ -42,18 +42,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def put(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[object], Path]:
+    return lambda content: publish(content, cache, monkeypatch)
+
+
+def publish(content: object, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Publish a file in torchvision's own enum, whose name holds its digest, as theirs do."""
-
-    def publish(content: object) -> Path:
-        cache.mkdir(parents=True, exist_ok=True)
-        torch.save(content, cache / "new.pth")
-        digits = hashlib.sha256((cache / "new.pth").read_bytes()).hexdigest()[:8]
-        path = (cache / "new.pth").rename(cache / f"resnet18-{digits}.pth")
-        weights = models.ResNet18_Weights.IMAGENET1K_V1.value
-        monkeypatch.setattr(weights, "url", f"https://download.pytorch.org/models/{path.name}")
-        return path
-
-    return publish
+    cache.mkdir(parents=True, exist_ok=True)
+    torch.save(content, cache / "new.pth")
+    digits = hashlib.sha256((cache / "new.pth").read_bytes()).hexdigest()[:8]
+    path = (cache / "new.pth").rename(cache / f"resnet18-{digits}.pth")
+    weights = models.ResNet18_Weights.IMAGENET1K_V1.value
+    monkeypatch.setattr(weights, "url", f"https://download.pytorch.org/models/{path.name}")
+    return path
 
 
 def random_resnet() -> nn.Module:
