@@ -10,6 +10,7 @@ import re
 import secrets
 import socket
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
@@ -268,11 +269,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def impatient_sockets() -> Iterator[None]:
-    """Set a timeout: torchvision has none, and a network that drops packets would hang the run."""
+def fetching(failed: Callable[[str], str]) -> Iterator[None]:
+    """Raise UserError(failed(reason)) if a download in the block fails.
+
+    Sockets get a timeout: torchvision has none, and a network that drops packets would hang the
+    run.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_SECONDS_TO_ANSWER)
     try:
         yield
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise UserError(failed(" ".join(str(error).split()))) from error
     finally:
         socket.setdefaulttimeout(before)

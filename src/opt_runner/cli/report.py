@@ -67,9 +67,12 @@ def _names(text: str) -> list[str]:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 1 <= value <= 3600:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 1 to 3600")
     return value
 
 

@@ -3,7 +3,6 @@
 import math
 import struct
 from contextlib import nullcontext
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from opt_runner.datasets.dataset import Dataset
 from opt_runner.datasets.folder.image_folder import ImageFolder
 from opt_runner.datasets.images import Images
 from opt_runner.errors import UserError
-from opt_runner.files import expanded, impatient_sockets, locked_where_possible
+from opt_runner.files import expanded, fetching, locked_where_possible
 
 # The files of the MNIST family and their published sizes, the same for MNIST and FashionMNIST.
 IDX_BYTES = {
@@ -159,15 +158,14 @@ class TorchvisionSet:
         return None
 
     def _fetch(self, problem: str) -> None:
-        try:
-            with impatient_sockets():
-                self._torchvision_class(self.root, download=True)
-        except (OSError, RuntimeError, HTTPException) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
+        def failed(reason: str) -> str:
+            return (
                 f"{problem} and could not be fetched ({reason}): put {self._expected} into "
                 f"{self._folder} yourself and set download=false"
-            ) from error
+            )
+
+        with fetching(failed):
+            self._torchvision_class(self.root, download=True)
 
     def _read(self, train: bool) -> tuple[Samples, list[str]]:
         """Return images (N, C, H, W) with their labels, and the classes, of one half."""

@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 from functools import cache
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from opt_runner.errors import UserError, nearest
-from opt_runner.files import impatient_sockets, locked_where_possible
+from opt_runner.files import fetching, locked_where_possible
 from opt_runner.networks.by_name import WITH_AUXILIARY
 from opt_runner.networks.pretrained import read_weights
 
@@ -92,19 +91,20 @@ class Published:
 
     def _download(self) -> None:
         url = self.source.url
-        try:
+
+        def failed(reason: str) -> str:
+            return (
+                f"model.weights={self.name}: {self.file} is missing, and {url} cannot be fetched "
+                f"({reason}): put the file there"
+            )
+
+        with fetching(failed):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with locked_where_possible(self.file.with_suffix(".lock")), impatient_sockets():
+            with locked_where_possible(self.file.with_suffix(".lock")):
                 if not self.file.is_file():
                     torch.hub.download_url_to_file(
                         url, str(self.file), hash_prefix=self._digits, progress=False
                     )
-        except (OSError, RuntimeError, HTTPException) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"model.weights={self.name}: {self.file} is missing, and {url} cannot be fetched "
-                f"({reason}): put the file there"
-            ) from error
 
 
 @cache

@@ -12,11 +12,6 @@ from opt_runner.report.figures.canvas import QUIET, make_logarithmic, spread
 from opt_runner.report.figures.panels import Panel, draw_panels
 from opt_runner.report.figures.view import Curve, View, over_seeds
 
-_TITLES = {
-    "train_loss": "train loss",
-    "half_space_excess": "change of the energy excess",
-    "largest_cosine": "change of the largest |cos|",
-}
 # Smaller changes are rounding of float32, which must not fill an axis.
 _LEAST = {"half_space_excess": 0.05, "largest_cosine": 0.02}
 _FEW = 5  # seconds; with less, whole seconds are no good ticks
@@ -75,7 +70,7 @@ def _panel(view: View, name: str, every: Sequence[Curve], against: str) -> Panel
     Errors and losses that differ much have a logarithmic axis, because a first error of 90% would
     flatten all others. A zero is below such an axis.
     """
-    title = _TITLES.get(name) or view.measure.axis(name.removesuffix("_error"))
+    title = view.title(name)
     least = _LEAST.get(name)
     roomy = [curve for curve in every if curve.finished] or every
     values = np.concatenate([of for curve in roomy for of in (curve.low, curve.high)])

@@ -24,6 +24,11 @@ MOST_ROWS = 48
 # of the seeds would hide the change.
 _NUMBERS = ("test_error", "validation_error", "train_loss", "seconds")
 _CHANGES: dict[str, Reduce] = {"half_space_excess": fmean, "largest_cosine": max}
+_TITLES = {
+    "train_loss": "train loss",
+    "half_space_excess": "change of the energy excess",
+    "largest_cosine": "change of the largest |cos|",
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,10 @@ class View:
             shown, every = len(self.rows), len(self.table.rows)
             note += f"; drawn: {shown} of {every} rows, the lowest {self.measure.name} and standard"
         return new_figure(self.table.title, note, height)
+
+    def title(self, name: str) -> str:
+        """Return the title of a quantity of `curves`."""
+        return _TITLES.get(name) or self.measure.axis(name.removesuffix("_error"))
 
     def values(self, name: str) -> list[dict[int, float]]:
         """Return a field of the results for each row, by seed."""

@@ -13,6 +13,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from opt_runner.config.schema import as_typed
@@ -27,8 +28,6 @@ from opt_runner.report.writers.report import Report, Section
 
 _POINTS = 200_000  # of all curves together, so that the page stays below 10 MB
 _FEWEST, _MOST = 12, 200  # points of a curve
-_CHANGES = {"half_space_excess": "change of the energy excess",
-            "largest_cosine": "change of the largest |cos|"}  # fmt: skip
 _NAMES = {"method.name", "method._target_", "optimizer.name", "optimizer._target_"}
 _OF_ROWS = ("method", "minus standard", "p", "n")  # columns that say nothing about one run
 
@@ -115,11 +114,8 @@ def _curves(view: View, points: int) -> dict[str, Any]:
             for name, values in quantities.items():
                 if name == "seconds" or len(values) < 2:
                     continue
-                title = _CHANGES.get(name) or view.measure.axis(name.removesuffix("_error"))
-                if name == "train_loss":
-                    title = "train loss"
                 steps = _thinned([*values], points)
-                found.setdefault(title, {}).setdefault(places[row], []).append(
+                found.setdefault(view.title(name), {}).setdefault(places[row], []).append(
                     [run.seed, steps, [_short(values[step]) for step in steps],
                      _at(steps, seconds)]
                 )  # fmt: skip
@@ -128,12 +124,9 @@ def _curves(view: View, points: int) -> dict[str, Any]:
 
 def _at(steps: Sequence[int], seconds: dict[int, float]) -> list[float] | None:
     """Return the seconds of training at these steps, interpolated; None if they are unknown."""
-    import numpy as np
-
     if not seconds:
         return None
-    at = np.interp(steps, [0, *seconds], [0.0, *seconds.values()])
-    return [float(f"{value:.4g}") for value in at]
+    return [_short(at) for at in np.interp(steps, [0, *seconds], [0.0, *seconds.values()])]
 
 
 def _thinned(steps: list[int], points: int) -> list[int]:
@@ -148,6 +141,6 @@ def _dash(dashes: Any) -> str:
     return "solid" if dashes == "solid" else ",".join(f"{2 * length:g}px" for length in dashes[1])
 
 
-def _short(value: float | None) -> float | None:
+def _short(value: float) -> float:
     """Return a number in six digits: more would double the page and are in the records."""
-    return None if value is None else float(f"{value:.6g}")
+    return float(f"{value:.6g}")
