@@ -1,5 +1,6 @@
 """Growth of time and memory of one rotation with d."""
 
+import gc
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ Lines = Mapping[str, Mapping[int, float]]  # values by method and d
 def run(settings: Settings) -> Report:
     """Make two tables and two plots."""
     report = Report(n=settings.count(15))
+    gc.collect()
+    gc.freeze()  # so that a collection looks at what is made from now on, and takes no time
     device = settings.used
     ms: dict[str, dict[int, float]] = {name: {} for name in OURS}
     mib: dict[str, dict[int, float]] = {name: {} for name in OURS}

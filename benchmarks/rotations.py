@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks import naive
 from benchmarks.report import Column, Report, Row, Settings, say, table
 from benchmarks.samples import Sampler, Summary, Task, attempted, interleaved, sampler
-from opt_runner import OPT
+from opt_runner import OPT, Rule
 from opt_runner.methods import METHODS, Method
 
 _COLUMNS = 64
@@ -73,13 +73,14 @@ def _training(
     d, n = layer.W.shape
     linear = nn.Linear(d, n, bias=False, device=layer.W.device)
     linear.weight.data.copy_(layer.W.T)
-    opt = OPT(
-        nn.Sequential(linear), method, include=["0"], generator=torch.Generator().manual_seed(0)
-    )
+    # `sopt` rotates the first layer of a network whole, so another one stands before.
+    network = nn.Sequential(nn.Linear(1, 1, bias=False, device=layer.W.device), linear)
+    rules = [Rule("standard", include=["0"]), Rule(method, include=["1"])]
+    opt = OPT(network, rules, generator=torch.Generator().manual_seed(0))
     optimizer, G = opt.optimizer(lr=0.1), layer.G.T.contiguous()
 
     def rotate() -> None:
-        V = opt.effective_weights()["0.weight"]
+        V = opt.effective_weights()["1.weight"]
         outputs, gradients = [V], [G]
         if method.has_penalty:
             outputs.append(opt.penalty())
@@ -91,7 +92,7 @@ def _training(
         rotate()
         optimizer.step()
 
-    (stack,) = opt.stacks
+    *_, stack = opt.stacks
     return rotate, rotate_and_step, next(stack.parameters())
 
 

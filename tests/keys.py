@@ -28,7 +28,7 @@ from opt_runner.sweep.search import SearchOptions
 
 # The groups whose choices have keys.
 GROUPS = [
-    "method", "model", "dataset", "optimizer", "schedule", "hardware", "tracking",
+    "method", "model", "dataset", "augment/then", "optimizer", "schedule", "hardware", "tracking",
     "hydra/launcher", "hydra/sweeper",
 ]  # fmt: skip
 _SWEEPERS = {"grid": GridOptions, "optuna": SearchOptions, "fair": ComparisonOptions}
@@ -43,11 +43,17 @@ Every key of the config, grouped as `conf/` is. Write a key on the command line
 `opt-run ... --cfg job` shows the values of one run. The [README](../README.md#the-command) lists
 the choices of each group; `experiment` and `recipe` set these keys and have none of their own.
 
+If several files set a key, the last one of this order wins: `config.yaml`, schedule, method, model,
+dataset, hardware, tracking, recipe, optimizer, experiment, command line. So the learning rate is
+that of the optimizer (SGD: 0.1, or the method's or the recipe's), and the warm-up that of the
+dataset if it has one, otherwise the method's.
+
 The component of a group (method, model, dataset, optimizer, schedule) also has a `name`, for tables
 and folders, and a `_target_`, its class or function. `required`: you must give a value. Limits
 above 100,000 are left out.
 
-These keys change a result by rounding at most, so a run keeps its signature if they change: {none}.
+These keys change a result by rounding at most, so a run keeps its signature if they change: {none},
+and the options of a dataset that say where its files are.
 For `hardware.device` this holds within a kind: a run on a GPU is another run than one on a CPU.
 """
 
@@ -76,10 +82,11 @@ def every_run() -> list[Key]:
 def _keys(file: Path, group: str) -> Iterator[Key]:
     text = file.read_text()
     lines, node = text.splitlines(), yaml.compose(text)
-    at = "" if lines[0] == "# @package _global_" else group.replace("/", ".")
+    package = lines[0].removeprefix("# @package ")
+    at = group.replace("/", ".") if package == lines[0] else package.removeprefix("_global_")
     for key, value, line in _leaves(node, at) if node else ():
         default = yaml.safe_load(yaml.serialize(value))
-        annotation = _annotation(key, yaml.safe_load(text), group, file.stem)
+        annotation = _annotation(key, at, yaml.safe_load(text), group, file.stem)
         yield Key(key, default, _in_words(annotation), lines[line].partition(" # ")[2].strip())
 
 
@@ -95,8 +102,11 @@ def _leaves(node: yaml.MappingNode, at: str) -> Iterator[tuple[str, yaml.Node, i
                 yield name, value, key.start_mark.line
 
 
-def _annotation(key: str, content: dict[str, Any], group: str, choice: str) -> Any:
-    """Return the annotation of a key, in the schema or in the signature of its component."""
+def _annotation(key: str, at: str, content: dict[str, Any], group: str, choice: str) -> Any:
+    """Return the annotation of a key, in the schema or in the signature of its component.
+
+    content: of a file whose place in the config is `at`.
+    """
     if group == "hydra/sweeper":
         return _field(_SWEEPERS[choice], key.split(".")[2:])
     if group == "hydra/launcher":
@@ -105,7 +115,7 @@ def _annotation(key: str, content: dict[str, Any], group: str, choice: str) -> A
             return _field(launcher.kind(), key.split(".")[2:])
     if found := _field(Config, key.split(".")):
         return found
-    *path, option = key.split(".")[key.split(".")[0] not in content :]
+    *path, option = key.removeprefix(f"{at}.").split(".")
     for name in path:
         content = content[name]
     return (

@@ -222,7 +222,7 @@ def test_short_weights_are_named_where_a_method_keeps_them() -> None:
         nn.init.normal_(network[0].weight, std=std)
         return {row.note for row in OPT(network, method, **options).summary().rows} - {"output"}
 
-    short = "W is short, and stays so; weights=gaussian draws it anew"
+    short = "W is short, and rotations keep its length; weights=gaussian draws it anew"
     assert notes(0.02, "cayley") == {short, ""}
     assert notes(0.02, "frame") == {short, ""}
     assert notes(0.2, "cayley") == {""}

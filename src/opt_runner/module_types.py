@@ -155,14 +155,7 @@ def views(module: nn.Module, per_group: bool) -> Iterator[View]:
     match module:
         case nn.Linear() | nn.Embedding() | nn.EmbeddingBag():
             yield View("weight")
-        case (
-            nn.Conv1d()
-            | nn.Conv2d()
-            | nn.Conv3d()
-            | nn.ConvTranspose1d()
-            | nn.ConvTranspose2d()
-            | nn.ConvTranspose3d()
-        ):
+        case _ if isinstance(module, CONVOLUTIONS):
             if per_group and module.groups > 1 and module.out_channels > module.groups:
                 names = [f"group{i}" for i in range(module.groups)]
                 yield from _blocks("weight", module.weight, names)

@@ -139,7 +139,7 @@ class OPT(EffectiveNetwork):
     def _of_short(self, method: Method, layers: Sequence[Layer]) -> dict[str, str]:
         """Return a note for each layer whose W is short."""
         return {
-            layer.name: "W is short, and stays so; weights=gaussian draws it anew"
+            layer.name: "W is short, and rotations keep its length; weights=gaussian draws it anew"
             for layer in layers
             if is_short(layer, method, held(self.network, layer.parameter))
         }

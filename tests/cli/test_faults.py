@@ -99,6 +99,7 @@ def limited(bytes_a_file: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_a_file, bytes_a_file))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_ends_the_run_and_loses_nothing(
     opt_run: Run, tmp_path: Path, environment: dict[str, str]
 ) -> None:

@@ -45,6 +45,7 @@ def files(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_the_wheel_from_the_sdist_runs_from_anywhere(
     installed: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:

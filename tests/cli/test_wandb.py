@@ -100,6 +100,7 @@ def test_one_run_prints_its_own_sync_line(opt_run: Run, tmp_path: Path) -> None:
     assert folder.name in done.stdout
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_is_said_and_the_run_goes_on_offline(
     opt_run: Run, tmp_path: Path
 ) -> None:
@@ -128,6 +129,7 @@ def test_tracking_none_does_not_import_wandb(tmp_path: Path, environment: dict[s
     assert not (tmp_path / "outputs/wandb").exists()
 
 
+@pytest.mark.slow
 def test_a_record_is_sent_later_with_the_environment_s_project_tags_and_folder(
     finished: Finished, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -165,8 +167,8 @@ def test_a_finished_run_answers_an_agent_of_wandb_sweep(
 
 @pytest.mark.parametrize(
     "where",
-    ["host", "none", *(pytest.param(one, marks=pytest.mark.slow)
-                       for one in ("settings", "environment", "netrc", "token"))],
+    ["none", *(pytest.param(one, marks=pytest.mark.slow)
+               for one in ("host", "settings", "environment", "netrc", "token"))],
 )  # fmt: skip
 def test_a_login_is_what_wandb_takes_for_one(tmp_path: Path, where: str) -> None:
     home, key = tmp_path / "home", "a" * 40

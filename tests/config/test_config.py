@@ -309,8 +309,13 @@ def test_a_file_of_a_group_without_its_package_is_named(
 
 
 def test_the_arguments_that_name_configs_are_in_a_run_s_command() -> None:
-    sources = [{"path": "a", "provider": "main"}, {"path": "b", "provider": "command-line"}]
+    sources = [
+        {"path": "hydra.conf", "provider": "hydra"}, {"path": str(conf_dir()), "provider": "main"},
+        {"path": "b", "provider": "command-line"},
+    ]  # fmt: skip
     content = {"runtime": {"config_sources": sources}, "job": {"config_name": "alt"}}
     assert config_arguments(OmegaConf.create(content)) == [
         "--config-dir", "b", "--config-name", "alt",
     ]  # fmt: skip
+    sources[1]["path"] = "outputs/a record"
+    assert config_arguments(OmegaConf.create(content))[:2] == ["--config-path", "outputs/a record"]

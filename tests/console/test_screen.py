@@ -38,10 +38,10 @@ Path(sys.argv[1]).write_text(str(screen.console.width))
 
 @pytest.mark.parametrize(
     "case",
-    ["| head -1", ">&- 2>&- <&-", ">/dev/full", "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0",
-     "COLUMNS=many FORCE_COLOR=1",
+    ["| head -1", "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0",
      *(pytest.param(one, marks=pytest.mark.slow) for one in (
-         ">&-", "PYTHONIOENCODING=latin-1", "COLUMNS=0", "COLUMNS=many", "TERM=dumb",
+         ">&- 2>&- <&-", ">/dev/full", "COLUMNS=many FORCE_COLOR=1", ">&-",
+         "PYTHONIOENCODING=latin-1", "COLUMNS=0", "COLUMNS=many", "TERM=dumb",
          "FORCE_COLOR=1"))],
 )  # fmt: skip
 def test_no_output_ends_a_program(tmp_path: Path, case: str) -> None:

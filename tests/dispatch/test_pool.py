@@ -17,8 +17,8 @@ from opt_runner.config.compose import compose, conf_dir
 from opt_runner.config.schema import Hardware
 from opt_runner.console.screen import Screen
 from opt_runner.dispatch import local
-from opt_runner.dispatch.local import Pool, PoolOptions, WorkerEnded
-from opt_runner.dispatch.loop import End, Task, dispatch
+from opt_runner.dispatch.local import Pool, PoolOptions
+from opt_runner.dispatch.loop import Died, End, Task, dispatch
 from opt_runner.dispatch.worker import Job
 from opt_runner.run import device
 from opt_runner.run.device import default_threads
@@ -173,6 +173,7 @@ def test_progress_none_shows_failures_alone(start: Start, tmp_path: Path) -> Non
     assert command.stderr.splitlines() == [f"{failed}, {said}", f"{failed}: {said}"]
 
 
+@pytest.mark.slow
 def test_bars_in_a_terminal_and_its_interrupt_key(
     tmp_path: Path, session_environment: dict[str, str]
 ) -> None:
@@ -288,7 +289,7 @@ def test_a_worker_takes_run_after_run(acting: type[ActingWorker], tmp_path: Path
 def test_each_retry_has_a_new_worker_and_there_is_an_end(
     retries: int, acting: type[ActingWorker], tmp_path: Path
 ) -> None:
-    acting.answers[0] = [WorkerEnded("ended") for _ in range(10)]
+    acting.answers[0] = [Died("ended") for _ in range(10)]
     left = runs(tmp_path, 2)
     execute(left, slots=1, retries=retries)
     seeds = [job.content["seed"] for job in acting.jobs]
@@ -317,7 +318,7 @@ def test_a_rerun_that_is_tried_again_goes_on(acting: type[ActingWorker], tmp_pat
     (run,) = runs(tmp_path, 1, "rerun=true")
     run.record.directory.mkdir(parents=True)
     run.record.checkpoint.write_text("of the old record")
-    acting.answers[0] = [WorkerEnded("ended")]
+    acting.answers[0] = [Died("ended")]
     execute([run])
     assert [job.content["rerun"] for job in acting.jobs] == [False, False]
     (aside,) = run.record.directory.parent.glob("*.old-*")

@@ -226,3 +226,12 @@ def test_rows_that_are_lower_than_the_bold_one_are_named_with_the_reason(
 def test_the_bold_row_alone_needs_no_word(table: Comparison) -> None:
     assert table.best is not None
     assert table.above_best is None
+
+
+def test_runs_that_ended_early_are_counted(write: Write, tables: Tables) -> None:
+    write("standard", 0)
+    write("cayley", 0, steps=40, stopped="3 evaluations without a lower validation error")
+    write("gs", 0, steps=60, stopped="3 evaluations without a lower validation error")
+    (comparison,) = tables()
+    early = "2 of 3 runs ended early by evaluate.patience, after 40 to 60 steps."
+    assert early in comparison.remarks

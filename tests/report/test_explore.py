@@ -44,19 +44,40 @@ found.wide = document.documentElement.scrollWidth - innerWidth;
 document.title = JSON.stringify(found);
 </script>
 """
+# What is still chosen when the page has loaded anew.
+AGAIN = """
+<script type="module">
+const of = id => document.getElementById(id);
+const filter = () => of("runs").querySelector("input[type=search]");
+if (!sessionStorage.again) {
+  sessionStorage.again = 1;
+  of("log-x").click();
+  of("x").value = of("x").options.length - 1;
+  of("x").dispatchEvent(new Event("change"));
+  await Plotly.restyle("curves-chart", {visible: "legendonly"}, [0]);
+  filter().value = "cayley";
+  filter().dispatchEvent(new Event("input"));
+  location.reload();
+} else document.title = JSON.stringify({
+  log: of("log-x").checked, x: +of("x").value + 1 - of("x").options.length, filter: filter().value,
+  rows: of("runs").querySelectorAll("tbody tr").length,
+  hidden: of("scatter-chart").data.map(one => one.visible),
+});
+</script>
+"""
 Seen = Callable[..., dict]
 
 
 @pytest.fixture
 def seen(tmp_path: Path) -> Seen:
-    def look(content: str, width: int = 1400) -> dict:
+    def look(content: str, width: int = 1400, probe: str = PROBE) -> dict:
         path = tmp_path / "explore.html"
-        path.write_text(content.replace("</body>", PROBE + "</body>"))
+        path.write_text(content.replace("</body>", probe + "</body>"))
         done = subprocess.run(
             [
                 CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
                 f"--user-data-dir={tmp_path / 'browser'}", f"--window-size={width},2000",
-                "--virtual-time-budget=20000", "--enable-logging=stderr", path.as_uri(),
+                "--virtual-time-budget=8000", "--enable-logging=stderr", path.as_uri(),
             ],
             check=True, capture_output=True, timeout=120, text=True,
         )  # fmt: skip
@@ -104,10 +125,20 @@ def test_a_phone_shows_it_and_no_text_of_a_record_is_code(
     assert found["wide"] <= 0
 
 
+@browser
+def test_what_was_chosen_stays_when_the_page_loads_anew(table: Comparison, seen: Seen) -> None:
+    found = seen(page([table]), probe=AGAIN)
+    assert found == {
+        "log": True, "x": 0, "filter": "cayley", "rows": len(SEEDS),
+        "hidden": ["legendonly", True, True],
+    }  # fmt: skip
+
+
 def test_many_curves_have_fewer_points(table: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = page([table])
+    report = writers.collect([table], "All", "opt-report")
+    whole = explore.text(report)
     monkeypatch.setattr(explore, "_POINTS", 0)
-    assert len(page([table])) < len(whole)
+    assert len(explore.text(report)) < len(whole)
     assert explore._thinned([*range(101)], 5) == [0, 25, 50, 75, 100]
 
 

@@ -37,6 +37,9 @@ def test_stray_variables_are_a_line_and_not_waited_for(
                          "trains in one process")  # fmt: skip
 
 
+HARDWARE = composed("hardware=cpu").hardware
+
+
 @given(
     name=st.sampled_from(["RANK", "WORLD_SIZE", "LOCAL_RANK"]),
     value=st.text(
@@ -53,7 +56,7 @@ def test_torchruns_variables_are_numbers(
     for known, given_ in {**TORCHRUN, name: value}.items():
         monkeypatch.setenv(known, given_)
     with pytest.raises(UserError, match=f"{name}=.* must be a number from"):
-        joined(composed("hardware=cpu").hardware).__enter__()
+        joined(HARDWARE).__enter__()
 
 
 def test_slurms_variables_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

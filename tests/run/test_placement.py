@@ -162,6 +162,7 @@ print(walk(200)[0], walk(2000)[0])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_ten_times_the_images_take_no_more_memory(tmp_path: Path) -> None:
     Image.effect_noise((16, 16), 99).convert("RGB").save(tmp_path / "one.png")
     command = [sys.executable, "-c", _PEAKS, str(tmp_path), str(tmp_path / "one.png")]

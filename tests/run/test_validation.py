@@ -15,6 +15,7 @@ from opt_runner.run import evaluate
 from opt_runner.run.evaluate import Diverged, numbers, outputs
 from opt_runner.run.interrupt import StopRequest
 from opt_runner.run.loop import train
+from opt_runner.run.reporter import Reporter
 from opt_runner.run.set_up import Setup, set_up
 from tests.config.test_config import composed
 from tests.small import new_result
@@ -43,23 +44,7 @@ class Own:
         return Images(every[:150], every[150:], list("abc"))
 
 
-class Silent:
-    """Nobody is told anything."""
-
-    def report(self, row: dict[str, Any]) -> None:
-        pass
-
-    def save(self, progress: dict[str, Any]) -> None:
-        pass
-
-    def show(self, step: int, loss: float) -> None:
-        pass
-
-    def pruned(self) -> bool:
-        return False
-
-
-class Recorder(Silent):
+class Recorder(Reporter):
     """Keeps the rows, and the test error at each of them, which the loop must not tell."""
 
     def __init__(self, setup: Setup) -> None:
@@ -121,7 +106,7 @@ def test_the_test_images_are_looked_at_when_there_is_a_new_best_and_at_the_end(
 
     monkeypatch.setattr(evaluate, "numbers", told)
     result = new_result()
-    train(setup, result, Silent(), StopRequest())
+    train(setup, result, Reporter(), StopRequest())
     assert tested == [0, 2, 8, 12]
     assert (result.best_step, result.test_error_at_best, result.test_error) == (8, 78.0, 82.0)
 
@@ -140,7 +125,7 @@ def test_how_often_the_test_images_are_looked_at(
 
     monkeypatch.setattr(evaluate, "numbers", told)
     result = new_result()
-    train(setup, result, Silent(), StopRequest())
+    train(setup, result, Reporter(), StopRequest())
     assert looked == looks
     assert result.test_error == (38.0 if looks else None)
     assert result.tested == ({"nll": 0.5} if looks else {})
@@ -249,7 +234,7 @@ def test_it_ends_after_so_many_evaluations_without_a_lower_error(
 ) -> None:
     setup, result = prepared(*PATIENT, "log.every=5"), new_result()
     recorder: list[dict[str, Any]] = []
-    reporter = Silent()
+    reporter = Reporter()
     monkeypatch.setattr(reporter, "report", recorder.append)
     with_errors(monkeypatch, setup, {0: 60, 2: 50, 4: 50, 6: 40, 8: 41, 10: 40, 12: 0}, result)
     train(setup, result, reporter, StopRequest())
@@ -270,10 +255,10 @@ def test_after_a_checkpoint_of_its_last_step_it_trains_no_more(
 ) -> None:
     setup, result = prepared(*PATIENT), new_result()
     with_errors(monkeypatch, setup, dict.fromkeys(range(0, 13, 2), 50.0), result)
-    train(setup, result, Silent(), StopRequest())
+    train(setup, result, Reporter(), StopRequest())
     assert result.steps == 4
     again = Result.parse(asdict(result))
-    train(setup, again, Silent(), StopRequest())
+    train(setup, again, Reporter(), StopRequest())
     assert again == result
 
 
@@ -281,7 +266,7 @@ def test_at_the_end_of_the_budget_nothing_is_stopped(monkeypatch: pytest.MonkeyP
     setup, result = prepared(*PATIENT), new_result()
     errors = {0: 60, 2: 50, 4: 50, 6: 40, 8: 30, 10: 30, 12: 30}
     with_errors(monkeypatch, setup, errors, result)
-    train(setup, result, Silent(), StopRequest())
+    train(setup, result, Reporter(), StopRequest())
     assert (result.steps, result.stopped) == (12, None)
 
 

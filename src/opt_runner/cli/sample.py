@@ -45,7 +45,7 @@ def _from(least: float, kind: type[int] | type[float]) -> Callable[[str], float]
     def convert(text: str) -> float:
         value = kind(text)
         if not least <= value < 2**31:
-            raise argparse.ArgumentTypeError(f"{text}: from {least} on is allowed")
+            raise argparse.ArgumentTypeError(f"{text}: must be {least} to 2^31")
         return value
 
     convert.__name__ = kind.__name__

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from opt_runner.config import components
 from opt_runner.config.overrides import parse, with_quoted_texts
-from opt_runner.config.schema import Config
+from opt_runner.config.schema import Config, dotted
 from opt_runner.errors import UserError, explain
 
 # Parameters of a network that may be null in the config. What else it gets is up to the dataset.
@@ -72,7 +72,7 @@ class Composer:
             if not chooses and any(f"{k}.".startswith(f"{key}.") for k in values):
                 return compose(self.config_name, overrides)
         base = self._base(tuple(others))
-        if base is None or not all(_has(base, key) for key in values):
+        if base is None or not values.keys() <= dotted(base).keys():
             return compose(self.config_name, overrides)
         plain = copy.deepcopy(base)
         for key, value in values.items():
@@ -139,14 +139,6 @@ def with_overrides(
             own = {o.key_or_group.partition(".")[2]: o.value() for o in of_room.values()}
             changed[room] = {**changed[room], **own}
     return validate(changed)
-
-
-def _has(node: Any, key: str) -> bool:
-    for part in key.split("."):
-        if not isinstance(node, dict) or part not in node:
-            return False
-        node = node[part]
-    return not isinstance(node, dict)
 
 
 def read(cfg: DictConfig) -> Config:
@@ -254,8 +246,11 @@ def conf_dir() -> Path:
 
 
 def config_arguments(hydra_config: Any) -> list[str]:
-    """Return the --config-dir and --config-name of the command that Hydra runs."""
-    folders = [s.path for s in hydra_config.runtime.config_sources if s.provider == "command-line"]
+    """Return the options of the command that Hydra runs which choose config files."""
+    options = {"command-line": "--config-dir", "main": "--config-path"}
+    arguments = []
+    for source in hydra_config.runtime.config_sources:
+        if source.provider in options and source.path != str(conf_dir()):
+            arguments += [options[source.provider], source.path]
     name = hydra_config.job.config_name
-    arguments = [part for folder in folders for part in ("--config-dir", folder)]
     return arguments if name == "config" else [*arguments, "--config-name", name]

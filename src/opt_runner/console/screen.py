@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.segment import Segment
-from rich.table import Column
 from rich.text import Text
 
 from opt_runner.console.steady import make_steady
@@ -127,25 +126,13 @@ class Screen:
 def bars(console: Console) -> Progress:
     """Return bars for tasks that have a description and a field `info`."""
     return Progress(
-        _Field("description"),
+        TextColumn("{task.description}", markup=False),  # a user's name may look like markup
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        _Field("info"),
+        TextColumn("{task.fields[info]}", markup=False),
         console=console,
         transient=True,
     )
-
-
-class _Field(ProgressColumn):
-    """A column of plain text: a user's name must not be read as markup."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(table_column=Column(no_wrap=True))
-        self._name = name
-
-    def render(self, task: Task) -> Text:
-        value = task.fields.get(self._name, task.description)
-        return value if isinstance(value, Text) else Text(value)
 
 
 class _Lines:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from rich.progress import TaskID
-from rich.text import Text
 
 from opt_runner.console.screen import Screen, bars, duration
 
@@ -41,9 +40,9 @@ class SweepBars:
         """
         if not self.screen.live:
             return
-        info = Text(f"{failed} failed", "red") if failed else Text("none failed")
+        info = f"{failed} failed" if failed else "none failed"
         if left is not None and done < total:
-            info = Text.assemble(info, f", {duration(left)} left")
+            info += f", {duration(left)} left"
         self._bars.update(self._sweep, completed=done, total=total, info=info)
         shown = {(slot, one["title"]): one for slot, one in running.items()}
         for gone in self._tasks.keys() - shown.keys():

@@ -35,18 +35,11 @@ class Digits:
         with files(__package__).joinpath("digits.npz").open("rb") as file, np.load(file) as stored:
             images, labels = stored["images"], stored["labels"].astype(np.int64)
         images = np.rint(images * (255 / BRIGHTEST)).astype(np.uint8)[:, None]
-        test = _occurrence(labels) % TEST_EVERY == TEST_EVERY - 1
+        test = np.zeros(len(labels), bool)
+        for digit in range(10):
+            test[np.flatnonzero(labels == digit)[TEST_EVERY - 1 :: TEST_EVERY]] = True
         return Images(
             Samples(torch.from_numpy(images[~test]), torch.from_numpy(labels[~test])),
             Samples(torch.from_numpy(images[test]), torch.from_numpy(labels[test])),
             classes=[str(digit) for digit in range(10)],
         )
-
-
-def _occurrence(labels: np.ndarray) -> np.ndarray:
-    """Return how many times each label has occurred before, (N,)."""
-    occurrence = np.empty_like(labels)
-    for label in np.unique(labels):
-        of_class = labels == label
-        occurrence[of_class] = np.arange(of_class.sum())
-    return occurrence

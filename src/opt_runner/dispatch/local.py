@@ -44,10 +44,6 @@ class Slot:
         return {**thread_variables(self.threads), **gpu}
 
 
-class WorkerEnded(Exception):
-    """A worker has died, or somebody else stopped it; the text says how."""
-
-
 class Worker:
     """A worker process. environment: added to this process's. log: gets the worker's output."""
 
@@ -76,18 +72,13 @@ class Worker:
         with contextlib.suppress(OSError):  # it has died, which is noticed when its answer is read
             self.connection.send(job)
 
-    def answer(self) -> str | None:
-        """Return None if the run's result is on disk, else the worker's error in words.
-
-        Raises WorkerEnded.
-        """
+    def answer(self) -> End:
+        """Return how the run ended."""
         try:
             answer: Interrupted | str | None = self.connection.recv()
-        except (EOFError, OSError) as error:
-            raise WorkerEnded(_how_it_ended(self._process.wait())) from error
-        if isinstance(answer, Interrupted):
-            raise WorkerEnded(f"was stopped by {answer}")
-        return answer
+        except (EOFError, OSError):
+            return Died(_how_it_ended(self._process.wait()))
+        return Died(f"was stopped by {answer}") if isinstance(answer, Interrupted) else answer
 
     def signal(self, signum: int) -> None:
         self._process.send_signal(signum)
@@ -174,11 +165,10 @@ class Pool(Backend):
         return taken + slot.cores <= self._cores and not shares_gpu
 
     def _end(self, slot: Slot) -> End:
-        try:
-            return self._workers[slot].answer()
-        except WorkerEnded as error:
+        end = self._workers[slot].answer()
+        if isinstance(end, Died):
             self._workers.pop(slot).close()
-            return Died(str(error))
+        return end
 
 
 def _how_it_ended(code: int) -> str:

@@ -8,11 +8,14 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from opt_runner.layers import Layer
+
 if TYPE_CHECKING:
-    from opt_runner.layers import Layer
     from opt_runner.methods.stack import Stack
 
 Tensors = Mapping[str, Tensor]
+Options = dict[str, Any]  # of a parameter group
+MaybeGenerator = torch.Generator | None  # None: torch's global one
 
 # Unknown options are errors, and a method never changes once built.
 method_options = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -59,34 +62,30 @@ class Method:
         """Return True if W itself trains; otherwise it is frozen."""
         return not self.changes_weight
 
-    def covers(self, layer: "Layer") -> bool:
+    def covers(self, layer: Layer) -> bool:
         """Return True if the method applies to this layer; other layers train as they are."""
         return not layer.output
 
-    def kind(self, layer: "Layer") -> Hashable:
+    def kind(self, layer: Layer) -> Hashable:
         """Return a key: layers of equal d, n and kind share a stack."""
         return None
 
-    def initial_weight(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def initial_weight(self, layer: Layer, W: Tensor, generator: MaybeGenerator) -> Tensor:
         """Return W (d, n) at its start, made from the network's own W (d, n).
 
         Draw on the CPU, as for `init`: every device then starts alike.
         """
         return W
 
-    def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
+    def draw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         """Return tensors that no optimizer changes, as sopt's rows."""
         return {}
 
-    def redraw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
+    def redraw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         """Return the drawn tensors that a `Stack.restart` draws again; the others stay."""
         return self.draw(layer, W, generator)
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         """Return the tensors that train for W (d, n), at their start; fixed: those of `draw`."""
         return {}
 
@@ -99,7 +98,7 @@ class Method:
         return [self.weight(W, **of_stack) for W, of_stack in zip(Ws, tensors, strict=True)]
 
     def penalty(
-        self, layer: "Layer", W: Tensor, V: Tensor, step: int, *args: Any, **tensors: Any
+        self, layer: Layer, W: Tensor, V: Tensor, step: int, *args: Any, **tensors: Any
     ) -> Tensor | None:
         """Return a term for the loss of a step = 1, 2, ..., summed over the stack, or None.
 
@@ -115,9 +114,7 @@ class Method:
         """
         return {}
 
-    def optimizer_options(
-        self, tensor: str | None, lr: float, weight_decay: float
-    ) -> dict[str, Any]:
+    def optimizer_options(self, tensor: str | None, lr: float, weight_decay: float) -> Options:
         """Return options of the parameter group of the tensor that `init` returned by this name.
 
         None: the group of all else that trains, as BatchNorm, the classifier and W where it trains.

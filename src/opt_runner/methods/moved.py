@@ -1,17 +1,18 @@
 """Bases of methods whose tensors are moved by an optimizer of the method's own."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import Method, Tensors, method_options
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Method, Options, Tensors, method_options
 
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
-Rate = Annotated[float, Field(gt=0, le=1e6)]
+def searched(interval: str) -> Mapping[str, str]:
+    """Return what a fair comparison tunes, `rotation_lr` in this interval among it."""
+    return {**Method.search, "method.rotation_lr": f"tag(log,interval({interval}))"}
 
 
 @method_options
@@ -22,17 +23,19 @@ class Moved(Method):
     rotation_factor: its factor at every milestone.
     """
 
-    rotation_lr: Rate = 0.02
+    rotation_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.02
     rotation_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    # Fields that the parameter group gets as well.
+    group_keys: ClassVar[Sequence[str]] = ()
+    search: ClassVar[Mapping[str, str]] = searched("0.003,3")
 
     @property
     def move_options(self) -> dict[str, Any]:
         """Return what the parameter group tells `optimizer_class` beside the learning rate."""
-        return {}
+        return {name: getattr(self, name) for name in self.group_keys}
 
-    def optimizer_options(
-        self, tensor: str | None, lr: float, weight_decay: float
-    ) -> dict[str, Any]:
+    def optimizer_options(self, tensor: str | None, lr: float, weight_decay: float) -> Options:
         if tensor is None:
             return super().optimizer_options(tensor, lr, weight_decay)
         return {
@@ -51,9 +54,7 @@ class MovedV(Moved):
     Its name is R, as in every method that owns a matrix.
     """
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         return {"R": W.clone()}
 
     def weight(self, W: Tensor, R: Tensor, **fixed: Tensor) -> Tensor:

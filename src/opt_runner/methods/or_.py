@@ -1,20 +1,18 @@
 """OPT (OR): R itself is the rotation, held near orthogonality by a penalty."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from opt_runner.layers import Layer
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.fused import no_transform, transformed
 from opt_runner.methods.kernels.linalg import gram
 from opt_runner.methods.rotation import Rotation, SquareRotation
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 
 @method_options
@@ -36,7 +34,7 @@ class OrthogonalRegularization(SquareRotation):
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return R @ W
 
-    def penalty(self, layer: "Layer", W: Tensor, V: Tensor, step: int, R: Tensor) -> Tensor:
+    def penalty(self, layer: Layer, W: Tensor, V: Tensor, step: int, R: Tensor) -> Tensor:
         if not torch.compiler.is_compiling() and transformed():
             raise no_transform(self)
         distance: Tensor = _Distance.apply(R)

@@ -1,17 +1,15 @@
 """The methods that rotate: V = Q(R) W with an orthogonal Q."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from opt_runner.geometry import orthogonality_error
-from opt_runner.methods.base import Method, Tensors, method_options
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Method, Tensors, method_options
 from opt_runner.methods.neurons import Neurons, prepared
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 Start = Literal["normal", "identity", "orthogonal"]
 
@@ -32,9 +30,7 @@ class Rotation(Method):
     def trains_weight(self) -> bool:
         return self.train_w
 
-    def initial_weight(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def initial_weight(self, layer: Layer, W: Tensor, generator: MaybeGenerator) -> Tensor:
         return prepared(W, self.neurons)
 
     family: ClassVar[str | None] = "OPT"
@@ -79,16 +75,14 @@ class SquareRotation(Rotation):
 
     search: ClassVar[Mapping[str, str]] = {**Rotation.search, "method.start": "normal,identity"}
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         return {"R": initial_square(self.start, len(W), generator)}
 
     def at_identity(self) -> Self:
         return type(self)(**{**vars(self), "start": "identity"})
 
 
-def initial_square(start: Start, d: int, generator: torch.Generator | None) -> Tensor:
+def initial_square(start: Start, d: int, generator: MaybeGenerator) -> Tensor:
     """Return R (d, d) on the CPU, see `SquareRotation`."""
     if start == "identity":
         return torch.eye(d)

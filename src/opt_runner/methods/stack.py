@@ -59,7 +59,7 @@ def start_weight(
 
 
 def is_short(layer: Layer, method: Method, parameter: Tensor) -> bool:
-    """Return True if W has short neurons, which V then has for ever.
+    """Return True if W has short neurons, whose length rotations keep.
 
     The mean length is compared with sqrt(2), the length of neurons from N(0, 2/d).
     """

@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import dropout, embedding_bag
 
 from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Widths
+from opt_runner.networks.options import Dropped, Widths
 
 
 class GCN(nn.Module):
@@ -35,7 +34,7 @@ class GCN(nn.Module):
         graph: Mapping[str, Any],
         num_classes: int,
         widths: Widths = (16,),
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5,
+        dropout: Dropped = 0.5,
     ) -> None:
         super().__init__()
         self.dropout = dropout

@@ -1,11 +1,13 @@
 """A multilayer perceptron on flattened images."""
 
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Epsilon, Momentum, Widths
+from opt_runner.networks.options import Epsilon, Momentum, Norm, Widths
 
 
 class MLP(nn.Module):
@@ -26,17 +28,17 @@ class MLP(nn.Module):
         super().__init__()
         height, width = image_size
         sizes = [in_channels * height * width, *widths]
-        layers: list[nn.Module] = [nn.Flatten()]
-        for fan_in, fan_out in pairwise(sizes):
-            layers += [
-                nn.Linear(fan_in, fan_out, bias=False),
-                nn.BatchNorm1d(fan_out, eps=bn_eps, momentum=bn_momentum),
-                nn.ReLU(),
-            ]
-        self.features = nn.Sequential(*layers)
+        norm = partial(nn.BatchNorm1d, eps=bn_eps, momentum=bn_momentum)
+        self.features = nn.Sequential(nn.Flatten(), *perceptron(sizes, norm))
         self.classifier = nn.Linear(sizes[-1], num_classes, bias=False)
         gaussian_(self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(x))
         return logits
+
+
+def perceptron(sizes: Sequence[int], norm: Norm) -> Iterator[nn.Module]:
+    """Yield linear layers of these sizes, without biases, each with its norm and ReLU."""
+    for fan_in, fan_out in pairwise(sizes):
+        yield from (nn.Linear(fan_in, fan_out, bias=False), norm(fan_out), nn.ReLU())

@@ -1,13 +1,12 @@
 """A network that classifies point clouds."""
 
-from itertools import pairwise
-from typing import Annotated
+from functools import partial
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Epsilon, Momentum, Widths
+from opt_runner.networks.mlp import perceptron
+from opt_runner.networks.options import Dropped, Epsilon, Momentum, Widths
 
 
 class PointNet(nn.Module):
@@ -29,24 +28,14 @@ class PointNet(nn.Module):
         num_classes: int,
         widths: Widths = (64, 64, 128, 256),
         head_widths: Widths = (128, 64),
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3,
+        dropout: Dropped = 0.3,
         bn_momentum: Momentum = 0.001,
         bn_eps: Epsilon = 1e-3,
     ) -> None:
         super().__init__()
-
-        def perceptron(sizes: tuple[int, ...]) -> nn.Sequential:
-            layers: list[nn.Module] = []
-            for fan_in, fan_out in pairwise(sizes):
-                layers += [
-                    nn.Linear(fan_in, fan_out, bias=False),
-                    nn.BatchNorm1d(fan_out, eps=bn_eps, momentum=bn_momentum),
-                    nn.ReLU(),
-                ]
-            return nn.Sequential(*layers)
-
-        self.of_point = perceptron((point_dims, *widths))
-        self.of_cloud = perceptron((widths[-1], *head_widths))
+        norm = partial(nn.BatchNorm1d, eps=bn_eps, momentum=bn_momentum)
+        self.of_point = nn.Sequential(*perceptron((point_dims, *widths), norm))
+        self.of_cloud = nn.Sequential(*perceptron((widths[-1], *head_widths), norm))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(head_widths[-1], num_classes)
         gaussian_(self)

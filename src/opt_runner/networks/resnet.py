@@ -1,6 +1,7 @@
 """Residual networks for small images: ResNet-20 and ResNet-32."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 
 from opt_runner.errors import UserError
 from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Depth, Epsilon, Momentum, Widths
+from opt_runner.networks.options import Depth, Epsilon, Momentum, Norm, Widths
 
 Shortcut = Literal["identity", "projection"]
 
@@ -44,19 +45,14 @@ class ResNet(nn.Module):
                 f"model.widths={list(widths)} must not descend with model.shortcut=identity; use "
                 "model.shortcut=projection"
             )
+        norm = partial(nn.BatchNorm2d, eps=bn_eps, momentum=bn_momentum)
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False),
-            nn.BatchNorm2d(widths[0], eps=bn_eps, momentum=bn_momentum),
+            norm(widths[0]),
             nn.ReLU(),
         )
-        self.stages = stages(
-            lambda channels, width, stride: Unit(
-                channels, width, stride, shortcut, bn_momentum, bn_eps
-            ),
-            widths[0],
-            widths,
-            units,
-        )
+        unit = partial(Unit, shortcut=shortcut, norm=norm)
+        self.stages = stages(unit, widths[0], widths, units)
         self.classifier = nn.Linear(widths[-1], num_classes)
         gaussian_(self)
 
@@ -69,28 +65,20 @@ class Unit(nn.Module):
     """A residual unit: relu(shortcut(x) + bn2(conv2(relu(bn1(conv1(x))))))."""
 
     def __init__(
-        self,
-        channels: int,
-        width: int,
-        stride: int,
-        shortcut: Shortcut,
-        bn_momentum: float,
-        bn_eps: float,
+        self, channels: int, width: int, stride: int, shortcut: Shortcut, norm: Norm
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width, eps=bn_eps, momentum=bn_momentum)
+        self.bn1 = norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width, eps=bn_eps, momentum=bn_momentum)
+        self.bn2 = norm(width)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or width != channels:
             if shortcut == "identity":
                 self.shortcut = WiderIdentity(stride, width - channels)
             else:
-                self.shortcut = nn.Sequential(
-                    nn.Conv2d(channels, width, 1, stride, bias=False),
-                    nn.BatchNorm2d(width, eps=bn_eps, momentum=bn_momentum),
-                )
+                convolution = nn.Conv2d(channels, width, 1, stride, bias=False)
+                self.shortcut = nn.Sequential(convolution, norm(width))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))

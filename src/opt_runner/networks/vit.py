@@ -1,13 +1,10 @@
 """torchvision's vision transformers."""
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import nn
 
 from opt_runner.errors import UserError
 from opt_runner.networks.by_name import set_in_channels
-from opt_runner.networks.options import Depth, Positive
+from opt_runner.networks.options import Depth, Dropped, Positive
 
 
 def vit(
@@ -19,7 +16,7 @@ def vit(
     depth: Depth = 12,
     heads: Positive = 3,
     mlp_width: Positive = 768,
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    dropout: Dropped = 0.0,
 ) -> nn.Module:
     """Return a transformer on patches of `patch` x `patch` pixels; the defaults are ViT-Tiny.
 

@@ -1,14 +1,13 @@
 """Wide residual networks."""
 
-from typing import Annotated
+from functools import partial
 
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opt_runner.errors import UserError
 from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Depth, Epsilon, Momentum, Positive
+from opt_runner.networks.options import Depth, Dropped, Epsilon, Momentum, Norm, Positive
 from opt_runner.networks.resnet import stages
 
 
@@ -28,7 +27,7 @@ class WideResNet(nn.Module):
         num_classes: int,
         depth: Depth = 16,
         factor: Positive = 4,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        dropout: Dropped = 0.0,
         bn_momentum: Momentum = 0.1,
         bn_eps: Epsilon = 1e-5,
     ) -> None:
@@ -39,15 +38,10 @@ class WideResNet(nn.Module):
         channels = 16
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         widths = [16 * factor * 2**number for number in range(3)]
-        self.stages = stages(
-            lambda channels, width, stride: WideUnit(
-                channels, width, stride, dropout, bn_momentum, bn_eps
-            ),
-            channels,
-            widths,
-            units,
-        )
-        self.bn = nn.BatchNorm2d(widths[-1], eps=bn_eps, momentum=bn_momentum)
+        norm = partial(nn.BatchNorm2d, eps=bn_eps, momentum=bn_momentum)
+        unit = partial(WideUnit, dropout=dropout, norm=norm)
+        self.stages = stages(unit, channels, widths, units)
+        self.bn = norm(widths[-1])
         self.classifier = nn.Linear(widths[-1], num_classes)
         gaussian_(self)
 
@@ -63,19 +57,11 @@ class WideUnit(nn.Module):
     The shortcut is x, and a 1x1 convolution of y where the shape changes.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        width: int,
-        stride: int,
-        dropout: float,
-        bn_momentum: float,
-        bn_eps: float,
-    ) -> None:
+    def __init__(self, channels: int, width: int, stride: int, dropout: float, norm: Norm) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(channels, eps=bn_eps, momentum=bn_momentum)
+        self.bn1 = norm(channels)
         self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width, eps=bn_eps, momentum=bn_momentum)
+        self.bn2 = norm(width)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.shortcut: nn.Module | None = None

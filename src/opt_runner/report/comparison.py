@@ -234,7 +234,19 @@ class Comparison:
     @cached_property
     def remarks(self) -> list[str]:
         """Return the sentences above the table."""
-        return [text for text in (self.power, self.above_best) if text]
+        return [text for text in (self.power, self.above_best, self.out_of_patience) if text]
+
+    @cached_property
+    def out_of_patience(self) -> str | None:
+        """Return in words how many runs ended before their budget."""
+        finished = [result for row in self.rows for result in row.finished.values()]
+        steps = sorted(result.steps for result in finished if result.stopped)
+        if not steps:
+            return None
+        return (
+            f"{len(steps)} of {len(finished)} runs ended early by evaluate.patience, after "
+            f"{steps[0]:,} to {steps[-1]:,} steps."
+        )
 
     def unfinished(self, row: TableRow) -> dict[str, list[int]]:
         """Return the unfinished seeds by status, `missing` if only other rows have the seed."""

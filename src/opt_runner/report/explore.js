@@ -7,10 +7,21 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 let section;
 
-function fill(select, names, chosen) {
+// What a reader chose: it stays when the page loads anew, as with --live, until its tab is closed.
+const controls = document.querySelectorAll("select, input");
+const memory = `explore ${location.pathname}`;
+const chosen = JSON.parse(sessionStorage.getItem(memory) ?? '{"hidden": []}');
+
+function remember() {
+  for (const control of controls)
+    chosen[control.id] = control.type === "checkbox" ? control.checked : control.selectedOptions[0]?.text;
+  sessionStorage.setItem(memory, JSON.stringify(chosen));
+}
+
+function fill(select, names, first) {
   select.replaceChildren(...names.map((name, place) => new Option(name, place)));
-  const again = names.indexOf(select.dataset.name);
-  select.value = again >= 0 ? again : Math.max(0, names.indexOf(chosen));
+  const again = names.indexOf(chosen[select.id]);
+  select.value = again >= 0 ? again : Math.max(0, names.indexOf(first));
 }
 
 function draw(id, traces, x, y, logX, logY) {
@@ -19,6 +30,7 @@ function draw(id, traces, x, y, logX, logY) {
     zeroline: false, automargin: true, exponentformat: "power",
   });
   const narrow = innerWidth < 640;
+  for (const trace of traces) trace.visible = chosen.hidden.includes(trace.name) ? "legendonly" : true;
   Plotly.react(id, traces, {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: {color: style("--text")},
     margin: {l: 55, r: 10, t: 30, b: 45}, hovermode: "closest", uirevision: section.title,
@@ -26,6 +38,18 @@ function draw(id, traces, x, y, logX, logY) {
     showlegend: true, legend: narrow ? {orientation: "h", y: -0.3} : {},
     modebar: {bgcolor: "rgba(0,0,0,0)", color: style("--quiet"), orientation: "h"},
   }, {responsive: true, displaylogo: false});
+  at(id).removeAllListeners("plotly_restyle");
+  at(id).on("plotly_restyle", () => hide(at(id).data));
+}
+
+// A name that a click hides in one chart is hidden in both.
+function hide(traces) {
+  const names = traces.map(trace => trace.name);
+  const hidden = traces.filter(trace => trace.visible === "legendonly").map(trace => trace.name);
+  chosen.hidden = [...chosen.hidden.filter(name => !names.includes(name)), ...new Set(hidden)];
+  remember();
+  drawCurves();
+  drawScatter();
 }
 
 // Labels may hold many settings: in lines of about 36 letters.
@@ -55,21 +79,20 @@ function drawCurves() {
   const names = Object.keys(section.curves);
   at("curves").hidden = !names.length;
   if (!names.length) return;
-  const name = names[at("quantity").value], seconds = at("against").value === "seconds";
-  const traces = [];
+  const name = names[at("quantity").value], seconds = at("against").value === "1";
+  const traces = [], of = new Map(section.runs.map(run => [`${run[0]} ${run[1]}`, run]));
   for (const [place, runs] of Object.entries(section.curves[name])) {
     const row = section.rows[place];
     runs.filter(run => !seconds || run[3]).forEach(([seed, steps, values, times], number) => {
-      const run = section.runs.find(one => one[0] === +place && one[1] === seed);
       traces.push({
         x: seconds ? times : steps, y: values, mode: values.length > 40 ? "lines" : "lines+markers",
         name: wrapped(row.label), legendgroup: place, showlegend: number === 0,
         line: {color: ink(row.colour), dash: row.dash, width: 1.5}, marker: {size: 4},
-        hovertemplate: `%{y:.5g} at %{x:,.6~g}<br>${about(run)}<extra></extra>`,
+        hovertemplate: `%{y:.5g} at %{x:,.6~g}<br>${about(of.get(`${place} ${seed}`))}<extra></extra>`,
       });
     });
   }
-  draw("curves-chart", traces, at("against").value, name, false, at("log-curves").checked);
+  draw("curves-chart", traces, seconds ? "seconds" : "step", name, false, at("log-curves").checked);
 }
 
 function drawScatter() {
@@ -97,6 +120,7 @@ const number = text => Number.isFinite(order(text)) ? order(text) : null;
 function show(place, headings, rows, link, best) {
   const table = document.createElement("table");
   table.className = "display compact";
+  table.id = `${place} of ${section.title}`;
   at(place).replaceChildren(table);
   const columns = headings.map((title, column) => ({
     title: safe(title),
@@ -110,7 +134,7 @@ function show(place, headings, rows, link, best) {
   }));
   const few = rows.length <= 25;
   new DataTable(table, {
-    data: rows, columns, order: [], scrollX: true, autoWidth: true, deferRender: true,
+    data: rows, columns, order: [], stateSave: true, stateDuration: -1, scrollX: true, autoWidth: true, deferRender: true,
     pageLength: 25, lengthMenu: [10, 25, 100, 1000],
     layout: {topStart: {buttons: ["colvis", "csv"]}, topEnd: "search",
              bottomStart: few ? null : "pageLength", bottom2Start: few ? null : "info", bottomEnd: few ? null : "paging"},
@@ -168,12 +192,15 @@ function colours() {
   if (section) { drawCurves(); drawScatter(); }
 }
 
-for (const select of document.querySelectorAll("select"))
-  select.addEventListener("change", () => { select.dataset.name = select.selectedOptions[0].text; });
+for (const control of controls) {
+  control.addEventListener("change", remember);
+  if (control.type === "checkbox") control.checked = chosen[control.id] ?? false;
+}
 for (const id of ["quantity", "against", "log-curves"]) at(id).addEventListener("change", drawCurves);
 for (const id of ["x", "y", "log-x", "log-y"]) at(id).addEventListener("change", drawScatter);
 at("section").addEventListener("change", choose);
 dark.addEventListener("change", colours);
-sections.forEach((one, place) => at("section").add(new Option(one.title, place)));
+fill(at("section"), sections.map(one => one.title));
+fill(at("against"), ["step", "seconds"]);
 colours();
 if (sections.length) choose();

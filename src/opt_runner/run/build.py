@@ -149,10 +149,4 @@ def _rules(config: Config, steps: int) -> list[Rule]:
 
 
 def _rule(method: Method, covered: Covered) -> Rule:
-    return Rule(
-        method,
-        include=covered.include,
-        exclude=covered.exclude,
-        types=covered.types,
-        max_d=covered.max_d,
-    )
+    return Rule(method, **{key: getattr(covered, key) for key in Covered.model_fields})

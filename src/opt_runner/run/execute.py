@@ -28,7 +28,7 @@ from opt_runner.run.evaluate import Diverged
 from opt_runner.run.interrupt import Interrupted, StopRequest
 from opt_runner.run.loop import Pruned, train
 from opt_runner.run.processes import ALONE, Processes
-from opt_runner.run.reporter import NoReporter, RecordReporter, Reporter
+from opt_runner.run.reporter import RecordReporter, Reporter
 from opt_runner.run.run import Run, settled_result, write_config
 from opt_runner.run.set_up import Setup, set_up
 from opt_runner.tracking.wandb import has_agent
@@ -40,10 +40,6 @@ State = dict[str, Any] | None  # in a checkpoint, see `TrainingStep.state`
 
 class Busy(Exception):
     """Another process has the run."""
-
-
-class WorkerFailed(Exception):
-    """The worker of a run ended without a result."""
 
 
 def execute(
@@ -86,7 +82,7 @@ def execute(
                 _train(run, setup, result, state, screen, stop)
             else:
                 tell = partial(_tell_of_process, run, processes.rank, screen)
-                _steps(run, setup, result, state, NoReporter(), stop, tell)
+                _steps(run, setup, result, state, Reporter(), stop, tell)
             if result.status != "failed":
                 with suppress(Elsewhere):
                     processes.gather(None)  # torchrun ends all processes after the first exit
@@ -106,7 +102,7 @@ def give_up(run: Run, reason: str, screen: Screen) -> None:
     """Record the failure of a run whose worker died or could not begin."""
     left_to_others = run.config.model_copy(update={"when_locked": "leave"})
     try:
-        _fail(replace(run, config=left_to_others), WorkerFailed(reason), screen)
+        _fail(replace(run, config=left_to_others), Elsewhere(reason), screen)
     except UserError as error:
         screen.fail(f"{run.title}: {error}")
 
@@ -309,5 +305,5 @@ def _steps_on_disk(run: Run) -> int:
 def _reason(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"the run's code called sys.exit({error.code!r})"
-    known = isinstance(error, CannotWrite | Elsewhere | WorkerFailed)
+    known = isinstance(error, CannotWrite | Elsewhere)
     return str(error) if known else in_words(error)

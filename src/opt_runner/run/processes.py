@@ -37,6 +37,7 @@ _WAIT_TIMEOUT = timedelta(days=30)
 _FAILURE = "opt_runner/failure"  # the store's key for the first failure of a process
 
 
+@dataclass(eq=False)
 class Processes:
     """This process among those that train the run.
 
@@ -45,22 +46,16 @@ class Processes:
     store: shared by the processes; None if there is one.
     """
 
-    def __init__(
-        self,
-        rank: int = 0,
-        count: int = 1,
-        local_rank: int = 0,
-        restarted: bool = False,
-        store: Store | None = None,
-    ) -> None:
-        self.rank = rank
-        self.count = count
-        self.local_rank = local_rank
-        self.restarted = restarted
-        self._store = store
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    restarted: bool = False
+    store: Store | None = None
+
+    def __post_init__(self) -> None:
         # A second group for Python values: on CPUs, with the longer limit.
         self._values: Any = None
-        if store is not None:
+        if self.store is not None:
             self._values = dist.new_group(backend="gloo", timeout=_WAIT_TIMEOUT)
 
     def __deepcopy__(self, memo: Any) -> Self:
@@ -154,9 +149,9 @@ class Processes:
 
     def fail(self, error: BaseException) -> None:
         """Tell the others why this process ends, unless another one ended before."""
-        if self._store is not None and not isinstance(error, Elsewhere):
+        if self.store is not None and not isinstance(error, Elsewhere):
             with suppress(RuntimeError):  # the process that holds the store has ended
-                self._store.compare_set(_FAILURE, "", str(_portable(error, self.rank)))
+                self.store.compare_set(_FAILURE, "", str(_portable(error, self.rank)))
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -166,8 +161,8 @@ class Processes:
         except RuntimeError as error:
             text = "another process of the run has ended or cannot be reached"
             with suppress(RuntimeError):
-                if self._store is not None and self._store.check([_FAILURE]):
-                    text = self._store.get(_FAILURE).decode()
+                if self.store is not None and self.store.check([_FAILURE]):
+                    text = self.store.get(_FAILURE).decode()
             raise Elsewhere(text) from error
 
 

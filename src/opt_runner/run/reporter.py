@@ -1,7 +1,8 @@
 """Reporters of the training loop: they write to the record, to trackers and to the screen."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from opt_runner.console.screen import RunDisplay
 from opt_runner.records.record import Record
@@ -9,8 +10,8 @@ from opt_runner.records.result import finite
 from opt_runner.tracking import Trackers
 
 
-class Reporter(Protocol):
-    """The interface of the training loop to everything outside of it."""
+class Reporter:
+    """The training loop's interface to all else. This one does nothing."""
 
     def report(self, row: dict[str, Any]) -> None:
         """Take a row of metrics."""
@@ -23,26 +24,20 @@ class Reporter(Protocol):
 
     def pruned(self) -> bool:
         """Return True if a search stops the run; called after each evaluation."""
-        ...
+        return False
 
 
-class RecordReporter:
+@dataclass
+class RecordReporter(Reporter):
     """A reporter that writes to the record, to trackers and to the screen.
 
     write: writes a checkpoint that holds these plain values.
     """
 
-    def __init__(
-        self,
-        record: Record,
-        write: Callable[[dict[str, Any]], None],
-        trackers: Trackers,
-        display: RunDisplay,
-    ) -> None:
-        self.record = record
-        self.write = write
-        self.trackers = trackers
-        self.display = display
+    record: Record
+    write: Callable[[dict[str, Any]], None]
+    trackers: Trackers
+    display: RunDisplay
 
     def report(self, row: dict[str, Any]) -> None:
         self.record.append_metrics(row)
@@ -57,16 +52,3 @@ class RecordReporter:
 
     def pruned(self) -> bool:
         return self.record.prune.exists()
-
-
-class NoReporter:
-    """A reporter that does nothing, for processes without the record."""
-
-    def report(self, row: dict[str, Any]) -> None: ...
-
-    def save(self, progress: dict[str, Any]) -> None: ...
-
-    def show(self, step: int, loss: float) -> None: ...
-
-    def pruned(self) -> bool:
-        return False

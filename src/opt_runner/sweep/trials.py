@@ -49,6 +49,7 @@ class _Trial:
         return self.runs[len(self.errors)]
 
 
+@dataclass(eq=False)
 class Trials:
     """A source that draws a trial when a slot is free, and records its end in the study.
 
@@ -58,30 +59,20 @@ class Trials:
     expected: the number of runs still to be launched, for other threads.
     """
 
-    def __init__(
-        self,
-        journal: optuna.Study,
-        space: Space,
-        compose: Callable[[Sequence[str]], Run],
-        count: int,
-        seed: int,
-        sweep: Sweep,
-        folder: Path,
-        screen: Screen,
-        measure: Measure,
-    ) -> None:
-        self.study = journal
-        self.space = space
-        self.compose = compose
-        self.count = count
-        self.seed = seed
-        self.sweep = sweep
-        self.folder = folder
-        self.screen = screen
-        self.measure = measure
-        self.stopped: str | None = None
-        self._prunes = not isinstance(journal.pruner, optuna.pruners.NopPruner)
-        self._unfinished = deque(study.unfinished(journal, space))
+    study: optuna.Study
+    space: Space
+    compose: Callable[[Sequence[str]], Run]
+    count: int
+    seed: int
+    sweep: Sweep
+    folder: Path
+    screen: Screen
+    measure: Measure
+    stopped: str | None = None
+
+    def __post_init__(self) -> None:
+        self._prunes = not isinstance(self.study.pruner, optuna.pruners.NopPruner)
+        self._unfinished = deque(study.unfinished(self.study, self.space))
         self._between: deque[_Trial] = deque()  # trials between two of their runs
         self._running: list[tuple[Run, _Trial]] = []
         self._failures = 0  # in a row

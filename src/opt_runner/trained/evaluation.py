@@ -116,8 +116,11 @@ def _fitted(data: Data, takes: Interface) -> tuple[Samples, bool]:
     found = data.interface
     own, needed = (found.samples, *found.shape), (takes.samples, *takes.shape)
     if own != needed:
-        raise UserError(f"dataset: it has {_sized(found)}, and the network takes {_sized(takes)}")
-    if data.class_names == takes.classes and _same(found, takes):
+        raise UserError(
+            f"dataset: it has {found.samples} {found.shape}, and the network takes "
+            f"{takes.samples} {takes.shape}"
+        )
+    if data.class_names == takes.classes and weights.text(found) == weights.text(takes):
         return data.test, False
     if not takes.classes or not data.class_names or _kept(found) != _kept(takes):
         raise UserError(
@@ -134,19 +137,10 @@ def _fitted(data: Data, takes: Interface) -> tuple[Samples, bool]:
     return data.test, True
 
 
-def _same(one: Interface, other: Interface) -> bool:
-    """Return True if networks for both have the same sizes and tensors of the same shapes."""
-    return weights.text(one) == weights.text(other)
-
-
 def _kept(takes: Interface) -> str:
     """Return the sizes of what a network keeps of the data, as of a graph; mostly nothing."""
     kept = {key: value for key, value in takes.gives.items() if isinstance(value, dict | Tensor)}
     return weights.text(replace(takes, gives=kept, below=None, classes=[]))
-
-
-def _sized(takes: Interface) -> str:
-    return f"{takes.samples} {takes.shape}"
 
 
 def _some(names: list[str]) -> str:

@@ -8,7 +8,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, first_line
 from opt_runner.files import write_whole
 from opt_runner.records import weights
 from opt_runner.trained.network import Trained
@@ -74,7 +74,7 @@ def _program(trained: Trained) -> torch.export.ExportedProgram:
     except Exception as error:  # torch.export raises any exception for a user's network
         raise UserError(
             f"{trained.config.model.name} cannot be exported by torch.export "
-            f"({_first_line(error)}); --format safetensors writes its weights alone"
+            f"({first_line(error)}); --format safetensors writes its weights alone"
         ) from error
 
 
@@ -110,7 +110,7 @@ def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put
         )
     except Exception as error:  # torch.onnx raises any exception for a user's network
         raise UserError(
-            f"{trained.config.model.name} cannot be written as ONNX ({_first_line(error)}); "
+            f"{trained.config.model.name} cannot be written as ONNX ({first_line(error)}); "
             "--format torch-export may"
         ) from error
     assert made is not None
@@ -144,7 +144,3 @@ def _difference(trained: Trained, run: Callable[[Tensor], Tensor]) -> float:
             f"{difference:.1e}, {_ROUNDING:.0e} is allowed): no file was kept"
         )
     return difference
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

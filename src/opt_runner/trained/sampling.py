@@ -1,7 +1,5 @@
 """Text that a trained network writes."""
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -80,7 +78,7 @@ class Alphabet:
         if unknown := [character for character in text if character not in self.characters]:
             raise UserError(
                 f"--prompt: {unknown[0]!r} is not among the {len(self.characters)} characters of "
-                f"the text: {''.join(self._shown())}"
+                f"the text: {''.join(filter(str.isprintable, self.characters))}"
             )
         return torch.tensor([self.characters.index(character) for character in text])
 
@@ -91,6 +89,3 @@ class Alphabet:
         if not self.characters:
             return bytes(tokens).decode(errors="replace")
         return "".join(self.characters[token] for token in tokens)
-
-    def _shown(self) -> Iterator[str]:
-        yield from (character for character in self.characters if character.isprintable())

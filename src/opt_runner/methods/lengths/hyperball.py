@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from opt_runner.methods.base import Method, Tensors, method_options
+from opt_runner.methods.base import Tensors, method_options
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import MovedV
+from opt_runner.methods.moved import MovedV, searched
 
 _LEAST = 1e-30  # a matrix of norm 0 stays 0
 
@@ -48,10 +48,7 @@ class Hyperball(MovedV):
     family: ClassVar[str | None] = "lengths"
     colour: ClassVar[str] = "#9DBF6E"
     optimizer_class: ClassVar[type[torch.optim.SGD]] = HyperballSGD
-    search: ClassVar[Mapping[str, str]] = {
-        **Method.search,
-        "method.rotation_lr": "tag(log,interval(0.001,0.3))",
-    }
+    search: ClassVar[Mapping[str, str]] = searched("0.001,0.3")
 
     def measure(self, W: Tensor, V: Tensor, **others: Any) -> Tensors:
         before, now = (torch.linalg.matrix_norm(X) for X in (W, V))

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from opt_runner.methods.base import Method, Tensors, method_options
+from opt_runner.methods.base import Tensors, method_options
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
 from opt_runner.methods.moved import MovedV
 
@@ -48,10 +48,6 @@ class Oblique(MovedV):
     family: ClassVar[str | None] = "lengths"
     colour: ClassVar[str] = "#5B8C5A"
     optimizer_class: ClassVar[type[torch.optim.SGD]] = ObliqueSGD
-    search: ClassVar[Mapping[str, str]] = {
-        **Method.search,
-        "method.rotation_lr": "tag(log,interval(0.003,3))",
-    }
 
     def measure(self, W: Tensor, V: Tensor, **others: Any) -> Tensors:
         before, now = (torch.linalg.vector_norm(X, dim=-2) for X in (W, V))

@@ -1,17 +1,15 @@
 """BOFT: Q is a product of block-diagonal rotations of more and more distant coordinates."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import Tensors, method_options
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Tensors, method_options
 from opt_runner.methods.maps.blocks import act, cayley_blocks, divisor_near
 from opt_runner.methods.rotation import Rotation
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 
 @method_options
@@ -43,9 +41,7 @@ class ButterflyFinetuning(Rotation):
             return b, 1
         return b, max(m for m in range(1, self.factors + 1) if d % (b * 2 ** (m - 1)) == 0)
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         b, m = self.sizes(layer.d)
         return {"R": torch.zeros(m, layer.d // b, b, b)}
 

@@ -1,16 +1,14 @@
 """GOFT: Q is a tree of Givens rotations, one angle each."""
 
 import math
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from opt_runner.methods.base import Tensors, method_options
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Tensors, method_options
 from opt_runner.methods.rotation import Rotation
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 
 @method_options
@@ -31,9 +29,7 @@ class GivensRotations(Rotation):
     family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#9C6B98"
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         return {"R": torch.zeros(layer.d - 1)}
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:

@@ -1,17 +1,15 @@
 """HRA: Q is a product of a few Householder reflections."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from opt_runner.methods.base import Tensors, method_options
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Tensors, method_options
 from opt_runner.methods.rotation import Rotation
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 
 @method_options
@@ -35,9 +33,7 @@ class HouseholderReflections(Rotation):
     family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#C988E0"
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         pairs = max(1, min(self.reflections, layer.d) // 2)
         u = torch.empty(layer.d, pairs).uniform_(-1, 1, generator=generator) / pairs**0.5
         return {"R": u.repeat_interleave(2, dim=1)}
@@ -48,7 +44,7 @@ class HouseholderReflections(Rotation):
             V = V - 2 * u.unsqueeze(-1) * (u.unsqueeze(-2) @ V)
         return V
 
-    def penalty(self, layer: "Layer", W: Tensor, V: Tensor, step: int, R: Tensor) -> Tensor | None:
+    def penalty(self, layer: Layer, W: Tensor, V: Tensor, step: int, R: Tensor) -> Tensor | None:
         if not self.scale:
             return None
         U = normalize(R, dim=-2)

@@ -7,12 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import Tensors, method_options
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Tensors, method_options
 from opt_runner.methods.maps.blocks import act, cayley_blocks, divisor_near
 from opt_runner.methods.rotation import Rotation
 
 if TYPE_CHECKING:
-    from opt_runner.layers import Layer
     from opt_runner.methods.stack import Stack
 
 
@@ -39,9 +39,7 @@ class OrthogonalFinetuning(Rotation):
     family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#7B2D9E"
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         block = divisor_near(layer.d, self.block)
         R = torch.zeros(layer.d // block, block, block)
         return {"R": R, "D": torch.ones(layer.n)} if self.rescaled else {"R": R}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from opt_runner.errors import UserError
-from opt_runner.methods.base import Tensors, method_options
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Options, Tensors, method_options
 from opt_runner.methods.rotation import Rotation
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 
 @method_options
@@ -38,9 +36,7 @@ class Parametrization(Rotation):
     family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#55307A"
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         module = self._module(layer.d, "cpu", torch.float32)
         return {"R": module.get_parameter("original").detach().clone()}
 
@@ -51,9 +47,7 @@ class Parametrization(Rotation):
         # See Note [LU one at a time on the CPU].
         return torch.stack([_Q(module, one) for one in R]) @ W
 
-    def optimizer_options(
-        self, tensor: str | None, lr: float, weight_decay: float
-    ) -> dict[str, Any]:
+    def optimizer_options(self, tensor: str | None, lr: float, weight_decay: float) -> Options:
         return {"lr": lr, "weight_decay": 0.0 if tensor == "R" else weight_decay}
 
     def _module(self, d: int, device: str, dtype: torch.dtype) -> nn.Module:

@@ -1,27 +1,23 @@
 """POET: W is turned on both sides, by blocks of coordinates drawn anew every round."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from opt_runner.geometry import orthogonality_error
-from opt_runner.methods.base import Method, Tensors, method_options
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Tensors, method_options
 from opt_runner.methods.maps.blocks import act, cayley_blocks, divisor_near, neumann_blocks
 from opt_runner.methods.neurons import Neurons, prepared
 from opt_runner.methods.rotation import Rotation
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
-    from opt_runner.methods.stack import Stack
-
-_SHORTEST_ROUND = 20
+from opt_runner.methods.rounds import Count, InRounds
 
 
 @method_options
-class ReparameterizedTraining(Method):
+class ReparameterizedTraining(InRounds):
     """V = Q(R) W Q(P): the spectrum of W stays; the energy does not, because P mixes neurons.
 
     Each side has a random order of its coordinates and, along that, blocks of b x b: R is
@@ -31,7 +27,6 @@ class ReparameterizedTraining(Method):
     block: b, or on each side the divisor nearest to it.
     terms: None for exact Cayley transforms, or the terms of their series (I + A)(I + A + ... +
         A^terms), as published with 3. The series is not orthogonal, and every round adds to that.
-    round_steps: steps a round, or None for the budget divided by `rounds`, at least 20.
     neurons: how W starts; see `Rotation`.
 
     Measured: |Q^T Q - I| of the round that is on, and `spectrum_change`, the largest change of a
@@ -44,33 +39,28 @@ class ReparameterizedTraining(Method):
 
     block: Annotated[int, Field(gt=1, le=100_000)] = 64
     terms: Annotated[int, Field(ge=0, le=100)] | None = None
-    rounds: Annotated[int, Field(gt=0, le=10**9)] = 100
-    round_steps: Annotated[int, Field(gt=0, le=10**9)] | None = None
+    rounds: Count = 100
     neurons: Neurons = "drawn"
 
     family: ClassVar[str | None] = "maps"
     colour: ClassVar[str] = "#D24BA0"
     search: ClassVar[Mapping[str, str]] = Rotation.search
 
-    def initial_weight(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def initial_weight(self, layer: Layer, W: Tensor, generator: MaybeGenerator) -> Tensor:
         return prepared(W, self.neurons)
 
-    def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
+    def draw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         """Return an order of the rows, an order of the columns, and the singular values of W."""
         orders = self.redraw(layer, W, generator)
         return {**orders, "spectrum": torch.linalg.svdvals(W)}
 
-    def redraw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
+    def redraw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         return {
             "rows": torch.randperm(layer.d, generator=generator),
             "columns": torch.randperm(layer.n, generator=generator),
         }
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         of_rows, of_columns = (divisor_near(size, self.block) for size in (layer.d, layer.n))
         return {
             "R": torch.zeros(layer.d // of_rows, of_rows, of_rows),
@@ -93,23 +83,6 @@ class ReparameterizedTraining(Method):
         errors = [orthogonality_error(self.rotation(side)).amax(-1) for side in (R, P)]
         change = (torch.linalg.svdvals(V) - spectrum).abs().amax(-1) / spectrum.amax(-1)
         return {"orthogonality_error": torch.maximum(*errors), "spectrum_change": change}
-
-    def after_step(
-        self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
-    ) -> None:
-        round_, rest = divmod(step, self.round_steps or _SHORTEST_ROUND)
-        if rest:
-            return
-        for stack in stacks:
-            stack.merge()
-            stack.restart(round_)
-            stack.clear_momentum(optimizer)
-
-    def scaled_to(self, steps: int) -> Self:
-        if self.round_steps is not None:
-            return self
-        round_steps = max(_SHORTEST_ROUND, steps // self.rounds)
-        return type(self)(**{**vars(self), "round_steps": round_steps})
 
 
 def _among(order: Tensor, Q: Tensor, W: Tensor) -> Tensor:

@@ -1,18 +1,16 @@
 """CoMHE: the energy of neurons that are projected at random."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from opt_runner.layers import Layer
 from opt_runner.methods.base import method_options
 from opt_runner.methods.penalties.mhe import pair_energy
 from opt_runner.methods.penalties.penalty import Penalty
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 
 @method_options
@@ -42,10 +40,10 @@ class CompressiveMinimumEnergy(Penalty):
         "method.hidden_weight": "tag(log,interval(0.01,10))",
     }
 
-    def kind(self, layer: "Layer") -> tuple[bool, bool]:
+    def kind(self, layer: Layer) -> tuple[bool, bool]:
         return layer.first, layer.output
 
-    def penalty(self, layer: "Layer", W: Tensor, V: Tensor, step: int) -> Tensor | None:
+    def penalty(self, layer: Layer, W: Tensor, V: Tensor, step: int) -> Tensor | None:
         if layer.n < 2:
             return None
         if layer.output:

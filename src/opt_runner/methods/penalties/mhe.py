@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from opt_runner.layers import Layer
 from opt_runner.methods.base import method_options
 from opt_runner.methods.penalties.penalty import Penalty
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 Power = Literal[0, 1, 2]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
@@ -51,17 +49,17 @@ class MinimumEnergy(Penalty):
         "method.power": "0,1,2",
     }
 
-    def kind(self, layer: "Layer") -> bool:
+    def kind(self, layer: Layer) -> bool:
         return layer.output
 
-    def penalty(self, layer: "Layer", W: Tensor, V: Tensor, step: int) -> Tensor | None:
+    def penalty(self, layer: Layer, W: Tensor, V: Tensor, step: int) -> Tensor | None:
         weight = self.weight_of(layer)
         if layer.n < 2 or not weight:
             return None
         half = self.half and not layer.output
         return weight * pair_energy(W, self.power, self.angular, half).sum()
 
-    def weight_of(self, layer: "Layer") -> float:
+    def weight_of(self, layer: Layer) -> float:
         authors = 0.1 if self.angular and self.power else 1.0
         if layer.output:
             return 10 * authors if self.output_weight is None else self.output_weight

@@ -1,18 +1,16 @@
 """MMA: the least angle of each neuron to another grows."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from opt_runner.layers import Layer
 from opt_runner.methods.base import method_options
 from opt_runner.methods.penalties.penalty import Penalty
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 _LARGEST_COSINE = 0.99999
 
@@ -37,7 +35,7 @@ class MaximalMinimalAngles(Penalty):
         "method.scale": "tag(log,interval(0.01,1))",
     }
 
-    def penalty(self, layer: "Layer", W: Tensor, V: Tensor, step: int) -> Tensor | None:
+    def penalty(self, layer: Layer, W: Tensor, V: Tensor, step: int) -> Tensor | None:
         if layer.n < 2:
             return None
         unit = normalize(W, dim=-2)

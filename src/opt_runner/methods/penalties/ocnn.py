@@ -2,18 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import conv1d, conv2d, conv3d
 
+from opt_runner.layers import Layer
 from opt_runner.methods.base import method_options
 from opt_runner.methods.penalties.penalty import Penalty, off_identity
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 _CONVOLUTIONS = {1: conv1d, 2: conv2d, 3: conv3d}
 
@@ -46,13 +44,13 @@ class OrthogonalConvolution(Penalty):
         "method.scale": "tag(log,interval(1e-4,0.1))",
     }
 
-    def covers(self, layer: "Layer") -> bool:
+    def covers(self, layer: Layer) -> bool:
         return super().covers(layer) and (self.first or not layer.first)
 
-    def kind(self, layer: "Layer") -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def kind(self, layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return layer.kernel, layer.stride
 
-    def penalty(self, layer: "Layer", W: Tensor, V: Tensor, step: int) -> Tensor:
+    def penalty(self, layer: Layer, W: Tensor, V: Tensor, step: int) -> Tensor:
         if not layer.kernel:
             return self.scale * off_identity(W).square().sum()
         return self.scale * convolution_distance(layer.kernels(W), layer.stride).sum()

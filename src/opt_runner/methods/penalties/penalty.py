@@ -1,16 +1,14 @@
 """What the penalties on W share."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from opt_runner.layers import Layer
 from opt_runner.methods.base import Method, method_options
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 # (share of the budget, weight from there on): epochs 20, 50, 70 and 120 of 200.
 _FADING = ((0.6, 0.0), (0.35, 1e-6), (0.25, 1e-4), (0.1, 1e-3))
@@ -27,7 +25,7 @@ class Penalty(Method):
 
     family: ClassVar[str | None] = "penalties"
 
-    def covers(self, layer: "Layer") -> bool:
+    def covers(self, layer: Layer) -> bool:
         return self.classifier or not layer.output
 
 
@@ -70,7 +68,7 @@ class FadingPenalty(Penalty):
         share = (step - 1) / self.steps
         return self.scale * next((factor for start, factor in _FADING if share >= start), 1.0)
 
-    def penalty(self, layer: "Layer", W: Tensor, V: Tensor, step: int) -> Tensor | None:
+    def penalty(self, layer: Layer, W: Tensor, V: Tensor, step: int) -> Tensor | None:
         weight = self.weight_at(step)
         return weight * self.distance(W).sum() if weight else None
 

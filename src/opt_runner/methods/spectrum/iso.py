@@ -1,19 +1,17 @@
 """Iso: the two frames of the singular value decomposition train, the singular values stay."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from opt_runner.geometry import orthogonality_error
-from opt_runner.methods.base import Method, Tensors, method_options
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Tensors, method_options
 from opt_runner.methods.kernels.cayley_transform import cayley_retraction, msign, qf
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
 from opt_runner.methods.moved import Moved
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 
 class IsoSGD(StiefelSGD):
@@ -55,18 +53,12 @@ class Iso(Moved):
     family: ClassVar[str | None] = "spectrum"
     colour: ClassVar[str] = "#63A4D8"
     optimizer_class: ClassVar[type[torch.optim.SGD]] = IsoSGD
-    search: ClassVar[Mapping[str, str]] = {
-        **Method.search,
-        "method.rotation_lr": "tag(log,interval(0.003,3))",
-    }
 
-    def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
+    def draw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         _, S, Pt = torch.linalg.svd(W, full_matrices=False)
         return {"S": S, "P": Pt.mT} if self.side == "in" else {"S": S}
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         U, _, Pt = torch.linalg.svd(W, full_matrices=False)
         return {"U": U} if self.side == "in" else {"U": U, "P": Pt.mT.contiguous()}
 

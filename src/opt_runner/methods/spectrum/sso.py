@@ -1,17 +1,17 @@
 """SSO: the largest singular value of the matrix stays, and each step has the spectral norm."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import Method, Tensors, method_options
+from opt_runner.methods.base import Tensors, method_options
 from opt_runner.methods.kernels.cayley_transform import msign
 from opt_runner.methods.kernels.linalg import svd
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import MovedV
+from opt_runner.methods.moved import MovedV, searched
 
 _LEAST = 1e-30  # a matrix of zeros stays
 
@@ -71,14 +71,8 @@ class SpectralSphere(MovedV):
     family: ClassVar[str | None] = "spectrum"
     colour: ClassVar[str] = "#14476B"
     optimizer_class: ClassVar[type[torch.optim.SGD]] = SpectralSphereSGD
-    search: ClassVar[Mapping[str, str]] = {
-        **Method.search,
-        "method.rotation_lr": "tag(log,interval(0.001,0.3))",
-    }
-
-    @property
-    def move_options(self) -> dict[str, Any]:
-        return {"bisections": self.bisections}
+    group_keys: ClassVar[Sequence[str]] = ("bisections",)
+    search: ClassVar[Mapping[str, str]] = searched("0.001,0.3")
 
     def measure(self, W: Tensor, V: Tensor, **others: Any) -> Tensors:
         before, now = (torch.linalg.matrix_norm(X, 2) for X in (W, V))

@@ -1,16 +1,14 @@
 """Convolutions start as orthogonal 1 x 1 convolutions and train plainly."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import Method, method_options
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Method, method_options
 from opt_runner.methods.starts.orthogonal_init import orthogonal
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 
 @method_options
@@ -31,9 +29,7 @@ class DeltaOrthogonal(Method):
     family: ClassVar[str | None] = "starts"
     colour: ClassVar[str] = "#6F6757"
 
-    def initial_weight(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def initial_weight(self, layer: Layer, W: Tensor, generator: MaybeGenerator) -> Tensor:
         weight = torch.zeros_like(layer.kernels(W))
         n, c, *kernel = weight.shape
         centre = weight

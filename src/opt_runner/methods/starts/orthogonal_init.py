@@ -1,15 +1,13 @@
 """W starts orthogonal and trains plainly."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import Method, method_options
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Method, method_options
 
 
 @method_options
@@ -26,13 +24,11 @@ class OrthogonalInit(Method):
     family: ClassVar[str | None] = "starts"
     colour: ClassVar[str] = "#A89F91"
 
-    def initial_weight(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None
-    ) -> Tensor:
+    def initial_weight(self, layer: Layer, W: Tensor, generator: MaybeGenerator) -> Tensor:
         return orthogonal(layer.d, layer.n, self.gain, generator).to(W)
 
 
-def orthogonal(d: int, n: int, gain: float, generator: torch.Generator | None) -> Tensor:
+def orthogonal(d: int, n: int, gain: float, generator: MaybeGenerator) -> Tensor:
     """Return gain times a random (d, n) matrix with orthonormal columns, or rows where n > d."""
     # Rows are torch's neurons.
     return torch.nn.init.orthogonal_(torch.empty(n, d), gain, generator=generator).T

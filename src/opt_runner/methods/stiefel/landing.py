@@ -1,6 +1,6 @@
 """Landing: steps along the manifold and towards it at once, with no retraction."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -56,7 +56,4 @@ class Landing(OrthonormalU):
     family: ClassVar[str | None] = "manifold"
     colour: ClassVar[str] = "#E86F4D"
     optimizer_class: ClassVar[type[torch.optim.SGD]] = LandingSGD
-
-    @property
-    def move_options(self) -> dict[str, Any]:
-        return {"attraction": self.attraction}
+    group_keys: ClassVar[Sequence[str]] = ("attraction",)

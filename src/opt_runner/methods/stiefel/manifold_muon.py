@@ -1,15 +1,16 @@
 """Manifold Muon: the steepest tangent step under the spectral norm, found by dual ascent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import Method, method_options
+from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.cayley_transform import msign
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
+from opt_runner.methods.moved import searched
 from opt_runner.methods.stiefel.spectral import SpectralU
 
 _RATE = 0.01  # of the dual ascent; it falls to 0 over its steps
@@ -56,11 +57,5 @@ class ManifoldMuon(SpectralU):
     family: ClassVar[str | None] = "manifold"
     colour: ClassVar[str] = "#A33B20"
     optimizer_class: ClassVar[type[torch.optim.SGD]] = ManifoldMuonSGD
-    search: ClassVar[Mapping[str, str]] = {
-        **Method.search,
-        "method.rotation_lr": "tag(log,interval(0.001,0.3))",
-    }
-
-    @property
-    def move_options(self) -> dict[str, Any]:
-        return {"ascent": self.ascent}
+    group_keys: ClassVar[Sequence[str]] = ("ascent",)
+    search: ClassVar[Mapping[str, str]] = searched("0.001,0.3")

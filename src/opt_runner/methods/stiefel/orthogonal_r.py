@@ -1,19 +1,16 @@
 """What the methods share in which R itself is the rotation."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from opt_runner.geometry import orthogonality_error
-from opt_runner.methods.base import Method, Tensors, method_options
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Options, Tensors, method_options
 from opt_runner.methods.moved import Moved
 from opt_runner.methods.rotation import SquareRotation, Start
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 
 @method_options
@@ -31,11 +28,6 @@ class OrthogonalR(Moved, SquareRotation):
     rotation_factor: Annotated[float, Field(gt=0, le=1)] = 0.2
     plain_weight_decay_scale: Annotated[float, Field(ge=0, le=1e6)] = 0.1
 
-    search: ClassVar[Mapping[str, str]] = {
-        **Method.search,
-        "method.rotation_lr": "tag(log,interval(0.003,3))",
-    }
-
     def __post_init__(self) -> None:
         if self.start == "normal":
             raise ValueError("R is kept orthogonal, so start must be 'identity' or 'orthogonal'")
@@ -44,9 +36,7 @@ class OrthogonalR(Moved, SquareRotation):
         """Return True if V trains, not R."""
         return W.shape[-1] < W.shape[-2] and not self.train_w
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         # Under one name: a stack has the one or the other, of different shapes.
         if self.trains_V(W) and self.start == "identity":
             return {"R": W.clone()}
@@ -68,9 +58,7 @@ class OrthogonalR(Moved, SquareRotation):
         change: Tensor = V.mT @ V - W.mT @ W
         return {"orthogonality_error": change.abs().amax((-2, -1))}
 
-    def optimizer_options(
-        self, tensor: str | None, lr: float, weight_decay: float
-    ) -> dict[str, Any]:
+    def optimizer_options(self, tensor: str | None, lr: float, weight_decay: float) -> Options:
         if tensor is None:
             weight_decay *= self.plain_weight_decay_scale
         return super().optimizer_options(tensor, lr, weight_decay)
@@ -84,15 +72,13 @@ class OrthonormalU(OrthogonalR):
     trains under the name R, as R (d, d) does where n >= d.
     """
 
-    def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
+    def draw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         if not self.trains_V(W):
             return {}
         _, lengths, Yt = torch.linalg.svd(W, full_matrices=False)
         return {"S": Yt.mT * lengths @ Yt}
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         if not self.trains_V(W):
             return super().init(layer, W, generator)
         X, _, Yt = torch.linalg.svd(W, full_matrices=False)

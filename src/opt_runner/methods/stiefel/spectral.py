@@ -1,17 +1,15 @@
 """The base of steps of steepest descent under the spectral norm on orthonormal columns."""
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from opt_runner.geometry import orthogonality_error
-from opt_runner.methods.base import Tensors, method_options
+from opt_runner.layers import Layer
+from opt_runner.methods.base import MaybeGenerator, Tensors, method_options
 from opt_runner.methods.kernels.cayley_transform import msign
 from opt_runner.methods.stiefel.orthogonal_r import OrthonormalU
-
-if TYPE_CHECKING:
-    from opt_runner.layers import Layer
 
 
 @method_options
@@ -30,12 +28,10 @@ class SpectralU(OrthonormalU):
         if self.spectrum == "ones" and self.train_w:
             raise ValueError("spectrum=ones has no W that could train: train_w must be false")
 
-    def draw(self, layer: "Layer", W: Tensor, generator: torch.Generator) -> Tensors:
+    def draw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         return super().draw(layer, W, generator) if self.spectrum == "kept" else {}
 
-    def init(
-        self, layer: "Layer", W: Tensor, generator: torch.Generator | None, **fixed: Tensor
-    ) -> Tensors:
+    def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         if self.spectrum == "kept":
             return super().init(layer, W, generator, **fixed)
         V = msign(W)

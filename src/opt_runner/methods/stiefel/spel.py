@@ -1,15 +1,16 @@
 """SPEL: momentum made orthonormal, a step, and one projection back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import Method, method_options
+from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.cayley_transform import msign
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
+from opt_runner.methods.moved import searched
 from opt_runner.methods.stiefel.spectral import SpectralU
 
 
@@ -46,11 +47,5 @@ class Spel(SpectralU):
     family: ClassVar[str | None] = "manifold"
     colour: ClassVar[str] = "#D97757"
     optimizer_class: ClassVar[type[torch.optim.SGD]] = SpelSGD
-    search: ClassVar[Mapping[str, str]] = {
-        **Method.search,
-        "method.rotation_lr": "tag(log,interval(0.001,0.3))",
-    }
-
-    @property
-    def move_options(self) -> dict[str, Any]:
-        return {"average": self.average, "decay": self.decay}
+    group_keys: ClassVar[Sequence[str]] = ("average", "decay")
+    search: ClassVar[Mapping[str, str]] = searched("0.001,0.3")
