@@ -29,7 +29,7 @@ from opt_runner.run.processes import ALONE, Processes, joined
 from opt_runner.run.reporter import Reporter
 from opt_runner.run.set_up import Setup, set_up
 from opt_runner.run.step import TrainingStep
-from tests.small import SOME_METHODS, new_result
+from tests.small import new_result
 
 STEPS = 16
 NETWORKS = {
@@ -56,7 +56,9 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in module.state_dict().items() if isinstance(v, Tensor)}
 
 
-VARIANTS = {method: ("cnn", method) for method in SOME_METHODS}
+# Of the paper's maps one: the others differ in a function of R alone.
+METHODS = ("standard", "cayley", "ogd", "or", "sopt", "frame", "poet", "comhe")
+VARIANTS = {method: ("cnn", method) for method in METHODS}
 VARIANTS["gs of an mlp"] = ("mlp", "gs")
 
 

@@ -30,6 +30,8 @@ class GPT(nn.Module):
     Raises UserError for a width that the heads cannot share.
     """
 
+    rotation: Tensor
+
     def __init__(
         self,
         vocabulary: int,
@@ -66,7 +68,7 @@ class GPT(nn.Module):
             self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        rotation = self.get_buffer("rotation")[:, : tokens.shape[1]]
+        rotation = self.rotation[:, : tokens.shape[1]]
         x = self.embedding(tokens)
         if self.ngpt:
             x = unit(x)
