@@ -21,11 +21,12 @@ import atexit, gc, json, logging, os, signal, sys, tempfile, threading, time
 handlers = {int(one): str(signal.getsignal(one)) for one in signal.valid_signals()}
 gc.unfreeze()
 everything = gc.get_objects()
+# Some releases of torch make a folder for modules as they are imported.
 torchs = getattr(sys.modules.get("torch.distributed.nn.jit.instantiator"), "_TEMP_DIR", None)
 print(json.dumps({
     "arguments": sys.argv, "name": __name__, "file": sys.modules["__main__"].__file__,
     "folder": os.getcwd(), "environment": dict(os.environ),
-    "path": [one for one in sys.path if "setuptools" not in one],  # it adds its own when imported
+    "path": [one for one in sys.path if one != getattr(torchs, "name", None)],
     "handlers": {key: value.split(" at ")[0] for key, value in handlers.items()},
     "leads a session": os.getsid(0) == os.getpid(), "files": sorted(os.listdir("/proc/self/fd")),
     "threads": threading.active_count(), "tasks": len(os.listdir("/proc/self/task")),
