@@ -92,7 +92,7 @@ def test_signals_and_waits(tmp_path: Path) -> None:
             wait(timeout=0.1)
     process.send_signal(signal.SIGINT)
     text, none = process.communicate(timeout=60)
-    assert text.endswith("KeyboardInterrupt\n")
+    assert "\nKeyboardInterrupt\n" in text  # Triton may write more as the process ends
     assert none is None
     assert process.poll() == process.returncode == -signal.SIGINT
     process.kill()  # of an ended process, and perhaps of another one's number: does nothing
