@@ -15,7 +15,10 @@ class UserError(Exception):
 
 
 class Elsewhere(Exception):
-    """Another process of the same run has failed, and reports the error itself."""
+    """Another process of the same run has failed; the text says how.
+
+    Where several processes train a run, that process reports the error itself.
+    """
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from opt_runner.config.schema import Hardware
 from opt_runner.errors import UserError
 from opt_runner.run.processes import joined
 from tests.config.test_config import composed
@@ -37,7 +38,9 @@ def test_stray_variables_are_a_line_and_not_waited_for(
                          "trains in one process")  # fmt: skip
 
 
-HARDWARE = composed("hardware=cpu").hardware
+@pytest.fixture(scope="module")
+def on_cpu() -> Hardware:
+    return composed("hardware=cpu").hardware
 
 
 @given(
@@ -51,12 +54,12 @@ HARDWARE = composed("hardware=cpu").hardware
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 def test_torchruns_variables_are_numbers(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    on_cpu: Hardware, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     for known, given_ in {**TORCHRUN, name: value}.items():
         monkeypatch.setenv(known, given_)
     with pytest.raises(UserError, match=f"{name}=.* must be a number from"):
-        joined(HARDWARE).__enter__()
+        joined(on_cpu).__enter__()
 
 
 def test_slurms_variables_are_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from opt_runner.run.processes import ALONE, Processes, joined
 from opt_runner.run.reporter import Reporter
 from opt_runner.run.set_up import Setup, set_up
 from opt_runner.run.step import TrainingStep
-from tests.small import new_result
+from tests.small import SOME_METHODS, new_result
 
 STEPS = 16
 NETWORKS = {
@@ -56,9 +56,7 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in module.state_dict().items() if isinstance(v, Tensor)}
 
 
-# Of the paper's maps one: the others differ in a function of R alone.
-METHODS = ("standard", "cayley", "ogd", "or", "sopt", "frame", "poet", "comhe")
-VARIANTS = {method: ("cnn", method) for method in METHODS}
+VARIANTS = {method: ("cnn", method) for method in SOME_METHODS}
 VARIANTS["gs of an mlp"] = ("mlp", "gs")
 
 
@@ -131,9 +129,6 @@ def of_norms(processes: Processes) -> Found:
     return found
 
 
-OF_LIBRARY = ("cayley", "ogd", "sopt", "comhe")
-
-
 def library_network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
@@ -145,7 +140,7 @@ def library_network() -> nn.Module:
 def of_the_library(processes: Processes) -> Found:
     """PyTorch's own DistributedDataParallel around OPT."""
     found: Found = {}
-    for method in OF_LIBRARY:
+    for method in SOME_METHODS:
         options = {"round_steps": 4} if method in ("sopt", "poet") else {}
         opt = OPT(library_network(), method, **options)
         optimizer = opt.optimizer(lr=0.02)
@@ -376,7 +371,7 @@ def test_batchnorm_is_that_of_the_whole_batch(group: list[Found], alone: Found, 
     assert_same(group[0]["norms"][norm], alone["norms"][norm])
 
 
-@pytest.mark.parametrize("method", OF_LIBRARY)
+@pytest.mark.parametrize("method", SOME_METHODS)
 def test_distributed_data_parallel_around_opt_trains_as_one_process(
     two: list[Found], alone: Found, method: str
 ) -> None:

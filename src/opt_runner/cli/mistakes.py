@@ -8,8 +8,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
@@ -45,6 +45,24 @@ def take_over_from_hydra() -> None:
 def rank_0_reports() -> bool:
     """Return True for local ranks above 0, which leave mistakes in the command line to rank 0."""
     return process.started_by_torchrun() and os.environ["LOCAL_RANK"] != "0"
+
+
+def number(
+    kind: type[int] | type[float], least: float, most: float = 2**31 - 1, what: str = ""
+) -> Callable[[str], float]:
+    """Return a converter for argparse that refuses all but numbers from least to most.
+
+    what: the numbers in words, for the message.
+    """
+    what = what or ("whole number" if kind is int else "number")
+
+    def convert(text: str) -> float:
+        with suppress(ValueError):
+            if least <= (value := kind(text)) <= most:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is no {what} from {least:,} to {most:,}")
+
+    return convert
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:

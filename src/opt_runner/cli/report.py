@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="only these columns, as 'test error,gap,p'")  # fmt: skip
     parser.add_argument(
         "--live",
-        type=_seconds,
+        type=mistakes.number(float, 1, 3600, "number of seconds"),
         nargs="?",
         const=30.0,
         metavar="SECONDS",
@@ -64,16 +64,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 1 to 3600")
-    return value
 
 
 def _report(given: argparse.Namespace, command: str) -> None:

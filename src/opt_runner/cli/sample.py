@@ -4,7 +4,7 @@ Exit codes: 0 written, 2 a mistake in the command. Help answers without importin
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from opt_runner.cli import mistakes
@@ -25,31 +25,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("record", type=Path, help="the folder of a run")
     parser.add_argument("--prompt", default="", help="the text to go on from")
-    parser.add_argument("--length", type=_from(1, int), default=300, metavar="N",
+    parser.add_argument("--length", type=mistakes.number(int, 1), default=300, metavar="N",
                         help="tokens to write, default: 300")  # fmt: skip
-    parser.add_argument("--temperature", type=_from(0, float), default=0.8, metavar="T",
+    parser.add_argument("--temperature", type=mistakes.number(float, 0), default=0.8, metavar="T",
                         help="0: always the most likely token; default: 0.8")  # fmt: skip
-    parser.add_argument("--top-k", type=_from(1, int), metavar="K",
+    parser.add_argument("--top-k", type=mistakes.number(int, 1), metavar="K",
                         help="draw only from the K most likely tokens")  # fmt: skip
-    parser.add_argument("--seed", type=_from(0, int), default=0, help="default: 0")
+    parser.add_argument("--seed", type=mistakes.number(int, 0), default=0, help="default: 0")
     parser.add_argument("--config-dir", type=Path, metavar="DIR",
                         help="with a model of your own, as for opt-run")  # fmt: skip
     parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)
     mistakes.add_version(parser)
     return parser
-
-
-def _from(least: float, kind: type[int] | type[float]) -> Callable[[str], float]:
-    """Return a converter of arguments that refuses numbers below `least`."""
-
-    def convert(text: str) -> float:
-        value = kind(text)
-        if not least <= value < 2**31:
-            raise argparse.ArgumentTypeError(f"{text}: must be {least} to 2^31")
-        return value
-
-    convert.__name__ = kind.__name__
-    return convert
 
 
 def _sample(given: argparse.Namespace) -> None:

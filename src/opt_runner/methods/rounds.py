@@ -28,14 +28,17 @@ class InRounds(Method):
     rounds: Count = 400
     round_steps: Count | None = None
 
+    # Steps a round where nobody has told the budget, as in a user's own loop.
     without_budget: ClassVar[int] = _SHORTEST
 
     def after_step(
         self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
     ) -> None:
         round_, rest = divmod(step, self.round_steps or self.without_budget)
+        if rest:
+            return
         for stack in stacks:
-            if not rest and list(stack.fixed.buffers()):
+            if list(stack.fixed.buffers()):
                 stack.merge()
                 stack.restart(round_)
                 stack.clear_momentum(optimizer)

@@ -79,7 +79,7 @@ function drawCurves() {
   const names = Object.keys(section.curves);
   at("curves").hidden = !names.length;
   if (!names.length) return;
-  const name = names[at("quantity").value], seconds = at("against").value === "1";
+  const name = names[at("quantity").value], seconds = at("against").selectedOptions[0].text === "seconds";
   const traces = [], of = new Map(section.runs.map(run => [`${run[0]} ${run[1]}`, run]));
   for (const [place, runs] of Object.entries(section.curves[name])) {
     const row = section.rows[place];
