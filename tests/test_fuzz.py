@@ -85,7 +85,7 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
-@tries(50)
+@tries(25)
 @given(
     overrides=st.lists(
         st.tuples(st.sampled_from(["", "", "+", "++", "~"]), st.sampled_from(KEYS), VALUES),

@@ -342,6 +342,7 @@ def extended(tmp_path: Path, opt_run: Run) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_own_methods_on_an_own_network_with_own_data_and_augmentation(
     extended: Run, tmp_path: Path
 ) -> None:

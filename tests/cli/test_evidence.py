@@ -3,11 +3,14 @@
 import shlex
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import TINY, Run
 
 EVIDENCE = ["experiment=evidence", "model=mlp", *TINY[1:], "hardware=cpu", "tracking=none"]
 
 
+@pytest.mark.slow
 def test_methods_are_tuned_then_compared_and_reported(opt_run: Run, tmp_path: Path) -> None:
     methods = ["method=standard,cayley", "seed=0,1", "hydra.sweeper.trials=1"]
     command = [*EVIDENCE, "hydra.launcher.slots=1", *methods]

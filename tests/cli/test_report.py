@@ -52,8 +52,13 @@ def test_the_report_of_a_sweep(finished: Finished, report, tmp_path: Path) -> No
     assert gs["minus_standard"]["mean"] == pytest.approx(expected)
     assert standard["minus_standard"] is None
     assert "A &lt;title&gt;" in (folder / "report.html").read_text()
-    again = report("outputs", MPLBACKEND="module://a_notebooks.backend")
-    assert again.returncode == 0, "a report is replaced"
+    assert report("outputs", "--methods", "gs").returncode == 0, "a report is replaced"
+
+
+@pytest.mark.slow
+def test_a_notebook_s_backend_of_matplotlib_is_not_used(finished: Finished, report) -> None:
+    finished(*OF_FOUR)
+    assert report("outputs", MPLBACKEND="module://a_notebooks.backend").returncode == 0
 
 
 @pytest.mark.slow
@@ -124,6 +129,7 @@ def test_a_comparison_that_has_only_been_searched(report, tmp_path: Path) -> Non
     assert (tmp_path / "outputs/evidence/report/report.md").is_file()
 
 
+@pytest.mark.slow
 def test_runs_of_a_grid_that_are_trials_as_well_are_counted_and_can_be_shown(
     report, finished: Finished, tmp_path: Path
 ) -> None:

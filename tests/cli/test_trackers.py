@@ -9,6 +9,7 @@ from tests.cli.conftest import ONE, Run, start, wait_for_checkpoint
 from tests.tracking.boards import close_to, of_csv, of_record, of_tensorboard, rows
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_in_the_same_files(
     opt_run: Run,
     environment: dict[str, str],

@@ -116,6 +116,7 @@ def test_an_unreachable_server_is_said_and_the_run_goes_on_offline(
     assert b"0" * 40 not in record
 
 
+@pytest.mark.slow
 def test_tracking_none_does_not_import_wandb(tmp_path: Path, environment: dict[str, str]) -> None:
     probe = (
         "import sys; sys.modules['wandb'] = None; "
@@ -151,6 +152,7 @@ def test_a_record_is_sent_later_with_the_environment_s_project_tags_and_folder(
     assert run.id == (record / "wandb.txt").read_text().strip()
 
 
+@pytest.mark.slow
 def test_a_finished_run_answers_an_agent_of_wandb_sweep(
     finished: Finished, opt_run: Run, tmp_path: Path
 ) -> None:

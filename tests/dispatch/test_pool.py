@@ -80,6 +80,7 @@ def test_a_signal_saves_what_runs(start: Start, tmp_path: Path) -> None:
     assert command.stderr == "opt-run: interrupted; the same command resumes\n"
 
 
+@pytest.mark.slow
 def test_a_second_signal_does_not_wait(start: Start, tmp_path: Path) -> None:
     arguments = write_component(tmp_path, METHODS, ["sleeps"])
     modules = f"{os.environ.get('PYTHONPATH', '')}:{tmp_path / 'modules'}"
@@ -159,6 +160,7 @@ def test_what_a_method_prints_is_in_its_slots_log_and_on_the_screen(troubled: Co
     assert troubled.stderr == ""
 
 
+@pytest.mark.slow
 def test_progress_none_shows_failures_alone(start: Start, tmp_path: Path) -> None:
     arguments = write_component(tmp_path, METHODS, ["leaves"])
     modules = f"{os.environ.get('PYTHONPATH', '')}:{tmp_path / 'modules'}"

@@ -14,7 +14,10 @@ from tests import commands
 METHODS = ["cayley", "ogd", "frame", "landing", "pogo", "sopt", "poet", "oft"]
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="torch has no gloo")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not dist.is_gloo_available(), reason="torch has no gloo"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -135,6 +135,7 @@ def test_a_hostile_error_is_only_text(content: str) -> None:
     assert "&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;" in content
 
 
+@pytest.mark.slow
 def test_several_tables_have_links(table: Comparison) -> None:
     reader = Reader(page(table, table))
     _, *targets = [attributes["href"] for attributes in reader.of("a")]

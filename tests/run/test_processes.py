@@ -31,7 +31,7 @@ from opt_runner.run.set_up import Setup, set_up
 from opt_runner.run.step import TrainingStep
 from tests.small import SOME_METHODS, new_result
 
-STEPS = 16
+STEPS = 8
 NETWORKS = {
     "cnn": ["model=cnn6", "model.widths=[4,4]", "model.fc_width=6"],
     "mlp": ["model=mlp", "model.widths=[12,8]"],
@@ -45,7 +45,7 @@ Found = dict[str, Any]
 
 
 def config(method: str, *more: str, network: str = "cnn") -> Config:
-    rounds = ["method.round_steps=12"] if method in ("sopt", "poet") else []
+    rounds = ["method.round_steps=6"] if method in ("sopt", "poet") else []
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return read(
             compose("config", [f"method={method}", *rounds, *NETWORKS[network], *SMALL, *more])

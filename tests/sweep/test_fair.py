@@ -120,7 +120,9 @@ def test_the_points_are_those_of_published_comparisons(begin: Begin) -> None:
     assert {config.method.options["start"] for config in tried} == {"identity"}
 
 
-@pytest.mark.parametrize("kill", [0, 3, 7, 9, 12])
+@pytest.mark.parametrize(
+    "kill", [3, 12, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 7, 9))]
+)
 def test_a_cut_comparison_goes_on_and_trains_nothing_twice(begin: Begin, kill: int) -> None:
     code, first = begin(cut_at=kill)
     assert code == -9

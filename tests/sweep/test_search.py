@@ -193,7 +193,7 @@ def test_the_same_command_again_runs_nothing_and_more_trials_extend(
     assert begin(trials=3)[0] == 0, "fewer are there as well"
 
 
-@pytest.mark.parametrize("kill", [0, 1, 4, 7])
+@pytest.mark.parametrize("kill", [1, 7, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 4))])
 def test_a_search_that_is_killed_and_begun_again_draws_what_an_uncut_one_draws(
     begin: Begin, tmp_path: Path, kill: int
 ) -> None:
