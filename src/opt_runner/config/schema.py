@@ -23,7 +23,7 @@ from opt_runner.config.tracking import Tracking
 class Role(Enum):
     """The effect of a key on a run's result; signatures, tables and plans depend on it."""
 
-    TASK = "task"  # changes the result: a table holds runs of one value
+    TABLE = "table"  # changes the result: a table holds runs of one value
     METHOD = "method"  # changes the result: differs between the methods of a table
     SEED = "seed"  # changes the result: tables show the mean over the seeds
     NONE = "none"  # does not change the result
@@ -137,10 +137,10 @@ class Hardware(Node):
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Role.NONE]
-    precision: Annotated[Literal["float32", "bfloat16", "float64"], Role.TASK]
+    precision: Annotated[Literal["float32", "bfloat16", "float64"], Role.TABLE]
     threads: Annotated[int | None, Field(gt=0, le=4096), Role.NONE]
-    channels_last: Annotated[bool, Role.TASK]
-    compile: Annotated[bool, Role.TASK]
+    channels_last: Annotated[bool, Role.TABLE]
+    compile: Annotated[bool, Role.TABLE]
     reuse_memory: Annotated[bool, Role.NONE]
     processes: Annotated[Literal["auto", "slurm"], Role.NONE]
     images: Annotated[Literal["auto", "device", "streamed"], Role.NONE] = "auto"
@@ -163,20 +163,20 @@ class Config(Node):
     plan: Annotated[Plan, Role.NONE]
     when_locked: Annotated[Literal["wait", "leave"], Role.NONE]
     progress: Annotated[Literal["auto", "bar", "plain", "none"], Role.NONE]
-    batch_size: Annotated[int | None, Field(gt=0, le=10**7), Role.TASK]
-    budget: Annotated[Budget, Role.TASK]
+    batch_size: Annotated[int | None, Field(gt=0, le=10**7), Role.TABLE]
+    budget: Annotated[Budget, Role.TABLE]
     optimizer: Annotated[OptimizerChoice, Role.METHOD]
     schedule: Annotated[ScheduleChoice, Role.METHOD]
-    loss: Annotated[Loss, Role.TASK]
-    augment: Annotated[Augment, Role.TASK]
-    log: Annotated[Interval, Role.TASK]
-    evaluate: Annotated[Evaluate, Role.TASK]
+    loss: Annotated[Loss, Role.TABLE]
+    augment: Annotated[Augment, Role.TABLE]
+    log: Annotated[Interval, Role.TABLE]
+    evaluate: Annotated[Evaluate, Role.TABLE]
     checkpoint: Annotated[Checkpoint, Role.NONE]
     method: Annotated[Component, Role.METHOD]
     layers: Annotated[Layers, Role.METHOD] = Layers()
-    model: Annotated[ModelChoice, Role.TASK]
-    dataset: Annotated[DatasetChoice, Role.TASK]
-    hardware: Annotated[Hardware, Role.TASK]
+    model: Annotated[ModelChoice, Role.TABLE]
+    dataset: Annotated[DatasetChoice, Role.TABLE]
+    hardware: Annotated[Hardware, Role.TABLE]
     tracking: Annotated[Tracking, Role.NONE] = Tracking()
 
     @model_validator(mode="after")
@@ -207,7 +207,7 @@ class Config(Node):
 def of_roles(content: dict[str, Any], *roles: Role, schema: type[Node] = Config) -> dict[str, Any]:
     """Return the keys of `content`, a config as plain values, that have one of these roles.
 
-    A key that the schema does not have counts as TASK.
+    A key that the schema does not have counts as TABLE.
     """
     chosen: dict[str, Any] = {}
     for key, value in content.items():
@@ -218,7 +218,7 @@ def of_roles(content: dict[str, Any], *roles: Role, schema: type[Node] = Config)
             value = of_roles(value, *roles, schema=node)
             if value:
                 chosen[key] = value
-        elif (role or Role.TASK) in roles:
+        elif (role or Role.TABLE) in roles:
             chosen[key] = value
     return chosen
 

@@ -28,7 +28,7 @@ def signature(config: Config, data: str, device: str) -> str:
     """
     # Without defaults: a key that a later release adds does not change older signatures.
     content = config.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    content = of_roles(content, Role.TASK, Role.METHOD, Role.SEED)
+    content = of_roles(content, Role.TABLE, Role.METHOD, Role.SEED)
     for room in ("method", "model", "optimizer", "schedule"):
         content[room] = _component(content[room])
     if name := config.model.published:

@@ -79,9 +79,9 @@ class StoredRun:
         return dotted(of_roles(self.config, Role.METHOD))
 
     @cached_property
-    def task_keys(self) -> dict[str, Any]:
+    def table_keys(self) -> dict[str, Any]:
         """Return the dotted keys and values that make a table, of keys that change a result."""
-        return dotted(of_roles(self.config, Role.TASK))
+        return dotted(of_roles(self.config, Role.TABLE))
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ def read_on_any_device(planned: StoredRun) -> StoredRun | None:
 
     The device is in the signature, so the record is in another directory beside the planned one.
     """
-    folder, keys = planned.record.directory.parent, (planned.task_keys, planned.method_keys)
+    folder, keys = planned.record.directory.parent, (planned.table_keys, planned.method_keys)
     beside = (read(p) for p in folder.glob(f"seed{planned.seed}-*") if ".old-" not in p.name)
-    same = [run for run in beside if run and (run.task_keys, run.method_keys) == keys]
+    same = [run for run in beside if run and (run.table_keys, run.method_keys) == keys]
     return max(same, key=lambda run: run.record.config.stat().st_mtime, default=None)

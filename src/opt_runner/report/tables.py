@@ -22,17 +22,17 @@ _ORDER = {name: place for place, name in enumerate(METHODS)}
 def compare(runs: Iterable[StoredRun]) -> list[Comparison]:
     """Return the tables of these runs, largest first."""
     runs = list(runs)
-    tasks = [_key(run.task_keys) for run in runs]
+    keys = [_key(run.table_keys) for run in runs]
     versions: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-    for run, task in zip(runs, tasks, strict=True):
-        versions[task] |= {run.versions} - {()}
+    for run, key in zip(runs, keys, strict=True):
+        versions[key] |= {run.versions} - {()}
     groups: dict[tuple[str, tuple[str, ...]], list[StoredRun]] = defaultdict(list)
-    for run, task in zip(runs, tasks, strict=True):
-        # A run that failed too early to know its versions joins the first table of its task.
-        groups[task, run.versions or min(versions[task], default=())].append(run)
+    for run, key in zip(runs, keys, strict=True):
+        # A run that failed too early to know its versions joins the first table of its keys.
+        groups[key, run.versions or min(versions[key], default=())].append(run)
     same_names: dict[tuple[str, str], list[tuple[dict[str, Any], list[StoredRun]]]] = {}
     for (_, version), group in groups.items():
-        description = group[0].task_keys | dict(zip(_VERSIONS, version, strict=False))
+        description = group[0].table_keys | dict(zip(_VERSIONS, version, strict=False))
         config = group[0].config
         names = config["dataset"]["name"], config["model"]["name"]
         same_names.setdefault(names, []).append((description, group))

@@ -182,7 +182,7 @@ def check(
 
     Call it before the search, which may take hours.
     """
-    tasks: dict[str, Run] = {}
+    conditions: dict[str, Run] = {}
     for condition in options.conditions:
         for entrant in entrants:
             run = final_run(entrant, [], condition, command.seeds[0], runner)
@@ -190,11 +190,11 @@ def check(
             same = _of_method(config) == _of_method(entrant.config)
             if not same or config.dataset.validation or config.rerun:
                 raise UserError(
-                    f"hydra.sweeper.conditions: {condition!r}: a condition changes the task, as "
-                    "dataset.share=0.1 does, and neither the method, its optimizer and schedule, "
-                    "nor dataset.validation and rerun"
+                    f"hydra.sweeper.conditions: {condition!r}: a condition changes keys that all "
+                    "methods share, as dataset.share=0.1 does, and neither the method, its "
+                    "optimizer and schedule, nor dataset.validation and rerun"
                 )
-            tasks.setdefault(json.dumps(of_roles(config.content, Role.TASK)), run)
+            conditions.setdefault(json.dumps(of_roles(config.content, Role.TABLE)), run)
     for seed in command.seeds:
         if runner.run([*entrants[0].fixed, seed]).config.seed == options.trial_seed:
             raise UserError(
@@ -202,7 +202,9 @@ def check(
                 "hydra.sweeper.trial_seed"
             )
     if runner.here:
-        for run in tasks.values():  # with a condition there may be fewer images than in a batch
+        for (
+            run
+        ) in conditions.values():  # with a condition there may be fewer images than in a batch
             plan.try_set_up(run)
 
 
@@ -215,10 +217,10 @@ def final_run(
 ) -> Run:
     """Return the run of an entrant with a setting, under a condition."""
     try:
-        task = shlex.split(condition)
+        overrides = shlex.split(condition)
     except ValueError as error:
         raise UserError(f"hydra.sweeper.conditions: {condition!r}: {error}") from error
-    return runner.run([*entrant.fixed, *setting, *task, "evaluate.test=last", seed])
+    return runner.run([*entrant.fixed, *setting, *overrides, "evaluate.test=last", seed])
 
 
 def _value(config: Config, key: str) -> Any:

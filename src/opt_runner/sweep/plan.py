@@ -58,7 +58,7 @@ class Kind:
 
 def kind_of(run: Run) -> str:
     """Return the same text for runs that differ only in their seed."""
-    same = of_roles(run.config.content, Role.TASK, Role.METHOD)
+    same = of_roles(run.config.content, Role.TABLE, Role.METHOD)
     return json.dumps(same, sort_keys=True)
 
 

@@ -55,5 +55,5 @@ def final(result: Result) -> dict[str, float]:
 
 def hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
     """Return the dotted keys and values of a config that change a run's result."""
-    values = dotted(of_roles(config.content, Role.TASK, Role.METHOD, Role.SEED))
+    values = dotted(of_roles(config.content, Role.TABLE, Role.METHOD, Role.SEED))
     return {k: v if isinstance(v, int | float | str) else as_typed(v) for k, v in values.items()}
