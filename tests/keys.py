@@ -40,13 +40,13 @@ _HEAD = """\
 
 Every key of the config, grouped as `conf/` is. Write a key on the command line
 (`optimizer.lr=0.05`), in an [experiment](tutorial.md#2-settings) or in a file for `--config-dir`.
-`opt-run ... --cfg job` shows the values of one run. `opt-run --help` lists the choices
+`opt-run ... --cfg job` shows the values of one run. `--help` lists the choices
 of each group; `experiment` and `recipe` set these keys and have none of their own.
 
 If several files set a key, the last one of this order wins: `config.yaml`, schedule, augment,
 method, model, dataset, hardware, tracking, recipe, optimizer, experiment, command line. So the
-learning rate is that of the optimizer (SGD: 0.1, or the method's or the recipe's), and the warm-up that of the
-recipe if it has one, else of the dataset, else of the method.
+learning rate is that of the optimizer (SGD: 0.1, or the method's or the recipe's), and the warm-up
+that of the recipe if it has one, else of the dataset, else of the method.
 
 The component of a group (method, model, dataset, optimizer, schedule) also has a `name`, for tables
 and folders, and a `_target_`, its class or function. `required`: you must give a value. Limits
