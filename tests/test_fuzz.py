@@ -85,7 +85,7 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
-@tries(25)
+@tries(50)
 @given(
     overrides=st.lists(
         st.tuples(st.sampled_from(["", "", "+", "++", "~"]), st.sampled_from(KEYS), VALUES),

@@ -8,13 +8,10 @@ import pytest
 import torch
 
 from tests.cli.conftest import ONE, Finished, Run, outcome, results, start, wait_for_checkpoint
+from tests.slow import slow
 
 
-@pytest.mark.parametrize(
-    "signum",
-    [signal.SIGKILL,
-     *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, signal.SIGINT))],
-)  # fmt: skip
+@pytest.mark.parametrize("signum", [signal.SIGKILL, *slow(signal.SIGTERM, signal.SIGINT)])
 def test_a_cut_run_ends_as_an_uncut_one(
     opt_run: Run,
     finished: Finished,

@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli import wandb_file
 from tests.cli.conftest import COMMAND, SWEEP, TINY, Finished, Run, results
+from tests.slow import slow
 
 
 @pytest.fixture
@@ -168,10 +169,8 @@ def test_a_finished_run_answers_an_agent_of_wandb_sweep(
 
 
 @pytest.mark.parametrize(
-    "where",
-    ["none", *(pytest.param(one, marks=pytest.mark.slow)
-               for one in ("host", "settings", "environment", "netrc", "token"))],
-)  # fmt: skip
+    "where", ["none", *slow("host", "settings", "environment", "netrc", "token")]
+)
 def test_a_login_is_what_wandb_takes_for_one(tmp_path: Path, where: str) -> None:
     home, key = tmp_path / "home", "a" * 40
     variables = {"environment": {"WANDB_API_KEY": key}, "host": {"WANDB_BASE_URL": "https://h.org"}}

@@ -12,6 +12,7 @@ from rich.table import Table
 from opt_runner.console import screen as screens
 from opt_runner.console.screen import Screen, bars, new_console
 from opt_runner.console.sweep_bars import SweepBars
+from tests.slow import slow
 
 NAME = "a [/INST] [unknown] :smile:"
 
@@ -39,10 +40,10 @@ Path(sys.argv[1]).write_text(str(screen.console.width))
 @pytest.mark.parametrize(
     "case",
     ["| head -1", "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0",
-     *(pytest.param(one, marks=pytest.mark.slow) for one in (
+     *slow(
          ">&- 2>&- <&-", ">/dev/full", "COLUMNS=many FORCE_COLOR=1", ">&-",
-         "PYTHONIOENCODING=latin-1", "COLUMNS=0", "COLUMNS=many", "TERM=dumb",
-         "FORCE_COLOR=1"))],
+         "PYTHONIOENCODING=latin-1", "COLUMNS=0", "COLUMNS=many", "TERM=dumb", "FORCE_COLOR=1",
+     )],
 )  # fmt: skip
 def test_no_output_ends_a_program(tmp_path: Path, case: str) -> None:
     if "full" in case and not Path("/dev/full").exists():

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from opt_runner import OPT, merge
 from opt_runner.errors import UserError
 from tests.frameworks.test_heads import SMALL
+from tests.slow import slow
 
-OTHERS = ["ogd", "frame", "sopt", "oft"]
-METHODS = ["cayley", "poet", *OTHERS]
+METHODS = ["cayley", "ogd", "frame", "sopt", "oft", "poet"]
 OPTIONS: dict[str, dict[str, Any]] = {"sopt": {"round_steps": 4}, "poet": {"round_steps": 4}}
 # As a tokenizer's, with a column that the network does not take.
 ROWS = [
@@ -38,9 +38,7 @@ def trainer(lib: Any, folder: Path, opt: OPT, optimizer: Any = None, **options: 
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "method", ["cayley", "poet", *(pytest.param(m, marks=pytest.mark.slow) for m in OTHERS)]
-)
+@pytest.mark.parametrize("method", ["cayley", "poet", *slow("ogd", "frame", "sopt", "oft")])
 def test_trainer_resumes_to_the_bit(method: str, tmp_path: Path) -> None:
     lib = pytest.importorskip("transformers")
     options = OPTIONS.get(method, {})

@@ -22,6 +22,7 @@ from opt_runner.run.run import Run, identify
 from opt_runner.run.set_up import set_up
 from opt_runner.run.step import TrainingStep
 from tests.gpu import Gpu
+from tests.slow import slow
 from tests.small import SOME_METHODS, small_cnn
 
 # Its decomposition, and torch's or geotorch's map, tell the CPU whether they succeeded.
@@ -118,10 +119,7 @@ def test_a_run_leaves_the_record_that_the_cpu_leaves(
     assert weights.keys() == torch.load(here.record.weights, weights_only=True).keys()
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["frame", "sopt", *(pytest.param(one, marks=pytest.mark.slow) for one in ("cayley", "poet"))],
-)
+@pytest.mark.parametrize("method", ["frame", "sopt", *slow("cayley", "poet")])
 def test_a_run_that_is_cut_ends_in_the_bits_of_an_uncut_one(
     method: str, run: Any, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:

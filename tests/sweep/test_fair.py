@@ -22,6 +22,7 @@ from opt_runner.sweep import plan
 from opt_runner.sweep.entrants import ComparisonOptions, parse_command
 from opt_runner.sweep.fair import conduct, folder_name
 from opt_runner.sweep.sweep import LeftRunning, Sweep
+from tests.slow import slow
 from tests.sweep.test_search import Cut, Ends, FakeRunner, Outcome
 
 
@@ -120,9 +121,7 @@ def test_the_points_are_those_of_published_comparisons(begin: Begin) -> None:
     assert {config.method.options["start"] for config in tried} == {"identity"}
 
 
-@pytest.mark.parametrize(
-    "kill", [3, 12, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 7, 9))]
-)
+@pytest.mark.parametrize("kill", [3, 12, *slow(0, 7, 9)])
 def test_a_cut_comparison_goes_on_and_trains_nothing_twice(begin: Begin, kill: int) -> None:
     code, first = begin(cut_at=kill)
     assert code == -9

@@ -28,6 +28,7 @@ from opt_runner.sweep.search import SearchOptions, conduct
 from opt_runner.sweep.source import Source
 from opt_runner.sweep.space import parse_space
 from opt_runner.sweep.sweep import Sweep
+from tests.slow import slow
 
 SPACE = ["optimizer.lr=tag(log,interval(0.003,0.3))", "method=gs,cayley"]
 
@@ -193,7 +194,7 @@ def test_the_same_command_again_runs_nothing_and_more_trials_extend(
     assert begin(trials=3)[0] == 0, "fewer are there as well"
 
 
-@pytest.mark.parametrize("kill", [1, 7, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 4))])
+@pytest.mark.parametrize("kill", [1, 7, *slow(0, 4)])
 def test_a_search_that_is_killed_and_begun_again_draws_what_an_uncut_one_draws(
     begin: Begin, tmp_path: Path, kill: int
 ) -> None:

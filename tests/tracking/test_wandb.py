@@ -14,6 +14,7 @@ from opt_runner.cli import track
 from opt_runner.config.compose import from_arguments
 from opt_runner.records.record import Record
 from opt_runner.tracking import wandb
+from tests.slow import slow
 
 PROGRAM = """
 import os, sys
@@ -48,9 +49,7 @@ print("ended")
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
-@pytest.mark.parametrize(
-    "signum", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("signum", [signal.SIGKILL, *slow(signal.SIGSTOP)])
 def test_a_service_that_dies_or_hangs_ends_the_tracking_alone(
     tmp_path: Path, signum: signal.Signals
 ) -> None:

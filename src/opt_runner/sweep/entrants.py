@@ -202,9 +202,8 @@ def check(
                 "hydra.sweeper.trial_seed"
             )
     if runner.here:
-        for (
-            run
-        ) in conditions.values():  # with a condition there may be fewer images than in a batch
+        # With a condition there may be fewer images than in a batch.
+        for run in conditions.values():
             plan.try_set_up(run)
 
 
