@@ -33,7 +33,11 @@ def explain(error: ValidationError, where: str, known: Iterable[str]) -> str:
     where: the dotted key of the node, or "" for the whole config. known: the keys below it.
     """
     dotted = sorted({f"{where}.{key}" if where else key for key in known})
-    return "\n".join(_explain_one(dict(fault), where, dotted) for fault in error.errors())
+    faults = error.errors()
+    # pydantic counts a wrong item as missing: the fault of the list is that of the item.
+    inner = {fault["loc"][:-1] for fault in faults}
+    own = [one for one in faults if one["type"] != "too_short" or one["loc"] not in inner]
+    return "\n".join(_explain_one(dict(fault), where, dotted) for fault in own)
 
 
 def _explain_one(fault: dict[str, Any], where: str, known: list[str]) -> str:
@@ -47,10 +51,12 @@ def _explain_one(fault: dict[str, Any], where: str, known: list[str]) -> str:
             return f"{key} is missing"
         case "value_error":
             return f"{key}: {fault['ctx']['error']}" if key else str(fault["ctx"]["error"])
-    message = fault["msg"].removeprefix("Input should be ")
+    # As "Input should be greater than 0" and "Tuple should have at least 1 item after validation".
+    subject, should, limit = fault["msg"].partition(" should ")
+    said = f"must {limit.partition(' after validation')[0]}" if should else subject
     number = fault["type"] == "string_type" and isinstance(fault["input"], int | float)
     hint = f"; quote it for Hydra and the shell: '{key}=\"TEXT\"'" if number else ""
-    return f"{key}: must be {message}, got {fault['input']!r}{hint}"
+    return f"{key}: {said}, got {fault['input']!r}{hint}"
 
 
 def _beside(key: str, known: list[str]) -> str:
