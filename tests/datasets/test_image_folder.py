@@ -179,7 +179,9 @@ def test_images_without_class_folders(tmp_path: Path) -> None:
 def test_empty_class(build, root: Path) -> None:
     for file in (root / "test/cat").iterdir():
         file.rename(file.with_suffix(".txt"))
-    with pytest.raises(UserError, match=r"test/cat has no image \(\.jpg .*there is 0\.txt"):
+    with pytest.raises(
+        UserError, match=r"test/cat has no file that ends in \.jpg .*there is 0\.txt"
+    ):
         build().check()
 
 

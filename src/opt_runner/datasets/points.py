@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 
 from opt_runner.datasets.data import Samples
+from opt_runner.datasets.folder.decode import digest_all
+from opt_runner.datasets.folder.tree import FolderTree, scan
 from opt_runner.datasets.labelled import Labelled
 from opt_runner.datasets.meshes import SOLIDS, on_surface, read_off, solid
 from opt_runner.errors import UserError
@@ -21,7 +23,6 @@ from opt_runner.files import expanded
 
 Floats = NDArray[np.float64]
 
-_LAYOUT = "train/<class>/*.npy or *.off and test/<class>/*"
 # The embedded clouds of each solid, every fifth of which tests; the noise, of radius 1.
 _CLOUDS, _TEST_EVERY, _NOISE = 50, 5, 0.02
 
@@ -71,58 +72,31 @@ class PointFolder:
     def check(self) -> None:
         """Raise UserError if folders or files are missing, or classes do not match."""
         if self.root is not None:
-            _ = self._files
+            _ = self._tree
 
     def fingerprint(self) -> str:
         """Return a hash of the options and of the names and contents of all files."""
         content: list[object] = [self.points, self.points_seed]
         if self.root is not None:
-            for name, path in self._named():
-                try:
-                    content += [name, hashlib.sha256(path.read_bytes()).hexdigest()]
-                except OSError as error:
-                    raise UserError(f"{path} cannot be read: {error.strerror}") from error
+            content += [len(self._tree.labels[0]), digest_all(self._tree.files)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def load(self) -> Points:
         """Return the clouds. Raises UserError as `check` does, and if a file cannot be read."""
         if self.root is None:
             return self._solids()
-        halves = []
-        for half in self._files.values():
-            clouds = [self._read(path) for files in half.values() for path in files]
-            labels = np.repeat(np.arange(len(half)), [len(files) for files in half.values()])
-            halves.append(_samples(clouds, labels))
-        train, test = halves
-        return Points(train, test, classes=list(self._files["train"]))
+        inputs = _inputs(np.stack([self._read(Path(file.path)) for file in self._tree.files]))
+        train, test = self._tree.labels
+        return Points(
+            Samples(inputs[: len(train)], train),
+            Samples(inputs[len(train) :], test),
+            classes=self._tree.classes,
+        )
 
     @cached_property
-    def _files(self) -> dict[str, dict[str, list[Path]]]:
-        """Return {half: {class: files}}."""
+    def _tree(self) -> FolderTree:
         assert self.root is not None
-        found: dict[str, dict[str, list[Path]]] = {}
-        for half in ("train", "test"):
-            folder = self.root / half
-            if not folder.is_dir():
-                raise UserError(f"dataset.root: {folder} is no folder: {_LAYOUT} is expected")
-            classes = sorted(entry for entry in folder.iterdir() if entry.is_dir())
-            found[half] = {entry.name: _clouds(entry) for entry in classes}
-        if odd := sorted(found["train"].keys() ^ found["test"].keys()):
-            raise UserError(
-                f"dataset.root: {self.root} has the class {odd[0]} in one of train and test alone"
-            )
-        if len(found["train"]) < 2:
-            raise UserError(
-                f"dataset.root: {self.root}/train has {len(found['train'])} classes, and two are "
-                f"the least: {_LAYOUT} is expected"
-            )
-        return found
-
-    def _named(self) -> Iterator[tuple[str, Path]]:
-        assert self.root is not None
-        for half in self._files.values():
-            for files in half.values():
-                yield from ((str(path.relative_to(self.root)), path) for path in files)
+        return scan(self.root, (".npy", ".off"))
 
     def _read(self, path: Path) -> Floats:
         assert self.root is not None
@@ -150,20 +124,14 @@ class PointFolder:
                 clouds.append(on_surface(triangles, self.points, random) @ turn)
         stacked = _unit(np.stack(clouds))
         stacked += _NOISE * random.standard_normal(stacked.shape)
-        labels = np.repeat(np.arange(len(SOLIDS)), _CLOUDS)
-        test = np.arange(len(labels)) % _TEST_EVERY == _TEST_EVERY - 1
+        inputs = _inputs(stacked)
+        labels = torch.arange(len(SOLIDS)).repeat_interleave(_CLOUDS)
+        test = torch.arange(len(labels)) % _TEST_EVERY == _TEST_EVERY - 1
         return Points(
-            _samples(stacked[~test], labels[~test]),
-            _samples(stacked[test], labels[test]),
+            Samples(inputs[~test], labels[~test]),
+            Samples(inputs[test], labels[test]),
             classes=list(SOLIDS),
         )
-
-
-def _clouds(folder: Path) -> list[Path]:
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".npy", ".off"))
-    if not files:
-        raise UserError(f"dataset.root: {folder} has no .npy and no .off file")
-    return files
 
 
 def _array(path: Path) -> Floats:
@@ -180,9 +148,8 @@ def _array(path: Path) -> Floats:
     return found.astype(float)
 
 
-def _samples(clouds: list[Floats] | Floats, labels: NDArray[np.int64]) -> Samples:
-    inputs = torch.from_numpy(_unit(np.stack(list(clouds))).astype(np.float32))
-    return Samples(inputs, torch.from_numpy(labels))
+def _inputs(clouds: Floats) -> Tensor:
+    return torch.from_numpy(_unit(clouds).astype(np.float32))
 
 
 def _unit(clouds: Floats) -> Floats:

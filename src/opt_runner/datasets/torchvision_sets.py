@@ -1,7 +1,5 @@
 """MNIST, FashionMNIST, CIFAR-10 and CIFAR-100, fetched and read by torchvision."""
 
-import math
-import struct
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +10,7 @@ from opt_runner.datasets.data import Samples
 from opt_runner.datasets.dataset import Dataset
 from opt_runner.datasets.folder.image_folder import ImageFolder
 from opt_runner.datasets.images import Images
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, in_words
 from opt_runner.files import expanded, fetching, locked_where_possible
 
 # The files of the MNIST family and their published sizes, the same for MNIST and FashionMNIST.
@@ -57,12 +55,7 @@ class TorchvisionSet:
     download: fetch files that are missing or damaged.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        root: str = "data",
-        download: bool = True,
-    ) -> None:
+    def __init__(self, source: Source, root: str = "data", download: bool = True) -> None:
         self.source = source
         self.root = Path(expanded(root))
         self.download = download
@@ -111,7 +104,10 @@ class TorchvisionSet:
             test, _ = self._read(train=False)
             return Images(train, test, classes)
         except Exception as error:
-            raise UserError(f"{self._folder} does not hold {self.source}: {error}") from error
+            raise UserError(
+                f"{self._folder} does not hold {self.source}: {in_words(error)}: delete it, with "
+                "download=true it is fetched anew"
+            ) from error
 
     @property
     def _is_idx(self) -> bool:
@@ -151,10 +147,11 @@ class TorchvisionSet:
         return None
 
     def _damaged(self) -> str | None:
+        from torchvision.datasets.utils import check_integrity
+
         for file, md5 in self._files.items():
-            damage = _idx_damage(file) if md5 is None else _md5_damage(file, md5)
-            if damage:
-                return f"{self.source}: {file} {damage}"
+            if not check_integrity(file, md5):
+                return f"{self.source}: {file} is damaged (not the MD5 of the published file)"
         return None
 
     def _fetch(self, problem: str) -> None:
@@ -175,21 +172,3 @@ class TorchvisionSet:
         images = images.unsqueeze(1) if self._is_idx else images.permute(0, 3, 1, 2).contiguous()
         labels = torch.as_tensor(half.targets, dtype=torch.int64)
         return Samples(images, labels), list(half.classes)
-
-
-def _md5_damage(file: Path, md5: str) -> str | None:
-    from torchvision.datasets.utils import check_integrity
-
-    return None if check_integrity(file, md5) else "is damaged (not the MD5 of the published file)"
-
-
-def _idx_damage(file: Path) -> str | None:
-    """Return the fault of a file of the MNIST family: 0 0 8 d, d sizes of 4 bytes, the bytes."""
-    dimensions = 3 if "idx3" in file.name else 1
-    with file.open("rb") as content:
-        header = content.read(4 + 4 * dimensions)
-    if header[:4] != bytes([0, 0, 8, dimensions]) or len(header) < 4 + 4 * dimensions:
-        return f"is no IDX file of bytes in {dimensions} dimensions"
-    promised = len(header) + math.prod(struct.unpack(f">{dimensions}I", header[4:]))
-    found = file.stat().st_size
-    return None if found == promised else f"is damaged ({found} bytes, its header says {promised})"

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from opt_runner.datasets.folder.tree import ClassFile
 from opt_runner.errors import UserError
 
 Item = TypeVar("Item")
@@ -104,17 +105,17 @@ def decode(path: str, size: int, channels: int, white: int = WHITES[-1]) -> np.n
         return np.asarray(flat).reshape(size, size, channels).transpose(2, 0, 1)
 
 
-def digest_all(paths: Sequence[str]) -> list[str]:
-    """Return the SHA-256 of each file. Raises UserError naming those that cannot be read."""
-    return _in_threads(_digest, paths)
+def digest_all(files: Sequence[ClassFile]) -> list[tuple[str, str]]:
+    """Return the name and the SHA-256 of each file. Raises UserError for unreadable files."""
+    return _in_threads(_digest, files)
 
 
-def _digest(path: str) -> str:
+def _digest(file: ClassFile) -> tuple[str, str]:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with open(file.path, "rb") as content:
+            return file.name, hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{file.path} cannot be read: {error.strerror}") from error
 
 
 def _header(path: str) -> _Header:

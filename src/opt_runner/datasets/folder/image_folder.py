@@ -7,20 +7,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from opt_runner.datasets.data import Samples
 from opt_runner.datasets.folder import cache
 from opt_runner.datasets.folder.decode import BLACK, decode_all, digest_all, survey
-from opt_runner.datasets.folder.tree import SUFFIXES, FolderTree, ImageFile, listed, scan
+from opt_runner.datasets.folder.tree import FolderTree, listed, scan
 from opt_runner.datasets.images import Images
 from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError
 from opt_runner.files import expanded, locked_where_possible
 
 log = logging.getLogger(__name__)
+
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".ppm", ".pgm",
+    ".tif", ".tiff",
+)  # fmt: skip
 
 # Increase it when decoding gives other values: older files in the cache are then not used.
 CACHE_FORMAT = 3
@@ -63,7 +66,7 @@ class ImageFolder:
         A copy elsewhere has the same fingerprint. The first call reads all files. The cache keeps
         the hash until a size or a time of change (ctime) differs.
         """
-        options = [self.size, self.channels, len(self._labels(self._tree.train))]
+        options = [self.size, self.channels, len(self._tree.labels[0])]
         return _hash([options, self._content])[:16]
 
     def load(self) -> Images:
@@ -73,17 +76,16 @@ class ImageFolder:
         """
         key = _hash([CACHE_FORMAT, self.fingerprint()])[:32]
         stored = cache.read(self.cache_dir, key) or self._decoded(key)
-        train_labels = self._labels(self._tree.train)
-        split = len(train_labels)
+        train, test = self._tree.labels
         return Images(
-            Samples(stored[:split], train_labels),
-            Samples(stored[split:], self._labels(self._tree.test)),
+            Samples(stored[: len(train)], train),
+            Samples(stored[len(train) :], test),
             classes=self._tree.classes,
         )
 
     @cached_property
     def _tree(self) -> FolderTree:
-        return scan(self.root)
+        return scan(self.root, SUFFIXES)
 
     @cached_property
     def _content(self) -> str:
@@ -95,22 +97,14 @@ class ImageFolder:
         with locked_where_possible(cache.lock_of(self.cache_dir, key)):
             known = cache.remembered(self.cache_dir, key)
             if known is None:
-                known = self._hashed()
+                if skipped := self._tree.skipped:
+                    log.warning(
+                        "%s: left out %s files that do not end in %s, or are no regular files: %s",
+                        self.root, f"{len(skipped):,}", " ".join(SUFFIXES), listed(skipped),
+                    )  # fmt: skip
+                known = _hash(digest_all(self._tree.files))
                 cache.remember(self.cache_dir, key, known)
             return known
-
-    def _hashed(self) -> str:
-        self._say_skipped()
-        files = self._tree.files
-        digests = digest_all([file.path for file in files])
-        return _hash([(file.name, digest) for file, digest in zip(files, digests, strict=True)])
-
-    def _say_skipped(self) -> None:
-        if skipped := self._tree.skipped:
-            log.warning(
-                "%s: left out %s files that do not end in %s, or are no regular files: %s",
-                self.root, f"{len(skipped):,}", " ".join(SUFFIXES), listed(skipped),
-            )  # fmt: skip
 
     def _decoded(self, key: str) -> Stored:
         """Decode the images. Of several processes one decodes, and the others wait."""
@@ -129,7 +123,7 @@ class ImageFolder:
 
         def fill(put: cache.Put) -> None:
             black = decode_all(paths, size, channels, found.white, put)
-            if scan(self.root) != self._tree:
+            if scan(self.root, SUFFIXES) != self._tree:
                 raise UserError(f"{self.root} was changed while it was read: run the command again")
             if black:
                 log.warning(
@@ -138,11 +132,6 @@ class ImageFolder:
                 )  # fmt: skip
 
         return cache.write(self.cache_dir, key, (len(paths), channels, size, size), fill)
-
-    @staticmethod
-    def _labels(classes: dict[str, list[ImageFile]]) -> Tensor:
-        counts = torch.tensor([len(files) for files in classes.values()])
-        return torch.arange(len(counts)).repeat_interleave(counts)
 
 
 def _hash(content: object) -> str:

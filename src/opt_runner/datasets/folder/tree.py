@@ -1,4 +1,4 @@
-"""The image files of a folder and their classes, without opening any."""
+"""The files of a folder and their classes, without opening any."""
 
 import os
 import stat
@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
+import torch
+from torch import Tensor
+
 from opt_runner.errors import UserError
 
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".avif", ".ppm", ".pgm",
-    ".tif", ".tiff",
-)  # fmt: skip
 # Thumbnails, bins and the like of NAS systems, macOS, Windows and ext4.
 JUNK = ("@eaDir", "#recycle", "@Recycle", "__MACOSX", "$RECYCLE.BIN", "lost+found")
 TEST_FOLDERS = ("test", "val", "valid")
-LAYOUT = "train/<class>/*.png and test/<class>/*.png (or val/ or valid/)"
+LAYOUT = "train/<class>/FILES and test/<class>/FILES (or val/ or valid/)"
 
 
-class ImageFile(NamedTuple):
+class ClassFile(NamedTuple):
     """A file, by its name below the training or test folder.
 
     name: in Unicode's form NFC, so that a copy from macOS, which may have NFD, is the same data.
@@ -38,11 +37,11 @@ class ImageFile(NamedTuple):
 class FolderTree:
     """The files of each half by class; the classes are sorted, and so are the files of each.
 
-    skipped: paths of the files that are no images.
+    skipped: paths of other files.
     """
 
-    train: dict[str, list[ImageFile]]
-    test: dict[str, list[ImageFile]]
+    train: dict[str, list[ClassFile]]
+    test: dict[str, list[ClassFile]]
     skipped: list[str]
 
     @property
@@ -50,25 +49,33 @@ class FolderTree:
         return list(self.train)
 
     @property
-    def files(self) -> list[ImageFile]:
+    def files(self) -> list[ClassFile]:
         """Return all files, those to train on first."""
         halves = (self.train, self.test)
         return [file for half in halves for files in half.values() for file in files]
 
+    @property
+    def labels(self) -> tuple[Tensor, Tensor]:
+        """Return the labels of the files of each half, int64 (N,)."""
+        train, test = (
+            torch.arange(len(half)).repeat_interleave(torch.tensor([*map(len, half.values())]))
+            for half in (self.train, self.test)
+        )
+        return train, test
 
-def scan(root: Path) -> FolderTree:
-    """Return the images below `root`, as `LAYOUT` says, at any depth below a class.
 
-    An image is a regular file with one of SUFFIXES. Hidden files and JUNK are skipped
-    without a message. Raises UserError if a folder is missing or empty, if the halves' classes
-    differ, or if there are fewer than two.
+def scan(root: Path, suffixes: tuple[str, ...]) -> FolderTree:
+    """Return the regular files with these suffixes, as `LAYOUT` says, at any depth below a class.
+
+    Hidden files and JUNK are skipped without a message. Raises UserError if a folder is missing or
+    empty, if the halves' classes differ, or if there are fewer than two.
     """
     if not root.is_dir():
         fault = "is a file, not a folder" if root.exists() else "does not exist"
-        raise UserError(f"{root} {fault}: an image folder with {LAYOUT} is expected")
+        raise UserError(f"{root} {fault}: a folder with {LAYOUT} is expected")
     skipped: list[str] = []
-    train = _classes(_half(root, "train"), skipped)
-    test = _classes(_half(root, *TEST_FOLDERS), skipped)
+    train = _classes(_half(root, "train"), suffixes, skipped)
+    test = _classes(_half(root, *TEST_FOLDERS), suffixes, skipped)
     only_train, only_test = sorted(train.keys() - test.keys()), sorted(test.keys() - train.keys())
     if only_train or only_test:
         raise UserError(
@@ -94,9 +101,11 @@ def _half(root: Path, *names: str) -> Path:
     )
 
 
-def _classes(folder: Path, skipped: list[str]) -> dict[str, list[ImageFile]]:
-    """Return the images of each class folder; add the other files to `skipped`."""
-    classes: dict[str, list[ImageFile]] = {}
+def _classes(
+    folder: Path, suffixes: tuple[str, ...], skipped: list[str]
+) -> dict[str, list[ClassFile]]:
+    """Return the files of each class folder; add other files to `skipped`."""
+    classes: dict[str, list[ClassFile]] = {}
     for entry in _visible(folder):
         if not entry.is_dir():
             skipped.append(entry.path)
@@ -105,12 +114,12 @@ def _classes(folder: Path, skipped: list[str]) -> dict[str, list[ImageFile]]:
         if name in classes:
             raise UserError(
                 f"{folder} has two folders {name}, whose names differ only in Unicode's form "
-                "(NFC and NFD): move the images into one of them"
+                "(NFC and NFD): move the files into one of them"
             )
-        classes[name] = sorted(_images(entry.path, f"{name}/", (), skipped))
+        classes[name] = sorted(_files(entry.path, suffixes, f"{name}/", (), skipped))
         if not classes[name]:
             raise UserError(
-                f"{entry.path} has no image ({' '.join(SUFFIXES)}), "
+                f"{entry.path} has no file that ends in {' '.join(suffixes)}, "
                 f"there is {_contents(entry.path)}"
             )
     if not classes:
@@ -120,10 +129,14 @@ def _classes(folder: Path, skipped: list[str]) -> dict[str, list[ImageFile]]:
     return dict(sorted(classes.items()))
 
 
-def _images(
-    folder: str, prefix: str, above: tuple[tuple[int, int], ...], skipped: list[str]
-) -> Iterator[ImageFile]:
-    """Yield the images at any depth; links are followed, but not back into a folder above."""
+def _files(
+    folder: str,
+    suffixes: tuple[str, ...],
+    prefix: str,
+    above: tuple[tuple[int, int], ...],
+    skipped: list[str],
+) -> Iterator[ClassFile]:
+    """Yield the files at any depth; links are followed, but not back into a folder above."""
     here = _status(folder)
     identity = (here.st_dev, here.st_ino)
     if identity in above:
@@ -131,12 +144,12 @@ def _images(
     for entry in _visible(folder):
         name = prefix + normalize("NFC", entry.name)
         if entry.is_dir():
-            yield from _images(entry.path, f"{name}/", (*above, identity), skipped)
+            yield from _files(entry.path, suffixes, f"{name}/", (*above, identity), skipped)
             continue
-        if name.lower().endswith(SUFFIXES):
+        if name.lower().endswith(suffixes):
             status = _status(entry.path)
             if stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
-                yield ImageFile(name, entry.path, status.st_size, status.st_ctime_ns)
+                yield ClassFile(name, entry.path, status.st_size, status.st_ctime_ns)
                 continue
         skipped.append(entry.path)
 
