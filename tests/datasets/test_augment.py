@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from opt_runner.datasets.augment import Augment
-from opt_runner.datasets.padded_crop import padded_crop
+from opt_runner.datasets.crops import padded_crop
 from opt_runner.errors import UserError
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from opt_runner.datasets import Images
-from opt_runner.datasets.folder import ImageFolder, cache, image_folder
+from opt_runner.datasets import ImageFolder, Images
+from opt_runner.datasets.folder import cache, image_folder
 from opt_runner.errors import UserError
 
 

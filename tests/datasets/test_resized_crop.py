@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 
 from opt_runner.datasets import Augment
-from opt_runner.datasets.resized_crop import RATIOS, draw_boxes, resized_crop
+from opt_runner.datasets.crops import RATIOS, draw_boxes, resized_crop
 
 sides = st.integers(1, 40)
 leasts = st.floats(0.01, 1)

@@ -7,7 +7,7 @@ from opt_runner.datasets.batches import Batches
 from opt_runner.datasets.data import Data, Interface, Measure, Samples, Tally
 from opt_runner.datasets.dataset import Dataset, loaded, measure_of
 from opt_runner.datasets.digits import Digits
-from opt_runner.datasets.folder import ImageFolder
+from opt_runner.datasets.folder.image_folder import ImageFolder
 from opt_runner.datasets.form import Form, normalise
 from opt_runner.datasets.graph import Graph, GraphFile
 from opt_runner.datasets.images import Images

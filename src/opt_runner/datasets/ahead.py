@@ -29,7 +29,9 @@ class Ahead(Generic[T]):
     def take(self, number: int) -> T:
         """Return make(number), or raise its error. Any order works; ascending order is fast."""
         if number != self._next:
-            self._drop()
+            for future in self._waiting:
+                future.cancel()
+            self._waiting.clear()
             self._next = number
         while len(self._waiting) <= self._depth:
             following = self._next + len(self._waiting)
@@ -39,13 +41,7 @@ class Ahead(Generic[T]):
 
     def close(self) -> None:
         """Wait for the call that the thread has begun, and end the thread."""
-        self._drop()
         self._thread.shutdown(cancel_futures=True)
-
-    def _drop(self) -> None:
-        for future in self._waiting:
-            future.cancel()
-        self._waiting.clear()
 
 
 def pieces(inputs: Tensor | Stored, size: int) -> Iterator[Tensor]:

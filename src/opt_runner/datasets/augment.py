@@ -1,15 +1,12 @@
 """Augmentation of training images: a random crop, padded or resized, and a random flip."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from opt_runner.datasets.augmentation import Augmentation
-from opt_runner.datasets.padded_crop import padded_crop
-from opt_runner.datasets.resized_crop import draw_boxes, resized_crop
+from opt_runner.datasets.crops import draw_boxes, padded_crop, resized_crop
 from opt_runner.errors import UserError
 
 
@@ -23,9 +20,9 @@ class Augment:
     """
 
     enabled: bool = True
-    pad: Annotated[int, Field(ge=0)] = 4
+    pad: int = 4
     flip: bool = True
-    resized_crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    resized_crop: float | None = None
     then: Augmentation | None = None
 
     def draw(

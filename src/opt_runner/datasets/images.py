@@ -23,7 +23,6 @@ class Images(Labelled):
     train, test: inputs are images, uint8 (N, C, H, W), in memory or `Stored`, all of one size;
     targets are labels, int64 (N,), indices into `classes`.
     form: of the network's input.
-    Raises UserError if types, shapes or labels do not fit together.
     """
 
     form: Form = field(default_factory=Form)

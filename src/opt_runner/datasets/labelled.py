@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from opt_runner.datasets.data import Data, Samples
+from opt_runner.datasets.data import Data
 from opt_runner.datasets.training_samples import noisy
 from opt_runner.errors import UserError
 
@@ -31,8 +31,18 @@ class Labelled(Data):
     def __post_init__(self) -> None:
         if self.num_classes < _LEAST_CLASSES:
             raise UserError(f"{self.num_classes} classes are nothing to learn: two are the least")
-        for half, samples in (("training", self.train), ("test", self.test)):
-            _check_labels(half, samples, self.num_classes)
+        for half, labels in (("training", self.train.targets), ("test", self.test.targets)):
+            if labels.dtype != torch.int64 or labels.dim() != 1:
+                raise UserError(
+                    f"{half} labels must be int64 (N,), got {labels.dtype} {tuple(labels.shape)}"
+                )
+            outside = ((labels < 0) | (labels >= self.num_classes)).nonzero()
+            if len(outside):
+                first = int(outside[0])
+                raise UserError(
+                    f"{half} label {int(labels[first])} at index {first} is out of range: "
+                    f"{self.num_classes} classes allow 0 to {self.num_classes - 1}"
+                )
         super().__post_init__()
 
     @property
@@ -123,18 +133,3 @@ def smoothed_cross_entropy(
         targets = one_hot(targets, classes).to(logits.dtype)
     targets = targets * (1 - smoothing) + smoothing / classes
     return -(targets * (logits.softmax(-1) + floor).log()).sum(-1).mean()
-
-
-def _check_labels(half: str, samples: Samples, num_classes: int) -> None:
-    labels = samples.targets
-    if labels.dtype != torch.int64 or labels.dim() != 1:
-        raise UserError(
-            f"{half} labels must be int64 (N,), got {labels.dtype} {tuple(labels.shape)}"
-        )
-    outside = ((labels < 0) | (labels >= num_classes)).nonzero()
-    if len(outside):
-        first = int(outside[0])
-        raise UserError(
-            f"{half} label {int(labels[first])} at index {first} is out of range: "
-            f"{num_classes} classes allow 0 to {num_classes - 1}"
-        )

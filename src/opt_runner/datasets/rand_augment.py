@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
@@ -23,6 +24,7 @@ _STRONG = (*_SIGNED, "posterize", "solarize")  # operations that have a magnitud
 OPERATIONS = (*_STRONG, "autocontrast", "equalize", "identity")
 
 
+@dataclass(frozen=True)
 class RandAugment:
     """`ops` random operations for each image, one after the other.
 
@@ -35,15 +37,9 @@ class RandAugment:
     magnitude: of all operations, up to 30; None: drawn for each.
     """
 
-    def __init__(
-        self,
-        ops: Annotated[int, Field(gt=0, le=100)] = 2,
-        magnitude: Annotated[int, Field(ge=0, le=_MOST)] | None = 9,
-        wide: bool = False,
-    ) -> None:
-        self.ops = ops
-        self.magnitude = magnitude
-        self.wide = wide
+    ops: Annotated[int, Field(gt=0, le=100)] = 2
+    magnitude: Annotated[int, Field(ge=0, le=_MOST)] | None = 9
+    wide: bool = False
 
     def draw(self, count: int, size: tuple[int, int], generator: torch.Generator) -> list[Tensor]:
         """Draw for `count` images: int64 (count, ops, 2), operations and signed magnitudes."""

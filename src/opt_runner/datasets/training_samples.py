@@ -24,7 +24,13 @@ def hold_back(
     with the same seed.
     Raises UserError where that is no sample at all.
     """
-    taken = _taken(strata, share, seed)
+    by_group = _shuffled_by_group(strata, seed)
+    # Systematic sampling: a sample is taken wherever the running total of the share passes a whole
+    # number. Any n samples in a row, and so a group, hold n share of these, rounded up or down.
+    total = (torch.arange(len(strata) + 1, dtype=torch.float64) * share + 0.5).floor()
+    taken = torch.empty(len(strata), dtype=torch.bool)
+    taken[by_group] = total[1:] > total[:-1]
+    taken &= strata.bincount()[strata] > 1
     if not taken.any():
         raise UserError(
             f"dataset.validation={share:g} of {len(taken)} training samples is none: "
@@ -51,28 +57,15 @@ def part(samples: "Samples", strata: Tensor, share: float, seed: int) -> "Sample
 def noisy(labels: Tensor, classes: int, share: float, seed: int) -> Tensor:
     """Return the labels (N,) with `share` of them replaced (symmetric noise).
 
-    A replaced label becomes any other class, all alike. Raises UserError for one class.
+    A replaced label becomes any other class, all alike.
     """
     generator = torch.Generator().manual_seed(seed)
     count = round(share * len(labels))
-    if count and classes < 2:
-        raise UserError("dataset.label_noise needs two classes: there is one")
     wrong = torch.randperm(len(labels), generator=generator)[:count]
-    shift = torch.randint(1, max(2, classes), (count,), generator=generator)
+    shift = torch.randint(1, classes, (count,), generator=generator)
     changed = labels.clone()
     changed[wrong] = (labels[wrong] + shift) % classes
     return changed
-
-
-def _taken(strata: Tensor, share: float, seed: int) -> Tensor:
-    """Return a mask of the held-out samples, bool (N,)."""
-    by_group = _shuffled_by_group(strata, seed)
-    # Systematic sampling: a sample is taken wherever the running total of the share passes a whole
-    # number. Any n samples in a row, and so a group, hold n share of these, rounded up or down.
-    total = (torch.arange(len(strata) + 1, dtype=torch.float64) * share + 0.5).floor()
-    taken = torch.empty(len(strata), dtype=torch.bool)
-    taken[by_group] = total[1:] > total[:-1]
-    return taken & (strata.bincount()[strata] > 1)
 
 
 def _shuffled_by_group(strata: Tensor, seed: int) -> Tensor:
