@@ -10,8 +10,7 @@ import pytest
 from rich.table import Table
 
 from opt_runner.console import screen as screens
-from opt_runner.console.screen import Screen, bars, new_console
-from opt_runner.console.sweep_bars import SweepBars
+from opt_runner.console.screen import Screen, SweepBars, bars, new_console
 from tests.slow import slow
 
 NAME = "a [/INST] [unknown] :smile:"

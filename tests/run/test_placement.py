@@ -18,8 +18,8 @@ from opt_runner.records.result import Result
 from opt_runner.run import placement
 from opt_runner.run.execute import execute
 from opt_runner.run.interrupt import StopRequest
-from opt_runner.run.placement import Placement
 from opt_runner.run.run import Run, identify
+from opt_runner.run.set_up import Placement
 from tests.config.test_config import composed
 from tests.datasets.test_stored import ahead_threads
 from tests.run.test_execute import ask_to_stop_at

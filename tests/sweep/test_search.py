@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from opt_runner.errors import UserError
 from opt_runner.records.result import Result, Status
 from opt_runner.records.search import SearchRecord, find
 from opt_runner.run.interrupt import Interrupted
-from opt_runner.run.run import Identifier, Run, command_line
+from opt_runner.run.run import Identifier, Run
 from opt_runner.sweep import search, trials
 from opt_runner.sweep.search import SearchOptions, conduct
 from opt_runner.sweep.source import Source
@@ -68,7 +69,7 @@ class FakeRunner:
 
     def run(self, overrides: Sequence[str]) -> Run:
         overrides = [*self.fixed, *overrides]
-        return self._identify(compose(overrides), command_line([], overrides))
+        return self._identify(compose(overrides), shlex.join(["opt-run", *overrides]))
 
     def screen(self, run: Run) -> Screen:
         return Screen(run.config.progress)

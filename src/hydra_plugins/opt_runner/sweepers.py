@@ -3,6 +3,7 @@
 Hydra imports its plugins for `--help`, which must answer at once: torch is imported in `setup`.
 """
 
+import shlex
 import sys
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -81,8 +82,6 @@ class RunSweeper(Sweeper):
 
     def run(self, overrides: Sequence[str]) -> "Run":
         """Return a run. Raises UserError with the run's name, or an error of Hydra."""
-        from opt_runner.run.run import command_line
-
         try:
             config = self._compose(overrides)
             if self.options is not None:
@@ -93,7 +92,8 @@ class RunSweeper(Sweeper):
                         "several train one run as srun --ntasks=N opt-run "
                         "hardware.processes=slurm ..., without -m"
                     )
-            run = self._identify(config, command_line(self._arguments, [*overrides, *self.alone]))
+            command = shlex.join(["opt-run", *self._arguments, *overrides, *self.alone])
+            run = self._identify(config, command)
         except UserError as error:
             raise UserError(f"{error} [in the run {' '.join(overrides)}]") from error
         self._overrides.setdefault(run.signature, overrides)

@@ -37,15 +37,11 @@ def _parser() -> argparse.ArgumentParser:
         "Classes of another dataset are matched by name if the network knows all of them, else "
         "by position.",
     )
-    parser.add_argument("record", type=Path, help="the folder of a run")
+    mistakes.add_record(parser)
     parser.add_argument("overrides", nargs="*", default=[],
                         help="dataset=CHOICE, dataset.KEY=VALUE; also hardware=CHOICE, "
                         "hardware.KEY=VALUE")  # fmt: skip
-    parser.add_argument("--config-dir", type=Path, metavar="DIR",
-                        help="with a dataset or a model of your own, as for opt-run")  # fmt: skip
-    parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it as JSON")
-    mistakes.add_version(parser)
     return parser
 
 

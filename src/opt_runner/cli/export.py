@@ -27,15 +27,11 @@ def _parser() -> argparse.ArgumentParser:
         "this package or of the network. onnx: a graph for onnxruntime and others, needs "
         "pip install onnx onnxscript onnxruntime; torch-export: a graph for torch.export.load.",
     )
-    parser.add_argument("record", type=Path, help="the folder of a run")
+    mistakes.add_record(parser)
     parser.add_argument("--format", choices=["safetensors", "onnx", "torch-export"],
                         default="safetensors", help="default: safetensors")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE",
                         help="default: named after the run, in the current folder")  # fmt: skip
-    parser.add_argument("--config-dir", type=Path, metavar="DIR",
-                        help="with a model of your own, as for opt-run")  # fmt: skip
-    parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)
-    mistakes.add_version(parser)
     return parser
 
 

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from opt_runner import __version__
 from opt_runner.config.compose import conf_dir
 from opt_runner.config.overrides import explain_grammar
+from opt_runner.config.schema import dotted
 from opt_runner.console.steady import make_steady
 from opt_runner.errors import Elsewhere, UserError, nearest
 from opt_runner.records.reading import printable
@@ -29,7 +30,6 @@ from opt_runner.run import interrupt, process
 
 _TRACEBACKS = "OPT_RUN_FULL_ERROR"
 _WAIT_SECONDS = 30
-TRUST = "run the code that the record names, whoever wrote it"
 _CODE = ("opt_runner.", "hydra_plugins.")
 
 
@@ -68,6 +68,16 @@ def number(
 def add_version(parser: argparse.ArgumentParser) -> None:
     """Add --version to a command."""
     parser.add_argument("--version", action="version", version=f"opt-runner {__version__}")
+
+
+def add_record(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a command for the network of one record, and --version."""
+    parser.add_argument("record", type=Path, help="the folder of a run")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR",
+                        help="with a dataset or a model of your own, as for opt-run")  # fmt: skip
+    parser.add_argument("--trust", action="store_true",
+                        help="run the code that the record names, whoever wrote it")  # fmt: skip
+    add_version(parser)
 
 
 @contextmanager
@@ -211,13 +221,6 @@ def _known_keys() -> list[str]:
             cfg = hydra.compose(name, [*search, *chosen])
         except Exception:  # the first choice of a swept group
             cfg = hydra.compose("config")
-    keys: list[str] = []
-
-    def walk(node: object, path: str) -> None:
-        if isinstance(node, dict):
-            for key, value in node.items():
-                keys.append(f"{path}{key}")
-                walk(value, f"{path}{key}.")
-
-    walk(OmegaConf.to_container(cfg), "")
-    return [*keys, *groups]
+    keys = dotted(OmegaConf.to_container(cfg))
+    nodes = {key.rpartition(".")[0] for key in keys}
+    return [*keys, *nodes, *groups]

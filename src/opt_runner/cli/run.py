@@ -5,6 +5,7 @@ Help, `--cfg` and completion answer without importing torch.
 """
 
 import logging
+import shlex
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
@@ -118,16 +119,10 @@ def _execute(
 
     with interrupt.stop_requests(once=not processes.several) as stop:
         with processes.together(), stop.at_once():
-            run = identify(config, _command())
+            own = HydraConfig.get()
+            words = ["opt-run", *compose.config_arguments(own), *own.overrides.task]
+            run = identify(config, command=shlex.join(words))
         return run, execute(run, screen, in_sweep, stop, processes)
-
-
-def _command() -> str:
-    """Return the command line that repeats the current run."""
-    from opt_runner.run.run import command_line
-
-    hydra_config = HydraConfig.get()
-    return command_line(compose.config_arguments(hydra_config), hydra_config.overrides.task)
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ Exit codes: 0 written, 2 a mistake in the command. Help answers without importin
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from opt_runner.cli import mistakes
 
@@ -23,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write text by the network of a finished run on dataset=text.",
         epilog="Example: opt-sample RECORD --prompt 'The ' --length 500 --temperature 0.8",
     )
-    parser.add_argument("record", type=Path, help="the folder of a run")
+    mistakes.add_record(parser)
     parser.add_argument("--prompt", default="", help="the text to go on from")
     parser.add_argument("--length", type=mistakes.number(int, 1), default=300, metavar="N",
                         help="tokens to write, default: 300")  # fmt: skip
@@ -32,10 +31,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top-k", type=mistakes.number(int, 1), metavar="K",
                         help="draw only from the K most likely tokens")  # fmt: skip
     parser.add_argument("--seed", type=mistakes.number(int, 0), default=0, help="default: 0")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR",
-                        help="with a model of your own, as for opt-run")  # fmt: skip
-    parser.add_argument("--trust", action="store_true", help=mistakes.TRUST)
-    mistakes.add_version(parser)
     return parser
 
 

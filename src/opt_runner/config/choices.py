@@ -1,7 +1,4 @@
-"""Components with keys that all choices of their group share: optimizer, dataset, model.
-
-This module does not import torch: `--help` and completion must answer at once.
-"""
+"""Components with keys that all choices of their group share: optimizer, dataset, model."""
 
 import re
 from pathlib import Path

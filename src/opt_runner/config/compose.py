@@ -1,7 +1,4 @@
-"""Composition of a checked config from the words of a command line.
-
-This module does not import torch: `--help` and completion must answer at once.
-"""
+"""Composition of a checked config from the words of a command line."""
 
 import copy
 import json

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import product
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -24,12 +23,6 @@ def parse(text: str) -> Override:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         raise UserError(explain_grammar(text, str(error))) from error
-
-
-def _config_loader() -> ConfigLoader | None:
-    """Return what knows the choices of groups, for glob(*), once Hydra is initialized."""
-    hydra = GlobalHydra.instance()
-    return hydra.config_loader() if hydra.is_initialized() else None
 
 
 def by_key(overrides: Iterable[str]) -> dict[str, Override]:
@@ -57,7 +50,9 @@ def assignments(override: Override) -> list[str]:
             f"{override.input_line}: a grid takes values, as {key}=1,2 or {key}=range(1,5), "
             "no intervals"
         )
-    override.config_loader = _config_loader()
+    hydra = GlobalHydra.instance()
+    # It knows the choices of groups, for glob(*).
+    override.config_loader = hydra.config_loader() if hydra.is_initialized() else None
     try:
         found = [f"{key}={value}" for value in override.sweep_string_iterator()]
     except (HydraException, ValueError) as error:

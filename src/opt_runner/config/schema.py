@@ -1,13 +1,10 @@
-"""The typed schema of conf/: the keys of a run, and which of them change its result.
-
-This module does not import torch: `--help` and completion must answer at once.
-"""
+"""The typed schema of conf/: the keys of a run, and which of them change its result."""
 
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeGuard
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from opt_runner.config.choices import (
     DatasetChoice,
@@ -17,7 +14,6 @@ from opt_runner.config.choices import (
     ScheduleChoice,
 )
 from opt_runner.config.components import Component, Name, Node
-from opt_runner.config.tracking import Tracking
 
 
 class Role(Enum):
@@ -150,6 +146,30 @@ class Plan(Node):
     """Options of a sweep's plan. measure: time some steps and compute their memory."""
 
     measure: bool
+
+
+class Tracking(Node):
+    """The trackers by their names, and options of Weights & Biases."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, Component]
+
+    project: str | None = None
+    entity: str | None = None
+    mode: Literal["auto", "online", "offline"] = "auto"
+    tags: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, content: Any) -> Any:
+        """Give each tracker its key as its name."""
+        if not isinstance(content, dict):
+            return content
+        return {k: {"name": k, **v} if isinstance(v, dict) else v for k, v in content.items()}
+
+    @property
+    def trackers(self) -> dict[str, Component]:
+        return self.__pydantic_extra__
 
 
 class Config(Node):

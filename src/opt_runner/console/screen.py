@@ -1,15 +1,16 @@
-"""The terminal: lines, and a progress bar for a single run."""
+"""The terminal: lines, and progress bars of a run or a sweep."""
 
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
 from rich.text import Text
 
@@ -148,19 +149,17 @@ class _Lines:
             self.screen.say(f"{title}: step {step} of {steps}, {info}")
 
 
+@dataclass
 class RunDisplay:
     """The progress display of a run."""
 
-    def __init__(
-        self, screen: Screen, title: str, steps: int, measure: Measure, draw: Draw
-    ) -> None:
-        self.screen = screen
-        self.measure = measure
-        self.title = title
-        self.steps = steps
-        self._draw = draw
-        self._first: tuple[float, int] | None = None
-        self._error: str | None = None
+    screen: Screen
+    title: str
+    steps: int
+    measure: Measure
+    draw: Draw
+    _first: tuple[float, int] | None = None
+    _error: str | None = None
 
     def report(self, row: dict[str, Any]) -> None:
         """Show the error of this row of metrics from now on."""
@@ -181,11 +180,58 @@ class RunDisplay:
         if rate:
             parts.append(f"{rate:.1f} steps/s")
             parts.append(f"{duration((self.steps - step) / rate)} left")
-        self._draw(self.title, step, self.steps, ", ".join(parts))
+        self.draw(self.title, step, self.steps, ", ".join(parts))
 
     def end(self, result: Result) -> None:
         show = self.screen.say if result.ended_well else self.screen.fail
         show(f"{self.title}: {outcome(result)}")
+
+
+class SweepBars:
+    """The bars of a sweep, shown within its block on a live screen, else not."""
+
+    def __init__(self, screen: Screen) -> None:
+        self.screen = screen
+        self._bars = bars(screen.console)
+        self._tasks: dict[tuple[str, str], TaskID] = {}  # by slot and title
+
+    def __enter__(self) -> Self:
+        if self.screen.live:
+            self._bars.start()
+            self._sweep = self._bars.add_task("sweep", total=None, info="")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.screen.live:
+            self._bars.stop()
+
+    def draw(
+        self,
+        done: int,
+        total: int,
+        failed: int,
+        left: float | None,
+        running: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Draw the bars.
+
+        left: seconds to the end. running: title, step, steps and info of each running run, by slot.
+        """
+        if not self.screen.live:
+            return
+        info = f"{failed} failed" if failed else "none failed"
+        if left is not None and done < total:
+            info += f", {duration(left)} left"
+        self._bars.update(self._sweep, completed=done, total=total, info=info)
+        shown = {(slot, one["title"]): one for slot, one in running.items()}
+        for gone in self._tasks.keys() - shown.keys():
+            self._bars.remove_task(self._tasks.pop(gone))
+        for key, one in shown.items():
+            if key not in self._tasks:
+                self._tasks[key] = self._bars.add_task(one["title"], total=None, info="")
+            self._bars.update(
+                self._tasks[key], total=one["steps"], completed=one["step"], info=one["info"]
+            )
 
 
 def outcome(result: Result) -> str:

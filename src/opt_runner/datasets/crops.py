@@ -43,7 +43,8 @@ def draw_boxes(
     """Draw `count` boxes in images of `size` (H, W): first pixel and length, int64 (count, 2).
 
     Both are down and across. The share of the area is uniform in [least, 1], the logarithm of the
-    ratio in that of RATIOS. A box that does not fit is drawn again, ten times at most; then the box is the whole image.
+    ratio in that of RATIOS. A box that does not fit is drawn again, ten times at most; then the
+    box is the whole image.
     Source: Szegedy et al., "Going Deeper with Convolutions" (CVPR 2015), with the distribution of
     torchvision's RandomResizedCrop.
     """

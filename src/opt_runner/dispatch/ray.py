@@ -28,7 +28,7 @@ from opt_runner.dispatch import worker
 from opt_runner.dispatch.loop import LOOK_SECONDS, Backend, Died, End, LauncherOptions, Task
 from opt_runner.errors import UserError
 from opt_runner.machine import available_cores, threads_of_environment, visible_gpus
-from opt_runner.run.interrupt import Interrupted
+from opt_runner.run.interrupt import Interrupted, stop_requests
 from opt_runner.sweep.sweep import Sweep
 
 _KNOCK_SECONDS = 10.0
@@ -232,7 +232,7 @@ def _work(job: worker.Job, folder: Path, path: Sequence[str], threads: int) -> s
     sys.path += [entry for entry in path if entry not in sys.path]
     os.environ.update(worker.thread_variables(threads))
     log = job.status.parent / f"slot-{host}-{os.getpid()}.log"
-    with _output_to(log), worker.stop_on_signals() as stop:
+    with _output_to(log), stop_requests(once=False) as stop:
         answer = worker.answer(job, stop)
     if isinstance(answer, Interrupted):
         sys.exit(str(answer))

@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from opt_runner.config.schema import Config
 from opt_runner.errors import in_words
 from opt_runner.files import remove_link, write_text_quickly
-from opt_runner.run.interrupt import STOPPING, Interrupted, StopRequest, answered
+from opt_runner.run.interrupt import STOPPING, Interrupted, StopRequest, stop_requests
 
 if TYPE_CHECKING:
     from opt_runner.run.run import Identifier, Run
@@ -75,7 +74,7 @@ def serve(launcher: int) -> None:
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     faulthandler.enable(all_threads=False)  # a crash shows in the log
-    with stop_on_signals() as stop:
+    with stop_requests(once=False) as stop:
         # The launcher blocked these signals before it started this process.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
         threading.Thread(target=_stop_without, args=(launcher,), daemon=True).start()
@@ -94,17 +93,6 @@ def answer(job: Job, stop: StopRequest) -> Interrupted | str | None:
     except Exception as error:
         return in_words(error)
     return None
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Take signals as requests to stop, within the block.
-
-    A signal that comes twice, as from the terminal and from the launcher, is one request.
-    """
-    stop = StopRequest()
-    with answered(dict.fromkeys(STOPPING, lambda signum, _: stop.ask(signum))):
-        yield stop
 
 
 def append_output_to(log: Path) -> None:

@@ -60,7 +60,9 @@ def save(
             os.replace(record.checkpoint, record.previous_checkpoint)
 
     record.check_held()
-    _sync(record.metrics)
+    if record.metrics.exists():  # the rows that the checkpoint counts must be on the disk before it
+        with record.metrics.open("rb") as file:
+            os.fsync(file.fileno())
     write_whole(record.checkpoint, write, keep_previous)
 
 
@@ -165,10 +167,3 @@ def _is_of_the_disk(error: Exception) -> bool:
     EINVAL comes from a damaged file with a position before its beginning.
     """
     return isinstance(error, OSError) and error.errno != errno.EINVAL
-
-
-def _sync(metrics: Path) -> None:
-    """Write the rows that a checkpoint counts to the disk, before the checkpoint itself."""
-    if metrics.exists():
-        with metrics.open("rb") as file:
-            os.fsync(file.fileno())

@@ -51,7 +51,8 @@ def read_text(path: Path) -> str:
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file to read its bytes. Raises FileNotFoundError and UserError."""
     try:
-        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
+        # O_NONBLOCK: to open a pipe would wait for its writer.
+        file = open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK))  # noqa: SIM115
     except FileNotFoundError:
         raise
     except NotADirectoryError as error:  # a folder above it is none
@@ -62,10 +63,6 @@ def open_regular(path: Path) -> BufferedReader:
         file.close()
         raise UserError(f"{path} is no regular file")
     return file
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_json(path: Path, kind: TypeAdapter[T]) -> T:
@@ -140,8 +137,8 @@ def folders_below(
 ) -> Iterator[tuple[Path, set[str]]]:
     """Yield every folder below these with the names of its files, each folder once.
 
-    Hidden folders and records that were set aside (`.old-`) are left out. `fault` is called with a
-    line about each folder that cannot be read.
+    Hidden folders and records that were set aside (`.old-`) are left out.
+    fault: called with a line about each folder, or file in it, that cannot be read.
     """
 
     def unreadable(error: OSError) -> None:

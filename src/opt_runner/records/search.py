@@ -103,10 +103,7 @@ def tunings(searches: Iterable[SearchRecord]) -> list[list[SearchRecord]]:
 
 
 def find(folders: Iterable[Path], fault: Callable[[str], None]) -> list[SearchRecord]:
-    """Return all searches below the folders, sorted by path.
-
-    fault: called with a line about each that cannot be read.
-    """
+    """Return all searches below the folders, sorted by path. fault: see `folders_below`."""
     found: dict[Path, SearchRecord] = {}
     for folder, files in folders_below(folders, fault):
         if NAME in files:

@@ -65,12 +65,10 @@ class StoredRun:
 
     @property
     def seed(self) -> int:
-        """Return the seed."""
         return int(self.config["seed"])
 
     @property
     def method(self) -> str:
-        """Return the method's name."""
         return str(self.config["method"]["name"])
 
     @cached_property
@@ -108,9 +106,8 @@ def find(
 ) -> list[StoredRun]:
     """Return all runs below the folders, sorted by path, without the records set aside.
 
-    fault: called with a line about each record that cannot be read.
-
-    Raises UserError if a folder is missing or, unless `allow_none`, holds no run.
+    fault: see `folders_below`. Raises UserError if a folder is missing or, unless `allow_none`,
+    holds no run.
     """
     found: dict[Path, StoredRun] = {}
     for folder in folders:

@@ -55,10 +55,7 @@ def read(folder: Path) -> dict[str, Tuned]:
 
 
 def superseded(folders: Iterable[Path], fault: Callable[[str], None]) -> set[str]:
-    """Return the signatures of runs with outdated settings, of all comparisons in the folders.
-
-    fault: called with a line about each file that cannot be read.
-    """
+    """Return the signatures of the comparisons' outdated runs. fault: see `folders_below`."""
     former: set[str] = set()
     current: set[str] = set()
     for folder, files in folders_below(folders, fault):

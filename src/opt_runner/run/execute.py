@@ -81,7 +81,10 @@ def execute(
             if processes.first:
                 _train(run, setup, result, state, screen, stop)
             else:
-                tell = partial(_tell_of_process, run, processes.rank, screen)
+
+                def tell(text: str) -> None:
+                    screen.fail(f"{run.title}: process {processes.rank}: {text}")
+
                 _steps(run, setup, result, state, Reporter(), stop, tell)
             if result.status != "failed":
                 with suppress(Elsewhere):
@@ -211,10 +214,6 @@ def _train(
         if result.status != "interrupted":
             log.info("%s: %s %s", run.title, result.status, result.error or "")
             display.end(result)
-
-
-def _tell_of_process(run: Run, rank: int, screen: Screen, text: str) -> None:
-    screen.fail(f"{run.title}: process {rank}: {text}")
 
 
 def _steps(

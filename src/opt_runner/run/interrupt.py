@@ -130,7 +130,8 @@ def stop_requests(once: bool = True) -> Iterator[StopRequest]:
     """Pass signals to the request, to stop or to save, within the block.
 
     once: a second signal has its usual effect. Otherwise it has none, because the processes of a
-    run may get the same signal from the terminal and from the program that started them.
+    run, and a launcher's worker, may get the same signal from the terminal and from the program
+    that started them.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -1,8 +1,6 @@
 """A run, known before any work: its dataset, its signature, its record."""
 
 import os
-import shlex
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -72,14 +70,6 @@ class Identifier:
 def identify(config: Config, command: str = "", check_device: bool = True) -> Run:
     """Return the run of a config: see `Identifier`."""
     return Identifier(check_device)(config, command)
-
-
-def command_line(config_arguments: Sequence[str], overrides: Sequence[str]) -> str:
-    """Return the command opt-run with these arguments.
-
-    With a sweep's experiment among them it is a sweep of this one run.
-    """
-    return shlex.join(["opt-run", *config_arguments, *overrides])
 
 
 def write_config(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -12,15 +13,60 @@ from opt_runner.config.schema import Config
 from opt_runner.datasets import Augment, Batches, Data, Images, Mix, Samples
 from opt_runner.datasets.augmentation import Augmentation, check_on
 from opt_runner.datasets.stored import read
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, gib
+from opt_runner.machine import free_memory
 from opt_runner.opt import OPT
 from opt_runner.run.average import Average
 from opt_runner.run.batchnorm import make_global
 from opt_runner.run.build import form_of, load_start, network_of, opt_of, optimizer_of
 from opt_runner.run.device import Device
-from opt_runner.run.placement import Placement
 from opt_runner.run.processes import ALONE, Processes
 from opt_runner.run.size import check_fits
+
+# The rest of the memory is for training and for other processes.
+_COMFORTABLE = 0.5
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The place of the inputs.
+
+    streamed: batches are read ahead; else all inputs are on the device. why: the reason, in a line.
+    """
+
+    streamed: bool
+    why: str
+
+    @classmethod
+    def of(
+        cls,
+        wanted: Literal["auto", "device", "streamed"],
+        data: Data,
+        validation: Samples | None,
+        device: torch.device,
+    ) -> Self:
+        """Return the place for `hardware.images`. Raises UserError if the device is too small."""
+        stacks = [data.train.inputs, data.test.inputs]
+        if validation is not None:
+            stacks.append(validation.inputs)
+        size = sum(inputs.shape.numel() * inputs.dtype.itemsize for inputs in stacks)
+        if wanted == "streamed":
+            return cls(True, f"{gib(size)} of {data.samples} are streamed, as hardware.images says")
+        there = all(isinstance(i, torch.Tensor) and i.device.type == device.type for i in stacks)
+        free = None if there else free_memory(device)
+        if free is None:
+            return cls(False, f"{gib(size)} of {data.samples} are on {device}")
+        room = f"{device} has {gib(free)} free"
+        if size <= (free if wanted == "device" else _COMFORTABLE * free):
+            return cls(False, f"{gib(size)} of {data.samples} are on {device}; {room} before")
+        if wanted == "device":
+            raise UserError(
+                f"hardware.images=device: the {data.samples} take {gib(size)}; {room}: use "
+                "hardware.images=streamed, which reads them as they are needed"
+            )
+        return cls(
+            True, f"{gib(size)} of {data.samples} are streamed; {room}, of which they may take half"
+        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +107,7 @@ class Setup:
         """Return the size of a checkpoint, once the optimizer has made a step."""
         state = [value for one in self.optimizer.state.values() for value in one.values()]
         tensors = [t for t in (*self.opt.state_dict().values(), *state) if isinstance(t, Tensor)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return sum(tensor.nbytes for tensor in tensors)
 
 
 def set_up(config: Config, data: Data, processes: Processes = ALONE) -> Setup:

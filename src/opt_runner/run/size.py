@@ -23,7 +23,7 @@ from opt_runner.run.build import dtype_of, network_of, opt_of, optimizer_of
 _aten = torch.ops.aten
 # Skip the exact check if R, its gradient and momentum need less than this share of free memory.
 _WORTH_A_LOOK = 0.1
-_COPIES = 4  # R, its gradient, its momentum, the factors of a decomposition
+_BYTES = 4 * 4  # of an entry of R, its gradient, its momentum, the factors of a decomposition
 _MOST_TRIES = 6
 
 
@@ -55,7 +55,7 @@ def memory_of_step(config: Config, data: Data) -> int | None:
             return None
     state = [value for of_one in optimizer.state.values() for value in of_one.values()]
     tensors = [*opt.parameters(), *opt.buffers(), *held, *state]
-    return kept.bytes + sum(_bytes(t) for t in tensors if isinstance(t, Tensor))
+    return kept.bytes + sum(t.nbytes for t in tensors if isinstance(t, Tensor))
 
 
 def check_fits(config: Config, data: Data, device: torch.device) -> None:
@@ -64,12 +64,14 @@ def check_fits(config: Config, data: Data, device: torch.device) -> None:
     If either is unknown, nothing is raised.
     """
     free = free_memory(device)
-    if free is None or _rotations(config, data) < _WORTH_A_LOOK * free:
+    if free is None:
+        return
+    layers = _covered(config, data)
+    if _BYTES * sum(layer.d**2 for layer in layers) < _WORTH_A_LOOK * free:
         return
     memory = memory_of_step(config, data)
     if memory is None or memory <= free:
         return
-    layers = _covered(config, data)
     largest = max(layers, key=lambda layer: layer.d)
     smaller = sorted({layer.d for layer in layers if layer.d < largest.d}, reverse=True)
     ways = [f"layers.max_d={d}" for d in smaller[:_MOST_TRIES]] + ["method=sopt"]
@@ -85,11 +87,6 @@ def check_fits(config: Config, data: Data, device: torch.device) -> None:
         + (f"what fits: {', '.join((fits[0], *fits[-1:]) if len(fits) > 1 else fits)}" if fits
            else "a smaller batch_size, or name fewer layers: layers.include=[...]")
     )  # fmt: skip
-
-
-def _rotations(config: Config, data: Data) -> int:
-    """Return the bytes of R, its gradient, momentum and factors, as if every R were square."""
-    return _COPIES * 4 * sum(layer.d**2 for layer in _covered(config, data))
 
 
 def _covered(config: Config, data: Data) -> list[Layer]:
@@ -156,7 +153,3 @@ class _Shapes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _empty_like(samples: Tensor | Stored, count: int) -> Tensor:
     return torch.empty(count, *samples.shape[1:], dtype=samples.dtype)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from opt_runner.console.screen import Screen, duration
-from opt_runner.console.sweep_bars import SweepBars
+from opt_runner.console.screen import Screen, SweepBars, duration
 from opt_runner.records.result import Result
 from opt_runner.run.run import Run
 from opt_runner.sweep.sweep import Sweep

@@ -11,8 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Protocol, runtime_checkable
 
 from opt_runner.config import components
-from opt_runner.config.schema import Config
-from opt_runner.config.tracking import Tracking
+from opt_runner.config.schema import Config, Tracking
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError, first_line
 from opt_runner.records.record import Record

@@ -12,8 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from opt_runner.config.schema import Config
-from opt_runner.config.tracking import Tracking
+from opt_runner.config.schema import Config, Tracking
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError, first_line
 from opt_runner.files import write_whole
