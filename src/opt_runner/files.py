@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import hashlib
 import itertools
 import os
 import platform
@@ -38,6 +39,21 @@ def expanded(path: str) -> str:
         home = found.partition("/")[0]
         raise UserError(f"{path}: the folder {home} is not known (is HOME set?): write it out")
     return found
+
+
+@contextlib.contextmanager
+def readable(name: object) -> Iterator[None]:
+    """Raise UserError for an OSError in the block, which reads the file of this name."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror or error}") from error
+
+
+def sha256(path: Path | str) -> str:
+    """Return the SHA-256 of a file's content, 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def existing(folder: Path) -> Path:

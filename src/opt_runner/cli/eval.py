@@ -25,7 +25,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Execute `opt-eval`, with the command line of this process if `argv` is None."""
     given = _parser().parse_intermixed_args(argv)
     with mistakes.command_of_files("opt-eval"):
-        _evaluate(given)
+        # Slow to import: help must answer at once.
+        from opt_runner.config.compose import with_overrides
+        from opt_runner.console.screen import Screen
+        from opt_runner.files import CannotWrite
+        from opt_runner.trained import Trust, evaluate, read
+
+        screen = Screen("plain")
+        trained = read(given.record, Trust(given.trust, given.config_dir))
+        config = with_overrides(
+            trained.config.content, given.overrides, ("dataset", "hardware"), given.config_dir
+        )
+        found = evaluate(trained, config)
+        numbers = [found.measure.said("test", found.numbers["error"])]
+        numbers += [
+            f"{key.replace('_', ' ')} {value:.4g}"
+            for key, value in found.numbers.items()
+            if key != "error"
+        ]
+        screen.say(
+            f"{config.title.rpartition(' seed ')[0]}, {found.samples:,} test "
+            f"{trained.interface.samples}: {', '.join(numbers)}"
+        )
+        if found.by_position:
+            screen.say("its classes have other names than the network's: matched by position")
+        if found.classes:
+            screen.show(_table(found))
+        if given.out:
+            try:
+                found.write(given.out)
+            except CannotWrite as error:
+                raise UserError(
+                    f"cannot write {given.out}: {error.reason}; set --out FILE"
+                ) from error
+            screen.say(f"written: {given.out}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,41 +76,6 @@ def _parser() -> argparse.ArgumentParser:
                         "hardware.KEY=VALUE")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FILE", help="write all of it as JSON")
     return parser
-
-
-def _evaluate(given: argparse.Namespace) -> None:
-    # Slow to import: help must answer at once.
-    from opt_runner.config.compose import with_overrides
-    from opt_runner.console.screen import Screen
-    from opt_runner.files import CannotWrite
-    from opt_runner.trained import Trust, evaluate, read
-
-    screen = Screen("plain")
-    trained = read(given.record, Trust(given.trust, given.config_dir))
-    config = with_overrides(
-        trained.config.content, given.overrides, ("dataset", "hardware"), given.config_dir
-    )
-    found = evaluate(trained, config)
-    numbers = [found.measure.said("test", found.numbers["error"])]
-    numbers += [
-        f"{key.replace('_', ' ')} {value:.4g}"
-        for key, value in found.numbers.items()
-        if key != "error"
-    ]
-    screen.say(
-        f"{config.title.rpartition(' seed ')[0]}, {found.samples:,} test "
-        f"{trained.interface.samples}: {', '.join(numbers)}"
-    )
-    if found.by_position:
-        screen.say("its classes have other names than the network's: matched by position")
-    if found.classes:
-        screen.show(_table(found))
-    if given.out:
-        try:
-            found.write(given.out)
-        except CannotWrite as error:
-            raise UserError(f"cannot write {given.out}: {error.reason}; set --out FILE") from error
-        screen.say(f"written: {given.out}")
 
 
 def _table(found: "Evaluation") -> "Table":

@@ -8,7 +8,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -144,7 +144,12 @@ def main() -> None:
         ):
             _app()
     except KeyboardInterrupt as error:
-        _interrupted(error)
+        # `rerun` would start again.
+        reruns = any(word.startswith("rerun=") and word != "rerun=false" for word in sys.argv)
+        same = "the same command without rerun" if reruns else "the same command"
+        if not mistakes.rank_0_reports():
+            print(f"opt-run: interrupted; {same} resumes", file=sys.stderr)
+        sys.exit(128 + int(getattr(error, "signum", 2)))
 
 
 def _options_first(words: Iterable[str]) -> list[str]:
@@ -167,12 +172,3 @@ def _without_hyphens(word: str) -> str:
     key, sign, _ = word.removeprefix("--").partition("=")
     ours = sign and word.startswith("--") and key.split(".")[0] in Config.model_fields
     return word[2:] if ours else word
-
-
-def _interrupted(error: KeyboardInterrupt) -> NoReturn:
-    # `rerun` would start again.
-    reruns = any(word.startswith("rerun=") and word != "rerun=false" for word in sys.argv)
-    same = "the same command without rerun" if reruns else "the same command"
-    if not mistakes.rank_0_reports():
-        print(f"opt-run: interrupted; {same} resumes", file=sys.stderr)
-    sys.exit(128 + int(getattr(error, "signum", 2)))

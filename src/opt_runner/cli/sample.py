@@ -13,7 +13,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Execute `opt-sample`, with the command line of this process if `argv` is None."""
     given = _parser().parse_args(argv)
     with mistakes.command_of_files("opt-sample"):
-        _sample(given)
+        # Slow to import: help must answer at once.
+        from opt_runner.trained import Trust, read
+        from opt_runner.trained.sampling import sample
+
+        trained = read(given.record, Trust(given.trust, given.config_dir))
+        text = sample(
+            trained, given.prompt, given.length, given.temperature, given.top_k, given.seed
+        )
+        print(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,13 +40,3 @@ def _parser() -> argparse.ArgumentParser:
                         help="draw only from the K most likely tokens")  # fmt: skip
     parser.add_argument("--seed", type=mistakes.number(int, 0), default=0, help="default: 0")
     return parser
-
-
-def _sample(given: argparse.Namespace) -> None:
-    # Slow to import: help must answer at once.
-    from opt_runner.trained import Trust, read
-    from opt_runner.trained.sampling import sample
-
-    trained = read(given.record, Trust(given.trust, given.config_dir))
-    text = sample(trained, given.prompt, given.length, given.temperature, given.top_k, given.seed)
-    print(text)

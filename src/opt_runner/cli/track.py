@@ -18,7 +18,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Execute `opt-track`, with the command line of this process if `argv` is None."""
     given = _parser().parse_args(argv)
     with mistakes.command_of_files("opt-track"):
-        _track(given)
+        from opt_runner import tracking
+        from opt_runner.config.compose import validate
+        from opt_runner.console.screen import Screen
+        from opt_runner.records.stored import find
+
+        screen = Screen("plain")
+        chosen = {k: v for k, v in (("project", given.project), ("entity", given.entity)) if v}
+        nodes = _nodes(given.to.split(","))
+        missing = 0
+        for run in find(given.folders, screen.fail):
+            try:
+                own = _with_own(nodes, run.config.get("tracking"))
+                config = validate({**run.config, "tracking": {**own, **chosen}})
+                tracking.check(config.tracking)
+                # A run under way writes its own files of its trackers.
+                sent = not run.record.is_held() and tracking.send(run, config, screen)
+            except (OSError, ValueError, UserError) as error:
+                raise UserError(f"{run.record.directory}: {error}") from error
+            missing += not sent
+            screen.say(f"{config.title}: {run.status}, {'sent' if sent else 'not sent'}")
+        for hint in tracking.hints(config.tracking, config.output_dir):
+            screen.say(hint)
+        if missing:
+            sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,33 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--entity", help="default: of the run's config")
     mistakes.add_version(parser)
     return parser
-
-
-def _track(given: argparse.Namespace) -> None:
-    from opt_runner import tracking
-    from opt_runner.config.compose import validate
-    from opt_runner.console.screen import Screen
-    from opt_runner.records.stored import find
-
-    screen = Screen("plain")
-    chosen = {k: v for k, v in (("project", given.project), ("entity", given.entity)) if v}
-    nodes = _nodes(given.to.split(","))
-    missing = 0
-    for run in find(given.folders, screen.fail):
-        try:
-            own = _with_own(nodes, run.config.get("tracking"))
-            config = validate({**run.config, "tracking": {**own, **chosen}})
-            tracking.check(config.tracking)
-            # A run under way writes its own files of its trackers.
-            sent = not run.record.is_held() and tracking.send(run, config, screen)
-        except (OSError, ValueError, UserError) as error:
-            raise UserError(f"{run.record.directory}: {error}") from error
-        missing += not sent
-        screen.say(f"{config.title}: {run.status}, {'sent' if sent else 'not sent'}")
-    for hint in tracking.hints(config.tracking, config.output_dir):
-        screen.say(hint)
-    if missing:
-        sys.exit(1)
 
 
 def _nodes(names: Sequence[str]) -> dict[str, Any]:

@@ -52,9 +52,7 @@ class DatasetChoice(Component):
     share: the share of the others that are trained on, the same in each class.
     label_noise: the share of their labels that are replaced by other classes.
     The run's seed draws the latter two.
-    size: the short side to which images are resized; None: their own. channels: 1 makes them grey,
-    3 repeats grey ones. mean, std: images are (x / 255 - mean) / std, of all channels or of each;
-    None: of weights with a name their own, else (x - 127.5) / 128.
+    size, channels, mean, std: see `Form`; None: of weights with a name their own.
     """
 
     validation: float = Field(default=0.0, ge=0, le=0.5)
@@ -75,20 +73,15 @@ class DatasetChoice(Component):
     @property
     def for_class(self) -> dict[str, Any]:
         """Return what the class may do by itself, as `ImageFolder` decodes at a size."""
-        both = {"size": self.size, "channels": self.channels}
-        return {key: value for key, value in both.items() if value is not None}
+        return self.model_dump(include={"size", "channels"}, exclude_none=True)
 
     @property
     def beside_fingerprint(self) -> dict[str, Any]:
         """Return the choices that are not in the data's fingerprint."""
-        form = {"size", "channels", "mean", "std"}
-        chosen = self.model_dump(mode="json", include=form, exclude_defaults=True)
+        keys = {"share", "label_noise", "size", "channels", "mean", "std"}
+        chosen = self.model_dump(mode="json", include=keys, exclude_defaults=True)
         if self.validation:
             chosen["validation"] = [self.validation, self.validation_seed]
-        if self.share < 1:
-            chosen["share"] = self.share
-        if self.label_noise:
-            chosen["label_noise"] = self.label_noise
         return chosen
 
 

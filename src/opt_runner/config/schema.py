@@ -52,12 +52,7 @@ class Loss(Node):
 
 
 class Augment(Node):
-    """The augmentation of training images.
-
-    resized_crop: the least share of an image's area in the crop; None: the padded crop is used.
-    then: a further augmentation, applied after the crop and the flip.
-    mixup, cutmix: mix pairs of images, with shares drawn from Beta(a, a); None: do not.
-    """
+    """The augmentation of training images: see `Augment` and `Mix` of the datasets."""
 
     enabled: bool
     pad: int = Field(ge=0, le=10_000)
@@ -219,7 +214,6 @@ class Config(Node):
         return self.model_dump(mode="json", by_alias=True)
 
     def directory(self, signature: str) -> Path:
-        """Return the record's directory."""
         names = (self.dataset.name, self.model.name, self.method.name)
         return Path(self.output_dir, self.experiment_name, *names, f"seed{self.seed}-{signature}")
 

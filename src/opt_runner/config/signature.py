@@ -9,6 +9,7 @@ from typing import Any
 
 from opt_runner.config.schema import Config, Role, of_roles
 from opt_runner.errors import UserError
+from opt_runner.files import readable, sha256
 
 # Part of every signature. Raise it if a release changes the results of a config: then records of
 # older releases are not used.
@@ -32,7 +33,11 @@ def signature(config: Config, data: str, device: str) -> str:
     for room in ("method", "model", "optimizer", "schedule"):
         content[room] = _component(content[room])
     if name := config.model.published:
-        content["model"]["weights"] = _published_fingerprint(config.model.options["arch"], name)
+        from opt_runner.networks.published import Published  # imports torch, which is slow
+
+        published = Published.of(config.model.options["arch"], name)
+        published.fetch()
+        content["model"]["weights"] = published.file.name  # with the first digits of its SHA-256
     elif config.model.weights:
         content["model"]["weights"] = weights_fingerprint(config.model.weights)
     content["dataset"] = data
@@ -44,21 +49,10 @@ def signature(config: Config, data: str, device: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _published_fingerprint(arch: str, name: str) -> str:
-    """Return the name of the file, which holds the first digits of its SHA-256."""
-    from opt_runner.networks.published import Published  # imports torch, which is slow
-
-    published = Published.of(arch, name)
-    published.fetch()
-    return published.file.name
-
-
 def weights_fingerprint(path: Path) -> str:
     """Return a hash of a file's content. Raises UserError if it cannot be read."""
-    try:
+    with readable(f"model.weights={path}"):
         changed = path.stat()
-    except OSError as error:
-        raise UserError(f"model.weights={path} cannot be read: {error.strerror}") from error
     if not stat.S_ISREG(changed.st_mode):  # reading a pipe or a device may never end
         raise UserError(f"model.weights={path} is not a regular file")
     return _digest(path, changed.st_mtime_ns, changed.st_size)
@@ -66,8 +60,7 @@ def weights_fingerprint(path: Path) -> str:
 
 @cache
 def _digest(path: Path, *changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    return sha256(path)[:32]
 
 
 def _component(content: dict[str, Any]) -> dict[str, Any]:

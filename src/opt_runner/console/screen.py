@@ -95,8 +95,7 @@ class Screen:
         if self.mode != "none":
             self.console.print(text)
 
-    def show(self, table: Any) -> None:
-        """Print a rich table."""
+    def show(self, table: RenderableType) -> None:
         if self.mode != "none":
             self.console.print(table)
 
@@ -115,13 +114,11 @@ class Screen:
             return
         with bars(self.console) as drawn:
             task = drawn.add_task(title, total=steps, info="")
-            yield RunDisplay(
-                self,
-                title,
-                steps,
-                measure,
-                lambda _, step, steps, info: drawn.update(task, completed=step, info=info),
-            )
+
+            def draw(_: str, step: int, __: int, info: str) -> None:
+                drawn.update(task, completed=step, info=info)
+
+            yield RunDisplay(self, title, steps, measure, draw)
 
 
 def bars(console: Console) -> Progress:

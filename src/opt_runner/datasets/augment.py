@@ -14,12 +14,11 @@ from opt_runner.errors import UserError
 class Augment:
     """Options of the augmentation.
 
-    enabled: False turns all of it off. pad: pixels by which a crop may be off centre. flip: mirror
-    half of the images, left to right. resized_crop: crop at least this share of the image's area
-    and resize it to the image's size; None: the padded crop. then: a further augmentation.
+    pad: pixels by which a crop may be off centre. flip: mirror half of the images, left to right.
+    resized_crop: crop at least this share of the image's area and resize it to the image's size;
+    None: the padded crop. then: a further augmentation.
     """
 
-    enabled: bool = True
     pad: int = 4
     flip: bool = True
     resized_crop: float | None = None

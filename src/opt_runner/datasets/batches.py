@@ -16,7 +16,6 @@ from opt_runner.transfer import send
 
 # Batches that are ready or being read during a training step.
 _AHEAD = 3
-_IMAGE_DIM = 4
 
 
 class Batches:
@@ -65,10 +64,10 @@ class Batches:
             )
         size = batch_size // parts
         self._part = slice(number * size, (number + 1) * size)
-        self.augment = augment if augment is not None and augment.enabled else None
-        if self.augment is not None:
+        self.augment = augment
+        if augment is not None:
             self.size = inputs.shape[2], inputs.shape[3]
-            self.augment.check(self.size)
+            augment.check(self.size)
         self.mix = mix
         self.inputs = inputs
         self.targets = targets
@@ -139,7 +138,7 @@ class Batches:
 
 def laid_out(inputs: Tensor, memory_format: torch.memory_format) -> Tensor:
     """Return images in the memory format, and other inputs as they are."""
-    if inputs.dim() != _IMAGE_DIM:
+    if inputs.dim() != 4:
         return inputs
     return inputs.contiguous(memory_format=memory_format)
 

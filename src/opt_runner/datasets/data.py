@@ -225,7 +225,6 @@ class Data:
         return replace(self.test, targets=numbers[self.test.targets])
 
     def to(self, device: torch.device | str, streamed: bool = False) -> Self:
-        """Return the same on `device`; streamed: inputs stay where they are."""
         train, test = (half.to(device, streamed) for half in (self.train, self.test))
         return replace(self, train=train, test=test)
 

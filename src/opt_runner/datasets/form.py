@@ -20,8 +20,9 @@ class Form:
     184 MB, and would have 9 GB at 224 x 224.
 
     size: the short side, resized bilinearly, with antialiasing if it shrinks; None: the images'
-        own. channels: 1 or 3; None: the images' own. mean, std: pixels x become (x / 255 - mean)
-        / std, with a number for each channel or one for all; None: (x - 127.5) / 128.
+        own. channels: 1 makes images grey, 3 repeats grey ones; None: the images' own. mean, std:
+        pixels x become (x / 255 - mean) / std, with a number for each channel or one for all;
+        None: (x - 127.5) / 128.
     """
 
     size: int | None = None

@@ -18,7 +18,7 @@ from opt_runner.datasets.data import Samples
 from opt_runner.datasets.labelled import ClassTally, Labelled
 from opt_runner.datasets.stored import read
 from opt_runner.errors import UserError
-from opt_runner.files import expanded
+from opt_runner.files import expanded, readable
 
 Array = np.ndarray[Any, Any]
 
@@ -112,7 +112,6 @@ class GraphFile:
         self.normalise = normalise
 
     def check(self) -> None:
-        """Raise UserError if the file is missing, no such file, or not as it must be."""
         _ = self._graph
 
     def fingerprint(self) -> str:
@@ -121,20 +120,17 @@ class GraphFile:
         return hashlib.sha256(content + bytes([self.normalise])).hexdigest()[:16]
 
     def load(self) -> Graph:
-        """Return the graph. Raises UserError as `check` does."""
         return self._graph
 
     @cached_property
     def _bytes(self) -> bytes:
         assert self.root is not None
-        try:
+        with readable(f"dataset.root={self.root}"):
+            if not self.root.exists():
+                raise UserError(
+                    f"dataset.root={self.root} does not exist: a graph in a .npz file is expected"
+                )
             return self.root.read_bytes()
-        except FileNotFoundError as error:
-            raise UserError(
-                f"dataset.root={self.root} does not exist: a graph in a .npz file is expected"
-            ) from error
-        except OSError as error:
-            raise UserError(f"dataset.root={self.root} cannot be read: {error.strerror}") from error
 
     @cached_property
     def _graph(self) -> Graph:

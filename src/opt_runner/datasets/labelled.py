@@ -84,8 +84,7 @@ class Labelled(Data):
 class ClassTally:
     """Errors, likelihood and calibration of logits (B, classes) against labels (B,).
 
-    error: the percentage of wrong answers. nll: the mean negative
-    log-likelihood of the labels.
+    error: the percentage of wrong answers. nll: the mean negative log-likelihood of the labels.
     calibration_error: the expected calibration error, in percent. Samples are put by confidence
     (the largest probability) into 15 bins of equal width; it is the mean over samples of |share of
     right answers - mean confidence| in their bins. Source: Guo et al., "On Calibration of Modern

@@ -19,7 +19,7 @@ from opt_runner.datasets.folder.tree import FolderTree, scan
 from opt_runner.datasets.labelled import Labelled
 from opt_runner.datasets.meshes import SOLIDS, on_surface, read_off, solid
 from opt_runner.errors import UserError
-from opt_runner.files import expanded
+from opt_runner.files import expanded, readable
 
 Floats = NDArray[np.float64]
 
@@ -70,12 +70,10 @@ class PointFolder:
         self.points_seed = points_seed
 
     def check(self) -> None:
-        """Raise UserError if folders or files are missing, or classes do not match."""
         if self.root is not None:
             _ = self._tree
 
     def fingerprint(self) -> str:
-        """Return a hash of the options and of the names and contents of all files."""
         content: list[object] = [self.points, self.points_seed]
         if self.root is not None:
             content += [len(self._tree.labels[0]), digest_all(self._tree.files)]
@@ -104,13 +102,12 @@ class PointFolder:
         name = hashlib.sha256(str(path.relative_to(self.root)).encode()).digest()
         random = np.random.default_rng([self.points_seed, int.from_bytes(name[:8])])
         try:
-            if path.suffix.lower() == ".off":
-                return on_surface(read_off(path), self.points, random)
-            cloud = _array(path)
+            with readable("it"):
+                if path.suffix.lower() == ".off":
+                    return on_surface(read_off(path), self.points, random)
+                cloud = _array(path)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
         order = random.permutation(len(cloud))
         return cloud[np.resize(order, self.points)]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from opt_runner.errors import UserError
+from opt_runner.files import readable
 
 # Bytes that are read at a time on the way to a GPU.
 _PIECE_BYTES = 2**26
@@ -43,7 +44,6 @@ class Stored:
         return len(self._rows)
 
     def __getitem__(self, chosen: slice | Tensor) -> "Stored":
-        """Return the chosen images, in that order."""
         other = copy(self)
         other._rows = self._rows[chosen]
         return other
@@ -52,16 +52,14 @@ class Stored:
         """Return the images, on the CPU. Raises UserError if the file no longer holds them."""
         images = torch.empty(self.shape, dtype=torch.uint8, pin_memory=pin_memory)
         size = images[:1].numel()
-        for image, row in zip(images.numpy(), self._rows.tolist(), strict=True):
-            try:
+        with readable(self.path):
+            for image, row in zip(images.numpy(), self._rows.tolist(), strict=True):
                 found = os.preadv(self._file.fileno(), [image], self._offset + row * size)
-            except OSError as error:
-                raise UserError(f"{self.path} cannot be read: {error.strerror}") from error
-            if found != size:
-                raise UserError(
-                    f"{self.path} was cut short since the start: run the command again, which "
-                    "decodes the images anew"
-                )
+                if found != size:
+                    raise UserError(
+                        f"{self.path} was cut short since the start: run the command again, which "
+                        "decodes the images anew"
+                    )
         return images
 
     def to(self, device: torch.device | str) -> Tensor:

@@ -17,7 +17,7 @@ from opt_runner.datasets.data import Data, Measure, Samples
 from opt_runner.datasets.labelled import smoothed_cross_entropy
 from opt_runner.datasets.stored import read
 from opt_runner.errors import UserError
-from opt_runner.files import expanded
+from opt_runner.files import expanded, readable
 
 Array = np.ndarray[Any, Any]
 
@@ -107,7 +107,6 @@ class TextTally:
         self.sums = [self.total]
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Count logits (B, T, vocabulary) against targets (B, T)."""
         nats = torch.nn.functional.cross_entropy(
             outputs.flatten(0, 1).float(), targets.flatten().long(), reduction="none"
         )
@@ -144,7 +143,6 @@ class TextFile:
         self.test_share = test_share
 
     def check(self) -> None:
-        """Raise UserError if there is no text, or no such tokenizer."""
         if self.root is not None and not self._files:
             what = "has no .txt files" if self.root.is_dir() else "does not exist"
             raise UserError(
@@ -220,9 +218,8 @@ class TextFile:
         parts = []
         for path in self._files:
             try:
-                parts.append(path.read_bytes().decode())
-            except OSError as error:
-                raise UserError(f"{path} cannot be read: {error.strerror}") from error
+                with readable(path):
+                    parts.append(path.read_bytes().decode())
             except UnicodeDecodeError as error:
                 raise UserError(
                     f"{path} is no UTF-8: byte {error.start:,} cannot be read"

@@ -62,11 +62,9 @@ class TorchvisionSet:
 
     @property
     def is_there(self) -> bool:
-        """Return True if all published files are there."""
         return not self._missing()
 
     def check(self) -> None:
-        """Raise UserError if files are missing and may not be fetched."""
         missing = self._missing()
         if missing and not self.download:
             raise UserError(f"{missing}: put {self._expected} there, or set download=true")

@@ -85,19 +85,16 @@ def load(
                 f"{path} is the checkpoint of another run ({state.get('signature')}, here "
                 f"{signature}): put it back where it belongs, or start over with rerun=true"
             )
+        why = None
         if state.get("form") != _FORM:
-            say(
-                "its checkpoint is of another release of opt-runner and cannot be resumed: the run "
-                "starts over, the old files are set aside"
-            )
-            _start_over(record, "former")
-            return None
-        if not record.keep_metrics(state["metrics_size"]):
-            say(
-                f"{record.metrics} does not hold the rows up to the checkpoint: the run starts "
-                "over, the old files are set aside"
-            )
-            _start_over(record, "damaged")
+            why = "its checkpoint is of another release of opt-runner and cannot be resumed"
+        elif not record.keep_metrics(state["metrics_size"]):
+            why = f"{record.metrics} does not hold the rows up to the checkpoint"
+        if why:
+            say(f"{why}: the run starts over, the old files are set aside")
+            for old in (record.metrics, *record.checkpoints()):
+                if old.exists():
+                    set_aside(old, "former")
             return None
         try:
             restore(state, opt, optimizer)
@@ -129,12 +126,6 @@ def restore(state: dict[str, Any], opt: OPT, optimizer: Optimizer) -> None:
     torch.set_rng_state(state["rng"])
     if state["cuda_rng"] is not None:
         torch.cuda.set_rng_state(state["cuda_rng"], next(opt.parameters()).device)
-
-
-def _start_over(record: Record, word: str) -> None:
-    for path in (record.metrics, *record.checkpoints()):
-        if path.exists():
-            set_aside(path, word)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from opt_runner.errors import UserError
+from opt_runner.files import readable
 
 T = TypeVar("T")
 
@@ -41,9 +42,8 @@ def read_text(path: Path) -> str:
         if size > _MOST_BYTES:
             raise UserError(f"{path} is too large: {size:,} bytes")
         try:
-            return file.read().decode()
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+            with readable(path):
+                return file.read().decode()
         except UnicodeDecodeError as error:
             raise DamagedFile(f"{path} is damaged: it is not UTF-8") from error
 

@@ -62,7 +62,6 @@ class Record:
         return [path for path in (self.checkpoint, self.previous_checkpoint) if path.exists()]
 
     def drop_checkpoints(self) -> None:
-        """Delete the checkpoints of a run that has ended."""
         for path in self.checkpoints():
             path.unlink(missing_ok=True)
 
@@ -93,7 +92,6 @@ class Record:
             raise CannotWrite(self.directory, OSError(errno.ESTALE, reason))
 
     def write_result(self, result: Result) -> None:
-        """Write result.json. Raises CannotWrite."""
         self.check_held()
         result.write(self.result)
 

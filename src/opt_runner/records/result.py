@@ -69,7 +69,6 @@ class Result:
 
     @property
     def measure(self) -> Measure:
-        """Return what the errors are."""
         return Measure(self.error_name, self.error_unit)
 
     @property

@@ -23,7 +23,6 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after step `step`, counted from 1."""
         share = 1 - min(self.decay, (1 + step) / (10 + step))
         now = self._now()
         torch._foreach_lerp_([*self.tensors.values()], [now[name] for name in self.tensors], share)
@@ -38,7 +37,6 @@ class Average:
         return plain
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the averages of a checkpoint."""
         for name, own in self.tensors.items():
             own.copy_(tensors[name])
 

@@ -85,21 +85,16 @@ def find_device(options: Hardware, processes: Processes = ALONE) -> torch.device
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(name)
-    if chosen.type == "cuda":
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if processes.several:
-            return _own_gpu(chosen, found, options, processes)
+    if chosen.type != "cuda":
+        return chosen
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not processes.several:
         if (chosen.index or 0) >= found:
             raise UserError(
                 f"hardware.device={name} does not exist: {found} CUDA devices were found; "
                 "use hardware=auto or hardware=cpu"
             )
-    return chosen
-
-
-def _own_gpu(
-    chosen: torch.device, found: int, options: Hardware, processes: Processes
-) -> torch.device:
+        return chosen
     if chosen.index is not None:
         raise UserError(
             f"hardware.device={options.device} names one GPU for {processes.count} processes: use "

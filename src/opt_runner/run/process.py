@@ -11,18 +11,13 @@ import sys
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 
-_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-_TORCHRUN = (*_PLACE, "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
+PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_TORCHRUN = (*PLACE, "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
 
 
 def started_by_torchrun() -> bool:
     """Return True if all variables of torchrun are set."""
     return all(os.environ.get(name) for name in _TORCHRUN)
-
-
-def stray_variables() -> list[str]:
-    """Return which of RANK, WORLD_SIZE and LOCAL_RANK are set, but not by torchrun."""
-    return [] if started_by_torchrun() else [name for name in _PLACE if name in os.environ]
 
 
 def spin_briefly() -> None:

@@ -25,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from opt_runner.config.schema import Hardware
 from opt_runner.errors import Elsewhere, UserError, in_words
 from opt_runner.run.interrupt import STOPPING, Interrupted, answered
-from opt_runner.run.process import started_by_torchrun, stray_variables
+from opt_runner.run.process import PLACE, started_by_torchrun
 
 T = TypeVar("T")
 
@@ -245,7 +245,7 @@ def _number(name: str, default: str = "", least: int = 0) -> int:
 def _of_torchrun() -> _Place:
     """Return the place from torchrun's variables; without them there is one process."""
     if not started_by_torchrun():
-        if stray := stray_variables():
+        if stray := [name for name in PLACE if name in os.environ]:
             print(
                 f"opt-run: {', '.join(stray)} in the environment: ignored, as torchrun sets more "
                 "than that; this run trains in one process",

@@ -65,10 +65,7 @@ class Linear:
 
 @method_options
 class Cosine:
-    """A factor of final + (1 - final) (1 + cos(pi t)) / 2.
-
-    t grows from 0 after the warm-up to 1 at the end.
-    """
+    """A factor of final + (1 - final) (1 + cos(pi t)) / 2, with t as of `Linear`."""
 
     final: Final = 0.0
 

@@ -93,13 +93,11 @@ class Setup:
 
     @property
     def evaluate_every(self) -> int:
-        """Return the number of steps between two evaluations."""
         epoch = self.batches.steps_per_epoch
         return self.config.evaluate.every or max(epoch, self.steps // 50)
 
     @property
     def hardware(self) -> str:
-        """Return the hardware of the run in words."""
         several = f", {self.processes.count} processes" if self.processes.several else ""
         return f"{self.device.name}{several}"
 
@@ -195,17 +193,17 @@ def _check_options(config: Config, data: Data) -> None:
 
 
 def _augment(config: Config, data: Data) -> Augment | None:
-    """Return the augmentation; None where there are no images."""
-    if not isinstance(data, Images):
-        return None
+    """Return the augmentation; None where there is none, or there are no images."""
     chosen = config.augment
+    if not isinstance(data, Images) or not chosen.enabled:
+        return None
     then = None
-    if chosen.enabled and chosen.then:
+    if chosen.then:
         then = components.build(chosen.then, "augment.then", Augmentation)
         shape = (min(2, len(data.train)), *data.train.inputs.shape[1:])
         images = torch.zeros(shape, dtype=torch.uint8, device=data.train.targets.device)
         check_on(then, images, "augment.then")
-    return Augment(**chosen.model_dump(exclude={"then", "mixup", "cutmix"}), then=then)
+    return Augment(**chosen.model_dump(exclude={"enabled", "then", "mixup", "cutmix"}), then=then)
 
 
 def _mix(config: Config, data: Data) -> Mix | None:

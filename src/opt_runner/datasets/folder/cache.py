@@ -6,7 +6,6 @@ file takes minutes to read, so it is checked again only if size or ctime differ.
 set a ctime back. A disk that loses bits by itself is not noticed.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ from numpy.lib import format as npy
 
 from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError, gib
-from opt_runner.files import CannotWrite, expanded, remove_abandoned, write_whole
+from opt_runner.files import CannotWrite, expanded, remove_abandoned, sha256, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ def write(
                 "other folders or former states of this one have left there may be removed"
             )
         write_whole(path, content)
-        _note(path, key, _sha256(path))
+        _note(path, key, sha256(path))
         return _stored(path)
     except (CannotWrite, OSError) as error:
         raise UserError(f"{error}; {advice}") from error
@@ -127,7 +126,7 @@ def _checked(path: Path, key: str) -> Stored:
         raise ValueError("of another key")
     images = _stored(path)
     if note["checked"] != _state(path):
-        if note["sha256"] != _sha256(path):
+        if note["sha256"] != sha256(path):
             raise ValueError("of another checksum")
         try:
             _note(path, key, note["sha256"])
@@ -147,16 +146,11 @@ def _stored(path: Path) -> Stored:
     return Stored(path, start, shape)
 
 
-def _note(path: Path, key: str, sha256: str) -> None:
-    note = {"key": key, "sha256": sha256, "checked": _state(path)}
+def _note(path: Path, key: str, digest: str) -> None:
+    note = {"key": key, "sha256": digest, "checked": _state(path)}
     write_whole(path.with_suffix(".json"), json.dumps(note) + "\n")
 
 
 def _state(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_size, status.st_ctime_ns]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """Decoding of image files into uint8 arrays of one size, with Pillow, in threads."""
 
-import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from PIL import Image, ImageOps
 
 from opt_runner.datasets.folder.tree import ClassFile
 from opt_runner.errors import UserError
+from opt_runner.files import readable, sha256
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -111,11 +111,8 @@ def digest_all(files: Sequence[ClassFile]) -> list[tuple[str, str]]:
 
 
 def _digest(file: ClassFile) -> tuple[str, str]:
-    try:
-        with open(file.path, "rb") as content:
-            return file.name, hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{file.path} cannot be read: {error.strerror}") from error
+    with readable(file.path):
+        return file.name, sha256(file.path)
 
 
 def _header(path: str) -> _Header:

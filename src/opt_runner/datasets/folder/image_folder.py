@@ -35,9 +35,7 @@ class ImageFolder:
     Without `test/`, `val/` or `valid/` is used. The classes are sorted by name.
 
     root: the folder.
-    size: side of the square images; None takes the commonest short side. If all are squares of one
-        size, it is that size.
-    channels: 1 (grey) or 3 (colour); None is 1 if every file is grey, else 3.
+    size: side of the square images. channels: 1 (grey) or 3 (colour). None: see `Survey`.
     cache_dir: the folder of the decoded images; None is `opt-runner` in the user's cache folder.
 
     The first call of a method looks through the folder, once. See `decode` for images of another
@@ -57,7 +55,6 @@ class ImageFolder:
         self.cache_dir = Path(expanded(cache_dir)) if cache_dir else cache.default_folder()
 
     def check(self) -> None:
-        """Raise UserError if folders are missing or empty, or if the classes do not match."""
         _ = self._tree
 
     def fingerprint(self) -> str:
@@ -75,7 +72,10 @@ class ImageFolder:
         Raises UserError as `check` does, and if images cannot be read or the cache not written.
         """
         key = _hash([CACHE_FORMAT, self.fingerprint()])[:32]
-        stored = cache.read(self.cache_dir, key) or self._decoded(key)
+        stored = cache.read(self.cache_dir, key)
+        if stored is None:  # of several processes one decodes, and the others wait
+            with locked_where_possible(cache.lock_of(self.cache_dir, key)):
+                stored = cache.read(self.cache_dir, key) or self._decode(key)
         train, test = self._tree.labels
         return Images(
             Samples(stored[: len(train)], train),
@@ -105,11 +105,6 @@ class ImageFolder:
                 known = _hash(digest_all(self._tree.files))
                 cache.remember(self.cache_dir, key, known)
             return known
-
-    def _decoded(self, key: str) -> Stored:
-        """Decode the images. Of several processes one decodes, and the others wait."""
-        with locked_where_possible(cache.lock_of(self.cache_dir, key)):
-            return cache.read(self.cache_dir, key) or self._decode(key)
 
     def _decode(self, key: str) -> Stored:
         paths = [file.path for file in self._tree.files]

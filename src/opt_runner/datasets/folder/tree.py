@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from opt_runner.errors import UserError
+from opt_runner.files import readable
 
 # Thumbnails, bins and the like of NAS systems, macOS, Windows and ext4.
 JUNK = ("@eaDir", "#recycle", "@Recycle", "__MACOSX", "$RECYCLE.BIN", "lost+found")
@@ -162,10 +163,8 @@ def listed(names: list[str]) -> str:
 
 
 def _status(path: str) -> os.stat_result:
-    try:
+    with readable(path):  # a link to nowhere cannot
         return os.stat(path)
-    except OSError as error:  # for example a link to nowhere
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _visible(folder: Path | str) -> list[os.DirEntry[str]]:
