@@ -176,8 +176,8 @@ def test_the_checksum_is_computed_again_only_where_the_file_was_touched(
     load(root, folder)
     (path,) = files(folder)
     summed: list[Path] = []
-    sha256 = cache._sha256
-    monkeypatch.setattr(cache, "_sha256", lambda path: summed.append(path) or sha256(path))
+    sha256 = cache.sha256
+    monkeypatch.setattr(cache, "sha256", lambda path: summed.append(path) or sha256(path))
     load(root, folder)
     assert summed == []
     time.sleep(0.02)

@@ -79,6 +79,19 @@ def test_a_folder(folder: Path) -> None:
     assert len({tuple(point) for point in few.tolist()}) == 16
 
 
+def test_folders_as_of_images(folder: Path) -> None:
+    before = PointFolder(str(folder)).load()
+    (folder / "test").rename(folder / "val")
+    deeper = folder / "train" / "thick" / "more"
+    deeper.mkdir()
+    np.save(deeper / "b.npy", np.eye(3))
+    (folder / "train" / "thick" / "README.txt").touch()
+    after = PointFolder(str(folder)).load()
+    assert torch.equal(after.train.inputs[:3], before.train.inputs)
+    assert after.train.targets.tolist() == [0, 0, 1, 1]
+    assert after.test.targets.tolist() == [0, 0, 1]
+
+
 def test_another_file_changes_no_cloud_but_the_fingerprint(folder: Path) -> None:
     before = PointFolder(str(folder), points=16)
     first, name = before.load().train.inputs[1], before.fingerprint()

@@ -15,7 +15,7 @@ from opt_runner.datasets import Images, Samples, Stored
 from opt_runner.datasets.batches import Batches
 from opt_runner.errors import UserError
 from opt_runner.records.result import Result
-from opt_runner.run import placement
+from opt_runner.run import set_up as setting_up
 from opt_runner.run.execute import execute
 from opt_runner.run.interrupt import StopRequest
 from opt_runner.run.run import Run, identify
@@ -113,14 +113,14 @@ def images(tmp_path: Path, stored: bool) -> Images:
 def test_auto_goes_by_what_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int | None, streamed: bool
 ) -> None:
-    monkeypatch.setattr(placement, "free_memory", lambda device: free)
+    monkeypatch.setattr(setting_up, "free_memory", lambda device: free)
     assert Placement.of("auto", images(tmp_path, stored=True), None, CPU).streamed == streamed
 
 
 def test_what_is_in_memory_already_stays_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placement, "free_memory", lambda device: 10)
+    monkeypatch.setattr(setting_up, "free_memory", lambda device: 10)
     for wanted in ("auto", "device"):
         assert not Placement.of(wanted, images(tmp_path, stored=False), None, CPU).streamed
     with pytest.raises(UserError, match=r"take 0.0 GiB; cpu has 0.0 GiB free: use .*=streamed"):

@@ -46,7 +46,7 @@ class Points(Labelled):
 
 
 class PointFolder:
-    """Point clouds in `root/train/<class>/` and `root/test/<class>/`, or solids made here.
+    """Point clouds in the folders of an `ImageFolder`, or solids made here.
 
     A file is a cloud (.npy, P x 3) or a mesh (.off), on which points are drawn uniformly by area.
     Each cloud gets the same number of points, is centred, and is scaled to the unit sphere.

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -87,7 +86,7 @@ class Result:
     @staticmethod
     def parse(content: Any) -> "Result":
         """Return the result from plain values. Raises ValidationError if a type is wrong."""
-        return _adapter().validate_python(content)
+        return _ADAPTER.validate_python(content)
 
     @staticmethod
     def read(path: Path) -> "Result | None":
@@ -98,7 +97,7 @@ class Result:
             UserError: it cannot be read.
         """
         try:
-            return read_json(path, _adapter())
+            return read_json(path, _ADAPTER)
         except FileNotFoundError:
             return None
 
@@ -107,9 +106,7 @@ class Result:
         write_whole(path, json.dumps(finite(asdict(self)), indent=2) + "\n")
 
 
-@cache
-def _adapter() -> TypeAdapter[Result]:
-    return TypeAdapter(Result)
+_ADAPTER = TypeAdapter(Result)
 
 
 def finite(value: Any) -> Any:

@@ -67,7 +67,18 @@ def read(folder: Path, key: str) -> Stored | None:
     if not path.is_file():
         return None
     try:
-        return _checked(path, key)
+        note = json.loads(path.with_suffix(".json").read_text())
+        if note["key"] != key:
+            raise ValueError("of another key")
+        images = _stored(path)
+        if note["checked"] != _state(path):
+            if note["sha256"] != sha256(path):
+                raise ValueError("of another checksum")
+            try:
+                _note(path, key, note["sha256"])
+            except CannotWrite as error:
+                log.debug("checked again at the next start: %s", error)
+        return images
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.debug("%s: %s", path, error)
     return None
@@ -117,22 +128,6 @@ def write(
 
 def _path(folder: Path, key: str) -> Path:
     return folder / f"images-{key}.npy"
-
-
-def _checked(path: Path, key: str) -> Stored:
-    """Read the file. Raises ValueError and others if it was altered."""
-    note = json.loads(path.with_suffix(".json").read_text())
-    if note["key"] != key:
-        raise ValueError("of another key")
-    images = _stored(path)
-    if note["checked"] != _state(path):
-        if note["sha256"] != sha256(path):
-            raise ValueError("of another checksum")
-        try:
-            _note(path, key, note["sha256"])
-        except CannotWrite as error:
-            log.debug("checked again at the next start: %s", error)
-    return images
 
 
 def _stored(path: Path) -> Stored:
