@@ -86,12 +86,10 @@ def exit_on_error(
 ) -> Iterator[None]:
     """End the program if the block raises an exception: see this module's docstring.
 
-    Args:
-        hydra_runs: Hydra runs in the block. Its exceptions are about the command line, unless they
-            come from the code of a run, a sweeper or a launcher.
-        quiet: Print no mistakes, and wait until rank 0 has printed them, because torchrun kills
-            all processes as soon as one has ended.
-        command: The name in front of each line.
+    hydra_runs: Hydra runs in the block. Its exceptions are about the command line, unless they come
+        from the code of a run, a sweeper or a launcher.
+    quiet: print no mistakes, and wait until rank 0 has printed them, because torchrun kills all
+        processes as soon as one has ended. command: the name in front of each line.
     """
     try:
         yield

@@ -110,12 +110,8 @@ def with_overrides(
 
     It is checked against the schema alone, as a stranger may have written it.
 
-    Args:
-        plain: The config of the record.
-        overrides: The changes, as on opt-run's command line.
-        rooms: The names of the nodes that may change.
-        folder: The value of --config-dir.
-
+    plain: the config of the record. overrides: the changes, as on opt-run's command line.
+    rooms: the nodes that may change. folder: the value of --config-dir.
     Raises UserError, or an exception of Hydra or OmegaConf, for a mistake in the overrides.
     """
     words = {word: parse(word) for word in with_quoted_texts(overrides, text_keys())}

@@ -85,16 +85,16 @@ def load(
                 f"{path} is the checkpoint of another run ({state.get('signature')}, here "
                 f"{signature}): put it back where it belongs, or start over with rerun=true"
             )
-        why = None
+        why, word = None, "former"
         if state.get("form") != _FORM:
             why = "its checkpoint is of another release of opt-runner and cannot be resumed"
         elif not record.keep_metrics(state["metrics_size"]):
-            why = f"{record.metrics} does not hold the rows up to the checkpoint"
+            why, word = f"{record.metrics} does not hold the rows up to the checkpoint", "damaged"
         if why:
             say(f"{why}: the run starts over, the old files are set aside")
             for old in (record.metrics, *record.checkpoints()):
                 if old.exists():
-                    set_aside(old, "former")
+                    set_aside(old, word)
             return None
         try:
             restore(state, opt, optimizer)
