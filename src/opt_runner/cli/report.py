@@ -88,11 +88,14 @@ def _report(given: argparse.Namespace, command: str) -> None:
 
 def _train(runs: Sequence["StoredRun"]) -> bool:
     """Return True if a run trains, or does a moment later: a sweep starts its next one."""
-    for seconds in (0, 3):
-        time.sleep(seconds)
-        if any(run.record.is_held() for run in runs):
-            return True
-    return False
+    if _held(runs):
+        return True
+    time.sleep(3)
+    return _held(runs)
+
+
+def _held(runs: Sequence["StoredRun"]) -> bool:
+    return any(run.record.is_held() for run in runs)
 
 
 def _write(
