@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from opt_runner.config.schema import Config
+from opt_runner.config.titles import SWEEP_VARIABLE, title
 from opt_runner.errors import in_words
 from opt_runner.files import remove_link, write_text_quickly
 from opt_runner.run.interrupt import STOPPING, Interrupted, StopRequest, stop_requests
@@ -47,8 +48,6 @@ class Job:
 
     @classmethod
     def of(cls, run: "Run", sweep: "Sweep", quiet: bool) -> Self:
-        from opt_runner.tracking.titles import SWEEP_VARIABLE
-
         of_sweep = os.environ.get(SWEEP_VARIABLE, sweep.id)
         return cls(run.config.content, run.command, of_sweep, quiet, status_file(run, sweep))
 
@@ -111,22 +110,21 @@ def work(job: Job, stop: StopRequest, check_device: bool = True, show_seconds: f
     """
     shown = -show_seconds
 
-    def show(title: str, step: int, steps: int | None, info: str) -> None:
+    def show(name: str, step: int, steps: int | None, info: str) -> None:
         nonlocal shown
         if time.monotonic() - shown >= show_seconds:
             shown = time.monotonic()
-            line = {"title": title, "step": step, "steps": steps, "info": info}
+            line = {"title": name, "step": step, "steps": steps, "info": info}
             write_text_quickly(job.status, json.dumps(line))
 
     try:
         with stop.at_once():
             config = Config.model_validate(_on_own_gpu(job.content))
-            show(config.title, 0, None, "starts")
+            os.environ[SWEEP_VARIABLE] = job.sweep
+            show(title(config), 0, None, "starts")
             from opt_runner.console.screen import Screen
             from opt_runner.run.execute import execute
-            from opt_runner.tracking.titles import SWEEP_VARIABLE
 
-            os.environ[SWEEP_VARIABLE] = job.sweep
             run = _identifier(check_device)(config, job.command)
         screen = Screen("none" if job.quiet else "plain", draw=show)
         execute(run, screen, in_sweep=True, stop=stop)

@@ -9,6 +9,7 @@ import yaml
 from opt_runner import tracking
 from opt_runner.config.schema import Config
 from opt_runner.config.signature import signature
+from opt_runner.config.titles import title
 from opt_runner.console.screen import Screen
 from opt_runner.datasets import Dataset
 from opt_runner.errors import UserError
@@ -34,7 +35,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        return self.config.title
+        return title(self.config)
 
 
 class Identifier:

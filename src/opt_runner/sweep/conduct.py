@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from opt_runner.config import titles
 from opt_runner.config.schema import Config
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError
@@ -21,7 +22,7 @@ from opt_runner.run.run import Run, settled_result
 from opt_runner.sweep import plan
 from opt_runner.sweep.sweep import LeftRunning, Sweep
 from opt_runner.sweep.watch import watched
-from opt_runner.tracking import hints, titles
+from opt_runner.tracking import hints
 
 Launch = Callable[[Sequence[Run]], object]
 KindOf = Callable[[Run], str]
@@ -53,11 +54,11 @@ def conduct(
         screen.say(first.note)
     if doubles := sweep.asked - len(sweep.runs):
         screen.say(f"{doubles} of {sweep.asked} runs are asked for twice and run once")
+    os.environ[titles.SWEEP_VARIABLE] = titles.sweep_variable(sweep.id, sweep.configs)
     left = [run for run in sweep.runs if run.config.rerun or not settled_result(run, screen)]
     if left:
         sweep.check_output(left)
     plan.show(sweep, left, screen, kind_of)
-    os.environ[titles.SWEEP_VARIABLE] = titles.sweep_variable(sweep.id, sweep.configs)
 
     def work() -> None:
         if left:

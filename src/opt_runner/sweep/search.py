@@ -15,6 +15,7 @@ from typing import Protocol
 
 from pydantic import Field
 
+from opt_runner.config import titles
 from opt_runner.config.options import SweeperOptions
 from opt_runner.config.schema import Config
 from opt_runner.console.screen import Screen
@@ -33,7 +34,6 @@ from opt_runner.sweep.study import Pruning, open_study
 from opt_runner.sweep.sweep import Sweep
 from opt_runner.sweep.trials import Trials
 from opt_runner.sweep.watch import watched
-from opt_runner.tracking import titles
 
 
 class SearchOptions(SweeperOptions):

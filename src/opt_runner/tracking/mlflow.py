@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from opt_runner.config.schema import Config
+from opt_runner.config.titles import of_sweep
 from opt_runner.files import locked_where_possible, write_whole
 from opt_runner.records.result import Result
 from opt_runner.tracking.rows import final, hyperparameters, scalars
-from opt_runner.tracking.titles import of_sweep
 
 _ENDED = {"finished": "FINISHED", "pruned": "FINISHED", "interrupted": "KILLED"}
 

@@ -12,13 +12,13 @@ from typing import Any, Protocol, runtime_checkable
 
 from opt_runner.config import components
 from opt_runner.config.schema import Config, Tracking
+from opt_runner.config.titles import title
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError, first_line
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
 from opt_runner.records.stored import StoredRun
 from opt_runner.tracking import wandb
-from opt_runner.tracking.titles import title
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from opt_runner.config.schema import Config, Tracking
+from opt_runner.config.titles import of_sweep
 from opt_runner.console.screen import Screen
 from opt_runner.errors import UserError, first_line
 from opt_runner.files import write_whole
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
 from opt_runner.tracking.rows import by_layer, flat, scalars
-from opt_runner.tracking.titles import of_sweep
 from opt_runner.tracking.wandb_service import service, tear_down
 
 log = logging.getLogger(__name__)

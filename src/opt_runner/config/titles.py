@@ -1,4 +1,4 @@
-"""Titles of runs for trackers, which say what differs in their sweep."""
+"""Titles of runs, which say what differs in their sweep."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ _TITLED = {"method.name", "model.name", "dataset.name", "seed"}  # keys in the t
 
 def sweep_variable(sweep_id: str, configs: Sequence[Config], keys: Iterable[str] = ()) -> str:
     """Return the value of SWEEP_VARIABLE. keys: those that a search varies."""
-    contents = [dotted(one.content) for one in configs if one.tracking.trackers]
+    contents = [dotted(one.content) for one in configs]
     # A key that only some of them have belongs to a method or a network, which titles name.
     shared = set.intersection(*map(set, contents)) if contents else set()
     differing = {k for k in shared if any(one[k] != contents[0][k] for one in contents)}

@@ -3,7 +3,7 @@
 import pytest
 
 from opt_runner.config.compose import from_arguments
-from opt_runner.tracking.titles import SWEEP_VARIABLE, of_sweep, sweep_variable, title
+from opt_runner.config.titles import SWEEP_VARIABLE, of_sweep, sweep_variable, title
 
 
 @pytest.mark.parametrize(
