@@ -251,8 +251,7 @@ def _directions(W: Tensor) -> Tensor:
 
 
 def _distances(some: Tensor, others: Tensor) -> Tensor:
-    distance: Tensor = torch.cdist(some, others, compute_mode="donot_use_mm_for_euclid_dist")
-    return distance
+    return torch.cdist(some, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _energy(distance: Tensor, s: float) -> Tensor:

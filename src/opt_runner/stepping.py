@@ -254,8 +254,7 @@ def _innermost(optimizer: Any) -> Optimizer:
     """Return the optimizer inside of a framework's wrapper, as accelerate's and Lightning's."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner
-    found: Optimizer = optimizer
-    return found
+    return optimizer
 
 
 def _held(optimizer: Optimizer) -> set[int]:

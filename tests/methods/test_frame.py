@@ -27,7 +27,7 @@ def descend(
 ) -> tuple[Tensor, Tensor]:
     """V (d, n) before and after a step towards a fixed target, `steps` of them made before."""
     V = nn.Parameter(W.clone().unsqueeze(0))
-    group = {"params": [V], "retract": "thin"}
+    group = {"params": [V], "retract": True, "form": "thin"}
     optimizer = kind([group], lr=lr, momentum=0.9)
     target = gaussian(*W.shape, seed=9, dtype=W.dtype)
     before = W

@@ -18,7 +18,9 @@ def descend(
     layer = Layer("fc", "fc.weight", *W.shape)
     R = nn.Parameter(method.init(layer, W, None)["R"].to(W).unsqueeze(0))
     target = torch.randn(W.shape, generator=torch.Generator().manual_seed(9), dtype=W.dtype)
-    optimizer = RetractionSGD([{"params": [R], "retract": form}], lr=0.02, momentum=momentum)
+    optimizer = RetractionSGD(
+        [{"params": [R], "retract": True, "form": form}], lr=0.02, momentum=momentum
+    )
     for _ in range(steps):
         optimizer.zero_grad()
         V = method.rotate(R, W.unsqueeze(0))

@@ -42,7 +42,8 @@ class Method:
     colour: its colour in pictures, as #rrggbb; None: one is chosen.
     family: what it is akin to; methods of one family stand together and have similar colours.
     optimizer_class: what steps; torch.optim.SGD or one derived from it.
-    search: what a fair comparison tunes: keys of the config and their ranges, in Hydra's grammar.
+    search: what a fair comparison tunes: keys of the config and their ranges, in Hydra's grammar;
+        see `searched`. Attributes without an annotation, as these, are no options.
 
     Where options do not suit a layer, as blocks that do not divide its d, `init` and the others
     raise `opt_runner.errors.UserError`.
@@ -156,3 +157,8 @@ class Method:
     def has_penalty(self) -> bool:
         """Return True if the method adds a term to the loss."""
         return type(self).penalty is not Method.penalty
+
+
+def searched(base: Mapping[str, str] = Method.search, **options: str) -> Mapping[str, str]:
+    """Return a `Method.search`: the ranges of `base`, and these of options of the method."""
+    return {**base, **{f"method.{option}": values for option, values in options.items()}}

@@ -1,7 +1,5 @@
 """OPT (CP): Q is the Cayley transform of a skew-symmetric matrix."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -18,7 +16,7 @@ class Cayley(FusedRotation):
     for every R and loses no accuracy.
     """
 
-    colour: ClassVar[str] = "#CC79A7"
+    colour = "#CC79A7"
 
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
@@ -43,5 +41,4 @@ class Cayley(FusedRotation):
         upper = R.triu(1)
         B = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device) + upper.mT - upper
         Q, U = torch.linalg.qr(B)
-        V: Tensor = 2 * torch.linalg.solve_triangular(U, Q.mT @ W, upper=True) - W
-        return V
+        return 2 * torch.linalg.solve_triangular(U, Q.mT @ W, upper=True) - W

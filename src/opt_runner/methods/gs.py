@@ -1,7 +1,5 @@
 """OPT (GS): Q is the Gram-Schmidt orthonormalisation of the rows of R."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -17,7 +15,7 @@ class GramSchmidt(FusedRotation):
     Gradients grow with the condition of R; R must have full rank, as for the reference.
     """
 
-    colour: ClassVar[str] = "#0072B2"
+    colour = "#0072B2"
 
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
@@ -39,5 +37,4 @@ class GramSchmidt(FusedRotation):
 
     def plain(self, R: Tensor, W: Tensor) -> Tensor:
         Q, U = torch.linalg.qr(R.mT)
-        V: Tensor = (Q * positive_signs(U).unsqueeze(-2)).mT @ W
-        return V
+        return (Q * positive_signs(U).unsqueeze(-2)).mT @ W

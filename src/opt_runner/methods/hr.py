@@ -1,7 +1,5 @@
 """OPT (HR): Q is a product of d - 1 Householder reflections built from the columns of R."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -18,7 +16,7 @@ class Householder(FusedRotation):
     det Q = (-1)^(d-1): d - 1 reflections, each of determinant -1.
     """
 
-    colour: ClassVar[str] = "#009E73"
+    colour = "#009E73"
 
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
@@ -43,8 +41,7 @@ class Householder(FusedRotation):
 
     def plain(self, R: Tensor, W: Tensor) -> Tensor:
         signs = _reflection_signs(*torch.geqrf(R.detach()))
-        V: Tensor = torch.linalg.qr(R).Q @ (signs.unsqueeze(-1) * W)
-        return V
+        return torch.linalg.qr(R).Q @ (signs.unsqueeze(-1) * W)
 
 
 def _reflection_signs(factors: Tensor, tau: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """OPT (LS): Q is the orthogonal matrix nearest to R (Löwdin's symmetric orthogonalisation)."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
@@ -16,7 +14,7 @@ class Lowdin(FusedRotation):
     Gradients grow with 1 / (sum of the two smallest singular values).
     """
 
-    colour: ClassVar[str] = "#D55E00"
+    colour = "#D55E00"
 
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
@@ -33,5 +31,4 @@ class Lowdin(FusedRotation):
         """
         X, S, Yt, N = saved
         core = skew_product(X.mT @ G, N).div_(S.unsqueeze(-1) + S.unsqueeze(-2))
-        dR: Tensor = X @ core @ Yt
-        return dR
+        return X @ core @ Yt

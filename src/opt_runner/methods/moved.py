@@ -1,18 +1,20 @@
 """Bases of methods whose tensors are moved by an optimizer of the method's own."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import MaybeGenerator, Method, Options, Tensors, method_options
-
-
-def searched(interval: str) -> Mapping[str, str]:
-    """Return what a fair comparison tunes, `rotation_lr` in this interval among it."""
-    return {**Method.search, "method.rotation_lr": f"tag(log,interval({interval}))"}
+from opt_runner.methods.base import (
+    MaybeGenerator,
+    Method,
+    Options,
+    Tensors,
+    method_options,
+    searched,
+)
 
 
 @method_options
@@ -26,14 +28,9 @@ class Moved(Method):
     rotation_lr: Annotated[float, Field(gt=0, le=1e6)] = 0.02
     rotation_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
 
-    # Fields that the parameter group gets as well.
+    # Options of the method that `optimizer_class` reads from the parameter group.
     group_keys: ClassVar[Sequence[str]] = ()
-    search: ClassVar[Mapping[str, str]] = searched("0.003,3")
-
-    @property
-    def move_options(self) -> dict[str, Any]:
-        """Return what the parameter group tells `optimizer_class` beside the learning rate."""
-        return {name: getattr(self, name) for name in self.group_keys}
+    search = searched(rotation_lr="tag(log,interval(0.003,3))")
 
     def optimizer_options(self, tensor: str | None, lr: float, weight_decay: float) -> Options:
         if tensor is None:
@@ -43,7 +40,7 @@ class Moved(Method):
             "weight_decay": 0.0,
             "retract": True,
             "milestone_factor": self.rotation_factor,
-            **self.move_options,
+            **{name: getattr(self, name) for name in self.group_keys},
         }
 
 

@@ -37,8 +37,7 @@ def refined(W: Tensor) -> Tensor:
     U = U / lengths
     d, n = U.shape
     U = _simplex(U) if 1 < n <= d + 1 else _descended(U)
-    refined: Tensor = (U * lengths).to(W)
-    return refined
+    return (U * lengths).to(W)
 
 
 def _simplex(U: Tensor) -> Tensor:
@@ -49,8 +48,7 @@ def _simplex(U: Tensor) -> Tensor:
     """
     n = U.shape[-1]
     X, _, Yt = torch.linalg.svd(U - U.mean(1, keepdim=True), full_matrices=False)
-    simplex: Tensor = (n / (n - 1)) ** 0.5 * (X[:, : n - 1] @ Yt[: n - 1])
-    return simplex
+    return (n / (n - 1)) ** 0.5 * (X[:, : n - 1] @ Yt[: n - 1])
 
 
 def _descended(U: Tensor) -> Tensor:
@@ -69,5 +67,4 @@ def _descended(U: Tensor) -> Tensor:
 
 def _lengths(U: Tensor) -> Tensor:
     """Return the lengths of the columns of U (d, n), at least a tiny number, to divide by."""
-    lengths: Tensor = torch.linalg.vector_norm(U, dim=0).clamp(min=1e-30)
-    return lengths
+    return torch.linalg.vector_norm(U, dim=0).clamp(min=1e-30)

@@ -1,8 +1,7 @@
 """OPT (OGD): R itself is the rotation, kept on the orthogonal group by its own optimizer."""
 
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
@@ -22,12 +21,9 @@ class OrthogonalGradientDescent(OrthogonalR):
 
     form: Literal["thin", "reference"] = "thin"
 
-    colour: ClassVar[str] = "#E69F00"
-    optimizer_class: ClassVar[type[torch.optim.SGD]] = RetractionSGD
+    colour = "#E69F00"
+    optimizer_class = RetractionSGD
+    group_keys = ("form",)
 
     def trains_V(self, W: Tensor) -> bool:
         return self.form == "thin" and super().trains_V(W)
-
-    @property
-    def move_options(self) -> dict[str, Any]:
-        return {"retract": self.form}

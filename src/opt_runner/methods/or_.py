@@ -1,7 +1,6 @@
 """OPT (OR): R itself is the rotation, held near orthogonality by a penalty."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -9,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import method_options
+from opt_runner.methods.base import method_options, searched
 from opt_runner.methods.kernels.fused import no_transform, transformed
 from opt_runner.methods.kernels.linalg import gram
 from opt_runner.methods.rotation import Rotation, SquareRotation
@@ -25,11 +24,8 @@ class OrthogonalRegularization(SquareRotation):
 
     scale: Annotated[float, Field(ge=0, le=1e6)] = 0.1
 
-    colour: ClassVar[str] = "#000000"
-    search: ClassVar[Mapping[str, str]] = {
-        **Rotation.search,
-        "method.scale": "tag(log,interval(0.01,10))",
-    }
+    colour = "#000000"
+    search = searched(Rotation.search, scale="tag(log,interval(0.01,10))")
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return R @ W
@@ -60,5 +56,4 @@ class _Distance(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> Tensor:
         R, E, distance = ctx.saved_tensors
         factor = torch.where(distance > 0, 2 * g / distance, 0)
-        dR: Tensor = (E @ R).mul_(factor[:, None, None])
-        return dR
+        return (E @ R).mul_(factor[:, None, None])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from opt_runner.geometry import orthogonality_error
 from opt_runner.layers import Layer
-from opt_runner.methods.base import MaybeGenerator, Method, Tensors, method_options
+from opt_runner.methods.base import MaybeGenerator, Method, Tensors, method_options, searched
 from opt_runner.methods.neurons import Neurons, prepared
 
 Start = Literal["normal", "identity", "orthogonal"]
@@ -33,7 +33,7 @@ class Rotation(Method):
     def initial_weight(self, layer: Layer, W: Tensor, generator: MaybeGenerator) -> Tensor:
         return prepared(W, self.neurons)
 
-    family: ClassVar[str | None] = "OPT"
+    family = "OPT"
     search: ClassVar[Mapping[str, str]] = {
         **Method.search,
         "optimizer.rotation_lr": "tag(log,interval(0.003,3))",
@@ -73,7 +73,7 @@ class SquareRotation(Rotation):
 
     start: Start = "identity"
 
-    search: ClassVar[Mapping[str, str]] = {**Rotation.search, "method.start": "normal,identity"}
+    search = searched(Rotation.search, start="normal,identity")
 
     def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         return {"R": initial_square(self.start, len(W), generator)}

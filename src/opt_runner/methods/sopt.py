@@ -1,14 +1,14 @@
 """S-OPT: only a random subset of the rows of W is rotated, a new subset every round."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import MaybeGenerator, Tensors, method_options
+from opt_runner.methods.base import MaybeGenerator, Tensors, method_options, searched
 from opt_runner.methods.cayley import Cayley
 from opt_runner.methods.gs import GramSchmidt
 from opt_runner.methods.hr import Householder
@@ -32,12 +32,9 @@ class StochasticOPT(InRounds, SquareRotation):
     inner: Literal["gs", "hr", "ls", "cayley"] = "gs"
     share: Annotated[float, Field(gt=0, le=1)] = 0.25
 
-    without_budget: ClassVar[int] = 750  # as the reference
-    colour: ClassVar[str] = "#56B4E9"
-    search: ClassVar[Mapping[str, str]] = {
-        **Rotation.search,
-        "method.share": "tag(log,interval(0.1,1.0))",
-    }
+    without_budget = 750  # as the reference
+    colour = "#56B4E9"
+    search = searched(Rotation.search, share="tag(log,interval(0.1,1.0))")
 
     def kind(self, layer: Layer) -> int:
         """Return |S|, the number of chosen rows of d."""

@@ -1,8 +1,5 @@
 """UPT: over-parametrised training without orthogonality, OPT's own ablation."""
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
@@ -21,9 +18,9 @@ class UnconstrainedTraining(SquareRotation):
     length of V by sqrt(d).
     """
 
-    family: ClassVar[str | None] = "ablation"
-    colour: ClassVar[str] = "#6B4423"
-    search: ClassVar[Mapping[str, str]] = Rotation.search
+    family = "ablation"
+    colour = "#6B4423"
+    search = Rotation.search
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return R @ W

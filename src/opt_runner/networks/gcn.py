@@ -63,8 +63,7 @@ class GCN(nn.Module):
         for layer in others:
             H = self.adjacency(layer(dropout(H.relu(), self.dropout, self.training)))
         # Not H[nodes], whose gradient several threads add up in any order.
-        logits: Tensor = H.index_select(0, nodes)
-        return logits
+        return H.index_select(0, nodes)
 
 
 class Sparse(nn.Module):
@@ -95,8 +94,7 @@ class Sparse(nn.Module):
         """Return X Y; in training with dropout of a share of X's values."""
         values = dropout(self.values.to(Y.dtype), share, self.training)
         transposed = self.indptr_t, self.indices_t, self.order_t
-        product: Tensor = _Product.apply(Y, values, self.indptr, self.indices, *transposed)
-        return product
+        return _Product.apply(Y, values, self.indptr, self.indices, *transposed)
 
 
 class _Product(torch.autograd.Function):

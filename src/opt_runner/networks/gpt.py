@@ -155,8 +155,7 @@ class Scale(nn.Module):
         self.factor = start * width**0.5
 
     def forward(self) -> Tensor:
-        factors: Tensor = self.stored * self.factor
-        return factors
+        return self.stored * self.factor
 
 
 def unit(x: Tensor, dim: int = -1) -> Tensor:

@@ -34,8 +34,7 @@ class MLP(nn.Module):
         gaussian_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(x))
-        return logits
+        return self.classifier(self.features(x))
 
 
 def perceptron(sizes: Sequence[int], norm: Norm) -> Iterator[nn.Module]:

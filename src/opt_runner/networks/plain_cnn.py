@@ -54,5 +54,4 @@ class PlainCNN(nn.Module):
         gaussian_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.fc(self.features(x)).flatten(1))
-        return logits
+        return self.classifier(self.fc(self.features(x)).flatten(1))

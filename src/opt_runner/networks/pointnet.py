@@ -42,5 +42,4 @@ class PointNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         of_points = self.of_point(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        logits: Tensor = self.classifier(self.dropout(self.of_cloud(of_points.amax(1))))
-        return logits
+        return self.classifier(self.dropout(self.of_cloud(of_points.amax(1))))

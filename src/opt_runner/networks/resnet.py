@@ -57,8 +57,7 @@ class ResNet(nn.Module):
         gaussian_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.stages(self.stem(x)).mean((2, 3)))
-        return logits
+        return self.classifier(self.stages(self.stem(x)).mean((2, 3)))
 
 
 class Unit(nn.Module):

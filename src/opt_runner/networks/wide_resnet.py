@@ -47,8 +47,7 @@ class WideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn(self.stages(self.stem(x))))
-        logits: Tensor = self.classifier(y.mean((2, 3)))
-        return logits
+        return self.classifier(y.mean((2, 3)))
 
 
 class WideUnit(nn.Module):

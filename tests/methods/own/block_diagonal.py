@@ -1,6 +1,6 @@
 """A rotation whose R is not square: blocks along the diagonal."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -19,8 +19,8 @@ class BlockDiagonal(Rotation):
 
     block: Annotated[int, Field(gt=0)] = 8
 
-    label: ClassVar[str] = "Block-diagonal"
-    colour: ClassVar[str] = "#66CCEE"
+    label = "Block-diagonal"
+    colour = "#66CCEE"
 
     def init(self, layer, W: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         if layer.d % self.block:

@@ -1,6 +1,6 @@
 """A penalty on W: nothing is rotated, W trains."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -20,8 +20,8 @@ class ProjectedEnergy(Method):
     scale: Annotated[float, Field(ge=0)] = 1.0
     dimensions: Annotated[int, Field(gt=0)] = 30
 
-    label: ClassVar[str] = "Projected energy"
-    colour: ClassVar[str] = "#AA3377"
+    label = "Projected energy"
+    colour = "#AA3377"
 
     def penalty(self, layer, W: Tensor, V: Tensor, step: int) -> Tensor:
         P = torch.randn(self.dimensions, layer.d, device=W.device)

@@ -1,6 +1,6 @@
 """Two trained tensors of different sizes a layer."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -19,8 +19,8 @@ class TwoSided(Method):
 
     spread: Annotated[float, Field(ge=0)] = 0.1
 
-    label: ClassVar[str] = "Two-sided"
-    colour: ClassVar[str] = "#228833"
+    label = "Two-sided"
+    colour = "#228833"
 
     def init(self, layer, W: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         return {

@@ -32,10 +32,7 @@ def cayley_retraction(X: Tensor, N: Tensor) -> Tensor:
 def qf(X: Tensor) -> Tensor:
     """Return the Q of X = Q U (k, d, r), with a positive diagonal of U."""
     Q, U = torch.linalg.qr(X)
-    signed: Tensor = Q * torch.where(U.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(X).unsqueeze(
-        -2
-    )
-    return signed
+    return Q * torch.where(U.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(X).unsqueeze(-2)
 
 
 def msign(X: Tensor) -> Tensor:
@@ -45,8 +42,7 @@ def msign(X: Tensor) -> Tensor:
     """
     A, S, Bt = svd(X, full_matrices=False)
     kept = torch.finfo(X.dtype).eps * max(X.shape[-2:]) * S[..., :1] < S
-    signed: Tensor = A * kept.to(X).unsqueeze(-2) @ Bt
-    return signed
+    return A * kept.to(X).unsqueeze(-2) @ Bt
 
 
 def _one(X: Tensor) -> Tensor:

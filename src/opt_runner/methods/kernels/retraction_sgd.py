@@ -16,11 +16,11 @@ from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD, raised_inverse
 class RetractionSGD(StiefelSGD):
     """SGD, but a parameter group with `retract` turns its stacks X (k, d, m) by rotations.
 
-    `retract="reference"`, X = R square, G = dL/dR, momentum m, learning rate lr:
+    `form="reference"`, X = R square, G = dL/dR, momentum m, learning rate lr:
 
         M <- m M - G;  H = M R^T - 1/2 R (R^T M R^T);  K = H - H^T;  M <- K R
 
-    `retract="thin"`, X = R or X = V = R W, G = dL/dX. K itself carries the momentum, and a row
+    `form="thin"`, X = R or X = V = R W, G = dL/dX. K itself carries the momentum, and a row
     space of n columns is all that is touched:
 
         K <- m K - 1/2 (G X^T - X G^T)
@@ -36,7 +36,7 @@ class RetractionSGD(StiefelSGD):
     """
 
     def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
-        move = _move_reference if group["retract"] == "reference" else _move_thin
+        move = _move_reference if group["form"] == "reference" else _move_thin
         move(X, G, group["lr"], group["momentum"], state)
 
 

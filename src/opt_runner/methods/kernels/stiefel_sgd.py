@@ -53,5 +53,4 @@ def raised_inverse(gram: Tensor) -> Tensor:
     """
     raise_by = 1e-4 * gram.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
     raised = gram + torch.diag_embed(raise_by.expand(gram.shape[:-1]))
-    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky_ex(raised)[0])
-    return inverse
+    return torch.cholesky_inverse(torch.linalg.cholesky_ex(raised)[0])

@@ -1,14 +1,14 @@
 """Hyperball: the Frobenius norm of the whole matrix stays, all else is free."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from opt_runner.methods.base import Tensors, method_options
+from opt_runner.methods.base import Tensors, method_options, searched
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import MovedV, searched
+from opt_runner.methods.moved import MovedV
 
 _LEAST = 1e-30  # a matrix of norm 0 stays 0
 
@@ -31,8 +31,7 @@ class HyperballSGD(StiefelSGD):
 
 
 def _normalised(X: Tensor) -> Tensor:
-    normalised: Tensor = X / torch.linalg.matrix_norm(X, keepdim=True).clamp(min=_LEAST)
-    return normalised
+    return X / torch.linalg.matrix_norm(X, keepdim=True).clamp(min=_LEAST)
 
 
 @method_options
@@ -45,10 +44,10 @@ class Hyperball(MovedV):
     hyperball.py. Departs: the step is that of SGD with momentum, published that of any optimizer.
     """
 
-    family: ClassVar[str | None] = "lengths"
-    colour: ClassVar[str] = "#9DBF6E"
-    optimizer_class: ClassVar[type[torch.optim.SGD]] = HyperballSGD
-    search: ClassVar[Mapping[str, str]] = searched("0.001,0.3")
+    family = "lengths"
+    colour = "#9DBF6E"
+    optimizer_class = HyperballSGD
+    search = searched(rotation_lr="tag(log,interval(0.001,0.3))")
 
     def measure(self, W: Tensor, V: Tensor, **others: Any) -> Tensors:
         before, now = (torch.linalg.matrix_norm(X) for X in (W, V))

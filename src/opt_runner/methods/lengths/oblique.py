@@ -1,7 +1,7 @@
 """Oblique: the length of each neuron stays, its direction is free."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,9 +45,9 @@ class Oblique(MovedV):
     rotation_lr.
     """
 
-    family: ClassVar[str | None] = "lengths"
-    colour: ClassVar[str] = "#5B8C5A"
-    optimizer_class: ClassVar[type[torch.optim.SGD]] = ObliqueSGD
+    family = "lengths"
+    colour = "#5B8C5A"
+    optimizer_class = ObliqueSGD
 
     def measure(self, W: Tensor, V: Tensor, **others: Any) -> Tensors:
         before, now = (torch.linalg.vector_norm(X, dim=-2) for X in (W, V))

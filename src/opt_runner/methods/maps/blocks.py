@@ -31,8 +31,7 @@ def cayley_blocks(R: Tensor) -> Tensor:
     A = upper - upper.mT
     eye = torch.eye(b, dtype=R.dtype, device=R.device)
     # Both factors commute.
-    Q: Tensor = torch.linalg.solve_ex(eye - A, eye + A)[0]
-    return Q
+    return torch.linalg.solve_ex(eye - A, eye + A)[0]
 
 
 def neumann_blocks(R: Tensor, terms: int) -> Tensor:

@@ -1,6 +1,6 @@
 """BOFT: Q is a product of block-diagonal rotations of more and more distant coordinates."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -31,8 +31,8 @@ class ButterflyFinetuning(Rotation):
     block: Annotated[int, Field(gt=1, le=100_000)] = 8
     factors: Annotated[int, Field(gt=0, le=64)] = 3
 
-    family: ClassVar[str | None] = "maps"
-    colour: ClassVar[str] = "#A35BC4"
+    family = "maps"
+    colour = "#A35BC4"
 
     def sizes(self, d: int) -> tuple[int, int]:
         """Return b and m for a layer."""

@@ -1,7 +1,6 @@
 """GOFT: Q is a tree of Givens rotations, one angle each."""
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,8 +25,8 @@ class GivensRotations(Rotation):
     scale a coordinate and its free 2 x 2 matrices (qGOFT) are left out.
     """
 
-    family: ClassVar[str | None] = "maps"
-    colour: ClassVar[str] = "#9C6B98"
+    family = "maps"
+    colour = "#9C6B98"
 
     def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         return {"R": torch.zeros(layer.d - 1)}

@@ -1,6 +1,6 @@
 """HRA: Q is a product of a few Householder reflections."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -30,8 +30,8 @@ class HouseholderReflections(Rotation):
     reflections: Annotated[int, Field(gt=0, multiple_of=2, le=100_000)] = 8
     scale: Annotated[float, Field(ge=0, le=1e6)] = 1e-4
 
-    family: ClassVar[str | None] = "maps"
-    colour: ClassVar[str] = "#C988E0"
+    family = "maps"
+    colour = "#C988E0"
 
     def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         pairs = max(1, min(self.reflections, layer.d) // 2)

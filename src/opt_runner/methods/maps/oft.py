@@ -1,7 +1,7 @@
 """OFT: Q is block-diagonal, its blocks Cayley transforms."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import Field
@@ -36,8 +36,8 @@ class OrthogonalFinetuning(Rotation):
     eps: Annotated[float, Field(gt=0, le=1e6)] = 1e-3
     rescaled: bool = False
 
-    family: ClassVar[str | None] = "maps"
-    colour: ClassVar[str] = "#7B2D9E"
+    family = "maps"
+    colour = "#7B2D9E"
 
     def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         block = divisor_near(layer.d, self.block)

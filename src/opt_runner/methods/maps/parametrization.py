@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -33,8 +33,8 @@ class Parametrization(Rotation):
     constraint: str = "torch.nn.utils.parametrizations.orthogonal"
     arguments: dict[str, Any] = Field(default_factory=lambda: {"orthogonal_map": "cayley"})
 
-    family: ClassVar[str | None] = "maps"
-    colour: ClassVar[str] = "#55307A"
+    family = "maps"
+    colour = "#55307A"
 
     def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         module = self._module(layer.d, "cpu", torch.float32)
@@ -57,8 +57,7 @@ class Parametrization(Rotation):
 
 
 def _Q(module: nn.Module, R: Tensor) -> Tensor:
-    Q: Tensor = functional_call(module, {"original": R}, ())
-    return Q
+    return functional_call(module, {"original": R}, ())
 
 
 @cache

@@ -1,7 +1,6 @@
 """POET: W is turned on both sides, by blocks of coordinates drawn anew every round."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -42,9 +41,9 @@ class ReparameterizedTraining(InRounds):
     rounds: Count = 100
     neurons: Neurons = "drawn"
 
-    family: ClassVar[str | None] = "maps"
-    colour: ClassVar[str] = "#D24BA0"
-    search: ClassVar[Mapping[str, str]] = Rotation.search
+    family = "maps"
+    colour = "#D24BA0"
+    search = Rotation.search
 
     def initial_weight(self, layer: Layer, W: Tensor, generator: MaybeGenerator) -> Tensor:
         return prepared(W, self.neurons)

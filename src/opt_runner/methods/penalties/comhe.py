@@ -1,14 +1,13 @@
 """CoMHE: the energy of neurons that are projected at random."""
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import method_options
+from opt_runner.methods.base import method_options, searched
 from opt_runner.methods.penalties.mhe import pair_energy
 from opt_runner.methods.penalties.penalty import Penalty
 
@@ -34,11 +33,8 @@ class CompressiveMinimumEnergy(Penalty):
     hidden_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     output_weight: Annotated[float, Field(ge=0, le=1e6)] = 10.0
 
-    colour: ClassVar[str] = "#5B8DEF"
-    search: ClassVar[Mapping[str, str]] = {
-        **Penalty.search,
-        "method.hidden_weight": "tag(log,interval(0.01,10))",
-    }
+    colour = "#5B8DEF"
+    search = searched(hidden_weight="tag(log,interval(0.01,10))")
 
     def kind(self, layer: Layer) -> tuple[bool, bool]:
         return layer.first, layer.output

@@ -1,7 +1,5 @@
 """DSO: double soft orthogonality."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
@@ -18,7 +16,7 @@ class DoubleSoftOrthogonality(FadingPenalty):
     Source: Bansal et al. (2018), from their text; their code has SRIP alone.
     """
 
-    colour: ClassVar[str] = "#4FB286"
+    colour = "#4FB286"
 
     def distance(self, W: Tensor) -> Tensor:
         d, n = W.shape[-2:]

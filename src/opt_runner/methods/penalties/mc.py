@@ -1,7 +1,5 @@
 """MC: mutual coherence."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
@@ -16,7 +14,7 @@ class MutualCoherence(FadingPenalty):
     ||.||_inf and stands for the coherence max |w_i . w_j|: the largest entry, not row sum.
     """
 
-    colour: ClassVar[str] = "#8FD3B6"
+    colour = "#8FD3B6"
 
     def distance(self, W: Tensor) -> Tensor:
         return off_identity(W).abs().amax((-2, -1))

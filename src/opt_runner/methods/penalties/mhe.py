@@ -1,15 +1,14 @@
 """MHE: minimum hyperspherical energy."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import method_options
+from opt_runner.methods.base import method_options, searched
 from opt_runner.methods.penalties.penalty import Penalty
 
 Power = Literal[0, 1, 2]
@@ -42,12 +41,8 @@ class MinimumEnergy(Penalty):
     hidden_weight: Weight | None = None
     output_weight: Weight | None = None
 
-    colour: ClassVar[str] = "#1F3F8F"
-    search: ClassVar[Mapping[str, str]] = {
-        **Penalty.search,
-        "method.hidden_weight": "tag(log,interval(0.01,10))",
-        "method.power": "0,1,2",
-    }
+    colour = "#1F3F8F"
+    search = searched(hidden_weight="tag(log,interval(0.01,10))", power="0,1,2")
 
     def kind(self, layer: Layer) -> bool:
         return layer.output

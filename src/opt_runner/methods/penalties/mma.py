@@ -1,7 +1,6 @@
 """MMA: the least angle of each neuron to another grows."""
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -9,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import method_options
+from opt_runner.methods.base import method_options, searched
 from opt_runner.methods.penalties.penalty import Penalty
 
 _LARGEST_COSINE = 0.99999
@@ -29,11 +28,8 @@ class MaximalMinimalAngles(Penalty):
 
     scale: Annotated[float, Field(ge=0, le=1e6)] = 0.07
 
-    colour: ClassVar[str] = "#2F6DB5"
-    search: ClassVar[Mapping[str, str]] = {
-        **Penalty.search,
-        "method.scale": "tag(log,interval(0.01,1))",
-    }
+    colour = "#2F6DB5"
+    search = searched(scale="tag(log,interval(0.01,1))")
 
     def penalty(self, layer: Layer, W: Tensor, V: Tensor, step: int) -> Tensor | None:
         if layer.n < 2:

@@ -1,8 +1,7 @@
 """OCNN: convolutions, not only their kernels' matrices, are made orthogonal."""
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, conv2d, conv3d
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import method_options
+from opt_runner.methods.base import method_options, searched
 from opt_runner.methods.penalties.penalty import Penalty, off_identity
 
 _CONVOLUTIONS = {1: conv1d, 2: conv2d, 3: conv3d}
@@ -38,11 +37,8 @@ class OrthogonalConvolution(Penalty):
     classifier: bool = False
     first: bool = False
 
-    colour: ClassVar[str] = "#7A9E1F"
-    search: ClassVar[Mapping[str, str]] = {
-        **Penalty.search,
-        "method.scale": "tag(log,interval(1e-4,0.1))",
-    }
+    colour = "#7A9E1F"
+    search = searched(scale="tag(log,interval(1e-4,0.1))")
 
     def covers(self, layer: Layer) -> bool:
         return super().covers(layer) and (self.first or not layer.first)

@@ -1,14 +1,13 @@
 """What the penalties on W share."""
 
-from collections.abc import Mapping
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import Method, method_options
+from opt_runner.methods.base import Method, method_options, searched
 
 # (share of the budget, weight from there on): epochs 20, 50, 70 and 120 of 200.
 _FADING = ((0.6, 0.0), (0.35, 1e-6), (0.25, 1e-4), (0.1, 1e-3))
@@ -23,7 +22,7 @@ class Penalty(Method):
 
     classifier: bool = True
 
-    family: ClassVar[str | None] = "penalties"
+    family = "penalties"
 
     def covers(self, layer: Layer) -> bool:
         return self.classifier or not layer.output
@@ -49,10 +48,7 @@ class FadingPenalty(Penalty):
     fades: bool = True
     steps: Annotated[int, Field(gt=0, le=10**9)] | None = None
 
-    search: ClassVar[Mapping[str, str]] = {
-        **Method.search,
-        "method.scale": "tag(log,interval(1e-4,0.1))",
-    }
+    search = searched(scale="tag(log,interval(1e-4,0.1))")
 
     @property
     def follows_steps(self) -> bool:

@@ -1,7 +1,5 @@
 """SO: soft orthogonality."""
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
@@ -15,7 +13,7 @@ class SoftOrthogonality(FadingPenalty):
     Source: Bansal et al. (2018), from their text; their code has SRIP alone.
     """
 
-    colour: ClassVar[str] = "#1B7F5C"
+    colour = "#1B7F5C"
 
     def distance(self, W: Tensor) -> Tensor:
         return off_identity(W).square().sum((-2, -1))

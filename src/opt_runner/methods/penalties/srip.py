@@ -1,7 +1,5 @@
 """SRIP: the spectral norm of W^T W - I, by one power step."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -24,7 +22,7 @@ class SpectralRestrictedIsometry(FadingPenalty):
 
     squared: bool = True
 
-    colour: ClassVar[str] = "#2E9E9E"
+    colour = "#2E9E9E"
 
     def distance(self, W: Tensor) -> Tensor:
         T = off_identity(W)
@@ -35,5 +33,4 @@ class SpectralRestrictedIsometry(FadingPenalty):
         squares: Tensor = (T @ v).square().sum((-2, -1))
         if self.squared:
             return squares
-        root: Tensor = (squares + 1e-30).sqrt()
-        return root
+        return (squares + 1e-30).sqrt()

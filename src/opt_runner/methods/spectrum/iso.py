@@ -1,7 +1,7 @@
 """Iso: the two frames of the singular value decomposition train, the singular values stay."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,17 +20,17 @@ class IsoSGD(StiefelSGD):
         M <- m M + dL/dX;  X <- qf(X - lr M), or the polar factor of X - lr M, or the Cayley
         transform of lr (X M^T - M X^T) on X
 
-    as the group's `retract` says: `qf`, `polar` or `cayley`.
+    as the group's `retraction` says: `qf`, `polar` or `cayley`.
     """
 
     def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         if not state:
             state["momentum_buffer"] = torch.zeros_like(X)
         M = state["momentum_buffer"].mul_(group["momentum"]).add_(G)
-        if group["retract"] == "cayley":
+        if group["retraction"] == "cayley":
             X.copy_(cayley_retraction(X, -group["lr"] * M))
         else:
-            X.copy_((qf if group["retract"] == "qf" else msign)(X - group["lr"] * M))
+            X.copy_((qf if group["retraction"] == "qf" else msign)(X - group["lr"] * M))
 
 
 @method_options
@@ -50,9 +50,10 @@ class Iso(Moved):
     side: Literal["in", "both"] = "both"
     retraction: Literal["qf", "polar", "cayley"] = "qf"
 
-    family: ClassVar[str | None] = "spectrum"
-    colour: ClassVar[str] = "#63A4D8"
-    optimizer_class: ClassVar[type[torch.optim.SGD]] = IsoSGD
+    family = "spectrum"
+    colour = "#63A4D8"
+    optimizer_class = IsoSGD
+    group_keys = ("retraction",)
 
     def draw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         _, S, Pt = torch.linalg.svd(W, full_matrices=False)
@@ -63,12 +64,7 @@ class Iso(Moved):
         return {"U": U} if self.side == "in" else {"U": U, "P": Pt.mT.contiguous()}
 
     def weight(self, W: Tensor, U: Tensor, P: Tensor, S: Tensor) -> Tensor:
-        V: Tensor = U * S.unsqueeze(-2) @ P.mT
-        return V
-
-    @property
-    def move_options(self) -> dict[str, Any]:
-        return {"retract": self.retraction}
+        return U * S.unsqueeze(-2) @ P.mT
 
     def measure(self, W: Tensor, V: Tensor, U: Tensor, P: Tensor, S: Tensor) -> Tensors:
         """Return the larger of the errors of U and P, |U^T U - I| and |P^T P - I|."""

@@ -1,17 +1,17 @@
 """Pion: an optimizer that turns W on one or both sides; with the side `in` it trains OPT's set."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import Tensors, method_options
+from opt_runner.methods.base import Tensors, method_options, searched
 from opt_runner.methods.kernels.cayley_transform import cayley_transform
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import MovedV, searched
+from opt_runner.methods.moved import MovedV
 
 Side = Literal["in", "out", "both", "alternate"]
 _RMS = 0.2  # a step of lr 1 moves the entries of V by this, root mean square
@@ -95,11 +95,11 @@ class Pion(MovedV):
     exact: bool = True
     second_moment: Annotated[float, Field(gt=0, lt=1)] | None = None
 
-    family: ClassVar[str | None] = "spectrum"
-    colour: ClassVar[str] = "#2B6CB0"
-    optimizer_class: ClassVar[type[torch.optim.SGD]] = PionSGD
-    group_keys: ClassVar[Sequence[str]] = ("side", "exact", "second_moment")
-    search: ClassVar[Mapping[str, str]] = searched("0.002,0.2")
+    family = "spectrum"
+    colour = "#2B6CB0"
+    optimizer_class = PionSGD
+    group_keys = ("side", "exact", "second_moment")
+    search = searched(rotation_lr="tag(log,interval(0.002,0.2))")
 
     def draw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         return {"spectrum": torch.linalg.svdvals(W)}

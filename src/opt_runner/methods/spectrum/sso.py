@@ -1,17 +1,17 @@
 """SSO: the largest singular value of the matrix stays, and each step has the spectral norm."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import Tensors, method_options
+from opt_runner.methods.base import Tensors, method_options, searched
 from opt_runner.methods.kernels.cayley_transform import msign
 from opt_runner.methods.kernels.linalg import svd
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import MovedV, searched
+from opt_runner.methods.moved import MovedV
 
 _LEAST = 1e-30  # a matrix of zeros stays
 
@@ -68,11 +68,11 @@ class SpectralSphere(MovedV):
 
     bisections: Annotated[int, Field(ge=0, le=100)] = 20
 
-    family: ClassVar[str | None] = "spectrum"
-    colour: ClassVar[str] = "#14476B"
-    optimizer_class: ClassVar[type[torch.optim.SGD]] = SpectralSphereSGD
-    group_keys: ClassVar[Sequence[str]] = ("bisections",)
-    search: ClassVar[Mapping[str, str]] = searched("0.001,0.3")
+    family = "spectrum"
+    colour = "#14476B"
+    optimizer_class = SpectralSphereSGD
+    group_keys = ("bisections",)
+    search = searched(rotation_lr="tag(log,interval(0.001,0.3))")
 
     def measure(self, W: Tensor, V: Tensor, **others: Any) -> Tensors:
         before, now = (torch.linalg.matrix_norm(X, 2) for X in (W, V))

@@ -1,6 +1,6 @@
 """Convolutions start as orthogonal 1 x 1 convolutions and train plainly."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -26,8 +26,8 @@ class DeltaOrthogonal(Method):
 
     gain: Annotated[float, Field(gt=0, le=1e6)] = 2**0.5
 
-    family: ClassVar[str | None] = "starts"
-    colour: ClassVar[str] = "#6F6757"
+    family = "starts"
+    colour = "#6F6757"
 
     def initial_weight(self, layer: Layer, W: Tensor, generator: MaybeGenerator) -> Tensor:
         weight = torch.zeros_like(layer.kernels(W))

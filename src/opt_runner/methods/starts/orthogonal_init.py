@@ -1,6 +1,6 @@
 """W starts orthogonal and trains plainly."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -21,8 +21,8 @@ class OrthogonalInit(Method):
 
     gain: Annotated[float, Field(gt=0, le=1e6)] = 2**0.5
 
-    family: ClassVar[str | None] = "starts"
-    colour: ClassVar[str] = "#A89F91"
+    family = "starts"
+    colour = "#A89F91"
 
     def initial_weight(self, layer: Layer, W: Tensor, generator: MaybeGenerator) -> Tensor:
         return orthogonal(layer.d, layer.n, self.gain, generator).to(W)

@@ -1,9 +1,5 @@
 """OPT without a d x d matrix: V = Q W is turned directly, by rotations of the span that moves."""
 
-from typing import ClassVar
-
-import torch
-
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.frame_sgd import FrameSGD
 from opt_runner.methods.stiefel.orthogonal_r import OrthogonalR
@@ -23,6 +19,6 @@ class Frame(OrthogonalR):
     orthogonality constraints" (2013).
     """
 
-    family: ClassVar[str | None] = "manifold"
-    colour: ClassVar[str] = "#B8321A"
-    optimizer_class: ClassVar[type[torch.optim.SGD]] = FrameSGD
+    family = "manifold"
+    colour = "#B8321A"
+    optimizer_class = FrameSGD

@@ -1,7 +1,7 @@
 """Landing: steps along the manifold and towards it at once, with no retraction."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -53,7 +53,7 @@ class Landing(OrthonormalU):
 
     attraction: Annotated[float, Field(ge=0, le=1e6)] = 1.0
 
-    family: ClassVar[str | None] = "manifold"
-    colour: ClassVar[str] = "#E86F4D"
-    optimizer_class: ClassVar[type[torch.optim.SGD]] = LandingSGD
-    group_keys: ClassVar[Sequence[str]] = ("attraction",)
+    family = "manifold"
+    colour = "#E86F4D"
+    optimizer_class = LandingSGD
+    group_keys = ("attraction",)

@@ -1,16 +1,14 @@
 """Manifold Muon: the steepest tangent step under the spectral norm, found by dual ascent."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import method_options
+from opt_runner.methods.base import method_options, searched
 from opt_runner.methods.kernels.cayley_transform import msign
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import searched
 from opt_runner.methods.stiefel.spectral import SpectralU
 
 _RATE = 0.01  # of the dual ascent; it falls to 0 over its steps
@@ -54,8 +52,8 @@ class ManifoldMuon(SpectralU):
 
     ascent: Annotated[int, Field(gt=0, le=10_000)] = 100
 
-    family: ClassVar[str | None] = "manifold"
-    colour: ClassVar[str] = "#A33B20"
-    optimizer_class: ClassVar[type[torch.optim.SGD]] = ManifoldMuonSGD
-    group_keys: ClassVar[Sequence[str]] = ("ascent",)
-    search: ClassVar[Mapping[str, str]] = searched("0.001,0.3")
+    family = "manifold"
+    colour = "#A33B20"
+    optimizer_class = ManifoldMuonSGD
+    group_keys = ("ascent",)
+    search = searched(rotation_lr="tag(log,interval(0.001,0.3))")

@@ -1,7 +1,7 @@
 """POGO: a step along the manifold, then one Newton-Schulz step back to it."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +38,6 @@ class Pogo(OrthonormalU):
     are orthonormal, published rows.
     """
 
-    family: ClassVar[str | None] = "manifold"
-    colour: ClassVar[str] = "#8F1E46"
-    optimizer_class: ClassVar[type[torch.optim.SGD]] = PogoSGD
+    family = "manifold"
+    colour = "#8F1E46"
+    optimizer_class = PogoSGD

@@ -1,16 +1,15 @@
 """SPEL: momentum made orthonormal, a step, and one projection back."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import method_options
+from opt_runner.methods.base import method_options, searched
 from opt_runner.methods.kernels.cayley_transform import msign
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.moved import searched
 from opt_runner.methods.stiefel.spectral import SpectralU
 
 
@@ -44,8 +43,8 @@ class Spel(SpectralU):
     average: Annotated[float, Field(ge=0, lt=1)] = 0.95
     decay: Annotated[float, Field(ge=0, le=1)] = 0.1
 
-    family: ClassVar[str | None] = "manifold"
-    colour: ClassVar[str] = "#D97757"
-    optimizer_class: ClassVar[type[torch.optim.SGD]] = SpelSGD
-    group_keys: ClassVar[Sequence[str]] = ("average", "decay")
-    search: ClassVar[Mapping[str, str]] = searched("0.001,0.3")
+    family = "manifold"
+    colour = "#D97757"
+    optimizer_class = SpelSGD
+    group_keys = ("average", "decay")
+    search = searched(rotation_lr="tag(log,interval(0.001,0.3))")
