@@ -20,6 +20,7 @@ from opt_runner.summary import Summary, summarise
 
 # Of a state_dict's form; a later one is refused.
 _STATE_VERSION = 2
+_SHORT = "W is short, and rotations keep its length; weights=gaussian draws it anew"
 
 
 class OPT(EffectiveNetwork):
@@ -84,20 +85,22 @@ class OPT(EffectiveNetwork):
         every = candidates(network, per_group, example)
         choice = choose(network, every, rules)
         self._frozen: set[str] = set()  # parameters that trained before
-        zero: list[Layer] = []
-        for rule, covered in zip(rules, choice.covered, strict=True):
-            zero += self._start_weights(rule.method, covered, weights, generator)
+        zero = [
+            layer
+            for rule, covered in zip(rules, choice.covered, strict=True)
+            for layer in covered
+            if not start_weight(network, layer, rule.method, weights, generator)
+        ]
         if zero:
             choice = choice.without(zero, every, rules)
         self.hidden = choice.hidden
         self.notes = {**choice.notes}
-        if weights == "given":
-            for rule, covered in zip(rules, choice.covered, strict=True):
-                self.notes |= self._of_short(rule.method, covered)
         for rule, covered in zip(rules, choice.covered, strict=True):
+            if weights == "given":
+                short = (layer.name for layer in covered if is_short(network, layer, rule.method))
+                self.notes |= dict.fromkeys(short, _SHORT)
             if covered:
-                self._freeze(rule.method, covered)
-                self._add_stacks(rule.method, covered, weights, generator)
+                self._cover(rule.method, covered, weights, generator)
         if weights == "pretrained":
             for stack in self._stacks():
                 stack.keep_given()
@@ -118,54 +121,25 @@ class OPT(EffectiveNetwork):
         """
         return [layer.name for layer in self.hidden]
 
-    @torch.no_grad()
-    def _start_weights(
-        self,
-        method: Method,
-        layers: Sequence[Layer],
-        weights: Weights,
-        generator: torch.Generator | None,
-    ) -> list[Layer]:
-        """Write W as it starts; return the layers that are zero, and would stay so."""
-        return [
-            layer
-            for layer in layers
-            if not start_weight(
-                layer, method, held(self.network, layer.parameter), weights, generator
-            )
-        ]
-
-    @torch.no_grad()
-    def _of_short(self, method: Method, layers: Sequence[Layer]) -> dict[str, str]:
-        """Return a note for each layer whose W is short."""
-        return {
-            layer.name: "W is short, and rotations keep its length; weights=gaussian draws it anew"
-            for layer in layers
-            if is_short(layer, method, held(self.network, layer.parameter))
-        }
-
-    def _freeze(self, method: Method, layers: Sequence[Layer]) -> None:
-        for layer in layers:
-            parameter = held(self.network, layer.parameter)
-            if not method.trains_weight and parameter.requires_grad:
-                self._frozen.add(layer.parameter)
-                parameter.requires_grad_(False)
-
-    def _add_stacks(
+    def _cover(
         self,
         method: Method,
         layers: Sequence[Layer],
         weights: Weights,
         generator: torch.Generator | None,
     ) -> None:
+        """Freeze W unless it trains, and make the stacks of layers that are alike."""
         kind = type(method)
         used = method.changes_weight or method.has_penalty
         if kind.init is not Method.init and not used:
             raise TypeError(f"{kind.__name__} defines init, but neither weight nor penalty")
         alike: dict[Any, list[Layer]] = {}
         for layer in layers:
-            key = (layer.d, layer.n, method.kind(layer))
-            alike.setdefault(key, []).append(layer)
+            alike.setdefault((layer.d, layer.n, method.kind(layer)), []).append(layer)
+            parameter = held(self.network, layer.parameter)
+            if not method.trains_weight and parameter.requires_grad:
+                self._frozen.add(layer.parameter)
+                parameter.requires_grad_(False)
         start = len(self.stacks)
         for of_stack in alike.values():
             self.stacks.append(Stack(self.network, of_stack, method, generator, weights))

@@ -27,10 +27,11 @@ _TAKEN = ("_fsdp_flattened", "ds_id")
 _NAME_BYTES = 56
 
 
+@torch.no_grad()
 def start_weight(
+    network: nn.Module,
     layer: Layer,
     method: Method,
-    parameter: Tensor,
     weights: Weights,
     generator: torch.Generator | None,
 ) -> bool:
@@ -38,8 +39,8 @@ def start_weight(
 
     A method that does not train W turns W = 0 into V = 0, whatever it learns.
     """
-    W = layer.matrix(parameter)
-    start = W
+    parameter = held(network, layer.parameter)
+    W = start = layer.matrix(parameter)
     if weights == "gaussian":
         drawn = torch.randn(layer.d, layer.n, generator=generator) * (2 / layer.d) ** 0.5
         start = drawn.to(W)
@@ -58,11 +59,13 @@ def start_weight(
     return True
 
 
-def is_short(layer: Layer, method: Method, parameter: Tensor) -> bool:
+@torch.no_grad()
+def is_short(network: nn.Module, layer: Layer, method: Method) -> bool:
     """Return True if W has short neurons, whose length rotations keep.
 
     The mean length is compared with sqrt(2), the length of neurons from N(0, 2/d).
     """
+    parameter = held(network, layer.parameter)
     if not method.changes_weight or parameter.is_meta:
         return False
     lengths = torch.linalg.vector_norm(layer.matrix(parameter).float(), dim=0)
@@ -112,17 +115,15 @@ class Stack(nn.Module):
         if not self.method.has_tensors:
             return
         self.empty = False
-        with torch.no_grad():
-            for layer in self.layers:
-                parameter = self.parameter(layer)
-                if not start_weight(layer, self.method, parameter, self.weights, None):
-                    raise UserError(
-                        f"layer {layer.name!r} is zero, so that no rotation moves it: leave it "
-                        f"out, exclude=[{layer.name!r}]"
-                    )
-            self.restart(0, self.method.draw)
-            if self.weights == "pretrained":
-                self.keep_given()
+        for layer in self.layers:
+            if not start_weight(self._network[0], layer, self.method, self.weights, None):
+                raise UserError(
+                    f"layer {layer.name!r} is zero, so that no rotation moves it: leave it out, "
+                    f"exclude=[{layer.name!r}]"
+                )
+        self.restart(0, self.method.draw)
+        if self.weights == "pretrained":
+            self.keep_given()
 
     def get_extra_state(self) -> Tensor:
         """Return seed and method as one tensor of a fixed size, as safetensors and DCP want it."""
