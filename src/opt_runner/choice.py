@@ -11,8 +11,8 @@ from typing import Any, Self
 from pydantic import ValidationError
 from torch import nn
 
-from opt_runner.coverage import check_unregistered, listed, little_covered, types_of_matrices
-from opt_runner.errors import UserError, explain, nearest
+from opt_runner.coverage import check_unregistered, little_covered, types_of_matrices
+from opt_runner.errors import UserError, explain, listed, nearest
 from opt_runner.layers import Candidate, Layer
 from opt_runner.methods import METHODS, Method
 
@@ -152,20 +152,24 @@ def choose(network: nn.Module, every: Sequence[Candidate], rules: Sequence[Rule]
     """
     for rule in rules:
         rule.check(network, every)
-    taken: list[tuple[Candidate, Rule]] = []
-    for one in every:
-        rule_of_it = next((rule for rule in rules if rule.considers(one)), None)
-        if rule_of_it is not None:
-            taken.append((one, rule_of_it))
     covered: dict[Rule, list[Layer]] = {rule: [] for rule in rules}
     hidden: list[Layer] = []
-    for one, rule in taken:
-        first = one.layer.parameter == taken[0][0].layer.parameter
-        layer = replace(one.layer, first=first)
+    first: str | None = None
+    for one in every:
+        asked = [rule for rule in rules if rule.considers(one)]
+        if not asked:
+            continue
+        rule = asked[0]
+        first = first or one.layer.parameter
+        layer = replace(one.layer, first=one.layer.parameter == first)
         if rule.include is not None or not layer.output:
             hidden.append(layer)
         if rule.covers(layer):
-            _check_obstacle(one)
+            if one.obstacle:
+                raise UserError(
+                    f"layer {layer.name!r} cannot be covered: {one.obstacle}; undo that, or leave "
+                    f"the layer out: exclude=[{layer.name!r}]"
+                )
             covered[rule].append(layer)
     if not any(covered.values()):
         methods = " or ".join(type(rule.method).__name__ for rule in rules)
@@ -178,12 +182,12 @@ def choose(network: nn.Module, every: Sequence[Candidate], rules: Sequence[Rule]
             + (f"; opt_runner.register_layer makes layers of {others}" if others else "")
         )
     _check_packed(every, covered)
-    outputs = [one.layer.name for one in every if one.layer.output]
-    notes = dict.fromkeys(outputs, "output") if len(outputs) > 1 else {}
-    for layer in (layer for some in covered.values() for layer in some):
-        notes.pop(layer.name, None)
-    own = {one.layer.name: "own forward" for one in every if one.own_forward}
-    return Choice(list(covered.values()), hidden, {**own, **notes})
+    notes = {one.layer.name: "own forward" for one in every if one.own_forward}
+    outputs = {one.layer.name for one in every if one.layer.output}
+    if len(outputs) > 1:
+        plain = outputs - {layer.name for layers in covered.values() for layer in layers}
+        notes |= dict.fromkeys(plain, "output")
+    return Choice(list(covered.values()), hidden, notes)
 
 
 def few_covered(
@@ -195,15 +199,6 @@ def few_covered(
     covered = {layer.parameter for layer in choice.covered[0]}
     zero = {one.layer.parameter for one in every if choice.notes.get(one.layer.name) == _ZERO}
     return little_covered(network, every, covered, zero) if covered else None
-
-
-def _check_obstacle(one: Candidate) -> None:
-    if one.obstacle:
-        name = one.layer.name
-        raise UserError(
-            f"layer {name!r} cannot be covered: {one.obstacle}; undo that, or leave the layer out: "
-            f"exclude=[{name!r}]"
-        )
 
 
 def _check_packed(every: Sequence[Candidate], covered: Mapping[Rule, Sequence[Layer]]) -> None:

@@ -6,17 +6,9 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, listed
 from opt_runner.layers import Candidate
 from opt_runner.module_types import EMBEDDINGS, dotted
-
-# Of names, in a message.
-_MOST = 20
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the names for a message, cut if they are many."""
-    return ", ".join(names[:_MOST]) + (", ..." if len(names) > _MOST else "")
 
 
 def types_of_matrices(network: nn.Module, without: Collection[str]) -> str:

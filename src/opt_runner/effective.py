@@ -76,7 +76,7 @@ class EffectiveNetwork(Wrapper):
             output = self.network(*args, **kwargs)
             return self._with_penalty(output)
         effective = self.effective_weights()
-        plain = not torch.compiler.is_compiling() and not self._in_transform
+        plain = not torch.compiler.is_compiling() and not transformed()
         before = self._checked_sums(effective) if plain and self._unchecked else None
         output = functional_call(self.network, effective, args, kwargs)
         if before is not None:
@@ -153,7 +153,7 @@ class EffectiveNetwork(Wrapper):
             for stack, (_, V) in zip(stacks, made, strict=True):
                 for layer, weight in stack.as_weights(V):
                     made_of.setdefault(layer.parameter, []).append((layer, weight))
-            if method.has_penalty and torch.is_grad_enabled() and not self._in_transform:
+            if method.has_penalty and torch.is_grad_enabled() and not transformed():
                 self._last[number] = made
         return {
             name: assembled(whole(held(self.network, name)), of_parameter)
@@ -221,10 +221,6 @@ class EffectiveNetwork(Wrapper):
         parameters = inspect.signature(self.network.forward).parameters.values()
         default = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         return bool(getattr(self.network, "accepts_loss_kwargs", default))
-
-    @property
-    def _in_transform(self) -> bool:
-        return not torch.compiler.is_compiling() and transformed()
 
     @property
     def _has_penalty(self) -> bool:

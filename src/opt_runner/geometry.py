@@ -246,7 +246,7 @@ def _pair_distances_in_parts(W: Tensor) -> Iterator[Tensor]:
 def _directions(W: Tensor) -> Tensor:
     """Return the columns with length 1, as rows (..., n, d), in float64."""
     neurons = W.double().mT
-    length: Tensor = torch.linalg.vector_norm(neurons, dim=-1, keepdim=True)
+    length = torch.linalg.vector_norm(neurons, dim=-1, keepdim=True)
     return neurons / length
 
 

@@ -152,10 +152,7 @@ def candidates(network: nn.Module, per_group: bool = False, example: Any = None)
     if outputs is None:
         outputs = heads.by_name(network, default)
     return [
-        replace(
-            one,
-            layer=replace(one.layer, output=one.layer.parameter in outputs or key in tied),
-        )
+        replace(one, layer=replace(one.layer, output=one.layer.parameter in outputs or key in tied))
         for key, one in found.items()
     ]
 
@@ -192,16 +189,10 @@ def _candidate(name: str, module: nn.Module, view: View) -> Candidate:
         on_demand=named_only(module),
         frozen=view.attribute in module._parameters and not parameter.requires_grad,
         obstacle=_obstacle(name, module, view.attribute),
-        own_forward=_has_own_forward(module),
-    )
-
-
-def _has_own_forward(module: nn.Module) -> bool:
-    """Return True if the module computes in another way than the type that OPT knows."""
-    known = base(module)
-    return any(
-        getattr(type(module), name, None) is not getattr(known, name, None)
-        for name in ("forward", "_conv_forward")
+        own_forward=any(
+            getattr(type(module), name, None) is not getattr(base(module), name, None)
+            for name in ("forward", "_conv_forward")
+        ),
     )
 
 
@@ -261,12 +252,7 @@ def assembled(parameter: Tensor, parts: Sequence[tuple[Layer, Tensor]]) -> Tenso
             done = stop
         pieces.append(packed[done:])
         weight = torch.cat([piece for piece in pieces if len(piece)]).view(parameter.shape)
-    return _laid_out_as(parameter, weight.to(parameter.dtype))
-
-
-def _laid_out_as(like: Tensor, weight: Tensor) -> Tensor:
-    """Return `weight` in the memory layout of `like`."""
-    channels_last = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
-    return weight.contiguous(
-        memory_format=torch.channels_last if channels_last else torch.contiguous_format
-    )
+    layout = torch.contiguous_format
+    if parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
+        layout = torch.channels_last
+    return weight.to(parameter.dtype).contiguous(memory_format=layout)

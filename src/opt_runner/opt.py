@@ -115,10 +115,7 @@ class OPT(EffectiveNetwork):
 
     @property
     def layers(self) -> list[str]:
-        """Return the names of the layers whose neurons are looked at.
-
-        They are all that the methods are asked about, without heads that are not named.
-        """
+        """Return the names of the hidden layers, whose neurons are measured; see `Choice`."""
         return [layer.name for layer in self.hidden]
 
     def _cover(

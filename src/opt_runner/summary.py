@@ -61,7 +61,7 @@ class Summary:
             right = heading in ("d", "n", "trained")
             table.add_column(heading, justify="right" if right else "left")
         for name, row, trained in self._shown():
-            sizes = _figure(row.d), _figure(row.n)
+            sizes = ("" if size is None else f"{size:,}" for size in (row.d, row.n))
             method = f"{row.method} ({row.note})" if row.note else row.method
             table.add_row(name, row.type, *sizes, f"{trained:,}", method)
         if self.others:
@@ -139,7 +139,3 @@ def summarise(
 def _name(stack: Stack) -> str:
     cls = type(stack.method)
     return next((name for name, known in METHODS.items() if known is cls), cls.__name__)
-
-
-def _figure(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"

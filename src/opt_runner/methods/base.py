@@ -1,12 +1,13 @@
 """What a method is: what trains for a layer, the weight made of it, the penalty, the optimizer."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
+from torch.optim import Optimizer
 
 from opt_runner.layers import Layer
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, Tensor]
 Options = dict[str, Any]  # of a parameter group
+Coefficient = Annotated[float, Field(ge=0, le=1e6)]  # of a term of the loss
 MaybeGenerator = torch.Generator | None  # None: torch's global one
 
 # Unknown options are errors, and a method never changes once built.
@@ -123,9 +125,7 @@ class Method:
         """
         return {"lr": lr, "weight_decay": weight_decay}
 
-    def after_step(
-        self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def after_step(self, stacks: "Sequence[Stack]", step: int, optimizer: Optimizer) -> None:
         """Act after each step of the optimizer, without gradients: here a round ends."""
 
     def scaled_to(self, steps: int) -> Self:

@@ -15,8 +15,6 @@ class OrthogonalGradientDescent(OrthogonalR):
 
     form: `thin` trains V = R W itself, (d, n), where n < d: R is never built, and a step costs
         O(d^2 n). `reference` trains R (d, d) as the reference does, O(d^3).
-    rotation_lr: learning rate of R; rotation_factor: its factor at every milestone.
-    plain_weight_decay_scale: L2 of all other weights is scaled by this, as in the reference.
     """
 
     form: Literal["thin", "reference"] = "thin"

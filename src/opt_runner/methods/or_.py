@@ -1,14 +1,13 @@
 """OPT (OR): R itself is the rotation, held near orthogonality by a penalty."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import method_options, searched
+from opt_runner.methods.base import Coefficient, method_options, searched
 from opt_runner.methods.kernels.fused import no_transform, transformed
 from opt_runner.methods.kernels.linalg import gram
 from opt_runner.methods.rotation import Rotation, SquareRotation
@@ -22,7 +21,7 @@ class OrthogonalRegularization(SquareRotation):
     and a learning rate of 0.1 may end in NaN.
     """
 
-    scale: Annotated[float, Field(ge=0, le=1e6)] = 0.1
+    scale: Coefficient = 0.1
 
     colour = "#000000"
     search = searched(Rotation.search, scale="tag(log,interval(0.01,10))")
@@ -31,10 +30,9 @@ class OrthogonalRegularization(SquareRotation):
         return R @ W
 
     def penalty(self, layer: Layer, W: Tensor, V: Tensor, step: int, R: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling() and transformed():
+        if transformed():
             raise no_transform(self)
-        distance: Tensor = _Distance.apply(R)
-        return self.scale * distance.sum()
+        return self.scale * _Distance.apply(R).sum()
 
 
 class _Distance(torch.autograd.Function):
@@ -47,7 +45,7 @@ class _Distance(torch.autograd.Function):
     def forward(ctx: Any, R: Tensor) -> Tensor:
         E = gram(R)
         E.diagonal(dim1=-2, dim2=-1).sub_(1)
-        distance: Tensor = torch.linalg.matrix_norm(E)
+        distance = torch.linalg.matrix_norm(E)
         ctx.save_for_backward(R, E, distance)
         return distance
 

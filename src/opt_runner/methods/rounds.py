@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
-import torch
 from pydantic import Field
+from torch.optim import Optimizer
 
 from opt_runner.methods.base import Method, method_options
 
@@ -31,9 +31,7 @@ class InRounds(Method):
     # Steps a round where nobody has told the budget, as in a user's own loop.
     without_budget: ClassVar[int] = _SHORTEST
 
-    def after_step(
-        self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def after_step(self, stacks: "Sequence[Stack]", step: int, optimizer: Optimizer) -> None:
         round_, rest = divmod(step, self.round_steps or self.without_budget)
         if rest:
             return

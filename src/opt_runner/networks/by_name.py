@@ -35,7 +35,10 @@ def from_torchvision(
     if arch not in known:
         raise UserError(f"model.arch={arch}: no classifier of torchvision{nearest(arch, known)}")
     if arch.startswith("vit_"):
-        options = {"image_size": _side(arch, image_size), **options}
+        height, width = image_size
+        if height != width:
+            raise UserError(f"model.arch={arch} needs square images, these are {height} x {width}")
+        options = {"image_size": height, **options}
     elif arch.startswith("maxvit"):
         options = {"input_size": image_size, **options}
     elif arch in WITH_AUXILIARY:
@@ -113,10 +116,3 @@ def set_bn_momentum(network: nn.Module, bn_momentum: float | None) -> None:
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = bn_momentum
-
-
-def _side(arch: str, image_size: tuple[int, int]) -> int:
-    height, width = image_size
-    if height != width:
-        raise UserError(f"model.arch={arch} needs square images, these are {height} x {width}")
-    return height

@@ -74,7 +74,7 @@ class GPT(nn.Module):
             x = unit(x)
         for block in self.blocks:
             x = block(x, rotation)
-        logits: Tensor = self.head(self.norm(x))
+        logits = self.head(self.norm(x))
         return self.scale() * logits if self.ngpt else logits
 
     @torch.no_grad()
@@ -100,8 +100,7 @@ class Block(nn.Module):
         q, k, v = (_split(layer(h), self.heads) for layer in (self.q, self.k, self.v))
         q, k = _rotated(q, rotation), _rotated(k, rotation)
         x = x + self.out(_join(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
-        added: Tensor = self.down(F.gelu(self.up(self.second(x))))
-        return x + added
+        return x + self.down(F.gelu(self.up(self.second(x))))
 
 
 class UnitBlock(nn.Module):

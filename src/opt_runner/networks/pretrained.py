@@ -11,10 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from opt_runner.errors import UserError
-
-# Names that a message lists.
-_MOST = 20
+from opt_runner.errors import UserError, listed
 
 
 def load_weights(
@@ -37,7 +34,7 @@ def load_weights(
         ],
     }
     if any(faults.values()):
-        lines = [f"{what}: {_list(names)}" for what, names in faults.items() if names]
+        lines = [f"{what}: {listed(names)}" for what, names in faults.items() if names]
         raise UserError(
             f"model.weights={source} does not fit the network; model.weights_except=[PATTERN,...] "
             "leaves names out\n" + "\n".join(lines)
@@ -77,8 +74,3 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _list(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-    return ", ".join(names[:_MOST]) + more

@@ -70,5 +70,4 @@ class WideUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(x))
         shortcut = x if self.shortcut is None else self.shortcut(y)
-        added: Tensor = self.conv2(self.dropout(F.relu(self.bn2(self.conv1(y)))))
-        return shortcut + added
+        return shortcut + self.conv2(self.dropout(F.relu(self.bn2(self.conv1(y)))))

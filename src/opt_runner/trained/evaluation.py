@@ -10,7 +10,7 @@ from torch import Tensor
 from opt_runner.config.choices import DatasetChoice
 from opt_runner.config.schema import Config
 from opt_runner.datasets import Data, Interface, Measure, Samples, loaded
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, listed
 from opt_runner.files import write_whole
 from opt_runner.records import weights
 from opt_runner.run.build import dataset_of, form_of
@@ -132,7 +132,8 @@ def _fitted(data: Data, takes: Interface) -> tuple[Samples, bool]:
     if len(data.class_names) != len(takes.classes) or len(data.output_shape) > 1:
         raise UserError(
             f"dataset: its {len(data.class_names)} classes are not the network's "
-            f"{len(takes.classes)}: {_some(data.class_names)} against {_some(takes.classes)}"
+            f"{len(takes.classes)}: {listed(data.class_names, 3)} against "
+            f"{listed(takes.classes, 3)}"
         )
     return data.test, True
 
@@ -141,7 +142,3 @@ def _kept(takes: Interface) -> str:
     """Return the sizes of what a network keeps of the data, as of a graph; mostly nothing."""
     kept = {key: value for key, value in takes.gives.items() if isinstance(value, dict | Tensor)}
     return weights.text(replace(takes, gives=kept, below=None, classes=[]))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -87,8 +87,7 @@ def _torch_export(trained: Trained, program: torch.export.ExportedProgram) -> tu
 
     def run(path: Path, x: Tensor) -> Tensor:
         with path.open("rb") as file:
-            outputs: Tensor = torch.export.load(file).module()(x)
-        return outputs
+            return torch.export.load(file).module()(x)
 
     return put, run
 

@@ -29,18 +29,15 @@ def sample(
     context = trained.interface.shape[0]
     for _ in range(length):
         logits = trained.network(tokens[None, -context:])[0, -1].double()
-        tokens = torch.cat([tokens, _drawn(logits, temperature, top_k, generator)])
+        if top_k is not None and top_k < len(logits):
+            logits[logits < logits.topk(top_k).values[-1]] = -torch.inf
+        if temperature == 0:
+            token = logits.argmax(keepdim=True)
+        else:
+            chances = (logits / temperature).softmax(-1)
+            token = torch.multinomial(chances, 1, generator=generator)
+        tokens = torch.cat([tokens, token])
     return alphabet.decode(tokens.tolist())
-
-
-def _drawn(
-    logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator
-) -> Tensor:
-    if top_k is not None and top_k < len(logits):
-        logits[logits < logits.topk(top_k).values[-1]] = -torch.inf
-    if temperature == 0:
-        return logits.argmax(keepdim=True)
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
 
 
 class Alphabet:

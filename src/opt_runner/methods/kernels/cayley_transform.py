@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from opt_runner.methods.kernels.linalg import svd
+from opt_runner.methods.kernels.linalg import positive_signs, svd
 from opt_runner.methods.kernels.threads import each
 
 
@@ -32,7 +32,7 @@ def cayley_retraction(X: Tensor, N: Tensor) -> Tensor:
 def qf(X: Tensor) -> Tensor:
     """Return the Q of X = Q U (k, d, r), with a positive diagonal of U."""
     Q, U = torch.linalg.qr(X)
-    return Q * torch.where(U.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(X).unsqueeze(-2)
+    return Q * positive_signs(U).unsqueeze(-2)
 
 
 def msign(X: Tensor) -> Tensor:
@@ -52,10 +52,7 @@ def _one(X: Tensor) -> Tensor:
 
 
 def _solved(A: Tensor, B: Tensor) -> Tensor:
-    solved: Tensor
     if A.device.type == "cpu":
-        solved = torch.stack(each(torch.linalg.solve, list(A), list(B)))
-    else:
-        # `_ex` does not wait for the GPU to learn whether A is singular: it never is.
-        solved, _ = torch.linalg.solve_ex(A, B)
-    return solved
+        return torch.stack(each(torch.linalg.solve, list(A), list(B)))
+    # `_ex` does not wait for the GPU to learn whether A is singular: it never is.
+    return torch.linalg.solve_ex(A, B)[0]

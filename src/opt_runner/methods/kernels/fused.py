@@ -61,7 +61,7 @@ class FusedRotation(SquareRotation):
         return self._fused(Rs, Ws)
 
     def _fused(self, Rs: Sequence[Tensor], Ws: Sequence[Tensor]) -> list[Tensor]:
-        if not torch.compiler.is_compiling() and transformed():
+        if transformed():
             return [self.plain(R, W) for R, W in zip(Rs, Ws, strict=True)]
         # Q itself where it is smaller than W, and where W trains: the node has no gradient for W.
         acted_on = [
@@ -72,8 +72,11 @@ class FusedRotation(SquareRotation):
 
 
 def transformed() -> bool:
-    """Return True within the transformations of torch.func, in which values cannot be looked at."""
-    return bool(torch._C._are_functorch_transforms_active())
+    """Return True within the transformations of torch.func, in which values cannot be looked at.
+
+    Return False under torch.compile, which cannot trace the question.
+    """
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def no_transform(method: Method) -> UserError:
@@ -106,7 +109,7 @@ class _Rotate(torch.autograd.Function):
             extra = _extra_rows(W)
             if not extra:
                 return apply(R, W)
-            V, saved = apply(_bordered(R, extra), _bordered_rows(W, extra))
+            V, saved = apply(_bordered(R, extra), F.pad(W, (0, 0, extra, 0)))
             return V[extra:], saved
 
         results = each(run, _parts(Rs), _parts(Ws))
@@ -126,7 +129,7 @@ class _Rotate(torch.autograd.Function):
         def write(saved: Saved, G: Tensor, dR: Tensor) -> None:
             extra = _extra_rows(G)
             if extra:
-                dR.copy_(ctx.gradient(saved, _bordered_rows(G, extra))[extra:, extra:])
+                dR.copy_(ctx.gradient(saved, F.pad(G, (0, 0, extra, 0)))[extra:, extra:])
             else:
                 dR.copy_(ctx.gradient(saved, G))
 
@@ -144,10 +147,6 @@ def _bordered(R: Tensor, extra: int) -> Tensor:
     bordered = F.pad(R, (extra, 0, extra, 0))
     bordered.diagonal()[:extra] = 1
     return bordered
-
-
-def _bordered_rows(W: Tensor, extra: int) -> Tensor:
-    return F.pad(W, (0, 0, extra, 0))
 
 
 def _parts(stacks: Sequence[Tensor]) -> list[Tensor]:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def positive_signs(factors: Tensor) -> Tensor:
-    """Return D (..., d), +1 or -1, for which the diagonal of D U is positive; U from `geqrf`."""
+    """Return D (..., d), +1 or -1, for which the diagonal of D U is positive; U of a QR."""
     diagonal = factors.diagonal(dim1=-2, dim2=-1)
     return torch.where(diagonal < 0, -1.0, 1.0).to(factors.dtype)
 

@@ -67,7 +67,7 @@ def _turn(X: Tensor, K: Tensor, lr: float) -> Tensor:
     """Return the Cayley transform of a K on X, by two fixed-point steps from the tangent."""
     norm = torch.linalg.vector_norm(K, dim=(-2, -1), keepdim=True)
     a = (1 / (norm + 1e-8)).clamp(max=lr)
-    Y: Tensor = X + a * (K @ X)
+    Y = X + a * (K @ X)
     for _ in range(2):
         Y = X + a / 2 * (K @ (X + Y))
     return Y

@@ -87,5 +87,5 @@ def _local(value: Any) -> Any:
     """Return this process's matrices; a matrix of ones, which nothing keeps, where it has none."""
     if not is_sharded(value):
         return value
-    local: Tensor = value.to_local()
+    local = value.to_local()
     return local if len(local) else local.new_ones(1, *local.shape[1:])

@@ -38,11 +38,8 @@ class GivensRotations(Rotation):
         while active.shape[1] > 1:
             first, second = active[:, 0::2], active[:, 1::2]
             pairs = second.shape[1]
-            c, s = (
-                of_angle.unsqueeze(-1)
-                for of_angle in (angles[:, used : used + pairs].cos(),
-                                 angles[:, used : used + pairs].sin())
-            )  # fmt: skip
+            of_level = angles[:, used : used + pairs].unsqueeze(-1)
+            c, s = of_level.cos(), of_level.sin()
             single = first[:, pairs:]  # the last coordinate, where their number is odd
             turned = c * first[:, :pairs] - s * second
             levels.append(s * first[:, :pairs] + c * second)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import MaybeGenerator, Tensors, method_options
+from opt_runner.methods.base import Coefficient, MaybeGenerator, Tensors, method_options
 from opt_runner.methods.rotation import Rotation
 
 
@@ -28,7 +28,7 @@ class HouseholderReflections(Rotation):
     """
 
     reflections: Annotated[int, Field(gt=0, multiple_of=2, le=100_000)] = 8
-    scale: Annotated[float, Field(ge=0, le=1e6)] = 1e-4
+    scale: Coefficient = 1e-4
 
     family = "maps"
     colour = "#C988E0"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.optim import Optimizer
 
 from opt_runner.layers import Layer
 from opt_runner.methods.base import MaybeGenerator, Tensors, method_options
@@ -55,9 +56,7 @@ class OrthogonalFinetuning(Rotation):
     def follows_steps(self) -> bool:
         return self.constrained
 
-    def after_step(
-        self, stacks: "Sequence[Stack]", step: int, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def after_step(self, stacks: "Sequence[Stack]", step: int, optimizer: Optimizer) -> None:
         if not self.constrained:
             return
         for stack in stacks:

@@ -1,9 +1,8 @@
 """Q by a parametrization of torch's, geotorch's or of your own."""
 
 import json
-from collections.abc import Callable
 from functools import cache
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -42,10 +41,14 @@ class Parametrization(Rotation):
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         module = self._module(W.shape[1], str(W.device), W.dtype)
+
+        def Q(R: Tensor) -> Tensor:
+            return functional_call(module, {"original": R}, ())
+
         if W.device.type != "cpu":
-            return _Q(module, R) @ W
+            return Q(R) @ W
         # See Note [LU one at a time on the CPU].
-        return torch.stack([_Q(module, one) for one in R]) @ W
+        return torch.stack([Q(one) for one in R]) @ W
 
     def optimizer_options(self, tensor: str | None, lr: float, weight_decay: float) -> Options:
         return {"lr": lr, "weight_decay": 0.0 if tensor == "R" else weight_decay}
@@ -54,10 +57,6 @@ class Parametrization(Rotation):
         # As text, which is hashable whatever the values are.
         arguments = json.dumps(self.arguments, sort_keys=True)
         return _registered(self.constraint, arguments, d, device, dtype)
-
-
-def _Q(module: nn.Module, R: Tensor) -> Tensor:
-    return functional_call(module, {"original": R}, ())
 
 
 @cache
@@ -71,7 +70,14 @@ def _registered(
     linear = nn.Linear(d, d, bias=False, dtype=dtype)
     nn.init.eye_(linear.weight)
     try:
-        _imported(constraint)(linear, "weight", **json.loads(arguments))
+        register = resolve_name(constraint)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"method.constraint={constraint} cannot be imported: {error}; for geotorch "
+            "run pip install geotorch"
+        ) from error
+    try:
+        register(linear, "weight", **json.loads(arguments))
         module: nn.Module = linear.get_submodule("parametrizations.weight")
         module.get_parameter("original")
     except (AttributeError, TypeError, ValueError) as error:
@@ -80,15 +86,3 @@ def _registered(
             f"parametrization of one tensor: {error}"
         ) from error
     return module.to(device)
-
-
-def _imported(name: str) -> Callable[..., Any]:
-    module, _, function = name.rpartition(".")
-    try:
-        found: Callable[..., Any] = getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"method.constraint={name} cannot be imported: {error}; for geotorch "
-            "run pip install geotorch"
-        ) from error
-    return found

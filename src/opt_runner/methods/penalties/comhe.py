@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import method_options, searched
+from opt_runner.methods.base import Coefficient, method_options, searched
 from opt_runner.methods.penalties.mhe import pair_energy
 from opt_runner.methods.penalties.penalty import Penalty
 
@@ -30,8 +30,8 @@ class CompressiveMinimumEnergy(Penalty):
 
     dimensions: Annotated[int, Field(gt=0, le=100_000)] = 40
     projections: Annotated[int, Field(gt=0, le=10_000)] = 20
-    hidden_weight: Annotated[float, Field(ge=0, le=1e6)] = 1.0
-    output_weight: Annotated[float, Field(ge=0, le=1e6)] = 10.0
+    hidden_weight: Coefficient = 1.0
+    output_weight: Coefficient = 10.0
 
     colour = "#5B8DEF"
     search = searched(hidden_weight="tag(log,interval(0.01,10))")

@@ -1,18 +1,16 @@
 """MHE: minimum hyperspherical energy."""
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import method_options, searched
+from opt_runner.methods.base import Coefficient, method_options, searched
 from opt_runner.methods.penalties.penalty import Penalty
 
 Power = Literal[0, 1, 2]
-Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 
 @method_options
@@ -38,8 +36,8 @@ class MinimumEnergy(Penalty):
     power: Power = 0
     angular: bool = False
     half: bool = False
-    hidden_weight: Weight | None = None
-    output_weight: Weight | None = None
+    hidden_weight: Coefficient | None = None
+    output_weight: Coefficient | None = None
 
     colour = "#1F3F8F"
     search = searched(hidden_weight="tag(log,interval(0.01,10))", power="0,1,2")

@@ -1,14 +1,11 @@
 """MMA: the least angle of each neuron to another grows."""
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import method_options, searched
+from opt_runner.methods.base import Coefficient, method_options, searched
 from opt_runner.methods.penalties.penalty import Penalty
 
 _LARGEST_COSINE = 0.99999
@@ -26,7 +23,7 @@ class MaximalMinimalAngles(Penalty):
     github.com/wznpub/MMA_Regularization, MMA.py.
     """
 
-    scale: Annotated[float, Field(ge=0, le=1e6)] = 0.07
+    scale: Coefficient = 0.07
 
     colour = "#2F6DB5"
     search = searched(scale="tag(log,interval(0.01,1))")

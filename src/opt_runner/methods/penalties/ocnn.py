@@ -1,15 +1,13 @@
 """OCNN: convolutions, not only their kernels' matrices, are made orthogonal."""
 
 import math
-from typing import Annotated
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import conv1d, conv2d, conv3d
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import method_options, searched
+from opt_runner.methods.base import Coefficient, method_options, searched
 from opt_runner.methods.penalties.penalty import Penalty, off_identity
 
 _CONVOLUTIONS = {1: conv1d, 2: conv2d, 3: conv3d}
@@ -33,7 +31,7 @@ class OrthogonalConvolution(Penalty):
     not squared, and with stride 2 and padding 1 it compares shifts -1 and 1 and never shift 0.
     """
 
-    scale: Annotated[float, Field(ge=0, le=1e6)] = 0.01
+    scale: Coefficient = 0.01
     classifier: bool = False
     first: bool = False
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from opt_runner.layers import Layer
-from opt_runner.methods.base import Method, method_options, searched
+from opt_runner.methods.base import Coefficient, Method, method_options, searched
 
 # (share of the budget, weight from there on): epochs 20, 50, 70 and 120 of 200.
 _FADING = ((0.6, 0.0), (0.35, 1e-6), (0.25, 1e-4), (0.1, 1e-3))
@@ -44,7 +44,7 @@ class FadingPenalty(Penalty):
     which has SRIP alone. Its weight of 1e-2 and its fading are the defaults of all four here.
     """
 
-    scale: Annotated[float, Field(ge=0, le=1e6)] = 1e-2
+    scale: Coefficient = 1e-2
     fades: bool = True
     steps: Annotated[int, Field(gt=0, le=10**9)] | None = None
 

@@ -30,7 +30,5 @@ class SpectralRestrictedIsometry(FadingPenalty):
         v = T @ b
         # T b = 0 for an orthogonal W: there is nothing to penalise, and no direction.
         v = v / torch.linalg.vector_norm(v, dim=-2, keepdim=True).clamp(min=1e-30)
-        squares: Tensor = (T @ v).square().sum((-2, -1))
-        if self.squared:
-            return squares
-        return (squares + 1e-30).sqrt()
+        squares = (T @ v).square().sum((-2, -1))
+        return squares if self.squared else (squares + 1e-30).sqrt()

@@ -52,11 +52,11 @@ class PionSGD(StiefelSGD):
         self, side: str, X: Tensor, state: dict[str, Any], group: Mapping[str, Any]
     ) -> Tensor:
         """Return the side's A, with X taken into its averages."""
-        mean: Tensor = state.setdefault(f"{side}_mean", torch.zeros_like(X))
+        mean = state.setdefault(f"{side}_mean", torch.zeros_like(X))
         mean.lerp_(X, 1 - group["momentum"])
         if group["second_moment"] is None:
             return mean
-        square: Tensor = state.setdefault(f"{side}_square", torch.zeros_like(X))
+        square = state.setdefault(f"{side}_square", torch.zeros_like(X))
         square.lerp_(X * X, 1 - group["second_moment"])
         return mean / (square.sqrt() + 1e-8)
 

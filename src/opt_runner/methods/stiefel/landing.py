@@ -1,13 +1,12 @@
 """Landing: steps along the manifold and towards it at once, with no retraction."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from opt_runner.methods.base import method_options
+from opt_runner.methods.base import Coefficient, method_options
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
 from opt_runner.methods.stiefel.orthogonal_r import OrthonormalU
 
@@ -51,9 +50,8 @@ class Landing(OrthonormalU):
     orthonormal, published rows.
     """
 
-    attraction: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    attraction: Coefficient = 1.0
 
-    family = "manifold"
     colour = "#E86F4D"
     optimizer_class = LandingSGD
     group_keys = ("attraction",)

@@ -52,7 +52,6 @@ class ManifoldMuon(SpectralU):
 
     ascent: Annotated[int, Field(gt=0, le=10_000)] = 100
 
-    family = "manifold"
     colour = "#A33B20"
     optimizer_class = ManifoldMuonSGD
     group_keys = ("ascent",)

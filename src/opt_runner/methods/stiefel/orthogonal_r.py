@@ -8,7 +8,7 @@ from torch import Tensor
 
 from opt_runner.geometry import orthogonality_error
 from opt_runner.layers import Layer
-from opt_runner.methods.base import MaybeGenerator, Options, Tensors, method_options
+from opt_runner.methods.base import Coefficient, MaybeGenerator, Options, Tensors, method_options
 from opt_runner.methods.moved import Moved
 from opt_runner.methods.rotation import SquareRotation, Start
 
@@ -26,7 +26,7 @@ class OrthogonalR(Moved, SquareRotation):
 
     start: Start = "identity"
     rotation_factor: Annotated[float, Field(gt=0, le=1)] = 0.2
-    plain_weight_decay_scale: Annotated[float, Field(ge=0, le=1e6)] = 0.1
+    plain_weight_decay_scale: Coefficient = 0.1
 
     def __post_init__(self) -> None:
         if self.start == "normal":
@@ -55,8 +55,7 @@ class OrthogonalR(Moved, SquareRotation):
             return super().measure(W, V, R)
         lengths = torch.linalg.vector_norm(W, dim=-2, keepdim=True)
         V, W = V / lengths, W / lengths
-        change: Tensor = V.mT @ V - W.mT @ W
-        return {"orthogonality_error": change.abs().amax((-2, -1))}
+        return {"orthogonality_error": (V.mT @ V - W.mT @ W).abs().amax((-2, -1))}
 
     def optimizer_options(self, tensor: str | None, lr: float, weight_decay: float) -> Options:
         if tensor is None:
@@ -71,6 +70,8 @@ class OrthonormalU(OrthogonalR):
     U S is the polar decomposition of W, by its singular values: W may have dependent columns. U
     trains under the name R, as R (d, d) does where n >= d.
     """
+
+    family = "manifold"
 
     def draw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         if not self.trains_V(W):
@@ -88,5 +89,5 @@ class OrthonormalU(OrthogonalR):
         return R @ (W if S is None else S)
 
     def measure(self, W: Tensor, V: Tensor, R: Tensor, **others: Any) -> Tensors:
-        """Return the largest entry of |U^T U - I|."""
+        """Return the largest entry of |U^T U - I|; where R (d, d) trains, U is R."""
         return {"orthogonality_error": orthogonality_error(R)}

@@ -38,6 +38,5 @@ class Pogo(OrthonormalU):
     are orthonormal, published rows.
     """
 
-    family = "manifold"
     colour = "#8F1E46"
     optimizer_class = PogoSGD

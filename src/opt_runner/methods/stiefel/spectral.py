@@ -1,11 +1,10 @@
 """The base of steps of steepest descent under the spectral norm on orthonormal columns."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from opt_runner.geometry import orthogonality_error
 from opt_runner.layers import Layer
 from opt_runner.methods.base import MaybeGenerator, Tensors, method_options
 from opt_runner.methods.kernels.cayley_transform import msign
@@ -41,7 +40,3 @@ class SpectralU(OrthonormalU):
         if self.spectrum == "kept":
             return super().weight(W, R, S)
         return R if R.shape == W.shape else R.mT
-
-    def measure(self, W: Tensor, V: Tensor, R: Tensor, **others: Any) -> Tensors:
-        """Return the largest entry of |R^T R - I|."""
-        return {"orthogonality_error": orthogonality_error(R)}

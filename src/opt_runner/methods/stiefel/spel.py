@@ -43,7 +43,6 @@ class Spel(SpectralU):
     average: Annotated[float, Field(ge=0, lt=1)] = 0.95
     decay: Annotated[float, Field(ge=0, le=1)] = 0.1
 
-    family = "manifold"
     colour = "#D97757"
     optimizer_class = SpelSGD
     group_keys = ("average", "decay")
