@@ -122,7 +122,7 @@ def test_a_comparison_that_has_only_been_searched(report, tmp_path: Path) -> Non
     trial = Trial(0, "finished", {"optimizer.lr": 0.1}, 12.5, [12.5], ["0123456789ab"])
     folder = tmp_path / "outputs/evidence/fair-01234567/gs"
     folder.mkdir(parents=True)
-    SearchRecord("fair-01234567", {"optimizer.lr": "0.1"}, [], [trial], "gs").write(folder)
+    SearchRecord("fair-01234567", {"optimizer.lr": "0.1"}, [trial], "gs").write(folder)
     done = report("outputs/evidence")
     assert done.returncode == 0, done.stderr
     assert "12.5" in done.stdout
@@ -141,7 +141,7 @@ def test_runs_of_a_grid_that_are_trials_as_well_are_counted_and_can_be_shown(
     ]
     folder = tmp_path / "outputs/default/search-01234567"
     folder.mkdir()
-    SearchRecord("search-01234567", {"method": "gs,standard"}, [], trials).write(folder)
+    SearchRecord("search-01234567", {"method": "gs,standard"}, trials).write(folder)
     done = report("outputs/default")
     assert "left out: 1 runs of trials that are not the best (--trials shows them)" in done.stdout
     rows = list(csv.DictReader((tmp_path / "outputs/default/report/report.csv").open()))

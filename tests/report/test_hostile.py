@@ -25,7 +25,7 @@ from opt_runner.records.result import Result
 from opt_runner.report import terminal, trials
 from opt_runner.report.comparison import Comparison
 from opt_runner.report.figures.dots import draw_conditions, families
-from opt_runner.report.figures.search import draw_search, draw_tuning
+from opt_runner.report.figures.search import draw_tuning
 from opt_runner.report.figures.view import View
 from opt_runner.report.tables import compare
 from opt_runner.report.writers import WRITERS, explore
@@ -181,7 +181,6 @@ def whole_report(folder: Path) -> tuple[list[str], list[str]]:
         text(report(*tables)).encode()
     for one in searches:
         trials.counts(one)
-        draw_search(one)
         draw_tuning([one], {})
         with console.capture():
             console.print(trials.table(one))
@@ -352,7 +351,7 @@ def test_damaged_metrics_are_named(write: Write, tmp_path: Path, content: bytes)
 
 
 OF_SEARCHES: list[tuple[Any, ...]] = [
-    ("name",), ("space",), ("log",), ("trials",), ("label",), ("trials", 3),
+    ("name",), ("space",), ("trials",), ("label",), ("trials", 3),
     *(("trials", 3, field) for field in search.Trial.__dataclass_fields__),
     ("trials", 3, "parameters", "optimizer.lr"), ("space", "optimizer.lr"),
 ]  # fmt: skip

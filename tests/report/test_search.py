@@ -1,10 +1,11 @@
-"""Searches in a report: their picture, and the best trial among the runs of the tables."""
+"""Searches in a report: their best trials, and the picture of a fair comparison's."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from opt_runner.records.search import SearchRecord, Trial, beaten, find, tunings
-from opt_runner.report.figures.search import draw_search, draw_tuning
+from opt_runner.report.figures.search import draw_tuning
 from opt_runner.report.trials import counts, settings
 from opt_runner.report.writers import collect, write
 from tests.report.conftest import fail
@@ -20,7 +21,6 @@ def trial(
 SEARCH = SearchRecord(
     "search-1a2b3c4d",
     {"optimizer.lr": "tag(log,interval(0.01,1))", "method": "gs,cayley"},
-    ["optimizer.lr"],
     [
         trial(0, 9.0, **{"optimizer.lr": 0.02, "method": "gs"}),
         trial(1, 100.0, "diverged", **{"optimizer.lr": 0.9, "method": "gs"}),
@@ -40,7 +40,7 @@ def test_the_first_of_the_best_leads_and_a_diverged_trial_is_not_ranked() -> Non
 
 
 def test_the_best_of_one_search_is_not_beaten_by_another() -> None:
-    other = SearchRecord("other", {"a": "1,2"}, [], [trial(7, 1.0), SEARCH.trials[3]])
+    other = SearchRecord("other", {"a": "1,2"}, [trial(7, 1.0), SEARCH.trials[3]])
     assert beaten([SEARCH, other]) == {"run0", "run1", "run2", "run4", "run5"}
     assert beaten([]) == set()
 
@@ -56,41 +56,21 @@ def test_its_record_is_found_as_it_was_written(tmp_path: Path) -> None:
     assert "search.json is damaged: name: " in line
 
 
-def test_the_picture_has_a_panel_a_parameter_with_every_finished_trial() -> None:
-    figure = draw_search(SEARCH)
-    assert figure is not None
-    history, lr, method = figure.axes
-    assert [line.get_label() for line in history.lines] == [
-        "trial", "lowest so far", "pruned", "diverged",
-    ]  # fmt: skip
-    assert list(history.lines[0].get_ydata()) == [9.0, 3.0, 3.0]
-    assert list(history.lines[1].get_ydata()) == [9.0, 3.0, 3.0]
-    assert list(lr.lines[0].get_xdata()) == [0.1, 0.2, 0.02]
-    assert lr.get_xscale() == "log"
-    assert [tick.get_text() for tick in method.get_xticklabels()] == ["cayley", "gs"]
-    assert list(method.lines[0].get_xdata()) == [0, 0, 1]
-    assert list(method.lines[1].get_xdata()) == [0], "the best"
-
-
-def test_without_a_finished_trial_there_is_nothing_to_draw() -> None:
-    assert draw_search(SearchRecord("none", {"a": "1,2"}, [], SEARCH.trials[1:3])) is None
-
-
 def test_it_is_in_the_report(tmp_path: Path) -> None:
-    names = {
-        path.name
-        for path in write(collect([], "A search", "opt-report", [SEARCH], folder=tmp_path))
-    }
-    assert {"search.png", "search.svg"} <= names
+    write(collect([], "A search", "opt-report", [SEARCH], folder=tmp_path))
     page = (tmp_path / "report.html").read_text()
     assert "The best is trial 3, validation error 3.00%:" in page
     assert "<code>optimizer.lr=0.1 method=cayley</code>" in page
-    write(collect([], "None", "opt-report", folder=tmp_path))
-    assert not (tmp_path / "search.png").exists(), "that of a former report"
+    rows = re.findall(
+        r'<tr><th scope="row">(\d+)</th><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>', page
+    )
+    assert rows == [
+        ("3", "0.1", "cayley", "3.00"), ("4", "0.2", "cayley", "3.00"), ("0", "0.02", "gs", "9.00"),
+    ]  # fmt: skip
 
 
 def entrant(label: str, *trials: Trial) -> SearchRecord:
-    return SearchRecord("fair-1a2b3c4d", {}, ["optimizer.lr"], [*trials], label)
+    return SearchRecord("fair-1a2b3c4d", {}, [*trials], label)
 
 
 ENTRANTS = [
@@ -147,8 +127,9 @@ def test_they_are_in_the_report(tmp_path: Path) -> None:
         path.name for path in write(collect([], "Fair", "opt-report", ENTRANTS, folder=tmp_path))
     }
     assert {"tuning.png", "tuning.svg"} <= names
-    assert "search.png" not in names
     for name in ("report.html", "report.md"):
         text = (tmp_path / name).read_text()
         assert "fair-1a2b3c4d: where the settings came from" in text
         assert "optimizer.lr=0.02 optimizer.rotation_lr=1.5" in text
+    write(collect([], "None", "opt-report", folder=tmp_path))
+    assert not (tmp_path / "tuning.png").exists(), "that of a former report"

@@ -42,14 +42,12 @@ class Trial:
 class SearchRecord:
     """A search and its trials.
 
-    space: the parameters as on the command line. log: the parameters on a logarithmic scale.
-    label: the entrant, in a fair comparison, whose searches share one name. measure: of the
-    errors.
+    space: the parameters as on the command line. measure: of the errors.
+    label: the entrant, in a fair comparison, whose searches share one name.
     """
 
     name: str
     space: dict[str, str]
-    log: list[str]
     trials: list[Trial]
     label: str = ""
     measure: Measure = field(default_factory=Measure)

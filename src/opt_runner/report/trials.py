@@ -48,13 +48,22 @@ def settings_table(searches: Sequence[SearchRecord]) -> Table:
     return drawn
 
 
-def table(search: SearchRecord) -> Table:
-    """Return the table of the best trials, the very best in bold."""
-    drawn = grid()
-    for heading in ("trial", *search.space, search.measure.heading("validation")):
-        drawn.add_column(text(heading), justify="right")
-    for place, trial in enumerate(search.ranked()[:_SHOWN]):
+def ranking(search: SearchRecord) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and the rows of the best trials, the very best first."""
+    rows = []
+    for trial in search.ranked()[:_SHOWN]:
         values = [word.partition("=")[2] for word in words(trial.parameters)]
-        cells = [str(trial.number), *values, mean(Mean.of(trial.errors), search.measure.form)]
-        drawn.add_row(*map(text, cells), style="" if place else "bold")
+        error = mean(Mean.of(trial.errors), search.measure.form)
+        rows.append([str(trial.number), *values, error])
+    return ["trial", *search.space, search.measure.heading("validation")], rows
+
+
+def table(search: SearchRecord) -> Table:
+    """Return the table of `ranking`, with the very best trial in bold."""
+    drawn = grid()
+    headings, rows = ranking(search)
+    for heading in headings:
+        drawn.add_column(text(heading), justify="right")
+    for place, row in enumerate(rows):
+        drawn.add_row(*map(text, row), style="" if place else "bold")
     return drawn

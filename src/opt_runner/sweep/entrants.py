@@ -66,13 +66,12 @@ class Entrant:
 
     def record(self, sweep: Sweep) -> SearchRecord:
         """Return the trials as reports read them, from the records on disk."""
-        log = [key for key, parameter in self.space.parameters.items() if parameter.log]
         measure = measure_of(self.trials[0].dataset)
         trials = [
             _trial(number, dict(point), run.signature, sweep.stored(run), measure)
             for number, (point, run) in enumerate(zip(self.points, self.trials, strict=True))
         ]
-        return SearchRecord(sweep.id, dict(self.space.written), log, trials, self.label, measure)
+        return SearchRecord(sweep.id, dict(self.space.written), trials, self.label, measure)
 
 
 def _trial(

@@ -133,10 +133,8 @@ class Trials:
     def record(self) -> SearchRecord:
         """Return the search as reports read it."""
         trials = [_record(frozen) for frozen in self.study.get_trials(deepcopy=False)]
-        log = [key for key, parameter in self.space.parameters.items() if parameter.log]
-        return SearchRecord(
-            self.sweep.id, dict(self.space.written), log, trials, measure=self.measure
-        )
+        written = dict(self.space.written)
+        return SearchRecord(self.sweep.id, written, trials, measure=self.measure)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

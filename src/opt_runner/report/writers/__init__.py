@@ -17,7 +17,7 @@ from opt_runner.report.columns import sheet
 from opt_runner.report.comparison import Comparison
 from opt_runner.report.figures.canvas import as_bytes
 from opt_runner.report.figures.dots import CONDITIONS, draw_conditions, families
-from opt_runner.report.figures.search import SEARCH, TUNING, draw_search, draw_tuning
+from opt_runner.report.figures.search import TUNING, draw_tuning
 from opt_runner.report.figures.view import View
 from opt_runner.report.writers import csv, explore, html, json, latex, markdown
 from opt_runner.report.writers.report import Picture, Report, Section
@@ -30,10 +30,10 @@ WRITERS = {
     "report.html": html.text,
     "explore.html": explore.text,
 }
-_MOST = 6  # tables, and searches, that are drawn
+_MOST = 6  # tables, and fair comparisons, that are drawn
 _MOST_ROWS = 80  # of drawn tables together: a picture takes half a second for 25 rows
 _PICTURE = re.compile(
-    rf"({'|'.join([*figures.PICTURES, 'search', 'tuning', 'conditions'])})(-\d+)?\.(png|svg)"
+    rf"({'|'.join([*figures.PICTURES, 'tuning', 'conditions'])})(-\d+)?\.(png|svg)"
 )
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ def collect(
     columns: Sequence[str] = (),
     refresh: int = 0,
 ) -> Report:
-    """Return the content of a report. If there are many tables or searches, only some are drawn.
+    """Return the content of a report. Of many tables or fair comparisons only some are drawn.
 
     command: the command that makes this report again. fault: called with a line about each file of
     metrics that cannot be read. folder: where it will be written. columns: their names,
@@ -70,10 +70,10 @@ def collect(
         sections.append(Section(table, text, new, [one for one in pictures if one], view))
         known.update(new)
     stated = {row.method: row.colour for table in tables for row in table.rows}
-    tuned, alone = tunings(searches), [search for search in searches if not search.label]
+    tuned = tunings(searches)
     tunings_ = _draw("tuning", TUNING, partial(draw_tuning, stated=stated), tuned)
     conditions = _draw("conditions", CONDITIONS, draw_conditions, families(tables))
-    many = len(tables) > most or max(len(tuned), len(alone)) > _MOST
+    many = len(tables) > most or len(tuned) > _MOST
     return Report(
         title,
         command,
@@ -81,8 +81,10 @@ def collect(
         sections,
         [picture for picture in conditions if picture],
         [*zip(tuned, tunings_, strict=True)],
-        [*zip(alone, _draw("search", SEARCH, draw_search, alone), strict=True)],
-        f"Drawn: {most} of {len(tables)} tables, and at most {_MOST} searches." if many else "",
+        [search for search in searches if not search.label],
+        f"Drawn: {most} of {len(tables)} tables, and at most {_MOST} fair comparisons."
+        if many
+        else "",
         folder,
         refresh,
     )

@@ -16,7 +16,7 @@ from opt_runner.records.reading import printable
 from opt_runner.records.search import words
 from opt_runner.records.stored import StoredRun
 from opt_runner.report.columns import finished
-from opt_runner.report.trials import SETTINGS, counts, settings
+from opt_runner.report.trials import SETTINGS, counts, ranking, settings
 from opt_runner.report.writers.report import Picture, Report
 
 
@@ -24,7 +24,7 @@ def text(report: Report) -> str:
     """Return the file's content."""
     return environment().get_template("page.html.j2").render(
         report=report, finished=finished, changes=_changes, counts=counts, words=words,
-        settings=settings, settings_headings=SETTINGS,
+        ranking=ranking, settings=settings, settings_headings=SETTINGS,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ def text(report: Report) -> str:
         "title": report.title,
         "command": report.command,
         "date": report.date,
-        "searches": [asdict(search) for search, _ in report.searches],
+        "searches": [asdict(search) for search in report.searches],
         "tunings": [[asdict(search) for search in searches] for searches, _ in report.tunings],
         "notes": report.notes,
         "tables": [_table(section.table) for section in report.sections],

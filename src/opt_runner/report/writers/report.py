@@ -47,7 +47,7 @@ class Report(NamedTuple):
 
     command: the command that makes this report again. conditions: pictures of tables that differ
     in the conditions of training. tunings: for each fair comparison its searches, with a picture if
-    a trial has finished. searches: the same of other searches. remark: about missing pictures.
+    a trial has finished. searches: the other searches. remark: about missing pictures.
     folder: where it is written. refresh: seconds after which a browser reads the pages again, or 0.
     """
 
@@ -57,7 +57,7 @@ class Report(NamedTuple):
     sections: Sequence[Section]
     conditions: Sequence[Picture]
     tunings: Sequence[tuple[Sequence[SearchRecord], Picture | None]]
-    searches: Sequence[tuple[SearchRecord, Picture | None]]
+    searches: Sequence[SearchRecord]
     remark: str
     folder: Path = Path()
     refresh: int = 0
@@ -73,4 +73,4 @@ class Report(NamedTuple):
         for section in self.sections:
             yield from section.pictures
         yield from self.conditions
-        yield from (picture for _, picture in (*self.tunings, *self.searches) if picture)
+        yield from (picture for _, picture in self.tunings if picture)
