@@ -36,7 +36,7 @@ def options(**given: Any) -> SlurmOptions:
 def test_the_queue_is_read() -> None:
     jobs = queue.read(ANSWER)
     assert [job.live for job in jobs.values()] == [True, True, False, False]
-    assert (jobs["12_1"].reason, jobs["12_1"].array) == ("Resources", "12")
+    assert jobs["12_1"].reason == "Resources"
     assert jobs["13"].name == "digits-1a2b3c4d gs cnn6 | seed 0"
     assert Path(jobs["12_0"].script).parent.name == "slurm-x"
 

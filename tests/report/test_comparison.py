@@ -187,10 +187,10 @@ def test_a_method_whose_seeds_all_differ_alike_has_no_p_and_counts_as_compared(
     (comparison,) = tables()
     assert shown(comparison, "p")["gs"] == "-"
     hr = comparison.rows[2]
-    alone = comparison.difference(hr)
+    alone = comparison.differences.get(hr)
     assert alone is not None
     assert alone.p is not None
-    assert comparison.corrected_p(hr) == pytest.approx(2 * alone.p)
+    assert comparison.corrected[hr] == pytest.approx(2 * alone.p)
     assert comparison.power is not None
     assert "with correction for 2 methods" in comparison.power
 
@@ -216,7 +216,7 @@ def test_rows_that_are_lower_than_the_bold_one_are_named_with_the_reason(
     write("cayley", 0, test_error=20.0)
     (comparison,) = tables()
     assert comparison.best is comparison.rows[1]
-    hr = comparison.corrected_p(comparison.rows[2])
+    hr = comparison.corrected[comparison.rows[2]]
     assert comparison.above_best == (
         f"Lower than the bold row, but not bold: hr (p {hr:.2g}), ls (1 of 3 runs finished)."
     )

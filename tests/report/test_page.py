@@ -18,7 +18,6 @@ from opt_runner.report.comparison import Comparison
 from opt_runner.report.figures.canvas import as_bytes
 from opt_runner.report.figures.view import View
 from opt_runner.report.writers.html import text
-from tests.report.conftest import SEEDS
 
 # Those of HTML that have no end.
 _VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -81,20 +80,18 @@ def test_it_holds_what_the_table_holds(content: str, table: Comparison) -> None:
     assert "opt-report outputs --title '<&>'" in words
 
 
-def test_every_run_can_be_looked_into_and_repeated(content: str, table: Comparison) -> None:
+def test_runs_that_did_not_finish_can_be_looked_into_and_repeated(
+    content: str, table: Comparison
+) -> None:
     reader = Reader(content)
-    runs = [run for row in table.rows for run in row.runs]
-    assert len(runs) == 3 * len(SEEDS) + 2
-    # The config, all that finished, each of their rows, and each run that did not finish.
-    assert len(reader.of("details")) == 2 + 3 + 2
+    runs = [run for row in table.rows for run in row.runs if run.status != "finished"]
+    assert len(reader.of("details")) == 1 + len(runs) == 3  # with the config
     for run in runs:
         assert str(run.record.directory) in reader.words
         assert f"opt-run method={run.method} seed={run.seed} note='<b>'" in reader.words
     assert "_target_: opt_runner.methods.Standard" in reader.words
-    assert "method._target_=opt_runner.methods.Cayley" in reader.words
     assert "hr, seed 0: failed" in reader.words
     assert "loss is not finite" in reader.words
-    assert reader.words.index("hr, seed 0: failed") < reader.words.index("All finished runs")
 
 
 def test_only_the_best_row_is_bold(table: Comparison, content: str) -> None:

@@ -87,6 +87,6 @@ def test_of_many_tables_the_first_have_pictures_and_the_page_says_so(
         write("gs", 0, f"budget.steps={steps}", rows=[], test_error=1.0)
     found = writers.collect(tables(), "Many", "opt-report")
     assert [len(section.pictures) for section in found.sections] == [1] * writers._MOST + [0]
-    assert found.remark == "Drawn: 6 of 7 tables, and at most 6 searches."
+    assert found.remark == "Drawn: 6 of 7 tables, and at most 6 fair comparisons."
     assert found.remark in writers.WRITERS["report.html"](found)
     assert all(not section.notes for section in found.sections[1:]), "each note stands once"

@@ -100,7 +100,6 @@ class RunSweeper(Sweeper):
         return run
 
     def screen(self, run: "Run") -> "Screen":
-        """Return the screen for a sweep of runs like this one."""
         from opt_runner.console.screen import Screen
 
         mode = run.config.progress
@@ -117,7 +116,6 @@ class RunSweeper(Sweeper):
         return self.own_options().at_once(run.config.hardware)
 
     def serve(self, sweep: "Sweep", screen: "Screen", source: "Source", at_once: int) -> None:
-        """Execute all runs of the source."""
         self.own_options().execute(source, sweep, screen, at_once)
 
     def own_options(self) -> "LauncherOptions":

@@ -73,7 +73,6 @@ class Worker:
             self.connection.send(job)
 
     def answer(self) -> End:
-        """Return how the run ended."""
         try:
             answer: Interrupted | str | None = self.connection.recv()
         except (EOFError, OSError):

@@ -4,8 +4,9 @@ It is the same for every launcher. A backend only starts runs and says how they 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
@@ -157,7 +158,8 @@ def dispatch(source: Source, backend: Backend, at_once: int) -> None:
                 handled += 1
             if not handled:
                 if look:
-                    waiting += _take(source, at_once - running - len(waiting))
+                    free = at_once - running - len(waiting)
+                    waiting += [Task(run, run) for run in islice(iter(source.take, None), free)]
                 left = backend.submit(waiting) if waiting else []
                 running += len(waiting) - len(left)
                 waiting = left
@@ -173,13 +175,6 @@ def dispatch(source: Source, backend: Backend, at_once: int) -> None:
                     source.ended(task.taken)
         if handled:
             raise Interrupted(signals[0])
-
-
-def _take(source: Source, most: int) -> Iterator[Task]:
-    for _ in range(most):
-        if (run := source.take()) is None:
-            return
-        yield Task(run, run)
 
 
 def _is_tried_again(task: Task, end: End, backend: Backend, stopping: bool) -> bool:

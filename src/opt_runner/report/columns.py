@@ -36,12 +36,10 @@ class Sheet:
 
     @property
     def headings(self) -> list[str]:
-        """Return the headings of the columns."""
         return [column.heading for column in self.columns]
 
     @property
     def notes(self) -> list[str]:
-        """Return the notes of the columns."""
         return [column.note for column in self.columns if column.note]
 
 
@@ -102,7 +100,7 @@ def mean(value: Mean | None, form: str, spread: bool = True) -> str:
 
 
 def _difference(table: Comparison, row: TableRow) -> str:
-    value = table.difference(row)
+    value = table.differences.get(row)
     if value is None:
         return NOTHING
     form = table.measure.form
@@ -111,14 +109,13 @@ def _difference(table: Comparison, row: TableRow) -> str:
 
 
 def _p(table: Comparison, row: TableRow) -> str:
-    value = table.corrected_p(row)
+    value = table.corrected.get(row)
     return NOTHING if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _mean(
     heading: str, name: str, form: str, note: str = "", brief: bool = False, spread: bool = True
 ) -> Column:
-    """Return the column of a field's mean over seeds."""
     return Column(heading, lambda _, row: mean(row.mean(name), form, spread), note, brief)
 
 

@@ -42,7 +42,6 @@ class TableRow:
 
     @property
     def method(self) -> str:
-        """Return the method's name."""
         return self.runs[0].method
 
     @property
@@ -53,7 +52,6 @@ class TableRow:
 
     @cached_property
     def finished(self) -> dict[int, Result]:
-        """Return the results of the finished runs by seed."""
         return {r.seed: r.result for r in self.runs if r.result and r.status == "finished"}
 
     def values(self, name: str) -> dict[int, float]:
@@ -65,11 +63,9 @@ class TableRow:
         return {seed: value for seed, value in found.items() if value is not None}
 
     def mean(self, name: str) -> Mean | None:
-        """Return the mean of a field over the finished seeds."""
         return Mean.of([*self.values(name).values()])
 
     def gap(self) -> Mean | None:
-        """Return the mean of test error minus train error."""
         test, train = self.values("test_error"), self.values("train_error")
         return Mean.of([test[seed] - train[seed] for seed in test.keys() & train])
 
@@ -128,13 +124,11 @@ class Comparison:
 
     @cached_property
     def measure(self) -> Measure:
-        """Return what the errors are."""
         found = (result.measure for row in self.rows for result in row.finished.values())
         return next(found, Measure())
 
     @cached_property
     def seeds(self) -> list[int]:
-        """Return all seeds of all rows."""
         return sorted({run.seed for row in self.rows for run in row.runs})
 
     @cached_property
@@ -143,30 +137,19 @@ class Comparison:
         rows = [row for row in self.rows if row.method == BASELINE]
         return rows[0] if len(rows) == 1 else None
 
-    def difference(self, row: TableRow) -> Difference | None:
-        """Return the test error of `row` minus that of `standard`, paired by seed."""
-        return self._differences.get(row)
-
     @cached_property
-    def _differences(self) -> dict[TableRow, Difference]:
-        if self.baseline is None:
-            return {}
-        plain = self.baseline.values("test_error")
-        found = {
-            row: Difference.paired(row.values("test_error"), plain)
-            for row in self.rows
-            if row is not self.baseline
-        }
+    def differences(self) -> dict[TableRow, Difference]:
+        """Return the test error of each row minus that of `standard`, paired by seed."""
+        plain = self.baseline.values("test_error") if self.baseline else {}
+        others = [row for row in self.rows if row is not self.baseline]
+        found = {row: Difference.paired(row.values("test_error"), plain) for row in others}
         return {row: one for row, one in found.items() if one is not None}
 
-    def corrected_p(self, row: TableRow) -> float | None:
-        """Return the p of the difference, by Holm's correction for all rows that are compared."""
-        return self._corrected.get(row)
-
     @cached_property
-    def _corrected(self) -> dict[TableRow, float]:
+    def corrected(self) -> dict[TableRow, float]:
+        """Return the p of the differences, by Holm's correction for all rows that are compared."""
         # A method whose seeds all differ equally has no p, but was compared.
-        ps = {row: one.p for row, one in self._differences.items() if one.n > 1}
+        ps = {row: one.p for row, one in self.differences.items() if one.n > 1}
         corrected = holm([1.0 if p is None else p for p in ps.values()])
         every = zip(ps.items(), corrected, strict=True)
         return {row: p for (row, own), p in every if own is not None}
@@ -178,16 +161,13 @@ class Comparison:
         Their corrected p is below 0.05 and all their runs have finished: a method that fails with
         one seed is not the best.
         """
-        below = [
-            (difference.mean, place)
-            for place, row in enumerate(self.rows)
-            if (difference := self.difference(row)) is not None
-            and (p := self.corrected_p(row)) is not None
-            and p < 1 - CONFIDENCE
-            and difference.mean < 0
-            and not self.unfinished(row)
-        ]
-        return self.rows[min(below)[1]] if below else None
+        means = {
+            row: self.differences[row].mean
+            for row, p in self.corrected.items()
+            if p < 1 - CONFIDENCE and not self.unfinished(row)
+        }
+        lowest = min(means, key=means.__getitem__, default=None)
+        return lowest if lowest and means[lowest] < 0 else None
 
     @cached_property
     def above_best(self) -> str | None:
@@ -203,7 +183,7 @@ class Comparison:
         return f"Lower than the bold row, but not bold: {', '.join(told)}{more}."
 
     def _why_not_best(self, row: TableRow) -> str:
-        p = self.corrected_p(row)
+        p = self.corrected.get(row)
         if self.unfinished(row):
             return f"{len(row.finished)} of {len(self.seeds)} runs finished"
         if p is None:
@@ -213,7 +193,7 @@ class Comparison:
     @cached_property
     def power(self) -> str | None:
         """Return in words the difference to `standard` that these runs could have shown."""
-        found = self._differences.values()
+        found = self.differences.values()
         stds = [one.std for one in found if one.std]
         if not stds:
             return None
@@ -233,7 +213,6 @@ class Comparison:
 
     @cached_property
     def remarks(self) -> list[str]:
-        """Return the sentences above the table."""
         return [text for text in (self.power, self.above_best, self.out_of_patience) if text]
 
     @cached_property

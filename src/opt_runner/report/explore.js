@@ -24,6 +24,14 @@ function fill(select, names, first) {
   select.value = again >= 0 ? again : Math.max(0, names.indexOf(first));
 }
 
+function list(place, tag, texts) {
+  at(place).replaceChildren(...texts.map(text => {
+    const line = document.createElement(tag);
+    line.textContent = text;
+    return line;
+  }));
+}
+
 function draw(id, traces, x, y, logX, logY) {
   const axis = (title, log) => ({
     title: {text: safe(title)}, type: log ? "log" : "linear", gridcolor: style("--line"),
@@ -147,11 +155,7 @@ function show(place, headings, rows, link, best) {
 
 function showTables() {
   show("means", section.headings, section.cells, () => "", section.best);
-  at("notes").replaceChildren(...section.notes.map(note => {
-    const item = document.createElement("li");
-    item.textContent = note;
-    return item;
-  }));
+  list("notes", "li", section.notes);
   const headings = ["method", "seed", "status", ...section.numbers, ...section.keys, "record"];
   const urls = section.runs.some(run => run[6]);
   const rows = section.runs.map(run => [
@@ -177,11 +181,7 @@ function choose() {
   fill(at("quantity"), Object.keys(section.curves));
   fill(at("x"), names, names.find(name => name.startsWith("train ")) && "seconds");
   fill(at("y"), names, names[0]);
-  at("remarks").replaceChildren(...section.remarks.map(remark => {
-    const line = document.createElement("p");
-    line.textContent = remark;
-    return line;
-  }));
+  list("remarks", "p", section.remarks);
   drawCurves();
   drawScatter();
   showTables();

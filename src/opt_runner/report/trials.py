@@ -10,7 +10,6 @@ from opt_runner.report.columns import NOTHING, mean
 from opt_runner.report.statistics import Mean
 from opt_runner.report.terminal import grid, text
 
-SETTINGS = ("entrant", "trials", "best", "median", "worst", "diverged", "best setting")
 _SHOWN = 10
 
 
@@ -20,8 +19,8 @@ def counts(search: SearchRecord) -> str:
     return f"{search.name}: trials: {', '.join(every) or 'none yet'}"
 
 
-def settings(searches: Sequence[SearchRecord]) -> list[list[str]]:
-    """Return the origin of each entrant's setting in a fair comparison, see SETTINGS.
+def settings(searches: Sequence[SearchRecord]) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and a row for each entrant: the origin of its setting.
 
     best, median, worst: validation errors of the trials that finished.
     """
@@ -34,16 +33,17 @@ def settings(searches: Sequence[SearchRecord]) -> list[list[str]]:
         ]
         best = " ".join(words(ranked[0].parameters)) if ranked else NOTHING
         rows.append([search.label, str(len(ranked)), *spread, str(search.count("diverged")), best])
-    return rows
+    return ["entrant", "trials", "best", "median", "worst", "diverged", "best setting"], rows
 
 
 def settings_table(searches: Sequence[SearchRecord]) -> Table:
     """Return the table of `settings`."""
     drawn = grid(f"{searches[0].name}: {searches[0].measure.axis('validation')}, of the searches")
-    for place, heading in enumerate(SETTINGS):
-        wraps = place in (0, len(SETTINGS) - 1)
+    headings, rows = settings(searches)
+    for heading in headings:
+        wraps = heading in ("entrant", "best setting")
         drawn.add_column(heading, justify="left" if wraps else "right", no_wrap=not wraps)
-    for row in settings(searches):
+    for row in rows:
         drawn.add_row(*map(text, row))
     return drawn
 

@@ -24,15 +24,12 @@ from opt_runner.sweep.sweep import LeftRunning, Sweep
 from opt_runner.sweep.watch import watched
 from opt_runner.tracking import hints
 
-Launch = Callable[[Sequence[Run]], object]
-KindOf = Callable[[Run], str]
-
 
 def conduct(
     sweep: Sweep,
-    launch: Launch,
+    launch: Callable[[Sequence[Run]], object],
     screen: Screen,
-    kind_of: KindOf = plan.kind_of,
+    kind_of: Callable[[Run], str] = plan.kind_of,
     report: Callable[[bool], int] | None = None,
 ) -> int:
     """Show the plan of a sweep, launch its remaining runs, and report on all runs.
@@ -83,18 +80,11 @@ def work_and_report(
     was done. same: the command that resumes an interrupted sweep.
     Raises UserError, and nothing else, if `work` does.
     """
-
-    def reported(done: bool) -> int:
-        try:
-            return report(done)
-        except CannotWrite as error:
-            screen.fail(str(error))
-            return 1
-
+    code = interrupted = 0
     try:
         work()
     except KeyboardInterrupt as error:
-        return _interrupted(reported, same, int(getattr(error, "signum", signal.SIGINT)))
+        interrupted = 128 + int(getattr(error, "signum", signal.SIGINT))
     except LeftRunning as left_running:
         screen.say(str(left_running))
         return 0
@@ -107,15 +97,15 @@ def work_and_report(
             screen.fail(str(error))
         else:
             _log_failure(sweep, error, screen)
-        reported(False)
-        return 1
-    return reported(True)
-
-
-def _interrupted(report: Callable[[bool], int], same: str, signum: int) -> int:
-    report(False)
-    print(f"opt-run: interrupted; {same} resumes", file=sys.stderr)
-    return 128 + signum
+        code = 1
+    try:
+        code |= report(not code and not interrupted)
+    except CannotWrite as error:
+        screen.fail(str(error))
+        code = 1
+    if interrupted:
+        print(f"opt-run: interrupted; {same} resumes", file=sys.stderr)
+    return interrupted or code
 
 
 def _log_failure(sweep: Sweep, error: Exception, screen: Screen) -> None:

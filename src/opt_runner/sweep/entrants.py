@@ -5,7 +5,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -19,9 +19,11 @@ from opt_runner.records.search import SearchRecord, Trial
 from opt_runner.records.stored import StoredRun
 from opt_runner.run.run import Run
 from opt_runner.sweep import plan
-from opt_runner.sweep.search import Runner
 from opt_runner.sweep.space import Space, parse_space
 from opt_runner.sweep.sweep import Sweep
+
+if TYPE_CHECKING:
+    from hydra_plugins.opt_runner.sweepers import RunSweeper
 
 
 class ComparisonOptions(SweeperOptions):
@@ -115,7 +117,11 @@ def parse_command(overrides: Sequence[str]) -> Command:
 
 
 def entrant_of(
-    label: str, fixed: Sequence[str], command: Command, options: ComparisonOptions, runner: Runner
+    label: str,
+    fixed: Sequence[str],
+    command: Command,
+    options: ComparisonOptions,
+    runner: "RunSweeper",
 ) -> Entrant:
     """Return an entrant. Raises UserError if it cannot be tuned."""
     config = runner.run([*fixed, command.seeds[0]]).config
@@ -175,7 +181,7 @@ def _trial_budget(config: Config, share: float) -> list[str]:
 
 
 def check(
-    entrants: Sequence[Entrant], command: Command, options: ComparisonOptions, runner: Runner
+    entrants: Sequence[Entrant], command: Command, options: ComparisonOptions, runner: "RunSweeper"
 ) -> None:
     """Raise UserError if a run with one of the seeds or conditions cannot be compared or set up.
 
@@ -211,7 +217,7 @@ def _of_method(config: Config) -> dict[str, Any]:
 
 
 def final_run(
-    entrant: Entrant, setting: Sequence[str], condition: str, seed: str, runner: Runner
+    entrant: Entrant, setting: Sequence[str], condition: str, seed: str, runner: "RunSweeper"
 ) -> Run:
     """Return the run of an entrant with a setting, under a condition."""
     try:

@@ -9,10 +9,11 @@ are used, once.
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from opt_runner.console.screen import Screen
 from opt_runner.files import CannotWrite, locked
@@ -29,24 +30,15 @@ from opt_runner.sweep.entrants import (
     entrant_of,
     final_run,
 )
-from opt_runner.sweep.search import Runner, make_folder, refuse_second, space_digest
+from opt_runner.sweep.search import make_folder, refuse_second, space_digest
 from opt_runner.sweep.source import Listed
 from opt_runner.sweep.sweep import Sweep
 
-
-class _Trials(Listed):
-    """The runs of all trials. When a run ends, it writes the search.json of its entrant."""
-
-    def __init__(self, runs: Sequence[Run], write: Callable[[Run], object]) -> None:
-        super().__init__(runs)
-        self._write = write
-
-    def ended(self, run: Run) -> None:
-        with suppress(CannotWrite):  # all are written again at the end
-            self._write(run)
+if TYPE_CHECKING:
+    from hydra_plugins.opt_runner.sweepers import RunSweeper
 
 
-def conduct(command: Command, options: ComparisonOptions, runner: Runner) -> int:
+def conduct(command: Command, options: ComparisonOptions, runner: "RunSweeper") -> int:
     """Tune every entrant, then train the best settings; resume both. Returns the exit code.
 
     Raises UserError for a mistake, before anything starts.
@@ -93,7 +85,7 @@ def conduct(command: Command, options: ComparisonOptions, runner: Runner) -> int
 
 
 def _tune(
-    entrants: Sequence[Entrant], name: str, folder: Path, runner: Runner, screen: Screen
+    entrants: Sequence[Entrant], name: str, folder: Path, runner: "RunSweeper", screen: Screen
 ) -> tuple[int, list[SearchRecord]]:
     """Train all trials. Returns the exit code, and the trials unless the launcher has left them."""
     owners = {run.signature: entrant for entrant in entrants for run in entrant.trials}
@@ -109,9 +101,12 @@ def _tune(
         record.write(own)
         return record
 
+    def ended(run: Run) -> None:
+        with suppress(CannotWrite):  # all are written again at the end
+            write(owners[run.signature])
+
     def launch(left: Sequence[Run]) -> None:
-        source = _Trials(left, lambda run: write(owners[run.signature]))
-        runner.serve(sweep, screen, source, len(left))
+        runner.serve(sweep, screen, Listed(left, ended), len(left))
 
     def report(done: bool) -> int:
         records.extend(map(write, entrants))

@@ -7,18 +7,16 @@ done. The study is on disk: the same command resumes it after any kill.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from opt_runner.config import titles
 from opt_runner.config.options import SweeperOptions
 from opt_runner.config.schema import Config
-from opt_runner.console.screen import Screen
 from opt_runner.datasets import measure_of
 from opt_runner.errors import UserError
 from opt_runner.files import locked
@@ -28,12 +26,14 @@ from opt_runner.report.wandb import log_tables
 from opt_runner.run.run import Run
 from opt_runner.sweep import plan
 from opt_runner.sweep.conduct import show_tables, show_where, work_and_report
-from opt_runner.sweep.source import Source
 from opt_runner.sweep.space import Space
 from opt_runner.sweep.study import Pruning, open_study
 from opt_runner.sweep.sweep import Sweep
 from opt_runner.sweep.trials import Trials
 from opt_runner.sweep.watch import watched
+
+if TYPE_CHECKING:
+    from hydra_plugins.opt_runner.sweepers import RunSweeper
 
 
 class SearchOptions(SweeperOptions):
@@ -47,32 +47,7 @@ class SearchOptions(SweeperOptions):
     storage: str = Field(min_length=1)
 
 
-class Runner(Protocol):
-    """The sweeper's part of a search: it composes and executes runs. here: on this machine."""
-
-    here: bool
-
-    def run(self, overrides: Sequence[str]) -> Run:
-        """Return a run. Raises UserError, or an exception of Hydra or OmegaConf, for a mistake."""
-        ...
-
-    def screen(self, run: Run) -> Screen:
-        """Return the screen for a sweep of runs like this one."""
-        ...
-
-    def prepare(self, sweep: Sweep, screen: Screen) -> None:
-        """Prepare the launcher, as for a grid whose runs have all finished."""
-        ...
-
-    def at_once(self, run: Run) -> int | None:
-        """Return how many runs like this one the launcher executes at once, None if unknown."""
-        ...
-
-    def serve(self, sweep: Sweep, screen: Screen, source: Source, at_once: int) -> None:
-        """Execute all runs of the source, and return when they have ended."""
-
-
-def conduct(space: Space, options: SearchOptions, runner: Runner) -> int:
+def conduct(space: Space, options: SearchOptions, runner: "RunSweeper") -> int:
     """Search, or resume a search, and report on it.
 
     Returns the exit code: 0 all trials are done, 1 some are not, 130 or 143 interrupted.
@@ -137,7 +112,7 @@ def refuse_second(name: str, holder: str) -> None:
     raise UserError(f"search {name} is under way: {holder} has it; wait for it to end")
 
 
-def _conduct(trials: Trials, example: Run, runner: Runner, parallel: int) -> int:
+def _conduct(trials: Trials, example: Run, runner: "RunSweeper", parallel: int) -> int:
     sweep, screen, left = trials.sweep, trials.screen, trials.left
     os.environ[titles.SWEEP_VARIABLE] = titles.sweep_variable(sweep.id, [], trials.space.parameters)
     if example.config.note:
@@ -158,7 +133,7 @@ def _conduct(trials: Trials, example: Run, runner: Runner, parallel: int) -> int
     return work_and_report(sweep, work, partial(_report, trials, example, runner), screen)
 
 
-def _report(trials: Trials, example: Run, runner: Runner, done: bool) -> int:
+def _report(trials: Trials, example: Run, runner: "RunSweeper", done: bool) -> int:
     """Show the best trials and, once all are done, the tables of the best one.
 
     Until then its test error is hidden. Returns the exit code.
@@ -176,7 +151,7 @@ def _report(trials: Trials, example: Run, runner: Runner, done: bool) -> int:
     return 0 if ranked and not trials.left else 1
 
 
-def _show_best(best: Trial, trials: Trials, runner: Runner, done: bool) -> None:
+def _show_best(best: Trial, trials: Trials, runner: "RunSweeper", done: bool) -> None:
     sweep, screen, space = trials.sweep, trials.screen, trials.space
     runs = [runner.run(space.overrides(best.parameters, seed)) for seed in space.seeds]
     screen.say(f"best: trial {best.number}: {' '.join(words(best.parameters))}")

@@ -1,7 +1,7 @@
 """Sources of runs for launchers: the list of a grid, or a search that draws its runs."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from opt_runner.run.run import Run
@@ -22,13 +22,13 @@ class Source(Protocol):
 
 
 class Listed:
-    """A source of runs that are known beforehand."""
+    """A source of runs that are known beforehand. ended: called with each run that has ended."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
+    def __init__(
+        self, runs: Sequence[Run], ended: Callable[[Run], None] = lambda run: None
+    ) -> None:
         self._left = deque(runs)
+        self.ended = ended
 
     def take(self) -> Run | None:
         return self._left.popleft() if self._left else None
-
-    def ended(self, run: Run) -> None:
-        """Do nothing: the results are on disk."""

@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from opt_runner.datasets.batches import mix
 from opt_runner.errors import UserError
@@ -67,17 +67,12 @@ def ask(study: optuna.Study, space: Space, seed: int) -> optuna.Trial:
 def unfinished(study: optuna.Study, space: Space) -> list[optuna.Trial]:
     """Return the trials that were running when an earlier process ended."""
     found = []
-    for frozen in of_state(study, TrialState.RUNNING):
+    for frozen in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         if frozen.params.keys() == space.parameters.keys():
             found.append(optuna.Trial(study, frozen._trial_id))
         else:  # the process ended while it drew the parameters
             study.tell(frozen.number, state=TrialState.FAIL)
     return found
-
-
-def of_state(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
-    """Return the trials in one of these states."""
-    return study.get_trials(deepcopy=False, states=states)
 
 
 def _distribution(parameter: Choices | Range) -> BaseDistribution:

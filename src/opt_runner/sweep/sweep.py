@@ -54,7 +54,6 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        """Return the folder for the launcher's files."""
         return Path(self.configs[0].output_dir) / ".sweep" / self.id
 
     def check_output(self, runs: Sequence[Run] = ()) -> None:

@@ -84,7 +84,8 @@ class Trials:
     @property
     def done(self) -> int:
         """Return the number of trials that need no more runs."""
-        return len(study.of_state(self.study, TrialState.COMPLETE, TrialState.PRUNED))
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        return len(self.study.get_trials(deepcopy=False, states=states))
 
     @property
     def left(self) -> int:
@@ -108,14 +109,14 @@ class Trials:
             raise self._fault
 
     def take(self) -> Run | None:
-        """Return the next run, see `Source`."""
         with self._locked():
             while self.stopped is None and self._fault is None:
                 trial = self._next()
                 if trial is None:
                     return None
                 found = self.sweep.stored(trial.run)
-                if found is not None and self._needs_no_run(trial, found):
+                pruned = self._prunes and trial.resumed and found and found.status == "pruned"
+                if pruned or (found and found.result and found.result.settled):
                     self._end_run(trial, found)
                     continue
                 self._running.append((trial.run, trial))
@@ -124,14 +125,12 @@ class Trials:
         return None
 
     def ended(self, run: Run) -> None:
-        """Record the end of a run, see `Source`."""
         with self._locked():
             place = next(i for i, (one, _) in enumerate(self._running) if one is run)
             _, trial = self._running.pop(place)
             self._end_run(trial, self.sweep.stored(run))
 
     def record(self) -> SearchRecord:
-        """Return the search as reports read it."""
         trials = [_record(frozen) for frozen in self.study.get_trials(deepcopy=False)]
         written = dict(self.space.written)
         return SearchRecord(self.sweep.id, written, trials, measure=self.measure)
@@ -173,10 +172,6 @@ class Trials:
             frozen = self.study.get_trials(deepcopy=False)[trial.number]
             return _Trial(trial, runs, resumed, set(frozen.intermediate_values))
         return None
-
-    def _needs_no_run(self, trial: _Trial, found: StoredRun) -> bool:
-        pruned = self._prunes and trial.resumed and found.status == "pruned"
-        return pruned or (found.result is not None and found.result.settled)
 
     def _end_run(self, trial: _Trial, found: StoredRun | None) -> None:
         """Record the end of a trial's run; the trial ends, too, unless it has more seeds."""
@@ -228,16 +223,14 @@ class Trials:
                 )
             return
         self._failures = 0
-        text = (
-            self.measure.said("validation", statistics.fmean(errors))
-            if status == "finished"
-            else (f"{status}, {reason}")
-        )
-        ranked = record.ranked()
-        best = ""
-        if ranked and ranked[0].value is not None:
-            best = f" (best: trial {ranked[0].number}, {self.measure.value(ranked[0].value)})"
-        self.screen.say(f"trial {trial.number}: {text}{best}")
+        text = f"{status}, {reason}"
+        if status == "finished":
+            text = self.measure.said("validation", statistics.fmean(errors))
+        for best in record.ranked()[:1]:
+            text += (
+                f" (best: trial {best.number}, {self.measure.value(statistics.fmean(best.errors))})"
+            )
+        self.screen.say(f"trial {trial.number}: {text}")
 
     def _count_expected(self) -> int:
         """Return the number of runs that are still to be launched."""

@@ -73,7 +73,12 @@ class _Watcher:
                 total = self.done + len(self.open) + self.expected()
                 left = self._seconds_left(running)
                 if ended and not self.screen.live:  # else the bars show it
-                    self._say(total, left)
+                    text = f"sweep: {self.done} of {total} runs done"
+                    if self.failed:
+                        text += f", {self.failed} failed"
+                    if left is not None and self.done < total:
+                        text += f", {duration(left)} left"
+                    self.screen.say(text)
                 bars.draw(self.done, total, self.failed, left, running)
 
     def _files(self, pattern: str) -> list[Path]:
@@ -121,11 +126,6 @@ class _Watcher:
             self.spent[_kind(run)].append(found.result.seconds)
             results.append(found.result)
         return results
-
-    def _say(self, total: int, left: float | None) -> None:
-        failed = f", {self.failed} failed" if self.failed else ""
-        text = f", {duration(left)} left" if left is not None and self.done < total else ""
-        self.screen.say(f"sweep: {self.done} of {total} runs done{failed}{text}")
 
     def _seconds_left(self, running: Mapping[str, dict[str, Any]]) -> float | None:
         """Estimate the time to the end from ended runs of the same kind. None: not known yet.

@@ -52,10 +52,7 @@ class Trackers:
         self._screen = screen
 
     def add(self, name: str, make: Callable[[], Tracker]) -> None:
-        def add() -> None:
-            self._trackers[name] = make()
-
-        self._guard(name, add)
+        self._guard(name, lambda: self._trackers.update({name: make()}))
 
     def log(self, row: dict[str, Any]) -> None:
         for name, tracker in [*self._trackers.items()]:

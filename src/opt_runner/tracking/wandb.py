@@ -24,8 +24,6 @@ from opt_runner.tracking.wandb_service import service, tear_down
 
 log = logging.getLogger(__name__)
 
-_PROJECT = "opt-runner"
-
 
 class WandbTracker:
     """A W&B run, online or, if that fails, offline.
@@ -143,7 +141,7 @@ def _init(
     if "WANDB_INIT_TIMEOUT" not in os.environ:
         settings.init_timeout = 30
     return wandb.init(
-        project=config.tracking.project or os.environ.get("WANDB_PROJECT", _PROJECT),
+        project=config.tracking.project or os.environ.get("WANDB_PROJECT", "opt-runner"),
         entity=config.tracking.entity,
         dir=_folder(config.output_dir),
         id=run_id,

@@ -175,7 +175,7 @@ class Jobs(Backend):
                 folders.pop(one.log.parent, None)
         while folders and time.monotonic() < until:
             with contextlib.suppress(queue.NoAnswer):
-                live = {job.array for job in queue.jobs().values() if job.live}
+                live = {queue.array_of(job.id) for job in queue.jobs().values() if job.live}
                 for folder in [one for one, array in folders.items() if array not in live]:
                     shutil.rmtree(folder, ignore_errors=True)
                     del folders[folder]

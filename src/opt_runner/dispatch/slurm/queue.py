@@ -45,10 +45,6 @@ class Job:
         """Return True if it waits, runs, or will run again."""
         return self.state not in _ENDED
 
-    @property
-    def array(self) -> str:
-        return array_of(self.id)
-
 
 def array_of(job_id: str) -> str:
     """Return 12 for 12_3, and for 12."""
@@ -102,7 +98,7 @@ def has_gpus(partition: str | None) -> bool:
 def shortest(ids: Iterable[str], known: Mapping[str, Job]) -> list[str]:
     """Return the jobs' names for a command: the array's number for all its live jobs."""
     chosen = set(ids)
-    spared = {job.array for job in known.values() if job.live and job.id not in chosen}
+    spared = {array_of(job.id) for job in known.values() if job.live and job.id not in chosen}
     ordered = sorted(chosen, key=lambda job_id: [int(part) for part in job_id.split("_")])
     names = (one if array_of(one) in spared else array_of(one) for one in ordered)
     return list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""Figures, axes, legends and files, for all pictures."""
+"""Figures, axes and files, for all pictures."""
 
 import io
 import math
@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Literal
 
 import matplotlib
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -92,29 +91,6 @@ def make_logarithmic(
 def spread(values: Sequence[float]) -> bool:
     """Return True if a logarithmic axis suits: all are above 0 and differ by a factor of 4."""
     return len(values) > 0 and min(values) > 0 and max(values) >= 4 * min(values)
-
-
-def entries(panels: Sequence[Axes]) -> tuple[list[Artist], list[str]]:
-    """Return the handles and labels of a legend of these axes, each label once."""
-    found: dict[str, Artist] = {}
-    for axes in panels:
-        handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    return list(found.values()), list(found)
-
-
-def legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Add the legend below the panels, where it hides nothing. The figure grows by it."""
-    handles, labels = entries(panels)
-    longest = max(len(line) for label in labels for line in label.split("\n"))
-    lines = math.ceil(len(labels) / max(1, min(4, 112 // (longest + 9))))
-    most = max(1 + label.count("\n") for label in labels)  # lines of a label
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.19 * most * lines)
-    figure.legend(
-        handles, labels, loc="outside lower left", frameon=False, handlelength=3.2,
-        ncols=math.ceil(len(labels) / lines),
-    )  # fmt: skip
 
 
 def as_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:

@@ -6,11 +6,12 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from opt_runner.report.figures.canvas import drawing, entries, legend, prepare
+from opt_runner.report.figures.canvas import drawing, prepare
 from opt_runner.report.figures.view import View
 
 _TOGETHER = 12  # the most rows in one panel, so that they do not hide each other
 _LINE = 2.3  # inches, the height of a line of panels with so many names beside it
+_ALONE = 3.1  # inches, the height of the only line
 
 
 class Panel(NamedTuple):
@@ -21,21 +22,35 @@ class Panel(NamedTuple):
 
 
 def draw_panels(view: View, note: str, panels: Sequence[Panel]) -> Figure:
-    """Return a figure of these panels."""
+    """Return a figure of these panels, with a legend beside each line."""
+    lines = _lines(view)
     with drawing():
-        if len(view.rows) > _TOGETHER:
-            return _by_family(view, note, panels)
-        figure: Figure = view.figure(note, 3.1)
-        every = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, panel in zip(every, panels, strict=True):
-            panel.draw(prepare(axes), range(len(view.rows)))
-            axes.set_title(panel.title, loc="left")
-        legend(figure, list(every))
+        figure: Figure = view.figure(note, _LINE * len(lines) if len(lines) > 1 else _ALONE)
+        grid = figure.subplots(len(lines), len(panels), sharex="col", sharey="col", squeeze=False)
+        for (family, places), line in zip(lines, grid, strict=True):
+            found = {}
+            for axes, panel in zip(line, panels, strict=True):
+                panel.draw(prepare(axes), places)
+                axes.set_title(family + panel.title, loc="left")
+                axes.tick_params(labelbottom=True, labelleft=True)
+                handles, labels = axes.get_legend_handles_labels()
+                found |= dict(zip(labels, handles, strict=True))
+            line[-1].legend(
+                [*found.values()], [*found], loc="upper left", bbox_to_anchor=(1.0, 1.0),
+                frameon=False, handlelength=3.2, fontsize=8,
+            )  # fmt: skip
+        for axes in grid[:-1].flat:
+            axes.set_xlabel("")
     return figure
 
 
-def _by_family(view: View, note: str, panels: Sequence[Panel]) -> Figure:
-    """Draw plain training in all lines of panels. A large family has several lines."""
+def _lines(view: View) -> list[tuple[str, Sequence[int]]]:
+    """Return the places of the rows in each line of panels, and how its titles begin.
+
+    Plain training is in all lines. A large family has several.
+    """
+    if len(view.rows) <= _TOGETHER:
+        return [("", range(len(view.rows)))]
     members: dict[str, list[int]] = {}
     baseline = []
     for place, row in enumerate(view.rows):
@@ -43,22 +58,8 @@ def _by_family(view: View, note: str, panels: Sequence[Panel]) -> Figure:
             baseline.append(place)
         else:
             members.setdefault(row.family, []).append(place)
-    lines = [
-        (family, places[start : start + _TOGETHER])
+    return [
+        (f"{family}: ", [*baseline, *places[start : start + _TOGETHER]])
         for family, places in members.items()
         for start in range(0, len(places), _TOGETHER)
     ]
-    figure: Figure = view.figure(note, _LINE * len(lines))
-    grid = figure.subplots(len(lines), len(panels), sharex="col", sharey="col", squeeze=False)
-    for (family, places), line in zip(lines, grid, strict=True):
-        for axes, panel in zip(line, panels, strict=True):
-            panel.draw(prepare(axes), [*baseline, *places])
-            axes.set_title(f"{family}: {panel.title}", loc="left")
-            axes.tick_params(labelbottom=True, labelleft=True)
-        line[-1].legend(
-            *entries(line), loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False,
-            handlelength=3.2, fontsize=8,
-        )  # fmt: skip
-    for axes in grid[:-1].flat:
-        axes.set_xlabel("")
-    return figure

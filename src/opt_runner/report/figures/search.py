@@ -10,7 +10,6 @@ from opt_runner.report.comparison import is_number
 from opt_runner.report.figures.canvas import (
     QUIET,
     drawing,
-    legend,
     make_logarithmic,
     new_figure,
     shared_grid,
@@ -25,12 +24,8 @@ _ACROSS = 4
 # On a linear axis, errors above this multiple of the median are out of range, because one failed
 # trial would flatten all others.
 _FAR = 1.5
-_OF_R, _OF_ALL_ELSE = ("o", "learning rate of R"), ("+", "learning rate of all else")
-_RATES = {  # marker and label
-    "optimizer.rotation_lr": _OF_R,
-    "method.rotation_lr": _OF_R,
-    "optimizer.lr": _OF_ALL_ELSE,
-}
+# The keys of learning rates, with their markers.
+_RATES = {"optimizer.rotation_lr": "o", "method.rotation_lr": "o", "optimizer.lr": "+"}
 
 
 def draw_tuning(
@@ -53,7 +48,10 @@ def draw_tuning(
     across = min(_ACROSS, len(shown))
     with drawing():
         axis = searches[0].measure.axis("validation")
-        note = f"{axis}, of each trial against its learning rates; ringed: the best"
+        note = (
+            f"{axis}, of each trial against its learning rates; o: that of R; +: that of all else; "
+            "ringed: the best"
+        )
         figure = new_figure(searches[0].name, note, 0.3 - 1.9 * (-len(shown) // across))
         grid = shared_grid(figure, len(shown), across)
         rates: list[float] = []
@@ -61,10 +59,9 @@ def draw_tuning(
             parameters, of_trials = [trial.parameters for trial in ranked], _errors(ranked)
             keys = [key for key in _RATES if all(is_number(one.get(key)) for one in parameters)]
             for key in keys:
-                marker, label = _RATES[key]
-                values = [one[key] for one in parameters]
+                marker, values = _RATES[key], [one[key] for one in parameters]
                 axes.plot(
-                    values, of_trials, marker, label=label, markersize=5, markeredgewidth=1.3,
+                    values, of_trials, marker, markersize=5, markeredgewidth=1.3,
                     color=colours[search.label] if marker == "o" else QUIET, alpha=0.8,
                 )  # fmt: skip
                 rates += [rate for rate in values if rate > 0]
@@ -80,7 +77,6 @@ def draw_tuning(
             axes.set_title(wrapped(search.label + about, 30), loc="left")
         if rates:
             make_logarithmic(grid[0], "x", rates, narrow=across > 2)
-            legend(figure, grid)
         if logarithmic:
             make_logarithmic(grid[0], "y", errors)
         elif max(errors) > highest:

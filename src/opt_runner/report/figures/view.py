@@ -72,7 +72,6 @@ class View:
         return new_figure(self.table.title, note, height)
 
     def title(self, name: str) -> str:
-        """Return the title of a quantity of `curves`."""
         return _TITLES.get(name) or self.measure.axis(name.removesuffix("_error"))
 
     def values(self, name: str) -> list[dict[int, float]]:
@@ -125,9 +124,9 @@ class View:
         path = run.record.metrics
         try:
             rows = [parse_json(line) for line in read_text(path).split("\n")[:-1]]
-            if all(isinstance(row, dict) and isinstance(row.get("step"), int) for row in rows):
-                return rows
-            self._fault(f"{path} is damaged: a row has no step")
+            if not all(isinstance(r, dict) and isinstance(r.get("step"), int) for r in rows):
+                raise ValueError("a row has no step")
+            return rows
         except FileNotFoundError:
             pass
         except UserError as error:

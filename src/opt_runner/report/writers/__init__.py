@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import accumulate
+from operator import methodcaller
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 from matplotlib.figure import Figure
 
@@ -123,9 +124,5 @@ def write(report: Report) -> list[Path]:
         if path.name not in files and _PICTURE.fullmatch(path.name):
             path.unlink()  # of an older report, which would look like one of these
     for name, content in files.items():
-        write_whole(folder / name, partial(_put, content))
+        write_whole(folder / name, methodcaller("write", content))
     return [folder / name for name in files]
-
-
-def _put(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)

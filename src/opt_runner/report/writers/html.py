@@ -1,4 +1,4 @@
-"""The file report.html: tables, pictures, and how to repeat every run, on one page.
+"""The file report.html: tables, pictures, and the runs that did not finish, on one page.
 
 The page loads nothing: no script, no font, no style sheet. Its pictures are inside.
 """
@@ -11,20 +11,19 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from opt_runner.config.schema import as_typed
 from opt_runner.records.reading import printable
 from opt_runner.records.search import words
 from opt_runner.records.stored import StoredRun
 from opt_runner.report.columns import finished
-from opt_runner.report.trials import SETTINGS, counts, ranking, settings
+from opt_runner.report.trials import counts, ranking, settings
 from opt_runner.report.writers.report import Picture, Report
 
 
 def text(report: Report) -> str:
     """Return the file's content."""
     return environment().get_template("page.html.j2").render(
-        report=report, finished=finished, changes=_changes, counts=counts, words=words,
-        ranking=ranking, settings=settings, settings_headings=SETTINGS,
+        report=report, finished=finished, counts=counts, words=words, ranking=ranking,
+        settings=settings,
     )  # fmt: skip
 
 
@@ -50,13 +49,6 @@ def _data_uri(picture: Picture) -> str:
 
 def _yaml(run: StoredRun) -> str:
     return yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
-
-
-def _changes(run: StoredRun, first: StoredRun) -> str:
-    """Return the keys in which the run's config differs from that of the table's first run."""
-    own, others = run.method_keys, first.method_keys
-    changed = [f"{k}={as_typed(v)}" for k, v in own.items() if repr(v) != repr(others.get(k))]
-    return " ".join([*changed, *(f"~{key}" for key in others if key not in own)])
 
 
 def _printable(value: Any) -> Any:

@@ -45,8 +45,8 @@ def _row(table: Comparison, row: TableRow) -> dict[str, Any]:
         "seeds": sorted(row.finished),
         "unfinished": table.unfinished(row),
         **{name: _numbers(row.mean(name)) for name in QUANTITIES},
-        "minus_standard": _numbers(table.difference(row)),
-        "corrected_p": table.corrected_p(row),
+        "minus_standard": _numbers(table.differences.get(row)),
+        "corrected_p": table.corrected.get(row),
         **{
             f"{name}_{when}": _numbers(mean)
             for name, reduce in OF_LAYERS.items()

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from opt_runner.records.reading import printable
-from opt_runner.report.trials import SETTINGS, settings
+from opt_runner.report.trials import settings
 from opt_runner.report.writers.report import Report
 
 # Markdown's own characters; underscores at the ends of words; beginnings of lists and bare links.
@@ -33,8 +33,9 @@ def _lines(report: Report) -> Iterator[str]:
         yield ""
     for searches, _ in report.tunings:
         yield from (f"## {escape(searches[0].name)}: where the settings came from", "")
-        yield from _head(SETTINGS)
-        yield from (_line(map(escape, row)) for row in settings(searches))
+        headings, rows = settings(searches)
+        yield from _head(headings)
+        yield from (_line(map(escape, row)) for row in rows)
         yield ""
     yield from (f"- {escape(note)}" for note in report.notes)
 

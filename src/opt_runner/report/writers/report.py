@@ -69,7 +69,6 @@ class Report(NamedTuple):
 
     @property
     def pictures(self) -> Iterator[Picture]:
-        """Yield all pictures."""
         for section in self.sections:
             yield from section.pictures
         yield from self.conditions
