@@ -23,8 +23,7 @@ from opt_runner.dispatch.worker import Job
 from opt_runner.run import device
 from opt_runner.run.device import default_threads
 from opt_runner.run.run import Run, identify
-from opt_runner.sweep.source import Listed
-from opt_runner.sweep.sweep import Sweep
+from opt_runner.sweep.sweep import Listed, Sweep
 from tests.dispatch.conftest import (
     COMMAND,
     SMALL,

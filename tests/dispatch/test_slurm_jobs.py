@@ -21,8 +21,7 @@ from opt_runner.errors import UserError
 from opt_runner.files import locked
 from opt_runner.records.result import Result
 from opt_runner.run.run import Run, identify
-from opt_runner.sweep.source import Listed
-from opt_runner.sweep.sweep import LeftRunning, Sweep
+from opt_runner.sweep.sweep import LeftRunning, Listed, Sweep
 from tests.dispatch.conftest import SMALL
 
 

@@ -26,9 +26,8 @@ from opt_runner.run.interrupt import Interrupted
 from opt_runner.run.run import Identifier, Run
 from opt_runner.sweep import search, trials
 from opt_runner.sweep.search import SearchOptions, conduct
-from opt_runner.sweep.source import Source
 from opt_runner.sweep.space import parse_space
-from opt_runner.sweep.sweep import Sweep
+from opt_runner.sweep.sweep import Source, Sweep
 from tests.slow import slow
 
 SPACE = ["optimizer.lr=tag(log,interval(0.003,0.3))", "method=gs,cayley"]

@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 
 class RunLauncher(Launcher):
-    """A launcher that gets composed and checked runs, not overrides.
-
-    content: the keys of its YAML in conf/hydra/launcher/.
-    """
+    """A launcher that gets composed and checked runs, not overrides. content: its YAML's keys."""
 
     def __init__(self, **content: Any) -> None:
         self.content = content

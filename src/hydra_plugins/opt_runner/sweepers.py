@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from opt_runner.console.screen import Screen
     from opt_runner.dispatch.loop import LauncherOptions
     from opt_runner.run.run import Run
-    from opt_runner.sweep.source import Source
-    from opt_runner.sweep.sweep import Sweep
+    from opt_runner.sweep.sweep import Source, Sweep
 
 
 class RunSweeper(Sweeper):
@@ -107,7 +106,6 @@ class RunSweeper(Sweeper):
         return Screen(mode if self.options is not None or mode == "none" else "plain")
 
     def prepare(self, sweep: "Sweep", screen: "Screen") -> None:
-        """Prepare the launcher, also if all runs of the sweep have finished."""
         if self.options is not None:
             self.options.prepare(sweep, screen)
 
@@ -116,7 +114,10 @@ class RunSweeper(Sweeper):
         return self.own_options().at_once(run.config.hardware)
 
     def serve(self, sweep: "Sweep", screen: "Screen", source: "Source", at_once: int) -> None:
-        self.own_options().execute(source, sweep, screen, at_once)
+        from opt_runner.dispatch.loop import dispatch
+
+        options = self.own_options()
+        dispatch(source, options.backend(options, sweep, screen), at_once)
 
     def own_options(self) -> "LauncherOptions":
         """Raise UserError for a launcher of another package, which takes no runs one by one."""
@@ -182,7 +183,7 @@ class GridSweeper(RunSweeper):
 
     def launch(self, sweep: "Sweep", screen: "Screen", runs: "Sequence[Run]") -> None:
         """Execute these runs. Raises the exception of a job of another package's launcher."""
-        from opt_runner.sweep.source import Listed
+        from opt_runner.sweep.sweep import Listed
 
         if self.options is not None:
             self.serve(sweep, screen, Listed(runs), len(runs))

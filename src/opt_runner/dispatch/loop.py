@@ -18,8 +18,7 @@ from opt_runner.dispatch.worker import status_file
 from opt_runner.run.execute import give_up
 from opt_runner.run.interrupt import STOPPING, Interrupted, answered
 from opt_runner.run.run import Run
-from opt_runner.sweep.source import Source
-from opt_runner.sweep.sweep import Sweep
+from opt_runner.sweep.sweep import Source, Sweep
 
 LOOK_SECONDS = 0.25  # between two checks for signals
 
@@ -130,10 +129,6 @@ class LauncherOptions(Options):
 
     def prepare(self, sweep: Sweep, screen: Screen) -> None:
         """Act before a sweep, also if all its runs have finished."""
-
-    def execute(self, source: Source, sweep: Sweep, screen: Screen, at_once: int) -> None:
-        """Execute the runs of a source: see `dispatch`."""
-        dispatch(source, self.backend(self, sweep, screen), at_once)
 
 
 def dispatch(source: Source, backend: Backend, at_once: int) -> None:

@@ -30,22 +30,18 @@ def compare(runs: Iterable[StoredRun]) -> list[Comparison]:
     for run, key in zip(runs, keys, strict=True):
         # A run that failed too early to know its versions joins the first table of its keys.
         groups[key, run.versions or min(versions[key], default=())].append(run)
-    same_names: dict[tuple[str, str], list[tuple[dict[str, Any], list[StoredRun]]]] = {}
+    same_names = defaultdict(list)
     for (_, version), group in groups.items():
-        description = group[0].table_keys | dict(zip(_VERSIONS, version, strict=False))
-        config = group[0].config
+        config, own = group[0].config, dict(zip(_VERSIONS, version, strict=False))
         names = config["dataset"]["name"], config["model"]["name"]
-        same_names.setdefault(names, []).append((description, group))
+        same_names[names].append((group[0].table_keys, own, group))
     tables = []
     for names, described in same_names.items():
+        differing = differing_keys([of_table for of_table, _, _ in described])
         # A table without versions, whose runs all failed early, distinguishes no other table.
-        known = differing_keys(
-            [description for description, _ in described if "torch" in description]
-        )
-        others = differing_keys([description for description, _ in described])
-        differing = (others - {*_VERSIONS}) | (known & {*_VERSIONS})
-        for description, group in described:
-            differs = {key: value for key, value in description.items() if key in differing}
+        differing |= differing_keys([own for _, own, _ in described if own])
+        for of_table, own, group in described:
+            differs = {key: value for key, value in (of_table | own).items() if key in differing}
             tables.append(Comparison(*names, differs, _rows(group)))
     return sorted(tables, key=lambda table: -sum(len(row.runs) for row in table.rows))
 

@@ -192,8 +192,8 @@ def check(
         for entrant in entrants:
             run = final_run(entrant, [], condition, command.seeds[0], runner)
             config = run.config
-            same = _of_method(config) == _of_method(entrant.config)
-            if not same or config.dataset.validation or config.rerun:
+            own, others = (of_roles(c.content, Role.METHOD) for c in (config, entrant.config))
+            if own != others or config.dataset.validation or config.rerun:
                 raise UserError(
                     f"hydra.sweeper.conditions: {condition!r}: a condition changes keys that all "
                     "methods share, as dataset.share=0.1 does, and neither the method, its "
@@ -210,10 +210,6 @@ def check(
         # With a condition there may be fewer images than in a batch.
         for run in conditions.values():
             plan.try_set_up(run)
-
-
-def _of_method(config: Config) -> dict[str, Any]:
-    return of_roles(config.content, Role.METHOD)
 
 
 def final_run(

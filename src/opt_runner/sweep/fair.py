@@ -11,12 +11,11 @@ import hashlib
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opt_runner.console.screen import Screen
-from opt_runner.files import CannotWrite, locked
+from opt_runner.files import CannotWrite
 from opt_runner.records import tuned
 from opt_runner.records.search import SearchRecord, words
 from opt_runner.report.trials import settings_table
@@ -30,9 +29,8 @@ from opt_runner.sweep.entrants import (
     entrant_of,
     final_run,
 )
-from opt_runner.sweep.search import make_folder, refuse_second, space_digest
-from opt_runner.sweep.source import Listed
-from opt_runner.sweep.sweep import Sweep
+from opt_runner.sweep.search import held, make_folder, space_digest
+from opt_runner.sweep.sweep import Listed, Sweep
 
 if TYPE_CHECKING:
     from hydra_plugins.opt_runner.sweepers import RunSweeper
@@ -51,8 +49,7 @@ def conduct(command: Command, options: ComparisonOptions, runner: "RunSweeper") 
     digests = [space_digest(one.space, one.trials[0], options.seed) for one in entrants]
     name = f"fair-{hashlib.sha256(' '.join(digests).encode()).hexdigest()[:8]}"
     folder = Path(options.storage) / name
-    make_folder(folder)
-    with locked(folder / "lock", partial(refuse_second, name)):
+    with held(folder):
         _show_plan(entrants, command, options, name, screen)
         code, records = _tune(entrants, name, folder, runner, screen)
         if code or not records:

@@ -9,14 +9,12 @@ import shutil
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from opt_runner.config.schema import Role, of_roles
 from opt_runner.console.screen import Screen, duration
@@ -24,6 +22,7 @@ from opt_runner.datasets import loaded
 from opt_runner.errors import UserError
 from opt_runner.files import existing
 from opt_runner.machine import available_cores
+from opt_runner.report.terminal import grid
 from opt_runner.run.run import Run
 from opt_runner.run.set_up import Setup, set_up
 from opt_runner.run.size import memory_of_step
@@ -79,12 +78,7 @@ def show(
         kinds: dict[str, list[Run]] = defaultdict(list)
         for run in left:
             kinds[kind_of(run)].append(run)
-        _show_cost([_measured(runs) for runs in kinds.values()], screen)
-
-
-def show_cost(run: Run, count: int, screen: Screen) -> None:
-    """Show the cost of so many runs like this one. Raises as `show` does."""
-    _show_cost([_measured([run] * count)], screen)
+        show_cost(kinds.values(), screen)
 
 
 def try_set_up(run: Run) -> Setup:
@@ -123,8 +117,10 @@ def _measured(runs: Sequence[Run]) -> Kind:
     )
 
 
-def _show_cost(kinds: Sequence[Kind], screen: Screen) -> None:
-    table = Table(box=SIMPLE_HEAD, header_style="bold")
+def show_cost(groups: Iterable[Sequence[Run]], screen: Screen) -> None:
+    """Show the cost of groups of runs; one run of each is measured. Raises as `show` does."""
+    kinds = [_measured(runs) for runs in groups]
+    table = grid()
     for heading in ("dataset", "model", "method", *_FIGURES):
         table.add_column(heading, justify="right" if heading in _FIGURES else "left")
     for kind in kinds:

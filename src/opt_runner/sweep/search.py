@@ -7,6 +7,7 @@ done. The study is on disk: the same command resumes it after any kill.
 import hashlib
 import json
 import os
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -65,11 +66,10 @@ def conduct(space: Space, options: SearchOptions, runner: "RunSweeper") -> int:
     digest = space_digest(space, example, options.seed, options.pruning)
     name = f"{options.study}-{digest}"
     folder = Path(options.storage) / name
-    make_folder(folder)
     sweep = Sweep([], asked=0, here=runner.here, name=name, example=example.config)
     sweep.check_output()
     screen = runner.screen(example)
-    with locked(folder / "lock", partial(refuse_second, name)):
+    with held(folder):
         study = open_study(folder, name, options.pruning)
         trials = Trials(
             study, space, runner.run, options.trials, options.seed, sweep, folder, screen,
@@ -100,16 +100,21 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
+def held(folder: Path) -> AbstractContextManager[object]:
+    """Make and hold the folder of a search. Raises UserError if another process has it."""
+    make_folder(folder)
+
+    def busy(holder: str) -> None:
+        raise UserError(f"search {folder.name} is under way: {holder} has it; wait for it to end")
+
+    return locked(folder / "lock", busy)
+
+
 def space_digest(space: Space, example: Run, *more: object) -> str:
     """Return eight digits, a hash of the space, of `more` and of other values of the runs."""
     parameters = {key: asdict(one) for key, one in space.parameters.items()}
     content = [parameters, space.seeds, *more, example.signature]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def refuse_second(name: str, holder: str) -> None:
-    """Raise UserError: another process, `holder`, works on the search."""
-    raise UserError(f"search {name} is under way: {holder} has it; wait for it to end")
 
 
 def _conduct(trials: Trials, example: Run, runner: "RunSweeper", parallel: int) -> int:
@@ -123,7 +128,7 @@ def _conduct(trials: Trials, example: Run, runner: "RunSweeper", parallel: int) 
         f"{trials.begun} to resume, {left - trials.begun} to draw; up to {parallel} at once"
     )
     if left and sweep.here and example.config.plan.measure:
-        plan.show_cost(example, left * len(trials.space.seeds), screen)
+        plan.show_cost([[example] * left * len(trials.space.seeds)], screen)
 
     def work() -> None:
         if left:

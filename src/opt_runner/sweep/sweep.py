@@ -1,10 +1,12 @@
-"""A sweep: many runs that one command asks for."""
+"""A sweep, many runs that one command asks for, and the sources that give them to launchers."""
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from opt_runner.config.schema import Config
 from opt_runner.errors import UserError
@@ -15,10 +17,7 @@ from opt_runner.run.run import Run
 
 
 class LeftRunning(Exception):
-    """A launcher has left before its runs have ended; they go on without it.
-
-    The text says how to follow them.
-    """
+    """A launcher has left its runs, which go on without it; the text says how to follow them."""
 
 
 @dataclass(frozen=True)
@@ -75,3 +74,33 @@ class Sweep:
         if self.knows_device(run):
             return stored.read(run.record.directory)
         return stored.read_on_any_device(StoredRun(run.record, run.config.content, None))
+
+
+class Source(Protocol):
+    """The runs of a sweep, which a launcher takes one by one from its main thread."""
+
+    def take(self) -> Run | None:
+        """Return the next run; None if there is none now. Called again when a run has ended."""
+        ...
+
+    def ended(self, run: Run) -> None:
+        """Take note that a run has ended, or cannot be executed.
+
+        The launcher does not call it after it was told to stop.
+        """
+
+
+class Listed:
+    """A source of runs that are known beforehand. on_end: called with each run that has ended."""
+
+    def __init__(
+        self, runs: Sequence[Run], on_end: Callable[[Run], None] = lambda run: None
+    ) -> None:
+        self._left = deque(runs)
+        self._on_end = on_end
+
+    def take(self) -> Run | None:
+        return self._left.popleft() if self._left else None
+
+    def ended(self, run: Run) -> None:
+        self._on_end(run)

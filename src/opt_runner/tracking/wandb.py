@@ -90,10 +90,32 @@ def start_run(
 
     content: W&B's config of the run. job_type: the method's name, unless given.
     """
-    mode = _mode(config.tracking)
+    import wandb
+
+    mode: Any = _mode(config.tracking)
+    # git: wandb looks for it in its own folder, which is not the code's.
+    settings = wandb.Settings(silent=True, console="off", disable_git=True)
+    if "WANDB_INIT_TIMEOUT" not in os.environ:
+        settings.init_timeout = 30
+    tags = filter(None, os.environ.get("WANDB_TAGS", "").split(","))
     try:
         with service():  # which keeps the id until it ends
-            run = _init(config, content, run_id, title, job_type or config.method.name, mode)
+            run = wandb.init(
+                project=config.tracking.project or os.environ.get("WANDB_PROJECT", "opt-runner"),
+                entity=config.tracking.entity,
+                dir=_folder(config.output_dir),
+                id=run_id,
+                name=os.environ.get("WANDB_NAME", title),
+                notes=config.note or None,
+                group=os.environ.get("WANDB_RUN_GROUP") or of_sweep()[0],
+                job_type=job_type or config.method.name,
+                tags=[*config.tracking.tags, *tags],
+                config={**content, **_commit()},
+                mode=mode,
+                resume="allow",
+                reinit="finish_previous",
+                settings=settings,
+            )
     except Exception as error:
         if mode != "online":
             raise
@@ -129,33 +151,6 @@ def check(tracking: Tracking) -> None:
             "tracking is online but wandb is not logged in: run `wandb login`, set "
             "WANDB_API_KEY, or use tracking.mode=auto, tracking.mode=offline or tracking=none"
         )
-
-
-def _init(
-    config: Config, content: dict[str, Any], run_id: str, title: str, job_type: str, mode: Any
-) -> Any:
-    import wandb
-
-    # git: wandb looks for it in its own folder, which is not the code's.
-    settings = wandb.Settings(silent=True, console="off", disable_git=True)
-    if "WANDB_INIT_TIMEOUT" not in os.environ:
-        settings.init_timeout = 30
-    return wandb.init(
-        project=config.tracking.project or os.environ.get("WANDB_PROJECT", "opt-runner"),
-        entity=config.tracking.entity,
-        dir=_folder(config.output_dir),
-        id=run_id,
-        name=os.environ.get("WANDB_NAME", title),
-        notes=config.note or None,
-        group=os.environ.get("WANDB_RUN_GROUP") or of_sweep()[0],
-        job_type=job_type,
-        tags=[*config.tracking.tags, *filter(None, os.environ.get("WANDB_TAGS", "").split(","))],
-        config={**content, **_commit()},
-        mode=mode,
-        resume="allow",
-        reinit="finish_previous",
-        settings=settings,
-    )
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Options of hydra/launcher=slurm, and the parameters of sbatch made from them."""
 
+import shutil
 from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -52,7 +53,12 @@ class SlurmOptions(LauncherOptions):
         return False
 
     def connect(self) -> None:
-        queue.require_slurm()
+        for command in ("sbatch", "squeue", "srun"):
+            if shutil.which(command) is None:
+                raise UserError(
+                    f"hydra/launcher=slurm: {command} is not on PATH: run the command on a machine "
+                    "of the cluster (a login node)"
+                )
 
     def at_once(self, hardware: Hardware) -> int | None:
         return None

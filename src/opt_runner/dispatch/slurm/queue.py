@@ -5,7 +5,6 @@ Slurm forgets a job some minutes after its end (MinJobAge), so an unknown job ha
 
 import functools
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -49,16 +48,6 @@ class Job:
 def array_of(job_id: str) -> str:
     """Return 12 for 12_3, and for 12."""
     return job_id.partition("_")[0]
-
-
-def require_slurm() -> None:
-    """Raise UserError if Slurm's commands are missing."""
-    for command in ("sbatch", "squeue", "srun"):
-        if shutil.which(command) is None:
-            raise UserError(
-                f"hydra/launcher=slurm: {command} is not on PATH: run the command on a machine of "
-                "the cluster (a login node)"
-            )
 
 
 def jobs() -> dict[str, Job]:

@@ -13,10 +13,7 @@ from opt_runner.report.figures.view import View
 
 
 class Kind(NamedTuple):
-    """A kind of picture.
-
-    draw: returns None if the records hold nothing to draw. shows: its content in words.
-    """
+    """A kind of picture. draw: None if there is nothing to draw. shows: its content in words."""
 
     draw: Callable[[View], Figure | None]
     shows: str

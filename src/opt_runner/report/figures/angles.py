@@ -1,7 +1,7 @@
 """Angles between the neurons of a layer before and after training; a panel a row."""
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator
+from matplotlib.ticker import MaxNLocator
 
 from opt_runner.geometry import ANGLE_BINS
 from opt_runner.report.comparison import TableRow
@@ -29,7 +29,7 @@ def draw_angles(view: View) -> Figure | None:
         for axes, (row, (before, after)) in zip(grid, rows, strict=True):
             axes.stairs(before, edges, fill=True, color="#A9CCE8")
             axes.stairs(after, edges, color="#1A1A1A", linewidth=1.1)
-            axes.set_title(wrapped(row.label, 20), loc="left")
+            axes.set_title(wrapped(row.label, 20))
             moved = sum(abs(a - b) for a, b in zip(before, after, strict=True)) / 2
             axes.text(
                 0.03, 0.96, f"changed\n{moved:.2f}%",
@@ -37,9 +37,7 @@ def draw_angles(view: View) -> Figure | None:
             )  # fmt: skip
         left, right = max(0, min(used) - 1), min(ANGLE_BINS, max(used) + 2)
         grid[0].set_xlim(edges[left], edges[right])
-        shown = edges[right] - edges[left]
-        ticks = 60 if shown > 120 else 30 if shown > 50 else 10
-        grid[0].xaxis.set_major_locator(MultipleLocator(ticks))
+        grid[0].xaxis.set_major_locator(MaxNLocator(4, steps=[1, 3, 6, 10]))
         grid[0].xaxis.set_major_formatter(lambda value, _: f"{value:g}°")
         grid[0].set_ylim(bottom=0)
     return figure

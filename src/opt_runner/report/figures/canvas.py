@@ -5,7 +5,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -17,20 +17,35 @@ _WIDTH = 7.5  # inches: a page's text
 _DPI = 200
 
 
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "figure.titlesize": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.labelcolor": QUIET,
+    # A light grid behind the data, and no frame.
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e2e2e2",
+    "grid.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "text.parse_math": False,  # a `$` in a label is a dollar
+    "svg.hashsalt": "opt-runner",  # the same bytes for the same picture
+}
+
+
 @contextmanager
 def drawing() -> Iterator[None]:
     """Ignore the user's matplotlibrc within the block."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(
-            {
-                "font.size": 9,
-                "axes.titlesize": 9,
-                "figure.titlesize": 9,
-                "text.parse_math": False,  # a `$` in a label is a dollar
-                "svg.hashsalt": "opt-runner",  # the same bytes for the same picture
-            }
-        )
+        matplotlib.rcParams.update(_STYLE)
         yield
 
 
@@ -48,16 +63,6 @@ def wrapped(text: str, width: int = 26) -> str:
     return textwrap.fill(printable, width, break_on_hyphens=False) or "-"
 
 
-def prepare(axes: Axes) -> Axes:
-    """Give the axes a light grid behind the data and no frame, and return them."""
-    axes.grid(color="#e2e2e2", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#999999")
-    axes.tick_params(length=0, colors=QUIET, labelsize=9)
-    return axes
-
-
 def shared_grid(figure: Figure, count: int, across: int, sharex: bool = True) -> list[Axes]:
     """Return `count` axes in lines of `across`, with one scale and numbers at the outer ones."""
     lines = math.ceil(count / across)
@@ -66,7 +71,7 @@ def shared_grid(figure: Figure, count: int, across: int, sharex: bool = True) ->
     for axes in every[count:]:
         axes.remove()
     for place, axes in enumerate(every[:count]):
-        prepare(axes).tick_params(labelbottom=not sharex or place + across >= count)
+        axes.tick_params(labelbottom=not sharex or place + across >= count)
     return every[:count]
 
 

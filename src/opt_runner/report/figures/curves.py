@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from opt_runner.report.figures.canvas import QUIET, make_logarithmic, spread
+from opt_runner.report.figures.canvas import make_logarithmic, spread
 from opt_runner.report.figures.panels import Panel, draw_panels
 from opt_runner.report.figures.view import Curve, View, over_seeds
 
@@ -92,7 +92,7 @@ def _panel(view: View, name: str, every: Sequence[Curve], against: str) -> Panel
                 axes.fill_between(
                     curve.x, curve.low, curve.high, color=style.colour, alpha=0.16, linewidth=0
                 )
-        axes.set_xlabel(against, color=QUIET)
+        axes.set_xlabel(against)
         axes.set_xlim(0, 1.02 * last or 1)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=last >= _FEW))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")

@@ -69,7 +69,7 @@ def draw_conditions(tables: Sequence[Comparison]) -> Figure:
         for axes, table in zip(grid, tables, strict=True):
             own = {row.label: row for row in table.rows}
             _draw(axes, table, {label: own.get(label) for label in rows}, styles([*rows.values()]))
-            axes.set_title(_condition(table), loc="left")
+            axes.set_title(_condition(table))
     return figure
 
 

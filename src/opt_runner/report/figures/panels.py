@@ -3,10 +3,11 @@
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from opt_runner.report.figures.canvas import drawing, prepare
+from opt_runner.report.figures.canvas import drawing
 from opt_runner.report.figures.view import View
 
 _TOGETHER = 12  # the most rows in one panel, so that they do not hide each other
@@ -28,10 +29,10 @@ def draw_panels(view: View, note: str, panels: Sequence[Panel]) -> Figure:
         figure: Figure = view.figure(note, _LINE * len(lines) if len(lines) > 1 else _ALONE)
         grid = figure.subplots(len(lines), len(panels), sharex="col", sharey="col", squeeze=False)
         for (family, places), line in zip(lines, grid, strict=True):
-            found = {}
+            found: dict[str, Artist] = {}
             for axes, panel in zip(line, panels, strict=True):
-                panel.draw(prepare(axes), places)
-                axes.set_title(family + panel.title, loc="left")
+                panel.draw(axes, places)
+                axes.set_title(family + panel.title)
                 axes.tick_params(labelbottom=True, labelleft=True)
                 handles, labels = axes.get_legend_handles_labels()
                 found |= dict(zip(labels, handles, strict=True))

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from opt_runner.report.figures.canvas import QUIET, make_logarithmic, wrapped
+from opt_runner.report.figures.canvas import make_logarithmic, wrapped
 from opt_runner.report.figures.panels import Panel, draw_panels
 from opt_runner.report.figures.view import View
 
@@ -70,10 +70,7 @@ def draw_generalisation(view: View) -> Figure | None:
 def _panel(
     view: View, x: Quantity, y: Quantity, behind: Callable[[Axes], None] | None = None
 ) -> Panel | None:
-    """Return a panel with a mark for each row that has both, or None if there is none.
-
-    behind: draws on the finished axes.
-    """
+    """Return a panel with a mark for each row that has both, or None. behind: draws on its axes."""
     points = {
         place: ([xs[seed] for seed in seeds], [ys[seed] for seed in seeds])
         for place, (xs, ys) in enumerate(zip(x.values, y.values, strict=True))
@@ -88,7 +85,7 @@ def _panel(
     near += [(min(a, high_x), min(b, high_y)) for a, b in means.values()]
 
     def draw(axes: Axes, places: Collection[int]) -> None:
-        axes.set_xlabel(x.title, color=QUIET)
+        axes.set_xlabel(x.title)
         for place in (place for place in places if place in points):
             colour, marker = view.styles[place].colour, view.styles[place].marker
             if len(points[place][0]) > 1:

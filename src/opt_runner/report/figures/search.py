@@ -74,7 +74,7 @@ def draw_tuning(
             notes = [f"{lost} diverged"] if (lost := search.count("diverged")) else []
             notes += [f"{len(beyond)} above, up to {max(beyond):.3g}"] if beyond else []
             about = f" ({', '.join(notes)})" if notes else ""
-            axes.set_title(wrapped(search.label + about, 30), loc="left")
+            axes.set_title(wrapped(search.label + about, 30))
         if rates:
             make_logarithmic(grid[0], "x", rates, narrow=across > 2)
         if logarithmic:

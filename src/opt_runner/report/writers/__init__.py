@@ -20,13 +20,13 @@ from opt_runner.report.figures.canvas import as_bytes
 from opt_runner.report.figures.dots import CONDITIONS, draw_conditions, families
 from opt_runner.report.figures.search import TUNING, draw_tuning
 from opt_runner.report.figures.view import View
-from opt_runner.report.writers import csv, explore, html, json, latex, markdown
+from opt_runner.report.writers import explore, html, latex, markdown, numbers
 from opt_runner.report.writers.report import Picture, Report, Section
 
 WRITERS = {
     "report.md": markdown.text,
-    "report.csv": csv.text,
-    "report.json": json.text,
+    "report.csv": numbers.csv_text,
+    "report.json": numbers.json_text,
     "report.tex": latex.text,
     "report.html": html.text,
     "explore.html": explore.text,
@@ -109,9 +109,7 @@ def _draw(
 
 
 def write(report: Report) -> list[Path]:
-    """Write all files into the report's folder and return their paths.
-
-    They replace those of an older report.
+    """Write all files into the report's folder, where they replace older ones. Return their paths.
 
     Raises CannotWrite, and OSError for a folder that cannot be made.
     """

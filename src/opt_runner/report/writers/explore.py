@@ -23,7 +23,7 @@ from opt_runner.report.figures.style import styles
 from opt_runner.report.figures.view import View
 from opt_runner.report.tables import differing_keys
 from opt_runner.report.writers.html import environment
-from opt_runner.report.writers.json import plain
+from opt_runner.report.writers.numbers import plain
 from opt_runner.report.writers.report import Report, Section
 
 _POINTS = 200_000  # of all curves together, so that the page stays below 10 MB

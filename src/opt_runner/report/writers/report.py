@@ -2,22 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import NamedTuple
 
 from opt_runner.records.search import SearchRecord
 from opt_runner.report.columns import Sheet
-from opt_runner.report.comparison import Comparison, Reduce
+from opt_runner.report.comparison import Comparison
 from opt_runner.report.figures.view import View
-
-# The fields of results in the files for other programs.
-QUANTITIES = (
-    "test_error", "best_test_error", "test_error_at_best", "validation_error",
-    "best_validation_error", "train_loss", "train_error",
-    "orthogonality_error", "trainable_parameters", "samples_per_second", "steps", "seconds",
-)  # fmt: skip
-# Fields with a value for each layer, before and after training, and the function that reduces them.
-OF_LAYERS: dict[str, Reduce] = {"energy": sum, "half_space_excess": fmean, "largest_cosine": max}
 
 
 class Picture(NamedTuple):
