@@ -95,6 +95,13 @@ class Record:
         self.check_held()
         result.write(self.result)
 
+    def result_time(self) -> int | None:
+        """Return the time in ns at which the result was written; None without a result."""
+        try:
+            return self.result.stat().st_mtime_ns
+        except OSError:
+            return None
+
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add a row, whole or not at all. Raises CannotWrite."""
         self.check_held()

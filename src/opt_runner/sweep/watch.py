@@ -145,15 +145,8 @@ class _Watcher:
         return max(0.0, need - under_way) * overhead / self.slots
 
     def _written(self, run: Run) -> int | None:
-        """Return the time in ns at which the run's result was written; None without a result."""
-        path = run.record.result
-        if not self.sweep.knows_device(run):
-            found = self.sweep.stored(run)
-            path = found.record.result if found else path
-        try:
-            return path.stat().st_mtime_ns
-        except OSError:
-            return None
+        found = None if self.sweep.knows_device(run) else self.sweep.stored(run)
+        return (found or run).record.result_time()
 
 
 def _kind(run: Run) -> str:

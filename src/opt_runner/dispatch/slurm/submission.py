@@ -56,7 +56,7 @@ class Submitted:
 
         An interrupted run resumes, and a damaged result is computed again.
         """
-        written = _written(self.run)
+        written = self.run.record.result_time()
         if written is None:
             return None
         try:
@@ -81,7 +81,7 @@ def submitted_before(task: Task, known: Mapping[str, Job]) -> Submitted | None:
     """Return the run with its job, if an earlier command submitted one that has not ended."""
     if live := _live_job(task.run.record.job, known):
         job, log = live
-        return Submitted(task, job.id, log, _written(task.run))
+        return Submitted(task, job.id, log, task.run.record.result_time())
     return None
 
 
@@ -114,7 +114,7 @@ def submit(tasks: Sequence[Task], options: "SlurmOptions", sweep: Sweep) -> list
             record.directory.mkdir(parents=True, exist_ok=True)
             content = {"id": job.job_id, "name": name, "log": str(log)}
             write_whole(record.job, json.dumps(content) + "\n")
-            submitted.append(Submitted(task, job.job_id, log, _written(task.run)))
+            submitted.append(Submitted(task, job.job_id, log, task.run.record.result_time()))
         (folder / _SUBMITTING).unlink()
     return submitted
 
@@ -198,11 +198,3 @@ def _outside_of_jobs() -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
-
-
-def _written(run: Run) -> int | None:
-    """Return the time of the run's result in ns; None if there is none."""
-    try:
-        return run.record.result.stat().st_mtime_ns
-    except OSError:
-        return None
