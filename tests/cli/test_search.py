@@ -65,7 +65,7 @@ def test_killed_and_begun_again_a_search_loses_and_repeats_no_trial(
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("outputs/**/result.json")}
     more = opt_run(*command[:-3], "hydra.sweeper.trials=5")
     assert more.returncode == 0, more.stderr
-    assert "5 trials: 4 settled, 0 to resume, 1 to draw" in more.stdout
+    assert "5 trials: 4 done, 0 to resume, 1 to draw" in more.stdout
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
