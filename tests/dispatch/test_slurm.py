@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from safetensors.torch import load_file
 
 from tests.dispatch import slurm_cluster
 from tests.dispatch.slurm_cluster import CORES, CannotBeHad, Cluster
@@ -152,8 +152,8 @@ def outcome(record: Path) -> tuple[Any, ...]:
     for timed in (result, *rows):
         timed.pop("seconds", None), timed.pop("samples_per_second", None)
     result.pop("metrics_size")
-    state = torch.load(record / "checkpoint.pt", weights_only=True)
-    return result, rows, {k: v.tolist() for k, v in state["opt"].items() if torch.is_tensor(v)}
+    weights = load_file(record / "weights.safetensors")
+    return result, rows, {name: tensor.tolist() for name, tensor in weights.items()}
 
 
 def table(output: str) -> list[str]:
