@@ -90,7 +90,7 @@ class EffectiveNetwork(Wrapper):
     def effective(self) -> Iterator[nn.Module]:
         """Let the network itself compute with V inside of the context, which gives the network.
 
-        For its other methods, as `generate`, and for losses that take the network. Gradients reach
+        For its other methods (`generate`), and for losses that take the network. Gradients reach
         R; call `backward` inside if the network checkpoints activations.
         """
         if self._inside is not None:
@@ -130,7 +130,7 @@ class EffectiveNetwork(Wrapper):
         ]
         if names:
             raise UserError(
-                f"the network writes to its weights in the forward pass, as `weight.data *= mask`: "
+                f"the network writes to its weights in the forward pass (`weight.data *= mask`): "
                 f"{', '.join(names)}. No gradient sees that: multiply in the forward instead, or "
                 f"leave the layers out: exclude={[name.rpartition('.')[0] for name in names]}"
             )

@@ -191,7 +191,7 @@ def write_whole(
     r"""Write `path` whole or not at all: temporary file, fsync, rename.
 
     The umask applies. A link at `path` is replaced, not followed. Characters that are not in
-    UTF-8, as in file names of another encoding, are written as `\udcXX`.
+    UTF-8, for example in file names of another encoding, are written as `\udcXX`.
 
     before_rename: gets the temporary file, whole on disk. If it raises, the old `path` stays.
     Raises CannotWrite.

@@ -24,7 +24,7 @@ _AT_THE_END = _ANYWHERE | {
     "projection", "score", "scores", "answer",
 }  # fmt: skip
 _AT_THE_TOP = {"output", "outputs"}  # inside, they name parts of blocks
-# Of modules that only feed a head, as cls_attn_blocks and conv_head.
+# Of modules that only feed a head, such as cls_attn_blocks and conv_head.
 _NO_HEAD = {"attn", "attention", "block", "blocks", "conv", "embed", "norm"}
 # Of outputs that are no aim of the training.
 _INNER = ("hidden", "attention", "past", "state", "cache", "embed")

@@ -1,13 +1,13 @@
 """Which parameters of a module hold layers, by the type of the module.
 
 Note [Packed weights]: PyTorch keeps several maps in one parameter where one product computes them
-all, as q, k and v of attention, the gates of an LSTM or the experts of a mixture. Each is a layer
-with a W of its own.
+all, such as q, k and v of attention, the gates of an LSTM or the experts of a mixture. Each is a
+layer with a W of its own.
 
 Note [Groups]: the neurons of a grouped convolution are one layer with one R, as the paper gives
 each layer one R: the angles between all of its neurons stay. With an R for each group only those
-inside a group do, for `groups` times as many parameters. A group with a single neuron, as in a
-depthwise convolution, has no angles to keep: there the layer has one R in any case.
+inside a group do, for `groups` times as many parameters. A group with a single neuron, for example
+in a depthwise convolution, has no angles to keep: there the layer has one R in any case.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,7 +75,7 @@ def _check_axes(axes: str) -> None:
     if letters.count("n") != 1 or not inputs or maps + 1 + inputs != len(letters):
         raise UserError(
             f"axes {axes!r}: give one n (neurons), one d or more (inputs) and, for several maps in "
-            "one parameter, a k before them, as 'n d', 'd n' or 'k n d'"
+            "one parameter, a k before them, such as 'n d', 'd n' or 'k n d'"
         )
 
 

@@ -198,7 +198,7 @@ class OPT(EffectiveNetwork):
 
         `sopt` and `poet` need it, and methods whose penalty depends on the step; `optimizer` does
         it. The wrappers of accelerate and Lightning may be given as well.
-        Raises UserError where a method needs an optimizer of its own, as `ogd`.
+        Raises UserError where a method needs an optimizer of its own, such as `ogd`.
         """
         self._stepping.attach(self, optimizer)
 

@@ -245,7 +245,7 @@ def _options(
     if options["lr"] != rotation_lr:
         raise UserError(
             f"optimizer.rotation_lr: {type(method).__name__} has an option of its own for "
-            f"the learning rate of {name}, as method.rotation_lr"
+            f"the learning rate of {name}, such as method.rotation_lr"
         )
     return options
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class Wrapper(nn.Module):
     """A module with the signature, the attributes and the methods of its `network`.
 
-    Methods of the network run inside of `effective`, as `generate` of a language model. Its
+    Methods of the network run inside of `effective`, such as `generate` of a language model. Its
     submodules and parameters do not reach through: they would compute with W.
     A state_dict has each shared parameter once, as safetensors wants it.
     """
@@ -108,7 +108,7 @@ def _like(cls: type[Wrapper], network: type[nn.Module]) -> type[Wrapper]:
 
     forward.__signature__ = signature  # type: ignore[attr-defined]
     content = {"forward": forward, "made_of": (cls, network), "__module__": cls.__module__}
-    # Some read the network's name as well, as for its labels.
+    # Some read the network's name as well, for example for its labels.
     made = type(f"{cls.__name__}{network.__name__}", (cls,), content)
     return _made.setdefault((cls, network), made)
 

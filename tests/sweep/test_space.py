@@ -34,7 +34,7 @@ def test_every_form(written: str, parameter: Choices | Range) -> None:
     ("overrides", "says"),
     [
         (["lr=0.1"], "nothing to search: give at least one key as KEY=a,b,c or"),
-        (["seed=interval(0,9)", "a=1,2"], "a search takes the mean over seeds, as seed=0,1,2"),
+        (["seed=interval(0,9)", "a=1,2"], "a search takes the mean over seeds (seed=0,1,2)"),
         (["lr=tag(lg,interval(1,2))"], "no tag 'lg', the only one is log"),
         (
             ["lr=tag(log,interval(0,1))"],

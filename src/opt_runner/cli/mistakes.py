@@ -156,7 +156,7 @@ def _lines(error: Exception) -> list[str]:
     options = r"(?:\s+Available options in '.*':((?:\n\t.+)+))?"
     if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'" + options, text):
         group, choice, listed = found.groups()
-        # Of a choice in a list, as tracking=[csv,none], Hydra does not tell the others.
+        # Of a choice in a list, such as tracking=[csv,none], Hydra does not tell the others.
         known = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         choices = listed.split() if listed else known
         hint = nearest(choice, choices)

@@ -46,9 +46,9 @@ def _parser() -> argparse.ArgumentParser:
         help="show the runs of all trials of a search, not only of the best one",
     )
     parser.add_argument("--methods", type=_names, default=[], metavar="A,B",
-                        help="only these methods, as standard,cayley")  # fmt: skip
+                        help="only these methods, such as standard,cayley")  # fmt: skip
     parser.add_argument("--columns", type=_names, default=[], metavar="A,B",
-                        help="only these columns, as 'test error,gap,p'")  # fmt: skip
+                        help="only these columns, such as 'test error,gap,p'")  # fmt: skip
     parser.add_argument(
         "--live",
         type=mistakes.number(float, 1, 3600, "number of seconds"),

@@ -204,7 +204,7 @@ def _validated_options(
     try:
         checked = model(**options)
     except ValidationError as error:
-        # Keys of the schema that are no options of the class, as a dataset's `share`.
+        # Keys of the schema that are no options of the class, such as a dataset's `share`.
         own = type(component).model_fields.keys() - Component.model_fields.keys()
         raise UserError(explain(error, where, [*fields, *own])) from error
     found = {key: getattr(checked, key) for key in options}

@@ -46,7 +46,7 @@ class Composer:
     """A faster `compose` for the runs of a sweep.
 
     Hydra needs a tenth of a second for a config. This composes once for all runs that differ only
-    in plain values of keys, as `seed`.
+    in plain values of keys, such as `seed`.
     """
 
     def __init__(self, config_name: str) -> None:
@@ -106,7 +106,7 @@ class Composer:
 def with_overrides(
     plain: dict[str, Any], overrides: Sequence[str], rooms: Sequence[str], folder: Path | None
 ) -> Config:
-    """Return a record's config with some nodes changed, as `dataset`.
+    """Return a record's config with some nodes changed, such as `dataset`.
 
     It is checked against the schema alone, as a stranger may have written it.
 
@@ -186,7 +186,7 @@ def validate(plain: dict[str, Any]) -> Config:
 
 
 def _check_packages(plain: dict[str, Any]) -> None:
-    """Raise UserError if a group has keys of the whole config, as `dataset.dataset`.
+    """Raise UserError if a group has keys of the whole config, such as `dataset.dataset`.
 
     Its file then lacks the line `# @package _global_`.
     """

@@ -36,7 +36,7 @@ def combinations(overrides: Iterable[str]) -> list[list[str]]:
 
 
 def assignments(override: Override) -> list[str]:
-    """Return `KEY=VALUE` for each value, as `a=1` and `a=2` for a=1,2.
+    """Return `KEY=VALUE` for each value: `a=1` and `a=2` for a=1,2.
 
     Raises UserError for an interval, and if there is no value.
     """

@@ -21,8 +21,8 @@ _AHEAD = 3
 class Batches:
     """Shuffled batches by step number; images are augmented.
 
-    inputs: (N, ...), as images, uint8 (N, C, H, W); targets: (N, ...), on the device that trains.
-    augment, mix: of images only. With mix, targets are probabilities (B, classes).
+    inputs: (N, ...), such as images, uint8 (N, C, H, W); targets: (N, ...), on the device that
+    trains. augment, mix: of images only. With mix, targets are probabilities (B, classes).
     network_input: makes the network's input from a batch of inputs.
     streamed: the inputs are in memory or in a file. A thread reads the next batches and sends only
         them to the device. False: all inputs are on the device. Batches are equal to the bit either

@@ -30,11 +30,11 @@ class Measure:
     unit: str = "%"
 
     def heading(self, part: str) -> str:
-        """Return the heading of a column, as `test error %`."""
+        """Return the heading of a column, such as `test error %`."""
         return f"{part} {self.name} {self.unit}".strip()
 
     def axis(self, part: str) -> str:
-        """Return the title of an axis, as `test error, %`."""
+        """Return the title of an axis, such as `test error, %`."""
         return f"{part} {self.name}" + (f", {self.unit}" if self.unit else "")
 
     @property
@@ -52,7 +52,7 @@ class Measure:
         return f"{error:{self.form}}{self.unit}"
 
     def said(self, part: str, error: float) -> str:
-        """Return a value in words, as `test error 1.97%`."""
+        """Return a value in words, such as `test error 1.97%`."""
         return f"{part} {self.name} {self.value(error)}"
 
 

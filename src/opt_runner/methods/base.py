@@ -47,8 +47,8 @@ class Method:
     search: what a fair comparison tunes: keys of the config and their ranges, in Hydra's grammar;
         see `searched`. Attributes without an annotation, as these, are no options.
 
-    Where options do not suit a layer, as blocks that do not divide its d, `init` and the others
-    raise `opt_runner.errors.UserError`.
+    Where options do not suit a layer, such as blocks that do not divide its d, `init` and the
+    others raise `opt_runner.errors.UserError`.
     """
 
     label: ClassVar[str | None] = None
@@ -81,7 +81,7 @@ class Method:
         return W
 
     def draw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
-        """Return tensors that no optimizer changes, as sopt's rows."""
+        """Return tensors that no optimizer changes, such as sopt's rows."""
         return {}
 
     def redraw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:

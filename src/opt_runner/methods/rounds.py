@@ -28,7 +28,7 @@ class InRounds(Method):
     rounds: Count = 400
     round_steps: Count | None = None
 
-    # Steps a round where nobody has told the budget, as in a user's own loop.
+    # Steps a round where nobody has told the budget, for example in a user's own loop.
     without_budget: ClassVar[int] = _SHORTEST
 
     def after_step(self, stacks: "Sequence[Stack]", step: int, optimizer: Optimizer) -> None:

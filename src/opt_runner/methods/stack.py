@@ -76,7 +76,7 @@ class Stack(nn.Module):
     """The tensors of k layers, each (k, ...), and the way from the layers' weights to W and back.
 
     trained: those of the method's `init`, by name. fixed: those of its `draw`, by name.
-    empty: whether they have no values yet, as after `to_empty`.
+    empty: whether they have no values yet, for example after `to_empty`.
 
     The stack has a seed of its own. Draws in training depend on that seed and on the time of the
     draw alone, so a resumed training draws the same as an uncut one.

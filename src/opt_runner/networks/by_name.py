@@ -25,7 +25,7 @@ def from_torchvision(
 ) -> nn.Module:
     """Return torchvision.models.get_model(arch), as it starts, for these images and classes.
 
-    bn_momentum: of every BatchNorm; None: torchvision's. options: of the model, as dropout.
+    bn_momentum: of every BatchNorm; None: torchvision's. options: of the model, such as dropout.
     Raises UserError for an unknown name or option, or images that do not suit it.
     """
     _refuse_weights(options)
@@ -62,7 +62,7 @@ def from_timm(
 ) -> nn.Module:
     """Return timm.create_model(arch), without weights, for these images and classes.
 
-    bn_momentum: of every BatchNorm; None: timm's. options: of the model, as drop_path_rate.
+    bn_momentum: of every BatchNorm; None: timm's. options: of the model, such as drop_path_rate.
     Raises UserError without timm, for an unknown name or option, or images that do not suit it.
     """
     _refuse_weights(options)

@@ -33,8 +33,8 @@ NAME = "weights.safetensors"
 def write(path: Path, network: nn.Module, interface: Interface) -> str:
     """Write the network's state_dict whole, and return the SHA-256 of the file.
 
-    Tied weights have an entry for each of their names. A value that is not a tensor, as from a
-    module's `get_extra_state`, is left out. Raises CannotWrite.
+    Tied weights have an entry for each of their names. A value that is not a tensor, for example
+    from a module's `get_extra_state`, is left out. Raises CannotWrite.
     """
     tensors = {
         name: value.detach().cpu().clone(memory_format=contiguous)

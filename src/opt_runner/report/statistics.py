@@ -35,8 +35,8 @@ class Difference:
 
         mean -+ t(n - 1) std / sqrt(n)
 
-    One pair has no interval and no p. Equal differences, as of errors on few test images, have
-    none either, because the t-test would be certain.
+    One pair has no interval and no p. Equal differences, for example of errors on few test images,
+    have none either, because the t-test would be certain.
     """
 
     n: int

@@ -1,10 +1,10 @@
 """A fair comparison: every entrant is tuned alike, then trained with its best setting.
 
-An entrant is one combination of the command line's values, as a method on a network. Its trials
-train on a part of the training samples for a share of the budget, at points of its space: its
-recipe, then a Halton sequence. The setting with the least error on the samples held back is then
-trained on all training samples, for the whole budget, with other seeds. Only then the test samples
-are used, once.
+An entrant is one combination of the command line's values, such as a method on a network. Its
+trials train on a part of the training samples for a share of the budget, at points of its space:
+its recipe, then a Halton sequence. The setting with the least error on the samples held back is
+then trained on all training samples, for the whole budget, with other seeds. Only then the test
+samples are used, once.
 """
 
 import hashlib

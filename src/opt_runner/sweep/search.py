@@ -82,7 +82,7 @@ def _check(config: Config) -> None:
     if not config.dataset.validation:
         raise UserError(
             "a search minimises the validation error, never the test error: hold training images "
-            "back for it, as dataset.validation=0.1"
+            "back for it, such as dataset.validation=0.1"
         )
     if config.rerun:
         raise UserError(

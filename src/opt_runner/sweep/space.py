@@ -126,7 +126,7 @@ def parse_space(overrides: Sequence[str]) -> Space:
         if key == "seed":
             if override.is_interval_sweep():
                 raise UserError(
-                    f"{override.input_line}: a search takes the mean over seeds, as seed=0,1,2, "
+                    f"{override.input_line}: a search takes the mean over seeds (seed=0,1,2) "
                     "and does not search them"
                 )
             seeds = [[seed] for seed in dict.fromkeys(assignments(override))]

@@ -25,9 +25,9 @@ def export(trained: Trained, kind: str, path: Path) -> float | None:
     """Write the network to `path` whole, in one of `FORMATS`; an older file is replaced.
 
     safetensors: its state_dict. onnx, torch-export: a graph from inputs (N, ...), for any N, to
-    outputs (N, ...), as from images (N, C, H, W) to logits (N, classes), which `onnxruntime` and
-    `torch.export.load` run. Every file holds the network's interface as JSON under the key
-    `opt_runner`.
+    outputs (N, ...), for example from images (N, C, H, W) to logits (N, classes), which
+    `onnxruntime` and `torch.export.load` run. Every file holds the network's interface as JSON
+    under the key `opt_runner`.
 
     The file is read back, and its outputs are compared with the network's. Returns the largest
     difference, relative to the largest output; None for safetensors and without onnxruntime. A

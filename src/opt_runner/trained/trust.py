@@ -28,7 +28,7 @@ class Trust:
     def check(self, component: Component, group: str) -> None:
         """Raise UserError if the component is neither of this package nor trusted.
 
-        group: the group in conf/, as `model`.
+        group: the group in conf/, such as `model`.
         """
         allowed = _targets(conf_dir() / group)
         if self.folder is not None:

@@ -83,7 +83,7 @@ def no_transform(method: Method) -> UserError:
     """Return the error of a method whose own gradient torch.func cannot go through."""
     return UserError(
         f"{type(method).__name__} has a gradient of its own, which torch.func cannot go through: "
-        "use loss.backward(), or another method, as cayley, gs or hr"
+        "use loss.backward(), or another method, such as cayley, gs or hr"
     )
 
 

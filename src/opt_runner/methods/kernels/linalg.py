@@ -64,12 +64,15 @@ def qr_gradient(factors: Tensor, tau: Tensor, signs: Tensor, A: Tensor, B: Tenso
 
 
 def svd(R: Tensor, full_matrices: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """Return torch.linalg.svd of R (..., d, n). Raises LinAlgError.
+    """Return torch.linalg.svd of R (..., d, n). Raises LinAlgError, for one if R is not finite.
 
     For some float32 matrices of many almost equal singular values, well conditioned as they are (R
     after some steps from I), MKL's divide and conquer does not converge, or says that it has and
     gives NaN. In float64 it converges, to finite numbers.
     """
+    if R.device.type == "cpu" and not R.isfinite().all():
+        # LAPACK would raise it too, but MKL's first writes lines of its own to the terminal.
+        raise torch.linalg.LinAlgError("R has values that are not finite")  # type: ignore[attr-defined]
     try:
         X, S, Yt = torch.linalg.svd(R, full_matrices)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
