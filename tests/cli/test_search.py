@@ -83,7 +83,7 @@ def test_the_test_error_is_never_minimised(opt_run: Run, tmp_path: Path) -> None
     assert done.returncode == 2
     assert done.stderr == (
         "opt-run: a search minimises the validation error, never the test error: hold training "
-        "images back for it, as dataset.validation=0.1\n"
+        "images back for it, such as dataset.validation=0.1\n"
     )
     assert list(tmp_path.iterdir()) == []
 
