@@ -16,6 +16,11 @@ from opt_runner.config.titles import SWEEP_VARIABLE, of_sweep, sweep_variable, t
          ["gs cnn6 digits seed 0 dataset.share=0.5", "gs cnn6 digits seed 0 dataset.share=1"]),
         (["method=gs seed=0", "method=hr seed=1"],
          ["gs cnn6 digits seed 0", "hr cnn6 digits seed 1"]),
+        (["method=gs", "method=standard"],  # of another lr
+         ["gs cnn6 digits seed 0", "standard cnn6 digits seed 0"]),
+        (["method=gs", "method=standard", "method=standard optimizer.lr=0.3"],
+         ["gs cnn6 digits seed 0 optimizer.lr=0.1", "standard cnn6 digits seed 0 optimizer.lr=0.01",
+          "standard cnn6 digits seed 0 optimizer.lr=0.3"]),
         (["schedule.milestones=[0.5]", "schedule.milestones=[0.2,0.4]"],
          ["cayley cnn6 digits seed 0 schedule.milestones=[0.5]",
           "cayley cnn6 digits seed 0 schedule.milestones=[0.2,0.4]"]),
