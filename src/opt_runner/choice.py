@@ -150,16 +150,15 @@ def choose(network: nn.Module, every: Sequence[Candidate], rules: Sequence[Rule]
     Raises UserError where no layer is covered, or one that cannot be, or a part of a parameter
     whose rest trains.
     """
-    for rule in rules:
-        rule.check(network, every)
+    for given in rules:
+        given.check(network, every)
     covered: dict[Rule, list[Layer]] = {rule: [] for rule in rules}
     hidden: list[Layer] = []
     first: str | None = None
     for one in every:
-        asked = [rule for rule in rules if rule.considers(one)]
-        if not asked:
+        rule = next((rule for rule in rules if rule.considers(one)), None)
+        if rule is None:
             continue
-        rule = asked[0]
         first = first or one.layer.parameter
         layer = replace(one.layer, first=one.layer.parameter == first)
         if rule.include is not None or not layer.output:

@@ -83,7 +83,7 @@ def first_line(error: BaseException) -> str:
 def listed(names: Sequence[str], most: int = 20) -> str:
     """Return the names for a message: the first of them and a number if they are many."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return (", ".join(names[:most]) or "nothing") + more
 
 
 def gib(size: int) -> str:

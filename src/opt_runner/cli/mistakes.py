@@ -220,5 +220,5 @@ def _known_keys() -> list[str]:
         except Exception:  # the first choice of a swept group
             cfg = hydra.compose("config")
     keys = dotted(OmegaConf.to_container(cfg))
-    nodes = {key.rpartition(".")[0] for key in keys}
+    nodes = {key[:end] for key in keys for end, sign in enumerate(key) if sign == "."}
     return [*keys, *nodes, *groups]

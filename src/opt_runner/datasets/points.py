@@ -101,13 +101,13 @@ class PointFolder:
         # By its name, so that more files do not change the points of the others.
         name = hashlib.sha256(str(path.relative_to(self.root)).encode()).digest()
         random = np.random.default_rng([self.points_seed, int.from_bytes(name[:8])])
-        try:
-            with readable("it"):
+        with readable(path):
+            try:
                 if path.suffix.lower() == ".off":
                     return on_surface(read_off(path), self.points, random)
                 cloud = _array(path)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
         order = random.permutation(len(cloud))
         return cloud[np.resize(order, self.points)]
 

@@ -1,6 +1,5 @@
 """Weights of torchvision by name, as IMAGENET1K_V1, in the cache of torch.hub."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from opt_runner.errors import UserError, nearest
-from opt_runner.files import fetching, locked_where_possible
+from opt_runner.files import fetching, locked_where_possible, sha256
 from opt_runner.networks.by_name import WITH_AUXILIARY
 from opt_runner.networks.pretrained import read_weights
 
@@ -109,8 +108,7 @@ class Published:
 
 @cache
 def _digest(path: Path, *changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def without_head(

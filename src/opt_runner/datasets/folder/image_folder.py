@@ -12,10 +12,10 @@ from pydantic import Field
 from opt_runner.datasets.data import Samples
 from opt_runner.datasets.folder import cache
 from opt_runner.datasets.folder.decode import BLACK, decode_all, digest_all, survey
-from opt_runner.datasets.folder.tree import FolderTree, listed, scan
+from opt_runner.datasets.folder.tree import FolderTree, scan
 from opt_runner.datasets.images import Images
 from opt_runner.datasets.stored import Stored
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, listed
 from opt_runner.files import expanded, locked_where_possible
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class ImageFolder:
                 if skipped := self._tree.skipped:
                     log.warning(
                         "%s: left out %s files that do not end in %s, or are no regular files: %s",
-                        self.root, f"{len(skipped):,}", " ".join(SUFFIXES), listed(skipped),
+                        self.root, f"{len(skipped):,}", " ".join(SUFFIXES), listed(skipped, 5),
                     )  # fmt: skip
                 known = _hash(digest_all(self._tree.files))
                 cache.remember(self.cache_dir, key, known)
@@ -123,7 +123,7 @@ class ImageFolder:
             if black:
                 log.warning(
                     "%s: %s images are black (no value is above %s of 255): %s",
-                    self.root, f"{len(black):,}", BLACK, listed(black),
+                    self.root, f"{len(black):,}", BLACK, listed(black, 5),
                 )  # fmt: skip
 
         return cache.write(self.cache_dir, key, (len(paths), channels, size, size), fill)

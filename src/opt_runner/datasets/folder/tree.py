@@ -11,7 +11,7 @@ from unicodedata import normalize
 import torch
 from torch import Tensor
 
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, listed
 from opt_runner.files import readable
 
 # Thumbnails, bins and the like of NAS systems, macOS, Windows and ext4.
@@ -81,7 +81,7 @@ def scan(root: Path, suffixes: tuple[str, ...]) -> FolderTree:
     if only_train or only_test:
         raise UserError(
             f"{root} has other classes to train on than to test on: "
-            f"only to train on {listed(only_train)}; only to test on {listed(only_test)}"
+            f"only to train on {listed(only_train, 5)}; only to test on {listed(only_test, 5)}"
         )
     if len(train) == 1:
         folder = root / "train" / next(iter(train))
@@ -155,13 +155,6 @@ def _files(
         skipped.append(entry.path)
 
 
-def listed(names: list[str]) -> str:
-    """Return the first five names in words."""
-    if len(names) > 5:
-        return f"{', '.join(names[:5])} and {len(names) - 5:,} more"
-    return ", ".join(names) or "nothing"
-
-
 def _status(path: str) -> os.stat_result:
     with readable(path):  # a link to nowhere cannot
         return os.stat(path)
@@ -177,4 +170,4 @@ def _visible(folder: Path | str) -> list[os.DirEntry[str]]:
 
 
 def _contents(folder: Path | str) -> str:
-    return listed([entry.name for entry in _visible(folder)])
+    return listed([entry.name for entry in _visible(folder)], 5)
