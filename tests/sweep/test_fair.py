@@ -167,6 +167,16 @@ def test_conditions_take_the_setting_that_was_found(begin: Begin) -> None:
         assert config.optimizer == same.optimizer
 
 
+def test_a_plan_without_the_usual_settings_says_so(
+    begin: Begin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "no run under the usual settings"
+    begin(["method=gs", "seed=0"], trials=1)
+    assert words not in capsys.readouterr().out
+    begin(["method=gs", "seed=0"], conditions=["dataset.share=0.1"], trials=1)
+    assert words in capsys.readouterr().out
+
+
 def test_what_the_command_line_searches_replaces_what_the_method_says(begin: Begin) -> None:
     _, runner = begin([*COMMAND, "optimizer.lr=tag(log,interval(0.04,0.06))"])
     tried = [run.config.optimizer.lr for run in runner.executed[:8]]

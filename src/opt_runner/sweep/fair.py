@@ -151,6 +151,8 @@ def _show_plan(
         f"samples; then {final} runs: {len(entrants)} entrants x {len(command.seeds)} seeds"
         + (f" x {len(options.conditions)} conditions" if len(options.conditions) > 1 else "")
     )
+    if "" not in options.conditions:
+        screen.say('  no run under the usual settings: hydra.sweeper.conditions has no ""')
     for entrant in entrants:
         searched = " ".join(f"{key}={text}" for key, text in entrant.space.written.items())
         screen.say(f"  {entrant.label}: {searched}")
