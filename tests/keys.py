@@ -87,7 +87,10 @@ def _keys(file: Path, group: str) -> Iterator[Key]:
     for key, value, line in _leaves(node, at) if node else ():
         default = yaml.safe_load(yaml.serialize(value))
         annotation = _annotation(key, at, yaml.safe_load(text), group, file.stem)
-        yield Key(key, default, _in_words(annotation), lines[line].partition(" # ")[2].strip())
+        allowed = _in_words(annotation)
+        if default is None and "`null`" not in allowed:
+            allowed += " or `null`"  # the component gets the value that null stands for
+        yield Key(key, default, allowed, lines[line].partition(" # ")[2].strip())
 
 
 def _leaves(node: yaml.MappingNode, at: str) -> Iterator[tuple[str, yaml.Node, int]]:
