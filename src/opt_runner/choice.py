@@ -16,7 +16,11 @@ from opt_runner.errors import UserError, explain, listed, nearest
 from opt_runner.layers import Candidate, Layer
 from opt_runner.methods import METHODS, Method
 
-_ZERO = "zero at the start"
+# Why no rotation moves a layer, by the note of a summary.
+STILL = {
+    "zero at the start": "W is zero at the start, and no rotation moves it",
+    "d = 1": "d = 1, and one dimension has nothing to rotate",
+}
 
 
 class Rule:
@@ -123,25 +127,26 @@ class Choice:
     notes: dict[str, str] = field(default_factory=dict)
 
     def without(
-        self, zero: Sequence[Layer], every: Sequence[Candidate], rules: Sequence[Rule]
+        self, still: Mapping[str, str], every: Sequence[Candidate], rules: Sequence[Rule]
     ) -> "Choice":
-        """Return the choice without layers whose W is zero, and warn of them.
+        """Return the choice without layers that no rotation moves, and warn of them.
 
+        still: {name: note}, a note of `STILL`.
         Raises UserError for one that is named, and for a part of a parameter whose rest is fixed.
         """
-        names = {layer.name for layer in zero}
-        reason = "W is zero at the start, and no rotation moves it"
         for one in every:
-            if one.layer.name in names and any(rule.names(one) for rule in rules):
+            if one.layer.name in still and any(rule.names(one) for rule in rules):
                 raise UserError(
-                    f"layer {one.layer.name!r} cannot be covered: {reason}; it trains plainly if "
-                    "`include` does not name it"
+                    f"layer {one.layer.name!r} cannot be covered: {STILL[still[one.layer.name]]}; "
+                    "it trains plainly if `include` does not name it"
                 )
-        covered = [[layer for layer in some if layer.name not in names] for some in self.covered]
+        covered = [[layer for layer in some if layer.name not in still] for some in self.covered]
         _check_packed(every, dict(zip(rules, covered, strict=True)))
-        warnings.warn(f"{listed(sorted(names))}: trained plainly, as {reason}", stacklevel=3)
-        hidden = [layer for layer in self.hidden if layer.name not in names]
-        return Choice(covered, hidden, {**self.notes, **dict.fromkeys(names, _ZERO)})
+        for note, reason in STILL.items():
+            if names := sorted(name for name in still if still[name] == note):
+                warnings.warn(f"{listed(names)}: trained plainly, as {reason}", stacklevel=3)
+        hidden = [layer for layer in self.hidden if layer.name not in still]
+        return Choice(covered, hidden, {**self.notes, **still})
 
 
 def choose(network: nn.Module, every: Sequence[Candidate], rules: Sequence[Rule]) -> Choice:
@@ -196,8 +201,8 @@ def few_covered(
     if rule.include is not None or rule.exclude or rule.types is not None or rule.max_d is not None:
         return None
     covered = {layer.parameter for layer in choice.covered[0]}
-    zero = {one.layer.parameter for one in every if choice.notes.get(one.layer.name) == _ZERO}
-    return little_covered(network, every, covered, zero) if covered else None
+    still = {one.layer.parameter for one in every if choice.notes.get(one.layer.name) in STILL}
+    return little_covered(network, every, covered, still) if covered else None
 
 
 def _check_packed(every: Sequence[Candidate], covered: Mapping[Rule, Sequence[Layer]]) -> None:

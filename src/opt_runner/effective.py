@@ -14,7 +14,8 @@ from opt_runner.layers import Layer, assembled
 from opt_runner.methods import Method
 from opt_runner.methods.kernels.fused import transformed
 from opt_runner.methods.kernels.shards import is_sharded, whole
-from opt_runner.methods.stack import Stack, held
+from opt_runner.methods.stack import Stack
+from opt_runner.methods.weights import held
 from opt_runner.recompute import Recompute, Swap, places
 from opt_runner.wrapper import Wrapper
 
@@ -48,10 +49,16 @@ class EffectiveNetwork(Wrapper):
             for layer in stack.layers
         }
         self._recompute = Recompute(places(self.network, changed), self.effective_weights)
+        first = {module: name for name, module in self.network.named_modules()}
+        self._slots = [
+            (f"{first[module]}.{attribute}" if first[module] else attribute, name)
+            for name, found in self._recompute.places.items()
+            for module, attribute in found
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the tensors of a forward pass, which cannot be copied."""
-        made_anew = {"_last", "_inside", "_added", "_unchecked", "_recompute"}
+        made_anew = {"_last", "_inside", "_added", "_unchecked", "_recompute", "_slots"}
         return {key: value for key, value in self.__dict__.items() if key not in made_anew}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -78,7 +85,9 @@ class EffectiveNetwork(Wrapper):
         effective = self.effective_weights()
         plain = not torch.compiler.is_compiling() and not transformed()
         before = self._checked_sums(effective) if plain and self._unchecked else None
-        output = functional_call(self.network, effective, args, kwargs)
+        # Each place once: `tie_weights` swaps a module with two names twice, and V stays in it.
+        values = {slot: effective[name] for slot, name in self._slots}
+        output = functional_call(self.network, values, args, kwargs, tie_weights=False)
         if before is not None:
             self._check_unchanged(before, effective)
         output = self._with_penalty(output)
@@ -87,22 +96,33 @@ class EffectiveNetwork(Wrapper):
         return output
 
     @contextmanager
-    def effective(self) -> Iterator[nn.Module]:
+    def effective(self, of: str | None = None) -> Iterator[nn.Module]:
         """Let the network itself compute with V inside of the context, which gives the network.
 
         For its other methods (`generate`), and for losses that take the network. Gradients reach
         R; call `backward` inside if the network checkpoints activations.
+
+        of: the network's method that runs inside.
+        Raises UserError if V was written to inside: it is made anew from W and R.
         """
         if self._inside is not None:
             yield self.network
             return
-        self._inside = self.effective_weights()
-        swap = Swap(self._recompute.places, self._inside)
+        values = self._inside = self.effective_weights()
+        plain = not torch.compiler.is_compiling() and not transformed()
+        before = self._checked_sums(values) if plain else {}
+        swap = Swap(self._recompute.places, values)
         try:
             yield self.network
         finally:
             swap.end()
             self._inside = None
+        if names := self._changed(before, values):
+            raise UserError(
+                f"{of or 'the code inside of opt.effective()'} writes to the weights of "
+                f"{', '.join(names)}, which would be lost: V is made of W and R each time. Call it "
+                "before OPT takes the network"
+            )
 
     def _checked_sums(self, effective: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the sum of each V, and raise UserError where the network would not get it."""
@@ -122,19 +142,34 @@ class EffectiveNetwork(Wrapper):
         self, before: Mapping[str, Tensor], effective: Mapping[str, Tensor]
     ) -> None:
         """Raise UserError if the network's forward wrote to V, past the gradient of R."""
-        after = self._checked_sums(effective)
-        names = [
-            name
-            for name, total in before.items()
-            if not torch.equal(total, after[name]) and not after[name].isnan()
-        ]
-        if names:
+        if names := self._changed(before, effective):
             raise UserError(
                 f"the network writes to its weights in the forward pass (`weight.data *= mask`): "
                 f"{', '.join(names)}. No gradient sees that: multiply in the forward instead, or "
                 f"leave the layers out: exclude={[name.rpartition('.')[0] for name in names]}"
             )
         self._unchecked = False
+
+    def _changed(self, before: Mapping[str, Tensor], effective: Mapping[str, Tensor]) -> list[str]:
+        """Return the names of the V that have other sums than before."""
+        after = self._checked_sums(effective)
+        return [
+            name
+            for name, total in before.items()
+            if not torch.equal(total, after[name]) and not after[name].isnan()
+        ]
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the state as any module. Raises UserError inside of `effective`: W is away."""
+        self.refuse_inside("state_dict")
+        return super().state_dict(*args, **kwargs)
+
+    def refuse_inside(self, what: str) -> None:
+        """Raise UserError inside of `effective`."""
+        if self._inside is not None:
+            raise UserError(
+                f"{what} needs W, and V is in its place inside of opt.effective(): leave it first"
+            )
 
     def effective_weights(self) -> dict[str, Tensor]:
         """Return {parameter name: V} of the layers whose V is not W.
@@ -162,12 +197,14 @@ class EffectiveNetwork(Wrapper):
 
     def _make(self, method: Method, stacks: Sequence[Stack]) -> list[tuple[Tensor, Tensor]]:
         """Return W and V, each (k, d, n), of each stack of a method."""
-        if self._inside is not None:
-            raise UserError("V is in the place of W inside of opt.effective(): leave it first")
+        self.refuse_inside("This")
         if any(stack.empty for stack in stacks):
             raise UserError(
                 "R has no values since to_empty: call opt.reset_parameters(), or load a state"
             )
+        if not transformed():
+            for stack in stacks:
+                stack.check_weight()
         Ws = [stack.W() for stack in stacks]
         with _no_autocast(Ws[0]):
             Vs = method.weights(Ws, [stack.tensors for stack in stacks])

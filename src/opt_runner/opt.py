@@ -3,23 +3,24 @@
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from opt_runner.choice import Rule, choose, few_covered
 from opt_runner.effective import EffectiveNetwork
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, listed, nearest
 from opt_runner.layers import Layer, candidates
 from opt_runner.methods import Method
 from opt_runner.methods.kernels.shards import is_sharded, unshard, whole
-from opt_runner.methods.stack import Stack, Weights, held, is_short, start_weight
+from opt_runner.methods.stack import Stack
+from opt_runner.methods.weights import Weights, held, is_short, start_weight
 from opt_runner.stepping import MakeOptimizer, Stepping
 from opt_runner.summary import Summary, summarise
 
-# Of a state_dict's form; a later one is refused.
-_STATE_VERSION = 2
+# Of a state_dict's form; another one is refused.
+_STATE_VERSION = 3
 _SHORT = "W is short, and rotations keep its length; weights=gaussian draws it anew"
 
 
@@ -34,7 +35,7 @@ class OPT(EffectiveNetwork):
         attention and the types of `register_layer` can train so, embeddings and recurrent weights
         where they are named. It is used, not copied.
     method: a name, one of `opt_runner.methods.METHODS`, with its options as keywords, or a
-        `Method`; or a list of `Rule`, several methods in one network.
+        `Method`; or a `Rule` or a list of them, several methods in one network.
     include, exclude, types, max_d: the layers that the method covers, see `Rule`. Default: as the
         method says, for most all but those that end in an output. What no method covers trains as
         it is; `summary` names it.
@@ -51,13 +52,13 @@ class OPT(EffectiveNetwork):
     Attributes and methods of the network are reached through this module; see `Wrapper`.
 
     Raises UserError for an unknown method, option or layer, for a weight that cannot be covered and
-    where there is nothing to cover. Warns of layers that stay plain because W is zero.
+    where there is nothing to cover. Warns of layers that stay plain because no rotation moves them.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        method: str | Method | Sequence[Rule] = "cayley",
+        method: str | Method | Rule | Sequence[Rule] = "cayley",
         *,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
@@ -71,6 +72,11 @@ class OPT(EffectiveNetwork):
     ) -> None:
         super().__init__(network)
         self.per_group = per_group
+        if weights not in get_args(Weights):
+            raise UserError(
+                f"weights={weights!r} is unknown{nearest(str(weights), get_args(Weights))}; it is "
+                f"{listed(get_args(Weights))}"
+            )
         if isinstance(method, str | Method):
             rules = [
                 Rule(method, include=include, exclude=exclude, types=types, max_d=max_d, **options)
@@ -78,21 +84,26 @@ class OPT(EffectiveNetwork):
         elif include is not None or exclude or types is not None or max_d is not None or options:
             raise UserError("include, exclude, types, max_d and options go to the Rules of a list")
         else:
-            rules = list(method)
+            rules = [method] if isinstance(method, Rule) else list(method)
+            if not rules or not all(isinstance(rule, Rule) for rule in rules):
+                raise UserError(
+                    f"method={method!r} is neither a name nor a list of rules: [Rule('cayley')]"
+                )
         if weights == "pretrained":
             rules = [rule.at_identity() for rule in rules]
         self.method = rules[0].method
         every = candidates(network, per_group, example)
         choice = choose(network, every, rules)
         self._frozen: set[str] = set()  # parameters that trained before
-        zero = [
-            layer
-            for rule, covered in zip(rules, choice.covered, strict=True)
-            for layer in covered
-            if not start_weight(network, layer, rule.method, weights, generator)
-        ]
-        if zero:
-            choice = choice.without(zero, every, rules)
+        still: dict[str, str] = {}
+        for rule, covered in zip(rules, choice.covered, strict=True):
+            for layer in covered:
+                if not rule.method.turns(layer):
+                    still[layer.name] = "d = 1"
+                elif not start_weight(network, layer, rule.method, weights, generator):
+                    still[layer.name] = "zero at the start"
+        if still:
+            choice = choice.without(still, every, rules)
         self.hidden = choice.hidden
         self.notes = {**choice.notes}
         for rule, covered in zip(rules, choice.covered, strict=True):
@@ -132,8 +143,9 @@ class OPT(EffectiveNetwork):
             raise TypeError(f"{kind.__name__} defines init, but neither weight nor penalty")
         alike: dict[Any, list[Layer]] = {}
         for layer in layers:
-            alike.setdefault((layer.d, layer.n, method.kind(layer)), []).append(layer)
             parameter = held(self.network, layer.parameter)
+            key = (layer.d, layer.n, method.kind(layer), parameter.device)
+            alike.setdefault(key, []).append(layer)
             if not method.trains_weight and parameter.requires_grad:
                 self._frozen.add(layer.parameter)
                 parameter.requires_grad_(False)
@@ -155,12 +167,13 @@ class OPT(EffectiveNetwork):
         return torch.tensor([_STATE_VERSION, self.steps])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the steps; raise UserError for the state of a newer release."""
+        """Take the steps; raise UserError for the state of another release."""
         version, steps = state.tolist()
-        if version > _STATE_VERSION:
+        if version != _STATE_VERSION:
+            age = "a newer" if version > _STATE_VERSION else "an older"
             raise UserError(
-                f"the state is of a newer opt-runner (form {version}, here {_STATE_VERSION}): "
-                "update the package"
+                f"the state is of {age} opt-runner (form {version}, here {_STATE_VERSION}): load "
+                "it with that release"
             )
         self.steps = steps
 
@@ -208,6 +221,8 @@ class OPT(EffectiveNetwork):
         self.steps += 1
         for method, stacks in self.parts():
             method.after_step(stacks, self.steps, optimizer)
+            for stack in stacks:
+                stack.check_weight()
 
     @torch.no_grad()
     def neurons(self) -> dict[str, Tensor]:
@@ -246,6 +261,7 @@ def merge(opt: OPT) -> nn.Module:
     What trained before OPT got the network trains again. Under FSDP2 all processes call this, and
     get a network that is not sharded.
     """
+    opt.refuse_inside("merge(opt)")
     effective = opt.effective_weights()
     plain = copy.deepcopy(opt.network)
     if any(is_sharded(parameter) for parameter in plain.parameters()):

@@ -57,7 +57,7 @@ class Recompute:
             torch.autograd.Variable._execution_engine.queue_callback(swap.end)
 
         for tensor in tensors_in(output):
-            if tensor.requires_grad:
+            if tensor.grad_fn is not None:  # not a parameter: its hooks would stay
                 tensor.register_hook(begin)  # type: ignore[no-untyped-call]
 
 

@@ -80,7 +80,9 @@ class Stepping:
 
     def _follow(self, opt: "OPT", optimizer: Optimizer) -> None:
         self._attached.update(_with_inner(optimizer))
-        optimizer.register_step_post_hook(lambda optimizer, *_: opt.after_step(optimizer))
+        own = {id(p) for _, stacks in opt.parts() for stack in stacks for p in stack.own()}
+        if not own.isdisjoint(_held(optimizer)):  # a second one, over all else, does not count
+            optimizer.register_step_post_hook(lambda optimizer, *_: opt.after_step(optimizer))
 
     def check_before(self, optimizer: Optimizer) -> None:
         """Raise UserError before an optimizer that cannot step for a method, at its first step."""
@@ -99,9 +101,10 @@ class Stepping:
             if attached or own.isdisjoint(held):
                 continue
             name = type(method).__name__
-            if method.optimizer_class is not torch.optim.SGD:
+            needed = method.optimizer_class
+            if needed is not torch.optim.SGD and not _moves(optimizer, needed):
                 raise UserError(
-                    f"{name} needs {method.optimizer_class.__name__}, which opt.optimizer(...) "
+                    f"{name} needs {needed.__name__}, which opt.optimizer(...) "
                     f"makes: {type(optimizer).__name__} would leave the rotations"
                 )
             if method.follows_steps:
@@ -122,7 +125,7 @@ class Stepping:
             if method.changes_weight
             for stack in stacks
             for tensor in stack.trained.values()
-            if tensor.requires_grad
+            if tensor.requires_grad and tensor.numel()  # one plane of `givens` needs two rows
         ]
         mine = [tensor for tensor in trained if id(tensor) in held]
         if trained and not mine:
@@ -194,6 +197,14 @@ def _with_inner(optimizer: Optimizer) -> Iterator[Optimizer]:
     if isinstance(optimizer, Joint):
         for inner in optimizer.optimizers:
             yield from _with_inner(inner)
+
+
+def _moves(optimizer: Optimizer, needed: type[Optimizer]) -> bool:
+    """Return True for a copy of an optimizer that opt.optimizer(...) has made."""
+    return any(
+        isinstance(one, needed) and any(group.get("retract") for group in one.param_groups)
+        for one in _with_inner(optimizer)
+    )
 
 
 def _groups(

@@ -20,8 +20,11 @@ class Wrapper(nn.Module):
     network: nn.Module
 
     @abstractmethod
-    def effective(self) -> AbstractContextManager[nn.Module]:
-        """Return the context in which the network itself computes with V."""
+    def effective(self, of: str | None = None) -> AbstractContextManager[nn.Module]:
+        """Return the context in which the network itself computes with V.
+
+        of: the network's method that runs in it.
+        """
 
     def _take_signature(self) -> None:
         self.__class__ = _like(type(self), type(self.network))
@@ -52,7 +55,7 @@ class Wrapper(nn.Module):
 
         @wraps(found)
         def on_V(*args: Any, **kwargs: Any) -> Any:
-            with self.effective():
+            with self.effective(of=name):
                 return found(*args, **kwargs)
 
         return on_V
@@ -107,10 +110,30 @@ def _like(cls: type[Wrapper], network: type[nn.Module]) -> type[Wrapper]:
         return cls.forward(self, *args, **kwargs)
 
     forward.__signature__ = signature  # type: ignore[attr-defined]
-    content = {"forward": forward, "made_of": (cls, network), "__module__": cls.__module__}
+    content = {
+        "forward": forward,
+        "made_of": (cls, network),
+        "__module__": cls.__module__,
+        "__setattr__": _set,
+    }
     # Some read the network's name as well, for example for its labels.
     made = type(f"{cls.__name__}{network.__name__}", (cls,), content)
     return _made.setdefault((cls, network), made)
+
+
+def _set(self: Wrapper, name: str, value: Any) -> None:
+    """Set an attribute of the network, such as `drop_path_prob`, where it is read: there."""
+    own = name.startswith("_") or name in self.__dict__ or hasattr(type(self), name)
+    network = self._modules.get("network")
+    if own or name in self._modules or not hasattr(network, name):
+        nn.Module.__setattr__(self, name, value)
+    elif isinstance(getattr(network, name), nn.Module | nn.Parameter):
+        raise AttributeError(
+            f"{name} is a part of the network: set it before OPT takes the network, or write "
+            f"opt.network.{name} = ... if no method covers it"
+        )
+    else:
+        setattr(network, name, value)
 
 
 def _blank(cls: type[Wrapper], network: type[nn.Module]) -> Wrapper:

@@ -69,6 +69,10 @@ class Method:
         """Return True if the method applies to this layer; other layers train as they are."""
         return not layer.output
 
+    def turns(self, layer: Layer) -> bool:
+        """Return True if the method can change V of a layer of this d, whatever W is."""
+        return True
+
     def kind(self, layer: Layer) -> Hashable:
         """Return a key: layers of equal d, n and kind share a stack."""
         return None
@@ -91,6 +95,10 @@ class Method:
     def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         """Return the tensors that train for W (d, n), at their start; fixed: those of `draw`."""
         return {}
+
+    def copies(self, W: Tensor) -> bool:
+        """Return True if V is made without W (d, n), of what `draw` and `init` took from it."""
+        return False
 
     def weight(self, W: Tensor, *args: Any, **tensors: Any) -> Tensor:
         """Return the effective weight V (k, d, n), differentiable in the trained tensors."""

@@ -32,6 +32,9 @@ class Moved(Method):
     group_keys: ClassVar[Sequence[str]] = ()
     search = searched(rotation_lr="tag(log,interval(0.003,3))")
 
+    def copies(self, W: Tensor) -> bool:
+        return True
+
     def optimizer_options(self, tensor: str | None, lr: float, weight_decay: float) -> Options:
         if tensor is None:
             return super().optimizer_options(tensor, lr, weight_decay)

@@ -30,6 +30,9 @@ class Rotation(Method):
     def trains_weight(self) -> bool:
         return self.train_w
 
+    def turns(self, layer: Layer) -> bool:
+        return self.train_w or layer.d > 1
+
     def initial_weight(self, layer: Layer, W: Tensor, generator: MaybeGenerator) -> Tensor:
         return prepared(W, self.neurons)
 

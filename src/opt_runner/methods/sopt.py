@@ -26,7 +26,7 @@ class StochasticOPT(InRounds, SquareRotation):
     At the end of a round W[S] <- Q(R) W[S] for good, a new S is drawn, R starts again and its
     momentum is cleared. The first layer is rotated whole and never starts again.
 
-    inner: the map Q(R). share: |S| / d. The reference takes 400 rounds of 750 steps.
+    inner: the map Q(R). share: |S| / d, of at least 2 rows (hr: 3). The reference takes 400 rounds of 750 steps.
     """
 
     inner: Literal["gs", "hr", "ls", "cayley"] = "gs"
@@ -40,9 +40,12 @@ class StochasticOPT(InRounds, SquareRotation):
         """Return |S|, the number of chosen rows of d."""
         if layer.first:
             return layer.d
-        size = max(1, round(self.share * layer.d))
-        # det Q = (-1)^(|S|-1) for hr: with |S| even Q(I) flips a row, and so would every round.
-        return size - 1 if self.inner == "hr" and size % 2 == 0 else size
+        # One row has nothing to rotate.
+        size = min(layer.d, max(2, round(self.share * layer.d)))
+        if self.inner == "hr" and size % 2 == 0:
+            # det Q = (-1)^(|S|-1): with |S| even Q(I) flips a row, and so would every round.
+            size = max(size - 1, min(3, layer.d))
+        return size
 
     def draw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         """Return S, if it is not all rows."""

@@ -1,7 +1,8 @@
 """A stack: the k layers of one size and kind, and what a method trains for them."""
 
+import hashlib
 from collections.abc import Callable, Sequence
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -11,65 +12,16 @@ from opt_runner.layers import Layer
 from opt_runner.methods.base import Method, Tensors
 from opt_runner.methods.kernels.shards import is_sharded, whole, write
 from opt_runner.methods.rotation import Rotation
+from opt_runner.methods.weights import Weights, held, start_weight
 from opt_runner.transfer import send
 
+_Versions = tuple[tuple[int, int], ...]
 Draw = Callable[[Layer, Tensor, torch.Generator], Tensors]
-Weights = Literal["given", "gaussian", "pretrained"]
 # Of the largest entry of W, in float32.
 _ROUNDING = 1e-5
-# Neurons of N(0, 2/d) have the length sqrt(2), and those of a network that trains 0.05 and more.
-_VANISHING = 1e-3
-# Below this share of the usual length a network learned much less (docs/results/language.md).
-_SHORT = 0.3
-# Attributes by which FSDP1 and DeepSpeed's ZeRO-3 know the parameters that they keep.
-_TAKEN = ("_fsdp_flattened", "ds_id")
-# A state: the seed, and the name of the method, cut or filled to a fixed length.
-_NAME_BYTES = 56
-
-
-@torch.no_grad()
-def start_weight(
-    network: nn.Module,
-    layer: Layer,
-    method: Method,
-    weights: Weights,
-    generator: torch.Generator | None,
-) -> bool:
-    """Write W of a layer as it starts; return False, and write nothing, where it never moves.
-
-    A method that does not train W turns W = 0 into V = 0, whatever it learns.
-    """
-    parameter = held(network, layer.parameter)
-    W = start = layer.matrix(parameter)
-    if weights == "gaussian":
-        drawn = torch.randn(layer.d, layer.n, generator=generator) * (2 / layer.d) ** 0.5
-        start = drawn.to(W)
-    given, start = start, method.initial_weight(layer, start, generator)
-    if start is not given and weights == "pretrained":
-        raise UserError(
-            f"{type(method).__name__} sets W itself at the start, so it cannot keep pretrained "
-            "weights"
-        )
-    if not method.trains_weight and not start.is_meta:
-        longest = torch.linalg.vector_norm(start.float(), dim=0).max()
-        if longest < _VANISHING:
-            return False
-    if start is not W:
-        layer.part(parameter).copy_(layer.weight(start))
-    return True
-
-
-@torch.no_grad()
-def is_short(network: nn.Module, layer: Layer, method: Method) -> bool:
-    """Return True if W has short neurons, whose length rotations keep.
-
-    The mean length is compared with sqrt(2), the length of neurons from N(0, 2/d).
-    """
-    parameter = held(network, layer.parameter)
-    if not method.changes_weight or parameter.is_meta:
-        return False
-    lengths = torch.linalg.vector_norm(layer.matrix(parameter).float(), dim=0)
-    return bool(lengths.mean() < _SHORT * 2**0.5)
+# A state: the seed, a hash of the layers' names, and the name of the method, cut or filled.
+_HASH_BYTES = 8
+_NAME_BYTES = 48
 
 
 class Stack(nn.Module):
@@ -96,6 +48,7 @@ class Stack(nn.Module):
         self._network = (network,)  # in a tuple, as it is no part of the stack
         self.layers = tuple(layers)
         self.method = method
+        self._versions: tuple[_Versions, _Versions] | None = None  # of W and what trains
         self.trained = nn.ParameterDict()
         self.fixed = nn.Module()
         self.seed = 0
@@ -105,6 +58,7 @@ class Stack(nn.Module):
                 self.fixed.register_buffer(name, tensor)
             for name, tensor in self._init(generator).items():
                 self.trained[name] = nn.Parameter(tensor)
+            self.check_weight()
 
     def reset_parameters(self) -> None:
         """Start W and all tensors anew, once the network's own parameters have their values.
@@ -126,20 +80,31 @@ class Stack(nn.Module):
             self.keep_given()
 
     def get_extra_state(self) -> Tensor:
-        """Return seed and method as one tensor of a fixed size, as safetensors and DCP want it."""
+        """Return the state as one tensor of a fixed size, as safetensors and DCP want it."""
         name = type(self.method).__name__.encode()[:_NAME_BYTES].ljust(_NAME_BYTES)
-        state = self.seed.to_bytes(8, "little") + name
+        state = self.seed.to_bytes(8, "little") + self._hash_of_layers() + name
         return torch.frombuffer(bytearray(state), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the seed; raise UserError for the state of another method."""
+        """Take the seed; raise UserError for the state of another method or of other layers."""
         content = bytes(state.tolist())
-        name = content[8:].decode(errors="replace").rstrip()
+        name = content[8 + _HASH_BYTES :].decode(errors="replace").rstrip()
         here = type(self.method).__name__
         if name != here[:_NAME_BYTES]:
             raise UserError(f"the state is of {name}, this is {here}")
+        if content[8 : 8 + _HASH_BYTES] != self._hash_of_layers():
+            raise UserError(
+                f"the state is of other layers than {self._names()}: make OPT with the same "
+                "include, exclude, types and max_d"
+            )
         self.seed = int.from_bytes(content[:8], "little")
         self.empty = False
+
+    def _hash_of_layers(self) -> bytes:
+        return hashlib.sha256(self._names().encode()).digest()[:_HASH_BYTES]
+
+    def _names(self) -> str:
+        return ", ".join(layer.name for layer in self.layers)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Apply as any module does, but let `half` and `bfloat16` leave the tensors in float32."""
@@ -188,6 +153,28 @@ class Stack(nn.Module):
             ]
         )
         return _wide(Ws)
+
+    def check_weight(self) -> None:
+        """Raise UserError if W was written to, and not what trains, which holds a copy of it.
+
+        As `network.load_state_dict` does. A load of OPT's state and DDP write to both.
+        """
+        if torch.compiler.is_compiling():
+            return
+        Ws = [self.parameter(layer) for layer in self.layers]
+        trained = list(self.trained.values())
+        if any(tensor.is_inference() or is_sharded(tensor) for tensor in (*Ws, *trained)):
+            return
+        if not self.method.copies(self.layers[0].matrix(Ws[0])):
+            return
+        before, now = self._versions, (_versions(Ws), _versions(trained))
+        if before and before[0] != now[0] and before[1] == now[1]:
+            raise UserError(
+                f"the weights of {self._names()} were written to after OPT took the network, and "
+                f"{type(self.method).__name__} trains a copy of them: load weights before "
+                "OPT(network, ...), or a state of OPT by opt.load_state_dict"
+            )
+        self._versions = now
 
     def as_weights(self, V: Tensor) -> list[tuple[Layer, Tensor]]:
         """Return each layer with its part of a parameter, of V (k, d, n)."""
@@ -282,25 +269,9 @@ class Stack(nn.Module):
         )
 
 
-def held(network: nn.Module, name: str) -> Tensor:
-    """Return the tensor that a module has as its parameter, whatever its type is at the moment.
-
-    Raises UserError where another package has taken it.
-    """
-    module, _, attribute = name.rpartition(".")
-    tensor = network.get_submodule(module)._parameters.get(attribute)
-    if tensor is None or any(hasattr(tensor, mark) for mark in _TAKEN) or _is_flat(tensor):
-        raise UserError(
-            f"{name} has been taken by another package, as FSDP1 (FullyShardedDataParallel), "
-            "DeepSpeed's ZeRO-3 and torch.nn.utils.parametrize do; OPT works with DDP and FSDP2 "
-            "(fully_shard)"
-        )
-    return tensor
-
-
-def _is_flat(tensor: Tensor) -> bool:
-    """Return True for a part of the flat parameter that FSDP1 makes of all."""
-    return not isinstance(tensor, nn.Parameter) and hasattr(tensor._base, "_is_flat_param")
+def _versions(tensors: Sequence[Tensor]) -> _Versions:
+    """Return what tells whether one of the tensors was replaced or written to."""
+    return tuple((id(tensor), tensor._version) for tensor in tensors)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from opt_runner.layers import Layer
 from opt_runner.methods.base import method_options
 from opt_runner.methods.rotation import Rotation, SquareRotation
 
@@ -21,6 +22,9 @@ class UnconstrainedTraining(SquareRotation):
     family = "ablation"
     colour = "#6B4423"
     search = Rotation.search
+
+    def turns(self, layer: Layer) -> bool:
+        return True
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return R @ W

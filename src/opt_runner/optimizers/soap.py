@@ -62,18 +62,19 @@ class _SOAPOfMatrices(Optimizer):
         """Return the update, None at the first gradient, and take the gradient in."""
         (beta1, beta2), longest = group["betas"], group["longest"]
         if not state:
-            state["step"] = 0
+            state["step"] = torch.zeros(())  # a tensor, as a round of `sopt` sets the state to 0
             state["momentum_buffer"], state["second_moment"] = g.new_zeros(2, *g.shape)
             for name, side in (("left", g.shape[-2]), ("right", g.shape[-1])):
                 shape = (*g.shape[:-2], side, side) if side <= longest else (0,)
                 state[name], state[f"{name}_basis"] = g.new_zeros(2, *shape)
+        state["step"] += 1
+        t = int(state["step"]) - 1
+        if t == 0:
             _average(state, g, beta2)
             for name in _sides(state):
                 eigenvectors = torch.linalg.eigh(state[name].float()).eigenvectors
                 state[f"{name}_basis"] = eigenvectors.flip(-1).to(g.dtype)
             return None
-        state["step"] += 1
-        t = state["step"]
         m = state["momentum_buffer"].lerp_(g, 1 - beta1)
         v = state["second_moment"].lerp_(_to(state, g).square(), 1 - beta2)
         scaled = _to(state, m) / (1 - beta1**t) / ((v / (1 - beta2**t)).sqrt() + group["eps"])

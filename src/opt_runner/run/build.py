@@ -13,7 +13,7 @@ from opt_runner.config.schema import Config, Covered
 from opt_runner.datasets import Dataset, Form
 from opt_runner.errors import UserError
 from opt_runner.methods import Method
-from opt_runner.methods.stack import Weights
+from opt_runner.methods.weights import Weights
 from opt_runner.networks.pretrained import load_weights, read_weights
 from opt_runner.networks.published import Published, without_head
 from opt_runner.opt import OPT

@@ -58,8 +58,17 @@ class Identifier:
         key = config.dataset.model_dump_json()
         if key not in self._datasets:
             dataset = dataset_of(config.dataset)
-            dataset.check()
-            self._datasets[key] = dataset, dataset.fingerprint()
+            try:
+                dataset.check()
+                data = dataset.fingerprint()
+            except OSError as error:
+                raise UserError(f"dataset: {type(dataset).__name__}: {error}") from error
+            if not isinstance(data, str):
+                raise UserError(
+                    f"dataset: {type(dataset).__name__}.fingerprint() returns {data!r}, not a text "
+                    "that differs for other data"
+                )
+            self._datasets[key] = dataset, data
         dataset, data = self._datasets[key]
         device = config.hardware.device
         if self.check_device:

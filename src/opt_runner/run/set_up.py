@@ -227,7 +227,7 @@ def _try_one(opt: OPT, data: Data, device: Device) -> None:
     buffers = {name: buffer.clone() for name, buffer in opt.network.named_buffers()}
     with torch.random.fork_rng([device.torch_device] if x.is_cuda else []):
         try:
-            functional_call(opt.network, buffers, (x,))
+            functional_call(opt.network, buffers, (x,), tie_weights=False)
         except ValueError as error:
             raise UserError(f"batch_size=1 is too small for the model: {error}") from error
 

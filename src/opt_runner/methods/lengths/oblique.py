@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from opt_runner.layers import Layer
 from opt_runner.methods.base import Tensors, method_options
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
 from opt_runner.methods.moved import MovedV
@@ -48,6 +49,9 @@ class Oblique(MovedV):
     family = "lengths"
     colour = "#5B8C5A"
     optimizer_class = ObliqueSGD
+
+    def turns(self, layer: Layer) -> bool:
+        return layer.d > 1
 
     def measure(self, W: Tensor, V: Tensor, **others: Any) -> Tensors:
         before, now = (torch.linalg.vector_norm(X, dim=-2) for X in (W, V))

@@ -40,7 +40,7 @@ class CompressiveMinimumEnergy(Penalty):
         return layer.first, layer.output
 
     def penalty(self, layer: Layer, W: Tensor, V: Tensor, step: int) -> Tensor | None:
-        if layer.n < 2:
+        if layer.n < 2 or layer.d < 2:  # in one dimension all neurons are parallel
             return None
         if layer.output:
             return self.output_weight * pair_energy(W, 2, angular=False, half=False).sum()

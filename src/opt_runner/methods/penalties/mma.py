@@ -32,6 +32,8 @@ class MaximalMinimalAngles(Penalty):
         if layer.n < 2:
             return None
         unit = normalize(W, dim=-2)
+        # A neuron of zeros has no direction, and would get a gradient of 1e12.
+        unit = torch.where((W != 0).any(-2, keepdim=True), unit, 0.0)
         cosines = unit.mT @ unit - 2 * torch.eye(layer.n, dtype=W.dtype, device=W.device)
         nearest = cosines.amax(-1).clamp(-_LARGEST_COSINE, _LARGEST_COSINE)
         return -self.scale * nearest.acos().mean(-1).sum()

@@ -55,6 +55,9 @@ class Iso(Moved):
     optimizer_class = IsoSGD
     group_keys = ("retraction",)
 
+    def turns(self, layer: Layer) -> bool:
+        return self.side != "in" or layer.d > 1
+
     def draw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         _, S, Pt = torch.linalg.svd(W, full_matrices=False)
         return {"S": S, "P": Pt.mT} if self.side == "in" else {"S": S}

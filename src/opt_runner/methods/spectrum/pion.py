@@ -98,6 +98,10 @@ class Pion(MovedV):
     family = "spectrum"
     colour = "#2B6CB0"
     optimizer_class = PionSGD
+
+    def turns(self, layer: Layer) -> bool:
+        return self.side != "in" or layer.d > 1
+
     group_keys = ("side", "exact", "second_moment")
     search = searched(rotation_lr="tag(log,interval(0.002,0.2))")
 

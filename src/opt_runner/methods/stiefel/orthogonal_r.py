@@ -36,6 +36,9 @@ class OrthogonalR(Moved, SquareRotation):
         """Return True if V trains, not R."""
         return W.shape[-1] < W.shape[-2] and not self.train_w
 
+    def copies(self, W: Tensor) -> bool:
+        return self.trains_V(W)
+
     def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         # Under one name: a stack has the one or the other, of different shapes.
         if self.trains_V(W) and self.start == "identity":
@@ -54,6 +57,7 @@ class OrthogonalR(Moved, SquareRotation):
         if not self.trains_V(W):
             return super().measure(W, V, R)
         lengths = torch.linalg.vector_norm(W, dim=-2, keepdim=True)
+        lengths = torch.where(lengths > 0, lengths, 1.0)  # a neuron of zeros stays one
         V, W = V / lengths, W / lengths
         return {"orthogonality_error": (V.mT @ V - W.mT @ W).abs().amax((-2, -1))}
 

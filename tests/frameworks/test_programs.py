@@ -1,0 +1,258 @@
+"""What programs do to a network, an OPT and its optimizer: it works, or ends in one clear line."""
+
+import copy
+import pickle
+import warnings
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from opt_runner import OPT, Rule, merge
+from opt_runner.errors import UserError
+from opt_runner.methods import METHODS
+from opt_runner.optimizers import SOAP, Muon
+
+X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def mlp(*sizes: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    sizes = sizes or (6, 20, 8, 3)
+    layers = [nn.Linear(*two) for two in pairwise(sizes)]
+    return nn.Sequential(*[module for layer in layers for module in (layer, nn.Tanh())][:-1])
+
+
+class Named(nn.Module):
+    """A network with parts under two names, as lists of layers make them, and methods."""
+
+    def __init__(self, twice: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.head = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        if twice:
+            self.hidden = nn.ModuleList([self.first, self.second])
+        self.scale = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.first, self.second):
+            x = torch.tanh(layer(x))
+        return self.scale * self.head(x)
+
+    def load(self, other: nn.Module) -> None:
+        self.second.load_state_dict(other.state_dict())
+
+
+def steps(opt: OPT, optimizer: torch.optim.Optimizer, count: int = 3) -> list[Tensor]:
+    losses = []
+    for _ in range(count):
+        optimizer.zero_grad()
+        loss = opt(X).square().sum() + opt.penalty()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return losses
+
+
+@every_method
+def test_a_module_with_two_names_trains_as_with_one(method: str) -> None:
+    of: dict[bool, list[Tensor]] = {}
+    for twice in (False, True):
+        network = Named(twice)
+        torch.manual_seed(1)
+        opt = OPT(network, method)
+        of[twice] = steps(opt, opt.optimizer(lr=0.01))
+        assert all(isinstance(p, nn.Parameter) for p in network.second._parameters.values())
+        with torch.no_grad():
+            of[twice] += [opt(X), opt(X), merge(opt)(X)]
+    for once, twice_ in zip(of[False], of[True], strict=True):
+        torch.testing.assert_close(twice_, once, rtol=0, atol=0)
+
+
+def test_attributes_of_the_network_are_set_there() -> None:
+    opt = OPT(Named())
+    before = opt(X)
+    opt.scale = 2.0
+    assert opt.network.scale == opt.scale == 2
+    torch.testing.assert_close(opt(X), 2 * before)
+    with pytest.raises(AttributeError, match="head is a part of the network: set it before OPT"):
+        opt.head = nn.Linear(16, 10)
+    opt.mine = 3  # the network has none of this name
+    assert not hasattr(opt.network, "mine")
+    other = copy.deepcopy(opt)
+    other.scale = 5.0
+    assert opt.scale == 2
+
+
+def test_a_method_of_the_network_that_writes_to_v_is_refused() -> None:
+    opt = OPT(Named())
+    with pytest.raises(UserError, match=r"load writes to the weights of second\.weight"):
+        opt.load(nn.Linear(16, 16))
+    with (
+        pytest.raises(UserError, match=r"the code inside of opt\.effective"),
+        opt.effective() as network,
+        torch.no_grad(),
+    ):
+        network.second.weight.zero_()
+
+
+@every_method
+def test_weights_that_are_loaded_late_are_used_or_refused(method: str) -> None:
+    network, other = mlp(), mlp(6, 20, 8, 3)
+    for module in other:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight)
+    opt = OPT(network, method, include=["2"])
+    optimizer = opt.optimizer(lr=0.01)
+    before = opt(X).detach()
+    steps(opt, optimizer)
+    network.load_state_dict(other.state_dict())
+    if method in ("orthogonal_init", "delta_orthogonal") or not opt.method.copies(
+        torch.ones(20, 8)
+    ):
+        assert (opt(X) - before).norm() > 1
+        return
+    with pytest.raises(UserError, match="the weights of 2 were written to after OPT took the net"):
+        opt(X)
+
+
+@every_method
+def test_a_state_of_opt_and_another_type_are_no_late_weights(method: str) -> None:
+    opt, other = OPT(mlp(), method), OPT(mlp(), method)
+    steps(other, other.optimizer(lr=0.01))
+    opt(X)
+    for assign in (False, True):
+        opt.load_state_dict(other.state_dict(), assign=assign)
+        torch.testing.assert_close(opt(X), other(X))
+    opt.network.to(torch.bfloat16)
+    opt(X.bfloat16())
+
+
+def test_the_state_of_other_layers_is_refused() -> None:
+    opt, other = OPT(mlp(6, 9, 9, 9, 3), include=["2"]), OPT(mlp(6, 9, 9, 9, 3), include=["4"])
+    with pytest.raises(UserError, match="the state is of other layers than 4"):
+        other.load_state_dict(opt.state_dict())
+    state = opt.state_dict()
+    state["_extra_state"] = torch.tensor([1, 0])
+    with pytest.raises(UserError, match="the state is of an older opt-runner"):
+        opt.load_state_dict(state)
+
+
+@pytest.mark.parametrize("act", ["state_dict", "merge"])
+def test_w_is_not_taken_where_v_is(act: str) -> None:
+    opt = OPT(mlp())
+    with opt.effective(), pytest.raises(UserError, match="needs W, and V is in its place inside"):
+        opt.state_dict() if act == "state_dict" else merge(opt)
+
+
+@pytest.mark.parametrize("make", [None, lambda groups: Muon(groups, 0.01, 0.0)])
+def test_an_optimizer_of_several_parts_is_copied_and_scheduled(make: Any) -> None:
+    opt = OPT(mlp(), "frame")
+    copied, optimizer = copy.deepcopy((opt, opt.optimizer(lr=0.1, make=make)))
+    steps(copied, optimizer)
+    error = copied.orthogonality_error()
+    assert error is not None
+    assert error < 1e-5
+    assert pickle.loads(pickle.dumps(optimizer)).state_dict().keys() == {"state", "param_groups"}
+    if make is None:
+        OneCycleLR(optimizer, [0.1] * len(optimizer.param_groups), total_steps=9)
+        return
+    with pytest.raises(UserError, match="cannot take one more group"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "lr": 0.1})
+
+
+def test_two_optimizers_count_a_step_once() -> None:
+    opt = OPT(mlp(), "sopt")
+    rotations = [p for stack in opt.stacks for p in stack.parameters()]
+    parts = [torch.optim.SGD(rotations, 0.1), torch.optim.SGD(opt.network.parameters(), 0.1)]
+    for optimizer in parts:
+        opt.attach(optimizer)
+    for _ in range(4):
+        opt(X).sum().backward()
+        for optimizer in parts:
+            optimizer.step()
+    assert opt.steps == 4
+
+
+@pytest.mark.parametrize("every", [3, 100])
+def test_soap_begins_anew_in_each_round(every: int) -> None:
+    opt = OPT(mlp(6, 16, 16, 3), "sopt", round_steps=10)
+    optimizer = opt.optimizer(lr=0.01, make=lambda groups: SOAP(groups, 0.01, 0.0, every=every))
+    (R,) = (stack.trained["R"] for stack in opt.stacks if stack.layers[0].name == "2")
+    still = []
+    for number in range(1, 31):
+        before = R.detach().clone()
+        steps(opt, optimizer, 1)
+        if torch.equal(R, before):
+            still.append(number)
+    assert still == [1, 11, 21]  # its first gradient only starts the averages
+
+
+@pytest.mark.parametrize("inner", ["gs", "hr", "ls", "cayley"])
+@pytest.mark.parametrize("d", [2, 3, 5, 9])
+def test_sopt_moves_the_smallest_layers(inner: str, d: int) -> None:
+    opt = OPT(mlp(6, d, 8, 3), "sopt", share=0.1, inner=inner, round_steps=5)
+    before = opt.neurons()["2"]
+    steps(opt, opt.optimizer(lr=0.1), 12)
+    assert (opt.neurons()["2"] - before).norm() > 1e-3
+
+
+@every_method
+def test_a_layer_of_one_input_moves(method: str) -> None:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        opt = OPT(mlp(6, 1, 8, 8, 3), method)
+    before = opt.effective_weights().get("2.weight", opt.network.get_parameter("2.weight")).clone()
+    steps(opt, opt.optimizer(lr=0.1), 3)
+    now = opt.effective_weights().get("2.weight", opt.network.get_parameter("2.weight"))
+    assert (now - before).norm() > 1e-4
+    plain = any("2: trained plainly, as d = 1" in str(one.message) for one in told)
+    assert plain is ("2" in opt.notes)
+    if plain:
+        with pytest.raises(UserError, match="layer '2' cannot be covered: d = 1"):
+            OPT(mlp(6, 1, 8, 8, 3), method, include=["2"])
+
+
+@every_method
+def test_a_neuron_of_zeros_stays_finite(method: str) -> None:
+    network = mlp()
+    with torch.no_grad():
+        network.get_parameter("2.weight")[1] = 0
+    opt = OPT(network, method)
+    steps(opt, opt.optimizer(lr=0.01))
+    assert opt(X).isfinite().all()
+    assert merge(opt).get_parameter("2.weight").abs().max() < 100
+    error = opt.orthogonality_error()
+    assert error is None or error == error
+
+
+def test_a_parameter_that_is_an_output_gets_no_hook() -> None:
+    class WithTemperature(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.temperature = mlp(), nn.Parameter(torch.ones(()))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.body(x), self.temperature
+
+    opt = OPT(WithTemperature())
+    opt(X)
+    assert not opt.network.get_parameter("temperature")._backward_hooks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weights": "gausian"}, "did you mean 'gaussian'"),
+        ({"method": []}, "is neither a name nor a list of rules"),
+        ({"method": ["cayley"]}, "is neither a name nor a list of rules"),
+    ],
+)
+def test_wrong_arguments_end_in_a_line(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        OPT(mlp(), **arguments)
+    assert OPT(mlp(), Rule("ogd")).layers
