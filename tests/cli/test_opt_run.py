@@ -110,6 +110,9 @@ def test_the_same_command_again_skips_and_rerun_keeps_the_old_record(
     assert ".old-1" in str(kept)
     old, rerun = json.loads(kept.read_text()), json.loads(new.read_text())
     assert old["train_loss"] == rerun["train_loss"]
+    command = (new.parent / "command.txt").read_text()
+    assert "method=gs" in command
+    assert "rerun" not in command  # the command of the record would train it again
 
 
 def test_same_seed_same_result_to_the_bit(
@@ -336,11 +339,26 @@ def test_a_folder_moved_elsewhere_is_the_same_run(opt_run: Run, tmp_path: Path) 
     assert "finished before, skipped" in opt_run("dataset.root=elsewhere", *folder).stdout
 
 
-def test_a_bug_in_a_users_dataset_is_one_line_and_a_record(opt_run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("check", "fingerprint", "code", "said"),
+    [
+        ("...", "return 'buggy'", 1, "failed, KeyError: 'nothing'"),
+        (
+            "open('none')",
+            "return 'buggy'",
+            2,
+            "dataset: Buggy: [Errno 2] No such file or directory",
+        ),
+        ("...", "...", 2, "dataset: Buggy.fingerprint() returns None, not a text"),
+    ],
+)
+def test_a_bug_in_a_users_dataset_is_one_line(
+    opt_run: Run, tmp_path: Path, check: str, fingerprint: str, code: int, said: str
+) -> None:
     (tmp_path / "mine.py").write_text(
         "class Buggy:\n"
-        "    def check(self): ...\n"
-        "    def fingerprint(self): return 'buggy'\n"
+        f"    def check(self): {check}\n"
+        f"    def fingerprint(self): {fingerprint}\n"
         "    def load(self): return {}['nothing']\n"
     )
     (tmp_path / "conf/dataset").mkdir(parents=True)
@@ -349,8 +367,8 @@ def test_a_bug_in_a_users_dataset_is_one_line_and_a_record(opt_run: Run, tmp_pat
     )
     (tmp_path / "conf/dataset/buggy.yaml").write_text(text)
     done = opt_run("--config-dir", "conf", "dataset=buggy", "tracking=none", PYTHONPATH=".")
-    assert done.returncode == 1
-    assert "failed, KeyError: 'nothing'" in done.stdout
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    (log,) = tmp_path.glob("outputs/**/run.log")
-    assert "mine.py" in log.read_text()
+    logs = [log.read_text() for log in tmp_path.glob("outputs/**/run.log")]
+    assert ["mine.py" in log for log in logs] == [True] * (code == 1)  # a mistake leaves no record

@@ -316,6 +316,27 @@ def test_conditions_stand_side_by_side(write: Write, tables: Tables) -> None:
     assert [points(axes.get_lines()[-1]) for axes in figure.axes] == [{3.0: 0}, {10.0: 0}, {7.0: 0}]
 
 
+def test_a_condition_may_change_other_keys(write: Write, tables: Tables) -> None:
+    for seed in SEEDS:
+        write("gs", seed)
+        write("gs", seed, "dataset.share=0.1", "batch_size=32")
+        write("gs", seed, "dataset.label_noise=0.2")
+    (family,) = families(tables())
+    assert [axes.get_title("left") for axes in draw_conditions(family).axes] == [
+        "all images", "10% of the images,\nbatch_size=32", "20% wrong labels",
+    ]  # fmt: skip
+
+
+def test_curves_end_with_the_first_seed(write: Write, tables: Tables) -> None:
+    for seed, until in ((0, STEPS), (1, 40)):
+        write("gs", seed, rows=metrics("gs", seed, until=until))
+    (table,) = tables()
+    figure = draw_curves(View(table))
+    assert figure
+    for axes in figure.axes[:2]:
+        assert max(points(lines(axes)["gs"])) == 40
+
+
 def test_tables_that_differ_otherwise_are_no_conditions(write: Write, tables: Tables) -> None:
     write("gs", 0)
     write("gs", 0, "batch_size=64")

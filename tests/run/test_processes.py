@@ -6,6 +6,7 @@ Each group of processes is started once; what its members found is then looked a
 import copy
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from opt_runner.config.compose import conf_dir, read
 from opt_runner.config.schema import Config
 from opt_runner.datasets.digits import Digits
 from opt_runner.errors import Elsewhere, UserError
-from opt_runner.run.batchnorm import GlobalBatchNorm, make_global
 from opt_runner.run.evaluate import Diverged, evaluate
 from opt_runner.run.interrupt import Interrupted, StopRequest
 from opt_runner.run.loop import train
@@ -29,6 +29,7 @@ from opt_runner.run.processes import ALONE, Processes, joined
 from opt_runner.run.reporter import Reporter
 from opt_runner.run.set_up import Setup, set_up
 from opt_runner.run.step import TrainingStep
+from opt_runner.run.whole_batch import GlobalBatchNorm, GlobalDropout, make_global
 from tests.small import SOME_METHODS, new_result
 
 STEPS = 8
@@ -158,6 +159,27 @@ def of_the_library(processes: Processes) -> Found:
     return found
 
 
+def of_dropout(processes: Processes) -> Found:
+    """The masks of a batch, channels first and last, drawn twice."""
+    dropout = nn.Sequential(nn.Dropout(0.4))
+    if processes.several:
+        make_global(dropout, processes)
+        assert type(dropout[0]) is GlobalDropout
+    found: Found = {}
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(1)
+        x = torch.rand(12, 3, 4, 5, dtype=torch.float64).to(memory_format=memory_format)
+        x = x[processes.part(len(x))].requires_grad_()
+        ys = [dropout(x) for _ in range(2)]
+        sum(ys).sum().backward()
+        for name, part in (("first", ys[0]), ("second", ys[1]), ("grad", x.grad)):
+            found[f"{memory_format} {name}"] = torch.cat(processes.gather(part.detach()))
+        dropout.eval()
+        assert torch.equal(dropout(x), x)
+        dropout.train()
+    return found
+
+
 class Silent(Reporter):
     """A reporter that counts checkpoints."""
 
@@ -257,6 +279,14 @@ def of_errors(processes: Processes) -> Found:
         make_global(odd, processes)
     except UserError as error:
         found["odd"] = str(error)
+    try:
+        make_global(nn.Sequential(nn.Dropout2d(0.1)), processes)
+    except UserError as error:
+        found["dropout"] = str(error)
+    try:
+        small(processes, f"batch_size={15 * processes.count}", "augment.mixup=0.2")
+    except UserError as error:
+        found["mixup"] = str(error)
     # The last thing: one leaves, the others are in the middle of a step.
     if last:
         processes.fail(ValueError("no memory"))
@@ -265,18 +295,22 @@ def of_errors(processes: Processes) -> Found:
         processes.sum_(torch.ones(3))
     except Elsewhere as error:
         found["left"] = str(error)
+    # The first one holds the store, where the others look for the reason.
+    while processes.store.add("know why", processes.rank > 0) < processes.count - 2:
+        time.sleep(0.01)
     return found
 
 
 PARTS = {
     "methods": of_methods,
     "norms": of_norms,
+    "dropout": of_dropout,
     "library": of_the_library,
     "ends": of_ends,
     "errors": of_errors,
 }
 # What three processes could do otherwise than two.
-PARTS_OF_THREE = ("methods", "norms", "errors")
+PARTS_OF_THREE = ("methods", "norms", "dropout", "errors")
 
 
 def member(rank: int, count: int, folder: str) -> None:
@@ -306,7 +340,7 @@ def free_port() -> int:
 def alone() -> Found:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    found = {name: PARTS[name](ALONE) for name in ("methods", "norms", "library")}
+    found = {name: PARTS[name](ALONE) for name in ("methods", "norms", "dropout", "library")}
     torch.set_num_threads(threads)
     return found
 
@@ -371,6 +405,11 @@ def test_batchnorm_is_that_of_the_whole_batch(group: list[Found], alone: Found, 
     assert_same(group[0]["norms"][norm], alone["norms"][norm])
 
 
+def test_dropout_is_that_of_the_whole_batch(group: list[Found], alone: Found) -> None:
+    for name, expected in alone["dropout"].items():
+        assert all(torch.equal(member["dropout"][name], expected) for member in group), name
+
+
 @pytest.mark.parametrize("method", SOME_METHODS)
 def test_distributed_data_parallel_around_opt_trains_as_one_process(
     two: list[Found], alone: Found, method: str
@@ -433,6 +472,12 @@ def test_a_batch_that_cannot_be_shared_is_a_mistake(group: list[Found]) -> None:
 
 def test_a_batchnorm_of_ones_own_is_a_mistake(group: list[Found]) -> None:
     assert all("0 is a Odd" in member["errors"]["odd"] for member in group)
+
+
+def test_what_would_drop_or_mix_otherwise_is_a_mistake(group: list[Found]) -> None:
+    for member in group:
+        assert "0 is a Dropout2d, which would drop the same" in member["errors"]["dropout"]
+        assert f"each of {len(group)} processes has 15 of batch_size" in member["errors"]["mixup"]
 
 
 @pytest.mark.parametrize("norm", NORMS)

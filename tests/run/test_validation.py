@@ -274,3 +274,10 @@ def test_patience_needs_samples_held_back() -> None:
     with pytest.raises(UserError, match=r"^evaluate.patience=2 needs samples held back, as "
                                         r"dataset.validation=0.1: [^\n]*$"):  # fmt: skip
         composed("evaluate.patience=2")
+
+
+@pytest.mark.parametrize("option", ["mixup=0.2", "cutmix=1", "resized_crop=0.5"])
+@pytest.mark.parametrize("off", ["augment.enabled=false", "dataset=text"])
+def test_augmentation_needs_to_be_enabled(option: str, off: str) -> None:
+    with pytest.raises(UserError, match=rf"augment.{option.split('=')[0]} has no effect with"):
+        composed(off, f"augment.{option}")

@@ -5,7 +5,6 @@ Help, `--cfg` and completion answer without importing torch.
 """
 
 import logging
-import shlex
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -120,8 +119,8 @@ def _execute(
     with interrupt.stop_requests(once=not processes.several) as stop:
         with processes.together(), stop.at_once():
             own = HydraConfig.get()
-            words = ["opt-run", *compose.config_arguments(own), *own.overrides.task]
-            run = identify(config, command=shlex.join(words))
+            words = [*compose.config_arguments(own), *own.overrides.task]
+            run = identify(config, compose.command(words))
         return run, execute(run, screen, in_sweep, stop, processes)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -247,3 +248,10 @@ def config_arguments(hydra_config: Any) -> list[str]:
             arguments += [options[source.provider], source.path]
     name = hydra_config.job.config_name
     return arguments if name == "config" else [*arguments, "--config-name", name]
+
+
+def command(words: Sequence[str]) -> str:
+    """Return the command that repeats a run, without what it was to do with an older record."""
+    once = ("rerun", "when_locked")
+    kept = [word for word in words if word.lstrip("+").partition("=")[0] not in once]
+    return shlex.join(["opt-run", *kept])

@@ -62,6 +62,17 @@ class Augment(Node):
     mixup: float | None = Field(default=None, gt=0, le=100)
     cutmix: float | None = Field(default=None, gt=0, le=100)
 
+    @model_validator(mode="after")
+    def _is_enabled(self) -> Self:
+        if not self.enabled:
+            for name in ("resized_crop", "then", "mixup", "cutmix"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"augment.{name} has no effect with augment.enabled=false, as text, graphs "
+                        "and points have it"
+                    )
+        return self
+
 
 class Interval(Node):
     """The number of steps between two rows of metrics; None: 1/200 of the budget."""

@@ -26,7 +26,8 @@ class StochasticOPT(InRounds, SquareRotation):
     At the end of a round W[S] <- Q(R) W[S] for good, a new S is drawn, R starts again and its
     momentum is cleared. The first layer is rotated whole and never starts again.
 
-    inner: the map Q(R). share: |S| / d, of at least 2 rows (hr: 3). The reference takes 400 rounds of 750 steps.
+    inner: the map Q(R). share: |S| / d, at least 2 rows (hr: 3). The reference takes 400 rounds of
+    750 steps.
     """
 
     inner: Literal["gs", "hr", "ls", "cayley"] = "gs"

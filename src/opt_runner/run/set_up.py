@@ -17,11 +17,11 @@ from opt_runner.errors import UserError, gib
 from opt_runner.machine import free_memory
 from opt_runner.opt import OPT
 from opt_runner.run.average import Average
-from opt_runner.run.batchnorm import make_global
 from opt_runner.run.build import form_of, load_start, network_of, opt_of, optimizer_of
 from opt_runner.run.device import Device
 from opt_runner.run.processes import ALONE, Processes
 from opt_runner.run.size import check_fits
+from opt_runner.run.whole_batch import make_global
 
 # The rest of the memory is for training and for other processes.
 _COMFORTABLE = 0.5
@@ -145,6 +145,11 @@ def set_up(config: Config, data: Data, processes: Processes = ALONE) -> Setup:
         raise UserError(
             f"optimizer.accumulate={config.optimizer.accumulate} makes more parts than a process "
             f"has {data.samples} of a batch ({each})"
+        )
+    if batches.mix and processes.several and each % 2:
+        raise UserError(
+            f"augment.mixup and augment.cutmix mix pairs, and each of {processes.count} processes "
+            f"has {each} of batch_size={batches.batch_size}: an even number is needed"
         )
     steps = config.budget.in_steps(batches.steps_per_epoch)
     check_fits(config, data, device.torch_device)

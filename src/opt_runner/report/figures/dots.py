@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from opt_runner.report.statistics import Difference
 
 CONDITIONS = "Test errors with fewer training images, and with wrong labels"
 _KEYS = {"dataset.share": 1.0, "dataset.label_noise": 0.0}  # with the values of a plain table
+_PLAIN = (0.0, -1.0)
 _BAND = "line: its 95% interval (Student's t); faint: the seeds"
 _ACROSS = 3
 
@@ -40,18 +42,24 @@ def draw_dots(view: View) -> Figure | None:
 
 
 def families(tables: Sequence[Comparison]) -> list[list[Comparison]]:
-    """Return the tables that differ only in these conditions, the one without them first."""
-    found: dict[tuple[str, str, str], list[Comparison]] = defaultdict(list)
+    """Return the tables to draw together, the one without a condition first.
+
+    A condition may change other keys, too: if one table of a dataset and a network is without a
+    condition, all of them belong to it.
+    """
+    found: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
     for table in tables:
         known = all(is_number(condition) for condition in _place(table))
         if known and any(row.values("test_error") for row in table.rows):
-            others = {key: value for key, value in table.differs.items() if key not in _KEYS}
-            found[table.dataset, table.model, repr(sorted(others.items()))].append(table)
-    return [
-        sorted(family, key=_place)
-        for family in found.values()
-        if len({_place(table) for table in family}) > 1
-    ]
+            found[table.dataset, table.model].append(table)
+    drawn = []
+    for group in found.values():
+        alike: dict[str, list[Comparison]] = defaultdict(list)
+        one = [_place(table) for table in group].count(_PLAIN) == 1
+        for table in group:
+            alike["" if one else repr(sorted(_others(table).items()))].append(table)
+        drawn += [sorted(family, key=_place) for family in alike.values()]
+    return [family for family in drawn if len({_place(table) for table in family}) > 1]
 
 
 def draw_conditions(tables: Sequence[Comparison]) -> Figure:
@@ -69,7 +77,7 @@ def draw_conditions(tables: Sequence[Comparison]) -> Figure:
         for axes, table in zip(grid, tables, strict=True):
             own = {row.label: row for row in table.rows}
             _draw(axes, table, {label: own.get(label) for label in rows}, styles([*rows.values()]))
-            axes.set_title(_condition(table))
+            axes.set_title(_condition(table, tables[0]))
     return figure
 
 
@@ -131,8 +139,14 @@ def _place(table: Comparison) -> tuple[float, float]:
     return (noise, -share) if is_number(share) else (noise, share)
 
 
-def _condition(table: Comparison) -> str:
+def _others(table: Comparison) -> dict[str, Any]:
+    return {key: value for key, value in table.differs.items() if key not in _KEYS}
+
+
+def _condition(table: Comparison, first: Comparison) -> str:
     noise, share = _place(table)
     found = [f"{-share:.0%} of the images"] if share != -1 else []
     found += [f"{noise:.0%} wrong labels"] if noise else []
-    return ", ".join(found) or "all images"
+    usual = _others(first)
+    found += [f"{key}={value}" for key, value in _others(table).items() if value != usual.get(key)]
+    return ",\n".join(found) or "all images"

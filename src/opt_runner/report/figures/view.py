@@ -99,6 +99,9 @@ class View:
                         seeds[name].append(values)
             for name, of_seeds in seeds.items():
                 x = sorted(set().union(*of_seeds))
+                if finished:  # where the first seed ends, a mean of fewer would jump
+                    end = min(max(one) for one in of_seeds)
+                    x = [step for step in x if step <= end]
                 at = np.array([[one.get(step, np.nan) for step in x] for one in of_seeds])
                 found[name].append(
                     Curve(

@@ -1,10 +1,11 @@
-"""BatchNorm over the whole batch when several processes share it."""
+"""BatchNorm and dropout of the whole batch when several processes share it."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from opt_runner.errors import UserError
 from opt_runner.run.processes import Processes
@@ -57,14 +58,37 @@ class GlobalBatchNorm(_BatchNorm):
         self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), share)
 
 
-def make_global(network: nn.Module, processes: Processes) -> None:
-    """Turn every BatchNorm of the network into a GlobalBatchNorm, in place.
+class GlobalDropout(nn.Dropout):
+    """Dropout that draws for the whole batch and takes its part: the masks of one process.
 
-    Parameters, buffers and their names stay. Raises UserError for a BatchNorm of another class.
+    All processes have one state of random numbers, which would give all parts the same masks.
+    """
+
+    processes: Processes
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return x m / (1 - p) for x (B, ...), m = 0 with the probability p, else 1."""
+        if not self.training:
+            return super().forward(input)
+        whole = torch.cat([input.detach()] * self.processes.count)  # as one process has it
+        factors = super().forward(torch.ones_like(whole))
+        return input * factors[self.processes.part(len(whole))]
+
+
+_GLOBAL: dict[type[nn.Module], type[nn.Module]] = {
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), GlobalBatchNorm),
+    nn.Dropout: GlobalDropout,
+}
+
+
+def make_global(network: nn.Module, processes: Processes) -> None:
+    """Turn every BatchNorm and Dropout of the network into one of the whole batch, in place.
+
+    Parameters, buffers and their names stay. Raises UserError for another class of them.
     """
     for name, module in network.named_modules():
-        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-            module.__class__ = GlobalBatchNorm
+        if made := _GLOBAL.get(type(module)):
+            module.__class__ = made
             module.processes = processes
         elif isinstance(module, _BatchNorm) and not isinstance(
             module, nn.SyncBatchNorm | GlobalBatchNorm
@@ -73,6 +97,11 @@ def make_global(network: nn.Module, processes: Processes) -> None:
                 f"model: {name} is a {type(module).__name__}, whose statistics would be those of "
                 "one process's part of the batch; several processes can train BatchNorm1d, "
                 "BatchNorm2d, BatchNorm3d and SyncBatchNorm"
+            )
+        elif isinstance(module, _DropoutNd) and not isinstance(module, GlobalDropout) and module.p:
+            raise UserError(
+                f"model: {name} is a {type(module).__name__}, which would drop the same of each "
+                "process's part of the batch; several processes can train Dropout"
             )
 
 
