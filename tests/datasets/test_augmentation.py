@@ -69,9 +69,15 @@ class Plain(Brighter):
         return [0.5]
 
 
+class Nothing(Brighter):
+    def apply(self, images: Tensor, value: Tensor) -> None:  # type: ignore[override]
+        super().apply(images, value)
+
+
 @pytest.mark.parametrize(
     ("augmentation", "says"),
     [
+        (Nothing(), "Nothing.apply returns None: it must return the images"),
         (Floats(), r"augment.then: Floats.apply returns torch.float32 \(2, 1, 4, 4\) for images "
                    r"torch.uint8 \(2, 1, 4, 4\): type and shape must stay"),
         (OneForAll(), r"OneForAll.draw returns a tensor of shape \(1,\) for 2 images: its first "

@@ -52,6 +52,13 @@ def test_a_run_starts_from_a_file(tmp_path: Path, method: str) -> None:
         made(f"model.weights={path}", "model.widths=[8,7]")
 
 
+def test_a_network_that_gives_no_tensor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = MLP.forward
+    monkeypatch.setattr(MLP, "forward", lambda self, x: (forward(self, x), x))
+    with pytest.raises(UserError, match=r"model: gives a tuple, expected a tensor of shape \(2, 3"):
+        made()
+
+
 def test_w_may_be_drawn_anew() -> None:
     given, drawn = made(), made("layers.weights=gaussian")
     for name, W in given.opt.network.named_parameters():

@@ -59,6 +59,8 @@ def check_on(augmentation: Augmentation, images: Tensor, where: str) -> None:
         changed = augmentation.apply(images.clone(), *(one.to(images.device) for one in drawn))
     except Exception as error:
         raise UserError(f"{where}: {name}.apply fails: {in_words(error)}") from error
+    if not isinstance(changed, Tensor):
+        raise UserError(f"{where}: {name}.apply returns {changed!r}: it must return the images")
     if changed.dtype != images.dtype or changed.shape != images.shape:
         raise UserError(
             f"{where}: {name}.apply returns {changed.dtype} {tuple(changed.shape)} for images "

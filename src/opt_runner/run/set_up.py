@@ -250,6 +250,10 @@ def _try_shapes(opt: OPT, data: Data, device: Device) -> None:
             f"model: fails on {data.samples} of shape {tuple(x.shape[1:])}: {error}{hint}"
         ) from error
     expected = (len(x), *data.output_shape)
+    if not isinstance(outputs, Tensor):
+        raise UserError(
+            f"model: gives a {type(outputs).__name__}, expected a tensor of shape {expected}"
+        )
     if tuple(outputs.shape) != expected:
         classes = f" of {len(data.class_names)} classes" if data.class_names else ""
         raise UserError(
