@@ -28,6 +28,12 @@ def little_covered(
     Embeddings, layers that end in an output, frozen layers and those in `plain` do not count.
     """
     plain = plain | {one.layer.parameter for one in every if one.layer.output or one.frozen}
+    # A shared matrix, such as a head that is an embedding, is known by its first name here.
+    first = {id(parameter): name for name, parameter in _matrices(network).items()}
+    others = dict(network.named_parameters(remove_duplicate=False))
+    covered, plain = (
+        {first.get(id(others.get(name)), name) for name in names} for names in (covered, plain)
+    )
     counted = {
         name: parameter.numel()
         for name, parameter in _matrices(network).items()
@@ -63,6 +69,7 @@ def check_unregistered(network: nn.Module, pattern: str) -> None:
 
 
 def _matrices(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the matrices by name; a shared one has its first name."""
     return {name: p for name, p in network.named_parameters() if p.ndim >= 2}
 
 

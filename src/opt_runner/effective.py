@@ -38,6 +38,7 @@ class EffectiveNetwork(Wrapper):
         """Set up what no copy or pickle takes along."""
         self._last: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._inside: Mapping[str, Tensor] | None = None  # V, within `effective`
+        self._swap: Swap | None = None  # within `effective`
         self._added = False  # whether the last output's loss has the penalty
         self.lacks_penalty = self._has_penalty
         self._unchecked = True  # until the first forward pass
@@ -58,7 +59,7 @@ class EffectiveNetwork(Wrapper):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state without the tensors of a forward pass, which cannot be copied."""
-        made_anew = {"_last", "_inside", "_added", "_unchecked", "_recompute", "_slots"}
+        made_anew = {"_last", "_inside", "_swap", "_added", "_unchecked", "_recompute", "_slots"}
         return {key: value for key, value in self.__dict__.items() if key not in made_anew}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -111,18 +112,26 @@ class EffectiveNetwork(Wrapper):
         values = self._inside = self.effective_weights()
         plain = not torch.compiler.is_compiling() and not transformed()
         before = self._checked_sums(values) if plain else {}
-        swap = Swap(self._recompute.places, values)
+        swap = self._swap = Swap(self._recompute.places, values)
         try:
             yield self.network
         finally:
             swap.end()
-            self._inside = None
+            self._inside = self._swap = None
         if names := self._changed(before, values):
             raise UserError(
                 f"{of or 'the code inside of opt.effective()'} writes to the weights of "
                 f"{', '.join(names)}, which would be lost: V is made of W and R each time. Call it "
                 "before OPT takes the network"
             )
+
+    def w_in_place(self) -> AbstractContextManager[None]:
+        """Put W in its place for the context, in which a step ends.
+
+        V is there inside of `effective`, and while a backward pass runs.
+        """
+        swap = self._swap or self._recompute.swap()
+        return swap.paused() if swap else nullcontext()
 
     def _checked_sums(self, effective: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the sum of each V, and raise UserError where the network would not get it."""
@@ -197,7 +206,8 @@ class EffectiveNetwork(Wrapper):
 
     def _make(self, method: Method, stacks: Sequence[Stack]) -> list[tuple[Tensor, Tensor]]:
         """Return W and V, each (k, d, n), of each stack of a method."""
-        self.refuse_inside("This")
+        if method.changes_weight:
+            self.refuse_inside("This")
         if any(stack.empty for stack in stacks):
             raise UserError(
                 "R has no values since to_empty: call opt.reset_parameters(), or load a state"

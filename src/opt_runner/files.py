@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from opt_runner.errors import UserError
 
 _WAIT_SECONDS = 0.5
+_MOST_GONE = 100  # times that a folder is moved away while it is made
 _SECONDS_TO_ANSWER = 20.0
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ADVICE = {
@@ -110,14 +111,16 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[Lock]:
     """
     held = Lock(path)
     lock = FileLock(path, fallback_to_soft=False, preserve_lock_file=True, on_acquired=held.sign)
-    waits = False
+    waits, gone = False, 0
     try:
         while not lock.is_locked:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)  # a user may move it while we wait
                 lock.acquire(timeout=_WAIT_SECONDS if waits else 0)
             except FileNotFoundError:  # as now
-                continue
+                gone += 1
+                if gone > _MOST_GONE:  # this file system makes no such folder
+                    raise
             except Timeout:
                 waits = True
                 busy(_holder(path))

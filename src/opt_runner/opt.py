@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ class OPT(EffectiveNetwork):
         elif include is not None or exclude or types is not None or max_d is not None or options:
             raise UserError("include, exclude, types, max_d and options go to the Rules of a list")
         else:
-            rules = [method] if isinstance(method, Rule) else list(method)
+            rules = [method] if isinstance(method, Rule) else [copy.copy(rule) for rule in method]
             if not rules or not all(isinstance(rule, Rule) for rule in rules):
                 raise UserError(
                     f"method={method!r} is neither a name nor a list of rules: [Rule('cayley')]"
@@ -118,11 +118,22 @@ class OPT(EffectiveNetwork):
         if len(rules) == 1 and (told := few_covered(network, every, choice, rules[0])):
             warnings.warn(told, stacklevel=2)
         self._begin()
+        self.register_load_state_dict_post_hook(_note_weights)  # type: ignore[no-untyped-call]
         self._take_signature()
 
     def _begin(self) -> None:
         super()._begin()
         self._stepping = Stepping(self)
+        _note_weights(self)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Let everything train, or nothing; W stays frozen where the method does not train it."""
+        super().requires_grad_(requires_grad)
+        for stack in self._stacks():
+            if not stack.method.trains_weight:
+                for layer in stack.layers:
+                    stack.parameter(layer).requires_grad_(False)
+        return self
 
     @property
     def layers(self) -> list[str]:
@@ -219,10 +230,11 @@ class OPT(EffectiveNetwork):
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Count a step, and let the methods do what follows one; attached optimizers call it."""
         self.steps += 1
-        for method, stacks in self.parts():
-            method.after_step(stacks, self.steps, optimizer)
-            for stack in stacks:
-                stack.check_weight()
+        with self.w_in_place():
+            for method, stacks in self.parts():
+                method.after_step(stacks, self.steps, optimizer)
+                for stack in stacks:
+                    stack.check_weight()
 
     @torch.no_grad()
     def neurons(self) -> dict[str, Tensor]:
@@ -254,6 +266,12 @@ class OPT(EffectiveNetwork):
         return summarise(self.network, list(self._stacks()), self.per_group, self.notes)
 
 
+def _note_weights(opt: nn.Module, *_: Any) -> None:
+    """Let the stacks remember W as it is: after a copy, and after a state was loaded."""
+    for stack in cast(OPT, opt)._stacks():
+        stack.check_weight(anew=True)
+
+
 @torch.no_grad()
 def merge(opt: OPT) -> nn.Module:
     """Return a plain copy of the network with the effective weights: no trace of OPT is left.
@@ -263,7 +281,14 @@ def merge(opt: OPT) -> nn.Module:
     """
     opt.refuse_inside("merge(opt)")
     effective = opt.effective_weights()
-    plain = copy.deepcopy(opt.network)
+    gradients = [(parameter, parameter.grad) for parameter in opt.network.parameters()]
+    for parameter, _ in gradients:
+        parameter.grad = None  # no part of the copy, and FSDP2's cannot be copied
+    try:
+        plain = copy.deepcopy(opt.network)
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
     if any(is_sharded(parameter) for parameter in plain.parameters()):
         unshard(plain)
     for name, V in effective.items():

@@ -8,6 +8,7 @@ gradients would be silently wrong. So V is in its place then as well.
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -38,6 +39,10 @@ class Recompute:
         self._make = make
         self._swap: weakref.ref[Swap] | None = None
 
+    def swap(self) -> "Swap | None":
+        """Return the swap of the backward pass that is running."""
+        return self._swap() if self._swap else None
+
     def in_backward_of(self, output: Any, effective: dict[str, Tensor]) -> None:
         """Swap V in when the backward pass reaches the output, and out when it ends.
 
@@ -45,7 +50,7 @@ class Recompute:
         """
 
         def begin(_: Tensor) -> None:
-            if self._swap is not None and self._swap() is not None:
+            if self.swap() is not None:
                 return  # another tensor of the output was first
             if not effective:
                 with torch.no_grad():
@@ -73,6 +78,17 @@ class Swap:
             for module, attribute in places[name]:
                 former = module._parameters[attribute]
                 self._changed.append((module, attribute, former, value))
+                module._parameters[attribute] = value  # type: ignore[assignment]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Put W in its place for the context."""
+        for module, attribute, former, _ in self._changed:
+            module._parameters[attribute] = former
+        try:
+            yield
+        finally:
+            for module, attribute, _, value in self._changed:
                 module._parameters[attribute] = value  # type: ignore[assignment]
 
     def end(self) -> None:

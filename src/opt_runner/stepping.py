@@ -37,6 +37,7 @@ class Stepping:
         self._rates: weakref.WeakKeyDictionary[Optimizer, list[float]] = weakref.WeakKeyDictionary()
         self._checked: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._without_R: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()  # in this step
         self._done = False
         _watched.add(self)
 
@@ -71,7 +72,7 @@ class Stepping:
             return
         for method, _ in opt.parts():
             needed = method.optimizer_class
-            if needed is not torch.optim.SGD and not isinstance(optimizer, needed):
+            if needed is not torch.optim.SGD and not _moves(optimizer, needed):
                 raise UserError(
                     f"{type(method).__name__} needs {needed.__name__}, which opt.optimizer(...) "
                     f"makes, not {type(optimizer).__name__}"
@@ -81,8 +82,17 @@ class Stepping:
     def _follow(self, opt: "OPT", optimizer: Optimizer) -> None:
         self._attached.update(_with_inner(optimizer))
         own = {id(p) for _, stacks in opt.parts() for stack in stacks for p in stack.own()}
-        if not own.isdisjoint(_held(optimizer)):  # a second one, over all else, does not count
-            optimizer.register_step_post_hook(lambda optimizer, *_: opt.after_step(optimizer))
+        if own.isdisjoint(_held(optimizer)):
+            return  # one over all else does not count steps
+
+        def after_step(optimizer: Optimizer, *_: Any) -> None:
+            # Of several, or of one around another, the first that steps twice begins a new step.
+            if not self._stepped or optimizer in self._stepped:
+                self._stepped.clear()
+                opt.after_step(optimizer)
+            self._stepped.add(optimizer)
+
+        optimizer.register_step_post_hook(after_step)
 
     def check_before(self, optimizer: Optimizer) -> None:
         """Raise UserError before an optimizer that cannot step for a method, at its first step."""
@@ -162,7 +172,7 @@ class Stepping:
     def _check_rates(self, optimizer: Optimizer) -> None:
         made = self._rates.get(optimizer, [])
         now = {float(group["lr"]) for group in optimizer.param_groups}
-        if len(set(made)) > 1 and len(now) == 1:
+        if len(set(made)) > 1 and len(now) == 1 and now != {0.0}:  # 0: a warm-up begins
             warnings.warn(
                 f"the learning rates of the parameter groups were {made}, and a scheduler has made "
                 f"all of them {now.pop():g}: give it one for each group, as OneCycleLR's "

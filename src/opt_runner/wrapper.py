@@ -123,7 +123,7 @@ def _like(cls: type[Wrapper], network: type[nn.Module]) -> type[Wrapper]:
 
 def _set(self: Wrapper, name: str, value: Any) -> None:
     """Set an attribute of the network, such as `drop_path_prob`, where it is read: there."""
-    own = name.startswith("_") or name in self.__dict__ or hasattr(type(self), name)
+    own = name in self.__dict__ or hasattr(type(self), name)
     network = self._modules.get("network")
     if own or name in self._modules or not hasattr(network, name):
         nn.Module.__setattr__(self, name, value)

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -194,17 +195,18 @@ def _graph_of(arrays: Mapping[str, Array], normalise: bool) -> Graph:
         if chosen.dtype == bool and chosen.shape == labels.shape:
             chosen = chosen.nonzero()[0]
         chosen = _numbered({key: chosen}, key, (None,), nodes)
+        if len(np.unique(chosen)) < len(chosen):
+            raise UserError(f"{key}: nodes are repeated; a mask must be of the type bool")
         if len(without := chosen[labels[chosen] < 0]):
             raise UserError(f"{key}: node {without[0]} has no label, {labels[without[0]]}")
         return Samples(torch.from_numpy(chosen), torch.from_numpy(labels[chosen]))
 
     halves = {key: samples(key) for key in ("train", "validation", "test") if key in arrays}
+    for key, other in combinations(halves, 2):
+        here, there = read(halves[key].inputs), read(halves[other].inputs)
+        if len(both := here[torch.isin(here, there)]):
+            raise UserError(f"{key}: node {both[0]} is in {other} as well")
     test = halves.pop("test")
-    tested = read(test.inputs)
-    for key, half in halves.items():
-        here = read(half.inputs)
-        if len(both := here[torch.isin(here, tested)]):
-            raise UserError(f"{key}: node {both[0]} is in test as well")
     return Graph(
         halves["train"],
         test,

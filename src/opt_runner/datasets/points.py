@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,7 +100,7 @@ class PointFolder:
     def _read(self, path: Path) -> Floats:
         assert self.root is not None
         # By its name, so that more files do not change the points of the others.
-        name = hashlib.sha256(str(path.relative_to(self.root)).encode()).digest()
+        name = hashlib.sha256(os.fsencode(path.relative_to(self.root))).digest()
         random = np.random.default_rng([self.points_seed, int.from_bytes(name[:8])])
         with readable(path):
             try:

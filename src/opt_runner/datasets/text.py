@@ -1,6 +1,7 @@
 """Text: the next character, byte or token from those before it."""
 
 import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +18,14 @@ from opt_runner.datasets.data import Data, Measure, Samples
 from opt_runner.datasets.labelled import smoothed_cross_entropy
 from opt_runner.datasets.stored import read
 from opt_runner.errors import UserError
-from opt_runner.files import expanded, readable
+from opt_runner.files import expanded, readable, sha256
 
 Array = np.ndarray[Any, Any]
 
 # Kinds of tokens that need no file.
 BUILT_IN = ("characters", "bytes")
 _BYTES = 256
+_MOST_LOST = 0.01  # share of the characters
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,11 +157,10 @@ class TextFile:
             )
 
     def fingerprint(self) -> str:
-        """Return a hash of the text and of the tokenizer's file; the options are in the config."""
-        digest = hashlib.sha256(self._text.encode())
-        if self.tokens not in BUILT_IN:
-            digest.update(Path(self.tokens).read_bytes())
-        return digest.hexdigest()[:16]
+        """Return a hash of the text, of the tokenizer's content and of how both are cut."""
+        tokens = self.tokens if self.tokens in BUILT_IN else sha256(Path(self.tokens))
+        cut = json.dumps([tokens, self.context, self.test_share])
+        return hashlib.sha256(f"{cut}\n{self._text}".encode()).hexdigest()[:16]
 
     def load(self) -> Text:
         """Return the windows. Raises UserError for a text that is too short for two."""
@@ -200,13 +201,33 @@ class TextFile:
         encoded = tokenizer.encode(self._text, add_special_tokens=False)
         tokens = _smallest(torch.tensor(encoded.ids), tokenizer.get_vocab_size())
         begins = [*(start for start, _ in encoded.offsets), len(self._text)]
+        if (lost := self._lost(tokenizer, encoded)) > _MOST_LOST:
+            raise UserError(
+                f"dataset.tokens={self.tokens} drops {lost:.0%} of the text, or has unknown tokens "
+                "for it, so bits per character would be too low: take a tokenizer that keeps the "
+                "text, as those on bytes do"
+            )
         return tokens, begins, (), tokenizer.get_vocab_size()
+
+    def _lost(self, tokenizer: Any, encoded: Any) -> float:
+        """Return the share of the characters, without blanks, that are in no known token."""
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        kept = np.zeros(len(self._text), bool)
+        for token, (start, end) in zip(encoded.tokens, encoded.offsets, strict=True):
+            kept[start:end] |= token != unknown
+        seen = np.array([not character.isspace() for character in self._text])
+        return float((seen & ~kept).sum() / max(seen.sum(), 1))
 
     @cached_property
     def _files(self) -> list[Path]:
         assert self.root is not None
         if self.root.is_dir():
-            return sorted(path for path in self.root.rglob("*.txt") if path.is_file())
+            return sorted(
+                path
+                for path in self.root.rglob("*.txt")
+                if path.is_file()
+                and not any(part.startswith(".") for part in path.relative_to(self.root).parts)
+            )
         return [self.root] if self.root.is_file() else []
 
     @cached_property
@@ -234,7 +255,10 @@ def tokenizer_of(path: str) -> Any:
     except ImportError as error:
         raise UserError("dataset.tokens=FILE needs a package: pip install tokenizers") from error
     try:
-        return Tokenizer.from_file(path)
+        tokenizer = Tokenizer.from_file(path)
+        tokenizer.no_truncation()  # a file may hold both, from another use
+        tokenizer.no_padding()
+        return tokenizer
     except Exception as error:  # the library raises plain Exception
         raise UserError(f"dataset.tokens={path} is no tokenizer.json: {error}") from error
 

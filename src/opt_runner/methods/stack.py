@@ -58,7 +58,6 @@ class Stack(nn.Module):
                 self.fixed.register_buffer(name, tensor)
             for name, tensor in self._init(generator).items():
                 self.trained[name] = nn.Parameter(tensor)
-            self.check_weight()
 
     def reset_parameters(self) -> None:
         """Start W and all tensors anew, once the network's own parameters have their values.
@@ -154,10 +153,11 @@ class Stack(nn.Module):
         )
         return _wide(Ws)
 
-    def check_weight(self) -> None:
+    def check_weight(self, anew: bool = False) -> None:
         """Raise UserError if W was written to, and not what trains, which holds a copy of it.
 
         As `network.load_state_dict` does. A load of OPT's state and DDP write to both.
+        anew: accept W as it is.
         """
         if torch.compiler.is_compiling():
             return
@@ -168,7 +168,7 @@ class Stack(nn.Module):
         if not self.method.copies(self.layers[0].matrix(Ws[0])):
             return
         before, now = self._versions, (_versions(Ws), _versions(trained))
-        if before and before[0] != now[0] and before[1] == now[1]:
+        if before and before[0] != now[0] and before[1] == now[1] and not anew:
             raise UserError(
                 f"the weights of {self._names()} were written to after OPT took the network, and "
                 f"{type(self.method).__name__} trains a copy of them: load weights before "

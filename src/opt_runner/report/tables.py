@@ -54,8 +54,9 @@ def _rows(group: Sequence[StoredRun]) -> list[TableRow]:
 
     rows = []
     for runs in forms.values():
-        # If a seed was run again, the last record counts.
-        latest = {run.seed: run for run in sorted(runs, key=_written)}
+        # If a seed was run again, the last record that has a result counts.
+        written = sorted(runs, key=lambda run: (run.result is not None, _written(run)))
+        latest = {run.seed: run for run in written}
         rows.append([latest[seed] for seed in sorted(latest)])
     rows.sort(key=lambda runs: (_ORDER.get(runs[0].method, len(_ORDER)), runs[0].method))
     return [

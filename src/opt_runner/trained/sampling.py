@@ -34,7 +34,7 @@ def sample(
         if temperature == 0:
             token = logits.argmax(keepdim=True)
         else:
-            chances = (logits / temperature).softmax(-1)
+            chances = ((logits - logits.max()) / temperature).softmax(-1)
             token = torch.multinomial(chances, 1, generator=generator)
         tokens = torch.cat([tokens, token])
     return alphabet.decode(tokens.tolist())
@@ -71,7 +71,7 @@ class Alphabet:
             ids = self.tokenizer.encode(text, add_special_tokens=False).ids
             return torch.tensor(ids or [0])
         if not self.characters:
-            return torch.tensor(list(text.encode()))
+            return torch.tensor(list(text.encode(errors="surrogateescape")))
         if unknown := [character for character in text if character not in self.characters]:
             raise UserError(
                 f"--prompt: {unknown[0]!r} is not among the {len(self.characters)} characters of "

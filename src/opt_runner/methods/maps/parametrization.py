@@ -6,7 +6,6 @@ from pkgutil import resolve_name
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -15,22 +14,27 @@ from opt_runner.layers import Layer
 from opt_runner.methods.base import MaybeGenerator, Options, Tensors, method_options
 from opt_runner.methods.rotation import Rotation
 
+_TORCH = "torch.nn.utils.parametrizations.orthogonal"
+
 
 @method_options
 class Parametrization(Rotation):
-    """V = Q(R) W with the Q (d, d) that a parametrization of another library makes; Q = I at first.
+    """V = Q(R) W with the Q (d, d) that a parametrization of another library makes.
+
+    Q = I at first with torch's maps; geotorch's start at a random Q, here one that d alone decides.
 
     constraint: the dotted name of what registers it, a function of (module, name of its weight),
         as torch.nn.utils.parametrizations.orthogonal or geotorch.orthogonal.
-    arguments: of that function, as {orthogonal_map: cayley} or {triv: expm}.
+    arguments: of that function, as {triv: expm}; None: {orthogonal_map: cayley} for torch's, else
+        none.
 
     R has no weight decay: torch's Householder map reads signs off R's diagonal, which decay would
     take to 0. A constraint that does not make Q orthogonal is allowed: |Q^T Q - I| is measured.
     Raises UserError where the constraint cannot be imported or does not register.
     """
 
-    constraint: str = "torch.nn.utils.parametrizations.orthogonal"
-    arguments: dict[str, Any] = Field(default_factory=lambda: {"orthogonal_map": "cayley"})
+    constraint: str = _TORCH
+    arguments: dict[str, Any] | None = None
 
     family = "maps"
     colour = "#55307A"
@@ -54,8 +58,11 @@ class Parametrization(Rotation):
         return {"lr": lr, "weight_decay": 0.0 if tensor == "R" else weight_decay}
 
     def _module(self, d: int, device: str, dtype: torch.dtype) -> nn.Module:
+        chosen = self.arguments
+        if chosen is None:
+            chosen = {"orthogonal_map": "cayley"} if self.constraint == _TORCH else {}
         # As text, which is hashable whatever the values are.
-        arguments = json.dumps(self.arguments, sort_keys=True)
+        arguments = json.dumps(chosen, sort_keys=True)
         return _registered(self.constraint, arguments, d, device, dtype)
 
 
@@ -77,7 +84,10 @@ def _registered(
             "run pip install geotorch"
         ) from error
     try:
-        register(linear, "weight", **json.loads(arguments))
+        with torch.random.fork_rng([]):
+            # What it draws is in no state, so it must be the same in every process.
+            torch.default_generator.manual_seed(0)
+            register(linear, "weight", **json.loads(arguments))
         module: nn.Module = linear.get_submodule("parametrizations.weight")
         module.get_parameter("original")
     except (AttributeError, TypeError, ValueError) as error:

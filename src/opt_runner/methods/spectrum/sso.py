@@ -28,14 +28,15 @@ class SpectralSphereSGD(StiefelSGD):
     """
 
     def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
-        A, S, Bt = svd(X, full_matrices=False)
+        U, S, Bt = svd(X, full_matrices=False)
         if not state:
             state["momentum_buffer"] = torch.zeros_like(X)
             state["norm"] = S[:, :1, None].clone()
         M = state["momentum_buffer"].lerp_(G, 1 - group["momentum"])
         M = M / torch.linalg.matrix_norm(M, keepdim=True).clamp(min=_LEAST)
-        top = A[:, :, :1] @ Bt[:, :1]
-        X.sub_(group["lr"] * state["norm"] * _tangent(M, top, group["bisections"]))
+        top = U[:, :, :1] @ Bt[:, :1]
+        A = torch.where((M != 0).any((-2, -1), True), _tangent(M, top, group["bisections"]), 0.0)
+        X.sub_(group["lr"] * state["norm"] * A)
         now = torch.linalg.matrix_norm(X, 2, keepdim=True)
         X.mul_(state["norm"] / now.clamp(min=_LEAST))
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from opt_runner.layers import Layer
 from opt_runner.methods.base import MaybeGenerator, Tensors, method_options
-from opt_runner.methods.kernels.cayley_transform import msign
 from opt_runner.methods.stiefel.orthogonal_r import OrthonormalU
 
 
@@ -33,7 +32,8 @@ class SpectralU(OrthonormalU):
     def init(self, layer: Layer, W: Tensor, generator: MaybeGenerator, **fixed: Tensor) -> Tensors:
         if self.spectrum == "kept":
             return super().init(layer, W, generator, **fixed)
-        V = msign(W)
+        X, _, Yt = torch.linalg.svd(W, full_matrices=False)
+        V = X @ Yt  # whole, also where W has dependent columns
         return {"R": (V if layer.n <= layer.d else V.mT).contiguous()}
 
     def weight(self, W: Tensor, R: Tensor, S: Tensor | None = None) -> Tensor:
