@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from opt_runner.errors import UserError
 from opt_runner.files import CannotWrite, locked, write_text_quickly, write_whole
 
 
@@ -103,6 +104,12 @@ def test_who_waits_for_a_lock_that_is_moved_gets_the_new_one(tmp_path: Path) -> 
     with locked(path, busy=pytest.fail), locked(path, busy=move) as second:
         assert second.intact
     assert (tmp_path / "moved" / "lock").exists()
+
+
+def test_a_folder_that_cannot_be_made_ends_the_waiting() -> None:
+    path = Path("/proc/none/lock")
+    with pytest.raises(UserError, match="cannot be locked"), locked(path, busy=pytest.fail):
+        pass
 
 
 def test_the_advice_fits_the_error(tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ def test_the_fingerprint_is_of_content_and_options(tmp_path: Path) -> None:
         ({"train": np.array([5])}, "train: node 5 has no label, -1"),
         ({"train": np.array([True, False])}, "train must be integers, got bool"),
         ({"train": np.array([0, 3])}, "train: node 3 is in test as well"),
+        ({"train": np.array([0, 1, 0])}, "train: nodes are repeated; a mask must be of the type"),
+        ({"train": np.array([0]), "validation": np.array([0])}, "node 0 is in validation as well"),
         ({"train": np.array([], int)}, "the training set is empty"),
         ({"labels": np.array([0, 0, 0, 0, 0, 0])}, "1 classes are nothing to learn"),
         ({"labels": np.array([{}] * 6)}, "Object arrays cannot be loaded"),

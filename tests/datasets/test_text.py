@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -74,13 +75,45 @@ def test_bits_per_character_by_hand() -> None:
 
 
 def test_a_folder_is_its_text_files_in_order(tmp_path: Path) -> None:
-    for name, text in (("b.txt", "second " * 20), ("a.txt", "first " * 20), ("c.md", "no")):
+    (tmp_path / ".hidden").mkdir()
+    for name, text in (
+        ("b.txt", "second " * 20), ("a.txt", "first " * 20), ("c.md", "no"), ("._a.txt", "no"),
+        (".hidden/a.txt", "no"),
+    ):  # fmt: skip
         (tmp_path / name).write_text(text)
     whole = TextFile(str(tmp_path), context=3)
     whole.check()
     one = TextFile(written(tmp_path / "..", "first " * 20 + "\n" + "second " * 20), context=3)
     assert whole.fingerprint() == one.fingerprint()
     assert torch.equal(whole.load().train.inputs, one.load().train.inputs)
+
+
+def test_what_cuts_the_text_is_in_the_fingerprint(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    ways: list[dict[str, Any]] = [
+        {}, {"context": 5}, {"test_share": 0.2}, {"tokens": "bytes"},
+    ]  # fmt: skip
+    assert len({TextFile(path, **way).fingerprint() for way in ways}) == len(ways)
+
+
+def test_a_tokenizer_that_cuts_or_pads_is_used_on_the_whole_text(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {word: number for number, word in enumerate(["[UNK]", *sorted(set(TEXT.split()))])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    path, file = written(tmp_path), tmp_path / "tokenizer.json"
+    tokenizer.save(str(file))
+    whole = TextFile(path, str(file), context=3).load()
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=999)
+    tokenizer.save(str(file))
+    again = TextFile(path, str(file), context=3).load()
+    assert torch.equal(again.train.inputs, whole.train.inputs)
+    assert again.characters == whole.characters
+    del words["the"]
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(words, "[UNK]")).save(str(file))
+    with pytest.raises(UserError, match=r"drops \d+% of the text, or has unknown tokens"):
+        TextFile(path, str(file), context=3).load()
 
 
 def test_a_tokenizer_of_the_library(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from opt_runner.methods import METHODS
 from opt_runner.optimizers import SOAP, Muon
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+OWN_OPTIMIZER = [name for name in METHODS if METHODS[name].optimizer_class is not torch.optim.SGD]
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -256,3 +257,165 @@ def test_wrong_arguments_end_in_a_line(arguments: dict[str, Any], message: str) 
     with pytest.raises(UserError, match=message):
         OPT(mlp(), **arguments)
     assert OPT(mlp(), Rule("ogd")).layers
+
+
+@pytest.mark.parametrize("method", ["frame", "sopt", "poet", "cayley", "so"])
+@pytest.mark.parametrize("where", ["inside", "in the backward pass"])
+def test_a_step_ends_well_where_v_is_in_place(method: str, where: str) -> None:
+    def train(place: str) -> list[Tensor]:
+        options = {"round_steps": 3} if method in ("sopt", "poet") else {}
+        torch.manual_seed(1)
+        opt = OPT(mlp(6, 9, 8, 3), method, **options)
+        optimizer = opt.optimizer(lr=0.05)
+        if place == "in the backward pass":
+            trained = [parameter for parameter in opt.parameters() if parameter.requires_grad]
+            seen: list[Tensor] = []
+
+            def end(parameter: Tensor) -> None:
+                seen.append(parameter)
+                if len(seen) % len(trained) == 0:  # the last of the step
+                    optimizer.step()
+
+            for parameter in trained:
+                parameter.register_post_accumulate_grad_hook(end)
+        for _ in range(8):
+            optimizer.zero_grad()
+            if place == "inside":
+                with opt.effective() as network:
+                    (network(X).square().mean() + 0 * opt.network[4].bias.sum()).backward()
+                    optimizer.step()
+            else:
+                opt(X).square().mean().backward()
+                if place == "after":
+                    optimizer.step()
+        assert opt.steps == 8
+        return [*opt.effective_weights().values(), *opt.network.parameters()]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the penalty that is left out
+        for found, expected in zip(train(where), train("after"), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
+def test_a_penalty_on_w_is_made_inside() -> None:
+    opt = OPT(mlp(), "so")
+    with opt.effective() as network:
+        loss = network(X).sum()
+        inside = opt.penalty()
+    opt(X)
+    torch.testing.assert_close(inside, opt.penalty())
+    assert loss.requires_grad
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "state"])
+def test_late_weights_of_a_copy_are_refused(how: str) -> None:
+    opt = OPT(mlp(), "frame")
+    if how == "state":
+        opt.load_state_dict(OPT(mlp(), "frame").state_dict())
+    else:
+        opt = copy.deepcopy(opt) if how == "deepcopy" else pickle.loads(pickle.dumps(opt))
+    opt.network[2].load_state_dict(nn.Linear(20, 8).state_dict())
+    with pytest.raises(UserError, match="were written to after OPT took the network"):
+        opt(X)
+
+
+@every_method
+def test_a_head_that_is_an_embedding(method: str) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.body = nn.Embedding(11, 6), mlp(6, 7, 6)
+            self.head = nn.Linear(6, 11, bias=False)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(self.embedding(x)))
+
+    opt = OPT(Tied(), method)
+    optimizer = opt.optimizer(lr=0.01)
+    opt(torch.arange(5)).square().sum().backward()
+    optimizer.step()
+
+
+def test_freezing_all_and_back_leaves_w_frozen() -> None:
+    opt = OPT(mlp())
+    before = [parameter.requires_grad for parameter in opt.parameters()]
+    assert not any(p.requires_grad for p in opt.requires_grad_(False).parameters())
+    assert [p.requires_grad for p in opt.requires_grad_(True).parameters()] == before
+
+
+def test_a_warm_up_from_zero_is_no_lost_rate() -> None:
+    opt = OPT(mlp(), "frame")
+    optimizer = opt.optimizer(lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, step / 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            steps(opt, optimizer, 1)
+            schedule.step()
+
+
+def test_a_merged_network_has_no_gradients_and_opt_keeps_its_own() -> None:
+    opt = OPT(mlp())
+    opt(X).sum().backward()
+    bias = opt.network[0].bias
+    kept = bias.grad
+    assert all(parameter.grad is None for parameter in merge(opt).parameters())
+    assert kept is not None
+    assert bias.grad is kept
+
+
+def test_an_optimizer_around_another_counts_a_step_once() -> None:
+    class Around(torch.optim.Optimizer):
+        def __init__(self, inner: torch.optim.Optimizer) -> None:
+            super().__init__(inner.param_groups, {})
+            self.inner = inner
+
+        def step(self, closure: Any = None) -> None:
+            self.inner.step()
+
+    opt = OPT(mlp(), "sopt")
+    inner = torch.optim.SGD(opt.parameters(), 0.1)
+    outer = Around(inner)
+    for optimizer in (inner, outer):
+        opt.attach(optimizer)
+    for _ in range(4):
+        opt(X).sum().backward()
+        outer.step()
+    assert opt.steps == 4
+
+
+def test_one_rule_twice_and_a_joint_optimizer_that_is_attached() -> None:
+    rule = Rule("frame", max_d=8)
+    opt, optimizer = (made := OPT(mlp(), [rule, rule, Rule("sopt")])), made.optimizer(lr=0.1)
+    opt, optimizer = copy.deepcopy((opt, optimizer))
+    opt.attach(optimizer)
+    steps(opt, optimizer)
+    assert opt.steps == 3
+
+
+@pytest.mark.parametrize("method", OWN_OPTIMIZER)
+def test_a_layer_without_a_gradient_stays(method: str) -> None:
+    opt = OPT(mlp(), method)
+    optimizer = opt.optimizer(lr=0.1, weight_decay=0.0)
+    before = opt.neurons()
+    (0 * opt(X).sum()).backward()
+    optimizer.step()
+    for name, V in opt.neurons().items():
+        torch.testing.assert_close(V, before[name], atol=1e-5, rtol=1e-5)
+
+
+def test_the_base_of_geotorch_is_the_same_in_every_process() -> None:
+    pytest.importorskip("geotorch")
+    from opt_runner.methods.maps import parametrization
+
+    outputs = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        parametrization._registered.cache_clear()
+        opt = OPT(mlp(), "parametrization", constraint="geotorch.orthogonal")
+        outputs.append((opt(X), torch.rand(2)))
+    torch.testing.assert_close(outputs[0][0], outputs[1][0])
+    torch.manual_seed(1)
+    OPT(mlp(), "parametrization", constraint="geotorch.orthogonal")  # from the cache now
+    torch.testing.assert_close(torch.rand(2), outputs[1][1])

@@ -1,5 +1,6 @@
 """Which runs stand in one table, in one row, and what is said of them."""
 
+import os
 from typing import Any
 
 import pytest
@@ -75,6 +76,15 @@ def test_other_versions_devices_and_data_are_other_tables(
     found = tables()
     assert len(found) == 2
     assert len({comparison.title for comparison in found}) == 2
+
+
+def test_a_run_under_way_does_not_hide_a_finished_one(write: Write, tables: Tables) -> None:
+    write("gs", 0, test_error=7.0)
+    other = write("gs", 0)  # of other data, which only a result names
+    other.result.unlink()
+    os.utime(other.config, (2**31, 2**31))  # the later one
+    (comparison,) = tables()
+    assert shown(comparison, "test error %") == {"gs": "7.00"}
 
 
 def test_options_of_a_method_are_rows(write: Write, tables: Tables) -> None:

@@ -74,7 +74,7 @@ def _registered(
 
     arguments: of the constraint, as JSON.
     """
-    linear = nn.Linear(d, d, bias=False, dtype=dtype)
+    linear = nn.utils.skip_init(nn.Linear, d, d, bias=False, dtype=dtype)  # type: ignore[no-untyped-call]
     nn.init.eye_(linear.weight)
     try:
         register = resolve_name(constraint)
