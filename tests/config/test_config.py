@@ -1,6 +1,7 @@
 """The schema: every mistake is one clear line; the signature is of what changes the result."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -214,6 +215,20 @@ def test_of_a_file_of_weights_the_content_is_in_the_signature(tmp_path: Path) ->
     assert len(names) == 2
     with pytest.raises(UserError, match=r"gone.pt cannot be read: No such file"):
         signature(composed("model.weights=gone.pt"), "d", "cpu")
+
+
+def test_numbers_of_a_users_dataset_are_in_the_signature() -> None:
+    """Whatever its fingerprint forgets; a text may be a path, and then the content counts."""
+    config = composed()
+
+    def name(target: str, **options: Any) -> str:
+        content = config.dataset.model_dump(by_alias=True) | options | {"_target_": target}
+        dataset = type(config.dataset).model_validate(content)
+        return signature(config.model_copy(update={"dataset": dataset}), "d", "cpu")
+
+    assert len({name("mine.Data", count=1), name("mine.Data", count=2), name("mine.Data")}) == 3
+    assert name("mine.Data", file="a") == name("mine.Data", file="b")
+    assert name("opt_runner.datasets.Digits", count=1) == name("opt_runner.datasets.Digits")
 
 
 def test_a_moved_class_of_ours_keeps_the_signature_and_a_users_does_not() -> None:

@@ -82,6 +82,10 @@ class DatasetChoice(Component):
         chosen = self.model_dump(mode="json", include=keys, exclude_defaults=True)
         if self.validation:
             chosen["validation"] = [self.validation, self.validation_seed]
+        if not self.target.startswith("opt_runner."):  # a text may be a path, which may change
+            numbers = {k: v for k, v in self.options.items() if isinstance(v, int | float)}
+            if numbers:
+                chosen["dataset_options"] = numbers
         return chosen
 
 
