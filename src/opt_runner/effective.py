@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, listed
 from opt_runner.layers import Layer, assembled
 from opt_runner.methods import Method
 from opt_runner.methods.kernels.fused import transformed
@@ -121,7 +121,7 @@ class EffectiveNetwork(Wrapper):
         if names := self._changed(before, values):
             raise UserError(
                 f"{of or 'the code inside of opt.effective()'} writes to the weights of "
-                f"{', '.join(names)}, which would be lost: V is made of W and R each time. Call it "
+                f"{listed(names)}, which would be lost: V is made of W and R each time. Call it "
                 "before OPT takes the network"
             )
 

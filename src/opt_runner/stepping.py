@@ -84,6 +84,7 @@ class Stepping:
         own = {id(p) for _, stacks in opt.parts() for stack in stacks for p in stack.own()}
         if own.isdisjoint(_held(optimizer)):
             return  # one over all else does not count steps
+        self._stepped.clear()
 
         def after_step(optimizer: Optimizer, *_: Any) -> None:
             # Of several, or of one around another, the first that steps twice begins a new step.

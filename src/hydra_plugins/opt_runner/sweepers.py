@@ -43,7 +43,7 @@ class RunSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from opt_runner.config.compose import Composer, command, config_arguments
+        from opt_runner.config.compose import Composer, config_arguments
         from opt_runner.run.run import Identifier
 
         self.config = config
@@ -55,7 +55,7 @@ class RunSweeper(Sweeper):
         self.options = self.launcher.options if isinstance(self.launcher, RunLauncher) else None
         # A launcher of another package may use machines with other devices.
         self.here = self.options is not None and self.options.here
-        self._arguments, self._command = config_arguments(config.hydra), command
+        self._arguments = config_arguments(config.hydra)
         self._compose = Composer(config.hydra.job.config_name)
         self._identify = Identifier(check_device=self.here)
         self._overrides: dict[str, Sequence[str]] = {}  # by the signature of a run
@@ -80,6 +80,8 @@ class RunSweeper(Sweeper):
 
     def run(self, overrides: Sequence[str]) -> "Run":
         """Return a run. Raises UserError with the run's name, or an error of Hydra."""
+        from opt_runner.config.compose import command
+
         try:
             config = self._compose(overrides)
             if self.options is not None:
@@ -90,7 +92,7 @@ class RunSweeper(Sweeper):
                         "several train one run as srun --ntasks=N opt-run "
                         "hardware.processes=slurm ..., without -m"
                     )
-            run = self._identify(config, self._command([*self._arguments, *overrides, *self.alone]))
+            run = self._identify(config, command([*self._arguments, *overrides, *self.alone]))
         except UserError as error:
             raise UserError(f"{error} [in the run {' '.join(overrides)}]") from error
         self._overrides.setdefault(run.signature, overrides)

@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, listed
 from opt_runner.layers import Layer
 from opt_runner.methods.base import Method, Tensors
 from opt_runner.methods.kernels.shards import is_sharded, whole, write
@@ -48,6 +48,8 @@ class Stack(nn.Module):
         self._network = (network,)  # in a tuple, as it is no part of the stack
         self.layers = tuple(layers)
         self.method = method
+        W = layers[0].matrix(self.parameter(layers[0]))
+        self._copies = method.copies(W)
         self._versions: tuple[_Versions, _Versions] | None = None  # of W and what trains
         self.trained = nn.ParameterDict()
         self.fixed = nn.Module()
@@ -93,17 +95,18 @@ class Stack(nn.Module):
             raise UserError(f"the state is of {name}, this is {here}")
         if content[8 : 8 + _HASH_BYTES] != self._hash_of_layers():
             raise UserError(
-                f"the state is of other layers than {self._names()}: make OPT with the same "
+                f"the state is of other layers than {listed(self.names)}: make OPT with the same "
                 "include, exclude, types and max_d"
             )
         self.seed = int.from_bytes(content[:8], "little")
         self.empty = False
 
     def _hash_of_layers(self) -> bytes:
-        return hashlib.sha256(self._names().encode()).digest()[:_HASH_BYTES]
+        return hashlib.sha256(", ".join(self.names).encode()).digest()[:_HASH_BYTES]
 
-    def _names(self) -> str:
-        return ", ".join(layer.name for layer in self.layers)
+    @property
+    def names(self) -> list[str]:
+        return [layer.name for layer in self.layers]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Apply as any module does, but let `half` and `bfloat16` leave the tensors in float32."""
@@ -159,19 +162,17 @@ class Stack(nn.Module):
         As `network.load_state_dict` does. A load of OPT's state and DDP write to both.
         anew: accept W as it is.
         """
-        if torch.compiler.is_compiling():
+        if not self._copies or torch.compiler.is_compiling():
             return
         Ws = [self.parameter(layer) for layer in self.layers]
         trained = list(self.trained.values())
         if any(tensor.is_inference() or is_sharded(tensor) for tensor in (*Ws, *trained)):
             return
-        if not self.method.copies(self.layers[0].matrix(Ws[0])):
-            return
         before, now = self._versions, (_versions(Ws), _versions(trained))
         if before and before[0] != now[0] and before[1] == now[1] and not anew:
             raise UserError(
-                f"the weights of {self._names()} were written to after OPT took the network, and "
-                f"{type(self.method).__name__} trains a copy of them: load weights before "
+                f"the weights of {listed(self.names)} were written to after OPT took the network, "
+                f"and {type(self.method).__name__} trains a copy of them: load weights before "
                 "OPT(network, ...), or a state of OPT by opt.load_state_dict"
             )
         self._versions = now
