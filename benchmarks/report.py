@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -64,7 +64,7 @@ class Settings:
         batch = () if self.batch_size is None else (f"batch_size={self.batch_size}",)
         return (*self.hardware, *batch)
 
-    def networks_of(self, known: Iterable[str], usual: Sequence[str]) -> Sequence[str]:
+    def networks_of(self, known: Collection[str], usual: Sequence[str]) -> Sequence[str]:
         """Return the requested networks, or the usual ones. Raises UserError if unknown."""
         for name in self.networks:
             if name not in known:

@@ -45,8 +45,8 @@ of each group; `experiment` and `recipe` set these keys and have none of their o
 
 If several files set a key, the last one of this order wins: `config.yaml`, schedule, augment,
 method, model, dataset, hardware, tracking, recipe, optimizer, experiment, command line. So the
-learning rate is that of the optimizer (SGD: 0.1, or the method's or the recipe's), and the warm-up
-that of the recipe if it has one, else of the dataset, else of the method.
+learning rate is the optimizer's (with SGD the recipe's, else the method's, else 0.1), and the
+warm-up the recipe's, else the dataset's, else the method's.
 
 The component of a group (method, model, dataset, optimizer, schedule) also has a `name`, for tables
 and folders, and a `_target_`, its class or function. `required`: you must give a value. Limits

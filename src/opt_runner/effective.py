@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,10 @@ class EffectiveNetwork(Wrapper):
     stacks: what the methods train beside the network. steps: those made so far.
     """
 
+    made_anew = frozenset(
+        {"_last", "_inside", "_swap", "_sums", "_added", "_unchecked", "_recompute", "_slots"}
+    )
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -39,6 +43,7 @@ class EffectiveNetwork(Wrapper):
         self._last: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._inside: Mapping[str, Tensor] | None = None  # V, within `effective`
         self._swap: Swap | None = None  # within `effective`
+        self._sums: dict[str, Tensor] = {}  # of V, within `effective`
         self._added = False  # whether the last output's loss has the penalty
         self.lacks_penalty = self._has_penalty
         self._unchecked = True  # until the first forward pass
@@ -58,9 +63,9 @@ class EffectiveNetwork(Wrapper):
         ]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the tensors of a forward pass, which cannot be copied."""
-        made_anew = {"_last", "_inside", "_swap", "_added", "_unchecked", "_recompute", "_slots"}
-        return {key: value for key, value in self.__dict__.items() if key not in made_anew}
+        """Return the state for a copy or a pickle. Raises UserError inside of `effective`."""
+        self._refuse_inside("A copy of OPT")
+        return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -101,7 +106,8 @@ class EffectiveNetwork(Wrapper):
         """Let the network itself compute with V inside of the context, which gives the network.
 
         For its other methods (`generate`), and for losses that take the network. Gradients reach
-        R; call `backward` inside if the network checkpoints activations.
+        R; call `backward` inside if the network checkpoints activations. V is made at the start and
+        after each step, so one `backward` must follow all of a step's losses.
 
         of: the network's method that runs inside.
         Raises UserError if V was written to inside: it is made anew from W and R.
@@ -109,16 +115,38 @@ class EffectiveNetwork(Wrapper):
         if self._inside is not None:
             yield self.network
             return
-        values = self._inside = self.effective_weights()
-        plain = not torch.compiler.is_compiling() and not transformed()
-        before = self._checked_sums(values) if plain else {}
-        swap = self._swap = Swap(self._recompute.places, values)
+        self._put_V()
         try:
             yield self.network
-        finally:
-            swap.end()
-            self._inside = self._swap = None
-        if names := self._changed(before, values):
+        except BaseException:
+            self._put_W()
+            raise
+        self._check_unwritten(of, self._put_W())
+
+    def _put_V(self) -> None:
+        self._inside = self.effective_weights()
+        plain = not torch.compiler.is_compiling() and not transformed()
+        self._sums = self._checked_sums(self._inside) if plain else {}
+        self._swap = Swap(self._recompute.places, self._inside)
+
+    def _put_W(self) -> Mapping[str, Tensor]:
+        """Put W back in its place, and return the V that was there."""
+        assert self._swap is not None
+        assert self._inside is not None
+        values = self._inside
+        self._swap.end()
+        self._inside = self._swap = None
+        return values
+
+    def renew(self) -> None:
+        """Make V anew after a step inside of `effective`, unless a backward pass still runs."""
+        if self._inside is not None and torch._C._current_graph_task_id() == -1:
+            self._check_unwritten(None, self._put_W())
+            with torch.enable_grad():
+                self._put_V()
+
+    def _check_unwritten(self, of: str | None, values: Mapping[str, Tensor]) -> None:
+        if names := self._changed(self._sums, values):
             raise UserError(
                 f"{of or 'the code inside of opt.effective()'} writes to the weights of "
                 f"{listed(names)}, which would be lost: V is made of W and R each time. Call it "
@@ -126,10 +154,12 @@ class EffectiveNetwork(Wrapper):
             )
 
     def w_in_place(self) -> AbstractContextManager[None]:
-        """Put W in its place for the context, in which a step ends.
+        """Put W in its place for the context.
 
         V is there inside of `effective`, and while a backward pass runs.
         """
+        if torch.compiler.is_compiling():
+            return nullcontext()
         swap = self._swap or self._recompute.swap()
         return swap.paused() if swap else nullcontext()
 
@@ -169,12 +199,25 @@ class EffectiveNetwork(Wrapper):
         ]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the state as any module. Raises UserError inside of `effective`: W is away."""
-        self.refuse_inside("state_dict")
-        return super().state_dict(*args, **kwargs)
+        """Return the state as any module, with W also where V is in its place."""
+        with self.w_in_place():
+            return super().state_dict(*args, **kwargs)
 
-    def refuse_inside(self, what: str) -> None:
-        """Raise UserError inside of `effective`."""
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters as any module, with W also where V is in its place."""
+        with self.w_in_place():
+            found = [*super().named_parameters(*args, **kwargs)]
+        yield from found
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse_inside("load_state_dict")
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        self._refuse_inside("Moving OPT, or another type for it,")
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def _refuse_inside(self, what: str) -> None:
         if self._inside is not None:
             raise UserError(
                 f"{what} needs W, and V is in its place inside of opt.effective(): leave it first"
@@ -199,23 +242,23 @@ class EffectiveNetwork(Wrapper):
                     made_of.setdefault(layer.parameter, []).append((layer, weight))
             if method.has_penalty and torch.is_grad_enabled() and not transformed():
                 self._last[number] = made
-        return {
-            name: assembled(whole(held(self.network, name)), of_parameter)
-            for name, of_parameter in made_of.items()
-        }
+        with self.w_in_place():
+            return {
+                name: assembled(whole(held(self.network, name)), of_parameter)
+                for name, of_parameter in made_of.items()
+            }
 
     def _make(self, method: Method, stacks: Sequence[Stack]) -> list[tuple[Tensor, Tensor]]:
         """Return W and V, each (k, d, n), of each stack of a method."""
-        if method.changes_weight:
-            self.refuse_inside("This")
         if any(stack.empty for stack in stacks):
             raise UserError(
                 "R has no values since to_empty: call opt.reset_parameters(), or load a state"
             )
-        if not transformed():
-            for stack in stacks:
-                stack.check_weight()
-        Ws = [stack.W() for stack in stacks]
+        with self.w_in_place():
+            if not transformed():
+                for stack in stacks:
+                    stack.check_weight()
+            Ws = [stack.W() for stack in stacks]
         with _no_autocast(Ws[0]):
             Vs = method.weights(Ws, [stack.tensors for stack in stacks])
         return list(zip(Ws, Vs, strict=True))

@@ -1,7 +1,7 @@
 """Errors whose text is for the person at the terminal, and their wording."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,9 +21,16 @@ class Elsewhere(Exception):
     """
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the nearest known word, or an empty string."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+def nearest(word: str, known: Collection[str]) -> str:
+    """Return `; did you mean 'x'?` for the nearest known word, or an empty string.
+
+    Of dotted words with the same beginning only the last parts are compared.
+    """
+    node, dot, last = word.rpartition(".")
+    beside = [one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == node]
+    others = [one for one in known if one.rpartition(".")[0] != node]
+    matches = [node + dot + one for one in difflib.get_close_matches(last, beside, n=1)]
+    matches = matches or difflib.get_close_matches(word, others, n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 

@@ -6,7 +6,7 @@ channels, channels fastest, as in the reference.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import gcd, prod
 from typing import Any
 
 import torch
@@ -28,11 +28,12 @@ class Layer:
 
     name: of its module, and of its part of the module where that has several. parameter: of the
     weight, in the network. kernel, stride: of a convolution of that many dimensions, () for
-    others. first: whether it is the first of the layers that OPT may cover. output: whether it ends
-    in an output of the network, or is tied to an embedding.
+    others; the stride counts entries of the kernel, which dilation sets apart. groups: of neurons
+    that see different channels. first: whether it is the first of the layers that OPT may cover.
+    output: whether it ends in an output of the network, or is tied to an embedding.
     rows: from where to where along the parameter's first dimension the layer's part of it is; None:
-    all of it. transposed: the groups of a transposed convolution, whose weight is
-    (c, n / groups, *kernel); 0: the weight is (n, c, *kernel).
+    all of it. transposed: whether the weight is (groups c, n / groups, *kernel), else it is
+    (n, c, *kernel).
     order: of a registered type (`module_types`), the order of the part's axes that puts the neurons
     first; () for PyTorch's modules. shape: of that part. maps: how many of the parameter's first
     axes count its layers; they are taken together as rows.
@@ -47,7 +48,8 @@ class Layer:
     first: bool = False
     output: bool = False
     rows: tuple[int, int] | None = None
-    transposed: int = 0
+    groups: int = 1
+    transposed: bool = False
     order: tuple[int, ...] = ()
     shape: tuple[int, ...] = ()
     maps: int = 0
@@ -68,7 +70,7 @@ class Layer:
         if self.order:
             weight = weight.permute(self.order).flatten(1)
         if self.transposed:
-            groups = torch.unflatten(weight, 0, (self.transposed, -1))
+            groups = torch.unflatten(weight, 0, (self.groups, -1))
             weight = groups.transpose(1, 2).flatten(0, 1)
         return self.columns(weight)
 
@@ -82,7 +84,7 @@ class Layer:
         sides = len(self.kernel)
         weight = self.kernels(V)
         if self.transposed:
-            groups = torch.unflatten(weight, -2 - sides, (self.transposed, -1))
+            groups = torch.unflatten(weight, -2 - sides, (self.groups, -1))
             swapped = groups.transpose(-2 - sides, -1 - sides)
             weight = swapped.flatten(-3 - sides, -2 - sides)
         return weight
@@ -170,16 +172,21 @@ def _candidate(name: str, module: nn.Module, view: View) -> Candidate:
         layer = _by_axes(layer, view.axes, parameter)
     else:
         weight = parameter if view.rows is None else parameter[slice(*view.rows)]
-        transposed, n = 0, weight.shape[0]
-        if isinstance(module, _TRANSPOSED):
-            transposed = module.groups if view.rows is None else 1
-            n = weight.shape[1] * transposed
+        stride: tuple[int, ...] = ()
+        groups, n = 1, weight.shape[0]
+        if isinstance(module, CONVOLUTIONS):
+            apart = zip(module.stride, module.dilation, strict=True)
+            stride = tuple(step // gcd(step, dilation) for step, dilation in apart)
+            groups = module.groups if view.rows is None else 1
+        if transposed := isinstance(module, _TRANSPOSED):
+            n = weight.shape[1] * groups
         layer = replace(
             layer,
             d=weight.numel() // max(1, n),
             n=n,
             kernel=tuple(weight.shape[2:]),
-            stride=module.stride if isinstance(module, CONVOLUTIONS) else (),
+            stride=stride,
+            groups=groups,
             transposed=transposed,
         )
     return Candidate(

@@ -55,6 +55,8 @@ class OPT(EffectiveNetwork):
     where there is nothing to cover. Warns of layers that stay plain because no rotation moves them.
     """
 
+    made_anew = EffectiveNetwork.made_anew | {"_stepping"}
+
     def __init__(
         self,
         network: nn.Module,
@@ -118,13 +120,14 @@ class OPT(EffectiveNetwork):
         if len(rules) == 1 and (told := few_covered(network, every, choice, rules[0])):
             warnings.warn(told, stacklevel=2)
         self._begin()
-        self.register_load_state_dict_post_hook(_note_weights)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_check_weights)  # type: ignore[no-untyped-call]
         self._take_signature()
 
     def _begin(self) -> None:
         super()._begin()
         self._stepping = Stepping(self)
-        _note_weights(self)
+        for stack in self._stacks():
+            stack.check_weight("anew")
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Let everything train, or nothing; W stays frozen where the method does not train it."""
@@ -188,9 +191,6 @@ class OPT(EffectiveNetwork):
             )
         self.steps = steps
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in super().__getstate__().items() if key != "_stepping"}
-
     def optimizer(
         self,
         lr: float,
@@ -215,7 +215,8 @@ class OPT(EffectiveNetwork):
         of its own for it.
         """
         sgd = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
-        return self._stepping.make(self, make, rotation_lr, weight_decay, **sgd)
+        with self.w_in_place():
+            return self._stepping.make(self, make, rotation_lr, weight_decay, **sgd)
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Let an optimizer of your own over `opt.parameters()` count steps and end rounds.
@@ -234,7 +235,7 @@ class OPT(EffectiveNetwork):
             for method, stacks in self.parts():
                 method.after_step(stacks, self.steps, optimizer)
                 for stack in stacks:
-                    stack.check_weight()
+                    stack.check_weight("after a step")
 
     @torch.no_grad()
     def neurons(self) -> dict[str, Tensor]:
@@ -266,10 +267,10 @@ class OPT(EffectiveNetwork):
         return summarise(self.network, list(self._stacks()), self.per_group, self.notes)
 
 
-def _note_weights(opt: nn.Module, *_: Any) -> None:
-    """Let the stacks remember W as it is: after a copy, and after a state was loaded."""
+def _check_weights(opt: nn.Module, *_: Any) -> None:
+    """Raise UserError if a state had the weights, and not what the methods train."""
     for stack in cast(OPT, opt)._stacks():
-        stack.check_weight(anew=True)
+        stack.check_weight()
 
 
 @torch.no_grad()
@@ -279,16 +280,16 @@ def merge(opt: OPT) -> nn.Module:
     What trained before OPT got the network trains again. Under FSDP2 all processes call this, and
     get a network that is not sharded.
     """
-    opt.refuse_inside("merge(opt)")
     effective = opt.effective_weights()
-    gradients = [(parameter, parameter.grad) for parameter in opt.network.parameters()]
-    for parameter, _ in gradients:
-        parameter.grad = None  # no part of the copy, and FSDP2's cannot be copied
-    try:
-        plain = copy.deepcopy(opt.network)
-    finally:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+    with opt.w_in_place():
+        gradients = [(parameter, parameter.grad) for parameter in opt.network.parameters()]
+        for parameter, _ in gradients:
+            parameter.grad = None  # no part of the copy, and FSDP2's cannot be copied
+        try:
+            plain = copy.deepcopy(opt.network)
+        finally:
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
     if any(is_sharded(parameter) for parameter in plain.parameters()):
         unshard(plain)
     for name, V in effective.items():

@@ -82,16 +82,17 @@ class Stepping:
     def _follow(self, opt: "OPT", optimizer: Optimizer) -> None:
         self._attached.update(_with_inner(optimizer))
         own = {id(p) for _, stacks in opt.parts() for stack in stacks for p in stack.own()}
-        if own.isdisjoint(_held(optimizer)):
-            return  # one over all else does not count steps
         self._stepped.clear()
 
         def after_step(optimizer: Optimizer, *_: Any) -> None:
+            if own.isdisjoint(_held(optimizer)):
+                return  # one over all else does not count steps
             # Of several, or of one around another, the first that steps twice begins a new step.
             if not self._stepped or optimizer in self._stepped:
                 self._stepped.clear()
                 opt.after_step(optimizer)
             self._stepped.add(optimizer)
+            opt.renew()
 
         optimizer.register_step_post_hook(after_step)
 

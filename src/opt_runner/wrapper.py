@@ -2,22 +2,30 @@
 
 import inspect
 from abc import abstractmethod
+from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import AbstractContextManager
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
+
+from opt_runner.errors import UserError
 
 
 class Wrapper(nn.Module):
     """A module with the signature, the attributes and the methods of its `network`.
 
-    Methods of the network run inside of `effective`, such as `generate` of a language model. Its
-    submodules and parameters do not reach through: they would compute with W.
+    Its own attributes and methods come first, where both have one of that name. Methods of the
+    network run inside of `effective`, such as `generate` of a language model. Its submodules and
+    parameters do not reach through: they would compute with W, as its properties and the functions
+    that its methods return do.
     A state_dict has each shared parameter once, as safetensors wants it.
+
+    made_anew: names of attributes that no copy or pickle takes along.
     """
 
     network: nn.Module
+    made_anew: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def effective(self, of: str | None = None) -> AbstractContextManager[nn.Module]:
@@ -50,22 +58,26 @@ class Wrapper(nn.Module):
             )
         if not (inspect.ismethod(found) and found.__self__ is network):
             return found
-        if inspect.isgeneratorfunction(found) or inspect.iscoroutinefunction(found):
-            raise AttributeError(f"{name} runs later: write `with opt.effective() as network:`")
 
         @wraps(found)
         def on_V(*args: Any, **kwargs: Any) -> Any:
             with self.effective(of=name):
-                return found(*args, **kwargs)
+                result = found(*args, **kwargs)
+            if isinstance(result, Generator | AsyncGenerator | Coroutine):
+                raise UserError(f"{name} runs later: write `with opt.effective() as network:`")
+            return result
 
         return on_V
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in self.made_anew}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle by the classes that this one is made of."""
         if "made_of" not in vars(type(self)):
             return super().__reduce_ex__(protocol)
         made_of = type(self).made_of  # type: ignore[attr-defined]
-        return _blank, made_of, self.__getstate__()  # type: ignore[no-untyped-call]
+        return _blank, made_of, self.__getstate__()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the state as any module, but each shared parameter once."""
@@ -123,7 +135,7 @@ def _like(cls: type[Wrapper], network: type[nn.Module]) -> type[Wrapper]:
 
 def _set(self: Wrapper, name: str, value: Any) -> None:
     """Set an attribute of the network, such as `drop_path_prob`, where it is read: there."""
-    own = name in self.__dict__ or hasattr(type(self), name)
+    own = name in self.__dict__ or name in self.made_anew or hasattr(type(self), name)
     network = self._modules.get("network")
     if own or name in self._modules or not hasattr(network, name):
         nn.Module.__setattr__(self, name, value)

@@ -56,7 +56,7 @@ def test_defaults_are_the_references() -> None:
     assert (checked.optimizer.weight_decay, checked.batch_size) == (5e-4, 128)
     steps = checked.budget.in_steps(steps_per_epoch=50_000 // 128)
     assert steps == pytest.approx(75_000, rel=1e-4)
-    milestones = [round(share * 75_000, -3) for share in checked.schedule.milestones]
+    milestones = [round(share * 75_000) for share in checked.schedule.milestones]
     assert milestones == [30_000, 50_000, 65_000]
     rounds = [round(share * 400) for share in composed("method=sopt").schedule.milestones]
     assert rounds == [160, 260, 340]
@@ -104,6 +104,8 @@ def test_defaults_are_the_references() -> None:
         (["evaluate.test=first"], "'every', 'last' or 'never', got 'first'"),
         (["dataset.validation_seed=-1"], "dataset.validation_seed: must be greater than or equal"),
         (["+dataset.validatoin=0.1"], "did you mean 'dataset.validation'?"),
+        (["method=ogd", "+method.rotatoin=0.1"], "did you mean 'method.rotation_lr'?"),
+        (["method=cayley", "+method.rotatoin=0.1"], "unknown key 'method.rotatoin' (method takes"),
     ],
 )
 def test_mistakes(overrides: list[str], says: str) -> None:
@@ -227,7 +229,10 @@ def test_numbers_of_a_users_dataset_are_in_the_signature() -> None:
         return signature(config.model_copy(update={"dataset": dataset}), "d", "cpu")
 
     assert len({name("mine.Data", count=1), name("mine.Data", count=2), name("mine.Data")}) == 3
+    several = [{"columns": [1, 2]}, {"columns": [1, 3]}, {"a": {"b": 1}}, {"a": {"b": True}}]
+    assert len({name("mine.Data", **options) for options in several}) == len(several)
     assert name("mine.Data", file="a") == name("mine.Data", file="b")
+    assert name("mine.Data", a={"file": "a"}) == name("mine.Data", a={"file": "b"})
     assert name("opt_runner.datasets.Digits", count=1) == name("opt_runner.datasets.Digits")
 
 

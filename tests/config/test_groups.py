@@ -27,7 +27,7 @@ def test_every_method_has_every_schedule(pairs: list[tuple[str, str]]) -> None:
 
 def test_sopt_has_milestones_at_the_ends_of_its_rounds() -> None:
     assert from_arguments("method=sopt").schedule.options["milestones"] == [0.4, 0.65, 0.85]
-    assert from_arguments("method=gs").schedule.options["milestones"] == [0.4, 0.6667, 0.8667]
+    assert from_arguments("method=gs").schedule.options["milestones"] == [0.4, 0.666667, 0.866667]
 
 
 @pytest.mark.parametrize("method", ["standard", "cayley", "frame"])

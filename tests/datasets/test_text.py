@@ -116,6 +116,20 @@ def test_a_tokenizer_that_cuts_or_pads_is_used_on_the_whole_text(tmp_path: Path)
         TextFile(path, str(file), context=3).load()
 
 
+def test_a_tokenizer_that_knows_the_unknown_by_its_number(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    path, file = written(tmp_path), tmp_path / "tokenizer.json"
+    pieces = [("<unk>", 0.0), *((letter, -1.0) for letter in sorted(set(TEXT)))]
+    for kept, refused in ((len(pieces), False), (8, True)):
+        model = tokenizers.models.Unigram(pieces[:kept], unk_id=0)
+        tokenizers.Tokenizer(model).save(str(file))
+        if refused:
+            with pytest.raises(UserError, match=r"drops \d+% of the text, or has unknown tokens"):
+                TextFile(path, str(file), context=3).load()
+        else:
+            assert TextFile(path, str(file), context=3).load().vocabulary == len(pieces)
+
+
 def test_a_tokenizer_of_the_library(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     words = {word: number for number, word in enumerate(["[UNK]", *sorted(set(TEXT.split()))])}

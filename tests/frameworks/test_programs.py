@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.checkpoint import checkpoint
 
 from opt_runner import OPT, Rule, merge
 from opt_runner.errors import UserError
@@ -143,11 +145,157 @@ def test_the_state_of_other_layers_is_refused() -> None:
         opt.load_state_dict(state)
 
 
-@pytest.mark.parametrize("act", ["state_dict", "merge"])
-def test_w_is_not_taken_where_v_is(act: str) -> None:
+def after_steps(method: str, **options: Any) -> tuple[OPT, torch.optim.Optimizer]:
+    opt = OPT(mlp(), method, **options)
+    optimizer = opt.optimizer(lr=0.05)
+    steps(opt, optimizer)
+    return opt, optimizer
+
+
+def test_w_is_taken_where_v_is() -> None:
+    opt, _ = after_steps("cayley", train_w=True)
+    state, merged, own = opt.state_dict(), merge(opt), [*opt.parameters()]
+    with opt.effective():
+        for found, expected in zip(opt.parameters(), own, strict=True):
+            assert found is expected
+        for name, tensor in opt.state_dict().items():
+            assert torch.equal(tensor, state[name]), name
+        torch.testing.assert_close(merge(opt)(X), merged(X))
+        assert opt.optimizer(lr=0.1).param_groups[0]["params"][0] is own[0]
+
+
+@pytest.mark.parametrize(
+    "act", [copy.deepcopy, pickle.dumps, OPT.double, lambda opt: opt.load_state_dict({})]
+)
+def test_no_copy_load_or_move_inside(act: Any) -> None:
     opt = OPT(mlp())
     with opt.effective(), pytest.raises(UserError, match="needs W, and V is in its place inside"):
-        opt.state_dict() if act == "state_dict" else merge(opt)
+        act(opt)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "standard"])
+def test_opt_may_be_checkpointed_as_a_whole(method: str) -> None:
+    opt, _ = after_steps(method)
+    gradients = []
+    for run in (opt, lambda x: checkpoint(opt, x, use_reentrant=False)):
+        opt.zero_grad()
+        run(X).square().sum().backward()
+        gradients.append([p.grad for p in opt.parameters() if p.grad is not None])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+def test_what_a_hook_finds_in_a_backward_pass() -> None:
+    opt, _ = after_steps("cayley")
+    expected, state = opt(X).detach(), opt.state_dict()
+    found: list[Tensor] = []
+
+    def look(_: Tensor) -> None:
+        found.extend([opt(X).detach(), merge(opt)(X).detach(), *opt.state_dict().values()])
+
+    def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if output.requires_grad and not found:
+            output.register_hook(look)
+
+    hidden = opt.network[0].register_forward_hook(hook)
+    opt(X).sum().backward()
+    hidden.remove()
+    torch.testing.assert_close(found[0], expected)
+    torch.testing.assert_close(found[1], expected)
+    assert all(torch.equal(a, b) for a, b in zip(found[2:], state.values(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["cayley", "frame", "sopt", "so"])
+def test_a_method_of_the_network_trains_it(method: str) -> None:
+    """V is made anew after each step inside of `effective`."""
+
+    class Fits(nn.Sequential):
+        def fit(self, optimizer: torch.optim.Optimizer) -> None:
+            for _ in range(4):
+                optimizer.zero_grad()
+                self(X).square().mean().backward()
+                optimizer.step()
+
+    opt, other = (OPT(Fits(*mlp()), method) for _ in range(2))
+    other.load_state_dict(opt.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the penalty that is left out
+        opt.fit(opt.optimizer(lr=0.05))
+        optimizer = other.optimizer(lr=0.05)
+        for _ in range(4):
+            optimizer.zero_grad()
+            other(X).square().mean().backward()
+            optimizer.step()
+    assert opt.steps == other.steps == 4
+    torch.testing.assert_close(opt(X), other(X))
+
+
+def test_a_gradient_of_w_is_cleared_inside() -> None:
+    opt, _ = after_steps("cayley", train_w=True)
+    norms = []
+    for _ in range(2):
+        with opt.effective() as network:
+            opt.zero_grad()
+            network(X).square().sum().backward()
+            norms.append(nn.utils.clip_grad_norm_(opt.parameters(), 1e9))
+    torch.testing.assert_close(norms[1], norms[0])
+
+
+@pytest.mark.parametrize("how", ["a state of the network alone", "between backward and step"])
+@pytest.mark.parametrize("method", ["ogd", "pion", "hyperball"])
+def test_late_weights_are_refused_where_a_step_follows(how: str, method: str) -> None:
+    opt, optimizer = after_steps(method, include=["2"])
+    state = mlp().state_dict()
+    opt(X).sum().backward()
+
+    def load() -> None:
+        if how == "between backward and step":
+            opt.network.load_state_dict(state)
+            optimizer.step()
+        else:
+            opt.load_state_dict({f"network.{name}": W for name, W in state.items()}, strict=False)
+
+    with pytest.raises(UserError, match="the weights of 2 were written to after OPT took the net"):
+        load()
+
+
+def test_private_names_of_opt_in_the_network() -> None:
+    class Own(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(6, 6)
+            self._swap, self._last = True, X[:1]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + (self._last if self._swap else 0)
+
+    opt = OPT(Own(), "mhe")
+    other = copy.deepcopy(opt)
+    torch.testing.assert_close(other(X), opt(X))
+    torch.testing.assert_close(other.penalty(), opt.penalty())
+
+
+def test_a_method_of_the_network_that_runs_later_is_refused() -> None:
+    class Streams(nn.Sequential):
+        def outputs(self, x: Tensor) -> Iterator[Tensor]:
+            for module in self:
+                x = module(x)
+                yield x
+
+        def stream(self, x: Tensor) -> Iterator[Tensor]:
+            return self.outputs(x)
+
+    opt = OPT(Streams(*mlp()))
+    for method in (opt.outputs, opt.stream):
+        with pytest.raises(UserError, match="runs later: write `with opt"):
+            method(X)
+
+
+def test_r_joins_an_optimizer_that_is_attached() -> None:
+    opt = OPT(mlp(), "sopt", round_steps=2)
+    optimizer = torch.optim.SGD(opt.network[0].parameters(), lr=0.1)
+    opt.attach(optimizer)
+    optimizer.add_param_group({"params": [*opt.stacks.parameters()]})
+    steps(opt, optimizer)
+    assert opt.steps == 3
 
 
 @pytest.mark.parametrize("make", [None, lambda groups: Muon(groups, 0.01, 0.0)])

@@ -157,20 +157,46 @@ def test_ocnn_is_0_on_a_delta_orthogonal_kernel(
     assert float(convolution_distance(2 * K, strides)) > 1
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_ocnn_measures_the_convolution(stride: int) -> None:
+def ocnn(layer: nn.Module) -> float:
+    opt = OPT(nn.Sequential(layer.double()), "ocnn", scale=1, first=True, classifier=True)
+    return float(opt.penalty().detach())
+
+
+@pytest.mark.parametrize(
+    ("stride", "dilation", "groups", "delta"),
+    [(1, 1, 1, 2), (2, 1, 1, 0), (1, 1, 2, 2), (2, 1, 2, 0), (2, 2, 1, 2), (3, 2, 1, 0)],
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_ocnn_measures_the_convolution(
+    stride: int, dilation: int, groups: int, delta: int, transposed: bool
+) -> None:
     """The operator's own matrix A on an image with room around it: ||A A^T - I||_F^2 a position."""
-    K = torch.randn(2, 3, 2, 3, 3, dtype=torch.float64)
-    for kernel, found in zip(K, convolution_distance(K, (stride, stride)), strict=True):
-        side = 6  # outputs; circular, so that all positions are alike
-        inputs = torch.eye(2 * (side * stride) ** 2, dtype=torch.float64)
-        images = inputs.reshape(-1, 2, side * stride, side * stride)
-        images = nn.functional.pad(images, (0, 2, 0, 2), mode="circular")
-        A = conv2d(images, kernel, stride=stride).flatten(1).T
-        gram = A @ A.T - torch.eye(len(A))
-        a_position = gram.square().sum() / side**2
-        delta = max(0, 3 - stride**2 * 2)
-        assert float(found) == pytest.approx(float(a_position) - delta, rel=1e-9)
+    options = {"stride": stride, "dilation": dilation, "groups": groups}
+    one = nn.ConvTranspose2d(6, 4, 3, **options) if transposed else nn.Conv2d(4, 6, 3, **options)
+    side = 6  # outputs; circular, so that all positions are alike
+    inputs = torch.eye(4 * (side * stride) ** 2, dtype=torch.float64)
+    images = inputs.reshape(-1, 4, side * stride, side * stride)
+    more = 2 * dilation
+    images = nn.functional.pad(images, (0, more, 0, more), mode="circular")
+    A = conv2d(images, one.double().weight.detach(), **options)[:, :, :side, :side].flatten(1).T
+    a_position = (A @ A.T - torch.eye(len(A))).square().sum() / side**2
+    assert ocnn(one) == pytest.approx(float(a_position) - delta, rel=1e-9)
+
+
+def test_ocnn_is_0_for_orthogonal_groups_and_transposes_alone() -> None:
+    depthwise = nn.Conv2d(6, 6, 3, groups=6)
+    groups = nn.Conv2d(8, 8, 1, groups=2)
+    transposed = nn.ConvTranspose2d(4, 3, 2, stride=2)
+    with torch.no_grad():
+        depthwise.weight.zero_()[:, :, 1, 1] = 1
+        groups.weight.copy_(torch.eye(4).repeat(2, 1).view(8, 4, 1, 1))
+        nn.init.orthogonal_(transposed.weight)
+    for layer in (depthwise, groups, transposed):
+        assert ocnn(layer) == pytest.approx(0, abs=1e-9)
+    apart = nn.Conv2d(4, 1, 3, stride=2, dilation=2)
+    with torch.no_grad():  # one output and the next see the same pixel
+        apart.weight.zero_()[0, 0, 0, :2] = 0.5**0.5
+    assert ocnn(apart) == pytest.approx(0.5, rel=1e-6)
 
 
 def test_ocnn_of_a_linear_layer() -> None:

@@ -408,6 +408,16 @@ def test_refined_neurons_have_less_energy_and_their_lengths(d: int, n: int) -> N
         assert prepared(W, "drawn") is W
 
 
+def test_equal_neurons_are_refined() -> None:
+    W = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
+    W[:, 1] = 3 * W[:, 0]
+    refined = prepared(W, "refined")
+    torch.testing.assert_close(refined.norm(dim=0), W.norm(dim=0))
+    unit = refined / refined.norm(dim=0)
+    off = (unit.T @ unit)[~torch.eye(5, dtype=torch.bool)]
+    torch.testing.assert_close(off, torch.full((20,), -1 / 4), rtol=0, atol=1e-5)
+
+
 def test_twelve_refined_neurons_are_an_icosahedron() -> None:
     """The least energy of 12 points on the sphere is known: 49.165253 for s = 1, each pair once."""
     W = torch.randn(3, 12, generator=torch.Generator().manual_seed(0))

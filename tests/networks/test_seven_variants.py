@@ -1,7 +1,7 @@
 """Eight networks by the paper's seven variants: each trains, goes on after a kill to the bit,
 merges and is exported. All of it through opt-run's own loop and files.
 
-Half of them are a user's, found by `--config-dir` alone: tests/networks/own.
+Five are a user's, found by `--config-dir` alone: tests/networks/own.
 """
 
 import os

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from opt_runner.opt import merge
+from opt_runner.opt import OPT, merge
 from opt_runner.run.average import Average
 from opt_runner.run.evaluate import numbers
 from opt_runner.run.step import TrainingStep
@@ -27,6 +28,23 @@ def test_it_is_the_recursion_over_v_written_out() -> None:
     torch.testing.assert_close(plain.get_parameter(name).double(), expected, rtol=1e-5, atol=1e-6)
     assert not torch.equal(plain.get_parameter(name), merge(setup.opt).get_parameter(name))
     assert {*plain.state_dict()} == {*merge(setup.opt).state_dict()}
+
+
+def test_it_has_what_trains_and_statistics_and_no_other_buffer() -> None:
+    network = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    network.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    network.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    opt = OPT(network, "cayley")
+    average = Average(opt, 0.5)
+    with torch.no_grad():
+        network.phase += 1
+        network[1].running_mean += 1
+        network.mask[0] = 3
+    average.update(100)
+    plain = average.network()
+    torch.testing.assert_close(plain.phase, torch.full_like(plain.phase, 1.5))
+    torch.testing.assert_close(plain[1].running_mean, torch.full((6,), 0.5))
+    assert plain.mask.tolist() == [3, float("-inf")]
 
 
 @pytest.mark.parametrize("held_back", [0, 0.2])

@@ -96,3 +96,12 @@ def test_code_that_makes_something_else_is_named(overrides: list[str], says: str
     with pytest.raises(UserError, match=says) as caught:
         set_up(config, identify(config).dataset.load())
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_factor_at_milestones_without_milestones_is_named() -> None:
+    chosen = ["method=ogd", "method.rotation_factor=0.5"]
+    assert made(*chosen, "schedule=milestones").remarks == []
+    assert made("method=ogd", "schedule=cosine").remarks == []
+    assert made(*chosen, "schedule=cosine").remarks == [
+        "method.rotation_factor=0.5 has no effect: schedule=cosine has no milestones"
+    ]

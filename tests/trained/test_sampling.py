@@ -114,9 +114,11 @@ def test_tokens_of_a_tokenizer(tmp_path: Path) -> None:
     trained = read(trained_on(tmp_path, str(path)).record.directory)
     assert sample(trained, "a b", 4, temperature=0) == "a b c a b c"
     assert sample(trained, "", 2, temperature=0), "a line break is no token here"
-    write("a", "b")
-    with pytest.raises(UserError, match=r"has 3 tokens, and the network was trained with 4"):
+    write("b", "c", "a")  # as many, in another order
+    with pytest.raises(UserError, match=r"is not the tokenizer that the network was trained with"):
         sample(trained, "a", 1)
+    with pytest.raises(UserError, match=r"are not those that the network was trained for"):
+        evaluate(trained, trained.config)
 
 
 def test_streamed_windows_give_the_same_weights(run: Run) -> None:

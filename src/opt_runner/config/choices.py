@@ -82,11 +82,20 @@ class DatasetChoice(Component):
         chosen = self.model_dump(mode="json", include=keys, exclude_defaults=True)
         if self.validation:
             chosen["validation"] = [self.validation, self.validation_seed]
-        if not self.target.startswith("opt_runner."):  # a text may be a path, which may change
-            numbers = {k: v for k, v in self.options.items() if isinstance(v, int | float)}
-            if numbers:
-                chosen["dataset_options"] = numbers
+        own = self.target.startswith("opt_runner.")
+        if not own and (numbers := _numbers(self.options)):  # a text may be a path
+            chosen["dataset_options"] = numbers
         return chosen
+
+
+def _numbers(value: Any) -> Any:
+    """Return a value of a config without its texts; an empty list or dict if nothing is left."""
+    if isinstance(value, dict):
+        kept = {key: _numbers(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in kept.items() if inner not in (None, [], {})}
+    if isinstance(value, list | tuple):
+        return [_numbers(inner) for inner in value]
+    return value if isinstance(value, int | float) else None
 
 
 class ModelChoice(Component):

@@ -34,7 +34,8 @@ class Text(Data):
 
     train, test: inputs are tokens t .. t + T - 1, targets t + 1 .. t + T, both (N, T), in the
     smallest integer type. vocabulary: the number of different tokens. characters: of the test part
-    for each of its tokens. class_names: the characters, where they are the tokens.
+    for each of its tokens. class_names: the characters, where they are the tokens. scale: which
+    tokenizer made the tokens, if one did.
 
     The error is in bits per character, whatever the tokens are: the mean negative log-likelihood of
     the targets, by log 2 and by `characters`. A window starts without a context.
@@ -43,6 +44,7 @@ class Text(Data):
     vocabulary: int
     characters: float = 1.0
     alphabet: tuple[str, ...] = ()
+    scale: str = ""
 
     measure: ClassVar[Measure] = Measure("bits per character", "")
     samples: ClassVar[str] = "windows"
@@ -169,7 +171,8 @@ class TextFile:
         train, test = (self._windows(half) for half in (tokens[:cut], tokens[cut:]))
         count = test.targets.numel()
         characters = int(begins[cut + 1 + count]) - int(begins[cut + 1])
-        return Text(train, test, vocabulary, characters / count, alphabet)
+        scale = "" if self.tokens in BUILT_IN else scale_of(self.tokens)
+        return Text(train, test, vocabulary, characters / count, alphabet, scale)
 
     def _windows(self, tokens: Tensor) -> Samples:
         count = (len(tokens) - 1) // self.context
@@ -211,9 +214,10 @@ class TextFile:
 
     def _lost(self, tokenizer: Any, encoded: Any) -> float:
         """Return the share of the characters, without blanks, that are in no known token."""
-        unknown = getattr(tokenizer.model, "unk_token", None)
+        model = json.loads(tokenizer.to_str())["model"]
+        unknown = model.get("unk_id", tokenizer.token_to_id(model.get("unk_token") or ""))
         kept = np.zeros(len(self._text), bool)
-        for token, (start, end) in zip(encoded.tokens, encoded.offsets, strict=True):
+        for token, (start, end) in zip(encoded.ids, encoded.offsets, strict=True):
             kept[start:end] |= token != unknown
         seen = np.array([not character.isspace() for character in self._text])
         return float((seen & ~kept).sum() / max(seen.sum(), 1))
@@ -246,6 +250,11 @@ class TextFile:
                     f"{path} is no UTF-8: byte {error.start:,} cannot be read"
                 ) from error
         return "\n".join(parts)
+
+
+def scale_of(path: str) -> str:
+    """Return in words which tokenizer a file holds."""
+    return f"tokens of the tokenizer with SHA-256 {sha256(Path(path))}"
 
 
 def tokenizer_of(path: str) -> Any:

@@ -12,8 +12,9 @@ from opt_runner.methods.kernels.linalg import skew_product
 class Cayley(FusedRotation):
     """Q(R) = (I + A)(I - A)^-1 with A = triu(R, 1) - triu(R, 1)^T: det Q = 1.
 
-    Only the strict upper triangle of R acts. I - A has singular values >= 1: the transform exists
-    for every R and loses no accuracy.
+    Only the strict upper triangle of R acts. I - A has singular values >= 1, so the transform
+    exists for every R. Its condition number is at most 1 + ||A||_2, so R of usual size loses no
+    accuracy.
     """
 
     colour = "#CC79A7"

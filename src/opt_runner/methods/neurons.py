@@ -44,11 +44,12 @@ def _simplex(U: Tensor) -> Tensor:
     """Return the regular simplex of n <= d + 1 unit columns that is nearest to U (d, n).
 
     Its Gram matrix is n / (n - 1) (I - 1 1^T / n), so it is sqrt(n / (n - 1)) times a partial
-    isometry that maps 1 to 0: the polar factor of the centred U, without its zero singular value.
+    isometry that maps 1 to 0: the polar factor of U, on the space orthogonal to 1.
     """
     n = U.shape[-1]
-    X, _, Yt = torch.linalg.svd(U - U.mean(1, keepdim=True), full_matrices=False)
-    return (n / (n - 1)) ** 0.5 * (X[:, : n - 1] @ Yt[: n - 1])
+    orthogonal_to_1 = torch.linalg.svd(U.new_ones(1, n))[2][1:]  # its rows are a basis
+    X, _, Yt = torch.linalg.svd(U @ orthogonal_to_1.mT, full_matrices=False)
+    return (n / (n - 1)) ** 0.5 * (X @ Yt @ orthogonal_to_1)
 
 
 def _descended(U: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -156,11 +156,12 @@ class Stack(nn.Module):
         )
         return _wide(Ws)
 
-    def check_weight(self, anew: bool = False) -> None:
+    def check_weight(self, when: Literal["anew", "after a step", ""] = "") -> None:
         """Raise UserError if W was written to, and not what trains, which holds a copy of it.
 
         As `network.load_state_dict` does. A load of OPT's state and DDP write to both.
-        anew: accept W as it is.
+        when: `anew` accepts W as it is. After a step, which writes to what trains alone, W must be
+        as it was.
         """
         if not self._copies or torch.compiler.is_compiling():
             return
@@ -168,8 +169,10 @@ class Stack(nn.Module):
         trained = list(self.trained.values())
         if any(tensor.is_inference() or is_sharded(tensor) for tensor in (*Ws, *trained)):
             return
-        before, now = self._versions, (_versions(Ws), _versions(trained))
-        if before and before[0] != now[0] and before[1] == now[1] and not anew:
+        now = (_versions(Ws), _versions(trained))
+        before = self._versions or now
+        written = before[0] != now[0] and when != "anew"
+        if written and (when == "after a step" or before[1] == now[1]):
             raise UserError(
                 f"the weights of {listed(self.names)} were written to after OPT took the network, "
                 f"and {type(self.method).__name__} trains a copy of them: load weights before "

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from opt_runner.opt import OPT, merge
 
@@ -31,7 +32,7 @@ class Average:
     def network(self) -> nn.Module:
         """Return a plain copy of the network with the averages."""
         plain = merge(self.opt)
-        tensors = _tensors(plain)
+        tensors = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
         for name, average in self.tensors.items():
             tensors[name].copy_(average)
         return plain
@@ -42,10 +43,13 @@ class Average:
 
     @torch.no_grad()
     def _now(self) -> dict[str, Tensor]:
-        tensors = _tensors(self.opt.network) | self.opt.effective_weights()
-        return {name: t.detach() for name, t in tensors.items() if t.is_floating_point()}
-
-
-def _tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a network by name."""
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        network = self.opt.network
+        trains = {name: p.detach() for name, p in network.named_parameters() if p.requires_grad}
+        statistics = {
+            f"{name}.{key}": value
+            for name, module in network.named_modules()
+            if isinstance(module, _NormBase)
+            for key, value in module.named_buffers()
+            if value.is_floating_point()
+        }
+        return trains | statistics | self.opt.effective_weights()

@@ -19,7 +19,7 @@ from opt_runner.networks.published import Published, without_head
 from opt_runner.opt import OPT
 from opt_runner.optimizers import SGD
 from opt_runner.records import weights
-from opt_runner.run.schedule import Schedule
+from opt_runner.run.schedule import WITHOUT_MILESTONES, Schedule
 
 # The reference's momentum of BatchNorm, and its budget.
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
@@ -134,6 +134,18 @@ def optimizer_of(config: Config, opt: OPT) -> torch.optim.Optimizer:
 def schedule_of(config: Config) -> Schedule:
     """Return the schedule that the config names."""
     return components.build(config.schedule, "schedule", Schedule)
+
+
+def without_effect(config: Config) -> list[str]:
+    """Return a remark if a factor at milestones is chosen for a schedule that has none."""
+    chosen = config.method.options.get("rotation_factor")
+    default = getattr(components.target(config.method, "method"), "rotation_factor", chosen)
+    if chosen == default or not isinstance(schedule_of(config), WITHOUT_MILESTONES):
+        return []
+    return [
+        f"method.rotation_factor={chosen} has no effect: schedule={config.schedule.name} has no "
+        "milestones"
+    ]
 
 
 def _rules(config: Config, steps: int) -> list[Rule]:

@@ -86,6 +86,9 @@ class WarmupStableDecay:
         return 1 - (1 - self.final) * _progress(step, steps, start)
 
 
+WITHOUT_MILESTONES = (Constant, Linear, Cosine, WarmupStableDecay)
+
+
 def _progress(step: int, steps: int, start: int) -> float:
     """Return the share of the steps after `start` that are made, below 1."""
     return max(0, step - start) / max(1, steps - start)

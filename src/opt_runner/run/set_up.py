@@ -17,7 +17,14 @@ from opt_runner.errors import UserError, gib
 from opt_runner.machine import free_memory
 from opt_runner.opt import OPT
 from opt_runner.run.average import Average
-from opt_runner.run.build import form_of, load_start, network_of, opt_of, optimizer_of
+from opt_runner.run.build import (
+    form_of,
+    load_start,
+    network_of,
+    opt_of,
+    optimizer_of,
+    without_effect,
+)
 from opt_runner.run.device import Device
 from opt_runner.run.processes import ALONE, Processes
 from opt_runner.run.size import check_fits
@@ -179,7 +186,7 @@ def set_up(config: Config, data: Data, processes: Processes = ALONE) -> Setup:
         steps,
         validation,
         Average(opt, config.evaluate.ema) if config.evaluate.ema else None,
-        [placement.why, *remarks] if placement.streamed else remarks,
+        [*([placement.why] if placement.streamed else []), *remarks, *without_effect(config)],
     )
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from opt_runner.datasets.text import BUILT_IN, TextFile, tokenizer_of
+from opt_runner.datasets.text import BUILT_IN, TextFile, scale_of, tokenizer_of
 from opt_runner.errors import UserError
 from opt_runner.trained.network import Trained
 
@@ -54,10 +54,10 @@ class Alphabet:
         self.characters = trained.interface.classes
         tokens = str(dataset.options.get("tokens", "characters"))
         self.tokenizer = None if tokens in BUILT_IN else tokenizer_of(tokens)
-        if self.tokenizer and self.tokenizer.get_vocab_size() != trained.interface.below:
+        if self.tokenizer and scale_of(tokens) != trained.interface.scale:
             raise UserError(
-                f"{tokens} has {self.tokenizer.get_vocab_size():,} tokens, and the network was "
-                f"trained with {trained.interface.below:,}: put back the file of that time"
+                f"{tokens} is not the tokenizer that the network was trained with: put back the "
+                "file of that time"
             )
 
     def encode(self, text: str) -> Tensor:

@@ -1,6 +1,7 @@
 """OCNN: convolutions, not only their kernels' matrices, are made orthogonal."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class OrthogonalConvolution(Penalty):
     stride S, (n, n) a shift; I is the identity at shift 0 and 0 elsewhere.
     delta = max(0, n - S^2 c) is what no kernel of c channels can avoid. A linear layer has
     ||W^T W - I||_F^2, or that of W W^T where n > d. It is 0 for an orthogonal convolution alone.
+    Groups are convolutions of their own; a transposed convolution has that of its transpose.
 
     first: whether the network's first layer is covered; published without, as it is unstable.
 
@@ -41,13 +43,15 @@ class OrthogonalConvolution(Penalty):
     def covers(self, layer: Layer) -> bool:
         return super().covers(layer) and (self.first or not layer.first)
 
-    def kind(self, layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return layer.kernel, layer.stride
+    def kind(self, layer: Layer) -> tuple[Any, ...]:
+        return layer.kernel, layer.stride, layer.groups, layer.transposed
 
     def penalty(self, layer: Layer, W: Tensor, V: Tensor, step: int) -> Tensor:
         if not layer.kernel:
             return self.scale * off_identity(W).square().sum()
-        return self.scale * convolution_distance(layer.kernels(W), layer.stride).sum()
+        K = torch.unflatten(layer.kernels(W), 1, (layer.groups, -1)).flatten(0, 1)
+        K = K.transpose(1, 2) if layer.transposed else K
+        return self.scale * convolution_distance(K, layer.stride).sum()
 
 
 def convolution_distance(K: Tensor, stride: tuple[int, ...]) -> Tensor:

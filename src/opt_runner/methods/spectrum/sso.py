@@ -24,7 +24,8 @@ class SpectralSphereSGD(StiefelSGD):
     s1 is the largest singular value, with the singular vectors a and b of V before the step. A is
     the direction of unit spectral norm that descends most among those with a^T A b = 0:
     A = msign(M / ||M||_F + c a b^T). The group's `bisections` halve [-2 sqrt(r), 2 sqrt(r)],
-    r = min(d, n), which holds the root c; 0: c = 0.
+    r = min(d, n), which holds the root c; 0: c = 0. For a square V the product jumps where
+    M + c a b^T is singular, and there may be no root: c is then where it jumps.
     """
 
     def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
