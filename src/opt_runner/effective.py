@@ -27,7 +27,7 @@ class EffectiveNetwork(Wrapper):
     """
 
     made_anew = frozenset(
-        {"_last", "_inside", "_swap", "_sums", "_added", "_unchecked", "_recompute", "_slots"}
+        {"_last", "_swap", "_sums", "_added", "_unchecked", "_recompute", "_slots"}
     )
 
     def __init__(self, network: nn.Module) -> None:
@@ -41,7 +41,6 @@ class EffectiveNetwork(Wrapper):
     def _begin(self) -> None:
         """Set up what no copy or pickle takes along."""
         self._last: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        self._inside: Mapping[str, Tensor] | None = None  # V, within `effective`
         self._swap: Swap | None = None  # within `effective`
         self._sums: dict[str, Tensor] = {}  # of V, within `effective`
         self._added = False  # whether the last output's loss has the penalty
@@ -85,9 +84,8 @@ class EffectiveNetwork(Wrapper):
         Where it has a `loss` of its own, as those of transformers, the penalty is added to it.
         """
         self._added = False
-        if self._inside is not None:
-            output = self.network(*args, **kwargs)
-            return self._with_penalty(output)
+        if self._swap is not None:
+            return self._with_penalty(self.network(*args, **kwargs))
         effective = self.effective_weights()
         plain = not torch.compiler.is_compiling() and not transformed()
         before = self._checked_sums(effective) if plain and self._unchecked else None
@@ -112,7 +110,7 @@ class EffectiveNetwork(Wrapper):
         of: the network's method that runs inside.
         Raises UserError if V was written to inside: it is made anew from W and R.
         """
-        if self._inside is not None:
+        if self._swap is not None:
             yield self.network
             return
         self._put_V()
@@ -124,29 +122,27 @@ class EffectiveNetwork(Wrapper):
         self._check_unwritten(of, self._put_W())
 
     def _put_V(self) -> None:
-        self._inside = self.effective_weights()
+        values = self.effective_weights()
         plain = not torch.compiler.is_compiling() and not transformed()
-        self._sums = self._checked_sums(self._inside) if plain else {}
-        self._swap = Swap(self._recompute.places, self._inside)
+        self._sums = self._checked_sums(values) if plain else {}
+        self._swap = Swap(self._recompute.places, values)
 
-    def _put_W(self) -> Mapping[str, Tensor]:
-        """Put W back in its place, and return the V that was there."""
-        assert self._swap is not None
-        assert self._inside is not None
-        values = self._inside
-        self._swap.end()
-        self._inside = self._swap = None
-        return values
+    def _put_W(self) -> Swap:
+        """Put W back in its place, and return the ended swap."""
+        swap, self._swap = self._swap, None
+        assert swap is not None
+        swap.end()
+        return swap
 
     def renew(self) -> None:
         """Make V anew after a step inside of `effective`, unless a backward pass still runs."""
-        if self._inside is not None and torch._C._current_graph_task_id() == -1:
+        if self._swap is not None and torch._C._current_graph_task_id() == -1:
             self._check_unwritten(None, self._put_W())
             with torch.enable_grad():
                 self._put_V()
 
-    def _check_unwritten(self, of: str | None, values: Mapping[str, Tensor]) -> None:
-        if names := self._changed(self._sums, values):
+    def _check_unwritten(self, of: str | None, swap: Swap) -> None:
+        if names := self._changed(self._sums, swap.values):
             raise UserError(
                 f"{of or 'the code inside of opt.effective()'} writes to the weights of "
                 f"{listed(names)}, which would be lost: V is made of W and R each time. Call it "
@@ -218,7 +214,7 @@ class EffectiveNetwork(Wrapper):
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _refuse_inside(self, what: str) -> None:
-        if self._inside is not None:
+        if self._swap is not None:
             raise UserError(
                 f"{what} needs W, and V is in its place inside of opt.effective(): leave it first"
             )
@@ -230,8 +226,8 @@ class EffectiveNetwork(Wrapper):
         in the network's type. In bfloat16 Q^T Q - I would be 4e-3 and more, and decompositions have
         no such kernels.
         """
-        if self._inside is not None:
-            return dict(self._inside)
+        if self._swap is not None:
+            return dict(self._swap.values)
         made_of: dict[str, list[tuple[Layer, Tensor]]] = {}
         for number, (method, stacks) in enumerate(self.parts()):
             if not method.changes_weight:

@@ -73,6 +73,7 @@ class Swap:
     """
 
     def __init__(self, places: Places, values: Mapping[str, Tensor]) -> None:
+        self.values = values
         self._changed: list[tuple[nn.Module, str, nn.Parameter | None, Tensor]] = []
         for name, value in values.items():
             for module, attribute in places[name]:
