@@ -1,7 +1,7 @@
 """A network that computes with the effective weights V in the place of its W."""
 
-import inspect
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Self, cast
 
@@ -27,7 +27,7 @@ class EffectiveNetwork(Wrapper):
     """
 
     made_anew = frozenset(
-        {"_last", "_swap", "_sums", "_added", "_unchecked", "_recompute", "_slots"}
+        {"_last", "_swap", "_sums", "_added", "_unchecked", "_recompute", "_slots", "_lock"}
     )
 
     def __init__(self, network: nn.Module) -> None:
@@ -41,6 +41,7 @@ class EffectiveNetwork(Wrapper):
     def _begin(self) -> None:
         """Set up what no copy or pickle takes along."""
         self._last: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._lock = threading.RLock()  # V is in the place of W for one thread at a time
         self._swap: Swap | None = None  # within `effective`
         self._sums: dict[str, Tensor] = {}  # of V, within `effective`
         self._added = False  # whether the last output's loss has the penalty
@@ -83,21 +84,26 @@ class EffectiveNetwork(Wrapper):
 
         Where it has a `loss` of its own, as those of transformers, the penalty is added to it.
         """
-        self._added = False
-        if self._swap is not None:
-            return self._with_penalty(self.network(*args, **kwargs))
-        effective = self.effective_weights()
-        plain = not torch.compiler.is_compiling() and not transformed()
-        before = self._checked_sums(effective) if plain and self._unchecked else None
-        # Each place once: `tie_weights` swaps a module with two names twice, and V stays in it.
-        values = {slot: effective[name] for slot, name in self._slots}
-        output = functional_call(self.network, values, args, kwargs, tie_weights=False)
-        if before is not None:
-            self._check_unchanged(before, effective)
-        output = self._with_penalty(output)
-        if effective and plain and torch.is_grad_enabled():
-            self._recompute.in_backward_of(output, effective)
-        return output
+        with self._alone():
+            self._added = False
+            if self._swap is not None:
+                return self._with_penalty(self.network(*args, **kwargs))
+            effective = self.effective_weights()
+            plain = not torch.compiler.is_compiling() and not transformed()
+            before = self._checked_sums(effective) if plain and self._unchecked else None
+            # Each place once: `tie_weights` swaps a module with two names twice, and V stays in it.
+            values = {slot: effective[name] for slot, name in self._slots}
+            output = functional_call(self.network, values, args, kwargs, tie_weights=False)
+            if before is not None:
+                self._check_unchanged(before, effective)
+            output = self._with_penalty(output)
+            if effective and plain and torch.is_grad_enabled():
+                self._recompute.in_backward_of(output, effective)
+            return output
+
+    def _alone(self) -> AbstractContextManager[Any]:
+        """Let other threads wait, which would take this thread's V for W."""
+        return nullcontext() if torch.compiler.is_compiling() else self._lock
 
     @contextmanager
     def effective(self, of: str | None = None) -> Iterator[nn.Module]:
@@ -110,16 +116,17 @@ class EffectiveNetwork(Wrapper):
         of: the network's method that runs inside.
         Raises UserError if V was written to inside: it is made anew from W and R.
         """
-        if self._swap is not None:
-            yield self.network
-            return
-        self._put_V()
-        try:
-            yield self.network
-        except BaseException:
-            self._put_W()
-            raise
-        self._check_unwritten(of, self._put_W())
+        with self._alone():
+            if self._swap is not None:
+                yield self.network
+                return
+            self._put_V()
+            try:
+                yield self.network
+            except BaseException:
+                self._put_W()
+                raise
+            self._check_unwritten(of, self._put_W())
 
     def _put_V(self) -> None:
         values = self.effective_weights()
@@ -134,9 +141,14 @@ class EffectiveNetwork(Wrapper):
         swap.end()
         return swap
 
-    def renew(self) -> None:
-        """Make V anew after a step inside of `effective`, unless a backward pass still runs."""
-        if self._swap is not None and torch._C._current_graph_task_id() == -1:
+    def renew(self, stepped: Set[int]) -> None:
+        """Make V anew inside of `effective`, unless a backward pass still runs.
+
+        stepped: the parameters that a step has moved, by id.
+        """
+        if self._swap is None or torch._C._current_graph_task_id() != -1:
+            return
+        if not stepped.isdisjoint(id(parameter) for parameter in self.parameters()):
             self._check_unwritten(None, self._put_W())
             with torch.enable_grad():
                 self._put_V()
@@ -165,7 +177,8 @@ class EffectiveNetwork(Wrapper):
         if apart:
             raise UserError(
                 f"{apart[0]} is sharded apart from OPT, and Q(R) needs all of it: use fully_shard("
-                "opt) on the whole of OPT, without tensor parallelism or shards of its parts"
+                "opt) on the whole of OPT, without tensor parallelism or shards of its parts, and "
+                "call opt(...) itself, not opt.effective() or a method of the network"
             )
         return {
             name: V.detach().sum(dtype=torch.float64)
@@ -200,10 +213,11 @@ class EffectiveNetwork(Wrapper):
             return super().state_dict(*args, **kwargs)
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the parameters as any module, with W also where V is in its place."""
+        """Return the parameters as any module, with W also where V is in its place."""
+        if torch.compiler.is_compiling():
+            return super().named_parameters(*args, **kwargs)
         with self.w_in_place():
-            found = [*super().named_parameters(*args, **kwargs)]
-        yield from found
+            return iter([*super().named_parameters(*args, **kwargs)])
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._refuse_inside("load_state_dict")
@@ -214,9 +228,10 @@ class EffectiveNetwork(Wrapper):
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _refuse_inside(self, what: str) -> None:
-        if self._swap is not None:
+        if self._swap or self._recompute.swap():
             raise UserError(
-                f"{what} needs W, and V is in its place inside of opt.effective(): leave it first"
+                f"{what} needs W, and V is in its place inside of opt.effective() and of a "
+                "backward pass: leave it first"
             )
 
     def effective_weights(self) -> dict[str, Tensor]:
@@ -265,7 +280,7 @@ class EffectiveNetwork(Wrapper):
         It is 0 for most, and where the output's own `loss` has it already. It uses the V of the
         forward pass before it, once: call it after `opt(x)`, as a step does.
         """
-        zero = torch.zeros((), device=next(self.parameters()).device)
+        zero = torch.zeros((), device=next(self.network.parameters()).device)
         self.lacks_penalty = False
         if self._added:
             return zero
@@ -297,22 +312,9 @@ class EffectiveNetwork(Wrapper):
         return output
 
     @property
-    def accepts_loss_kwargs(self) -> bool:
-        """Return False where Trainer must divide the loss by the parts of a batch itself.
-
-        The penalty is the same in each part, whatever share of the tokens it has.
-        """
-        if self._has_penalty:
-            return False
-        parameters = inspect.signature(self.network.forward).parameters.values()
-        default = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        return bool(getattr(self.network, "accepts_loss_kwargs", default))
-
-    @property
     def _has_penalty(self) -> bool:
         return any(method.has_penalty for method, _ in self._parts)
 
 
 def _no_autocast(tensor: Tensor) -> AbstractContextManager[None]:
-    kind = tensor.device.type
-    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)

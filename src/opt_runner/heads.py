@@ -27,7 +27,7 @@ _AT_THE_TOP = {"output", "outputs"}  # inside, they name parts of blocks
 # Of modules that only feed a head, such as cls_attn_blocks and conv_head.
 _NO_HEAD = {"attn", "attention", "block", "blocks", "conv", "embed", "norm"}
 # Of outputs that are no aim of the training.
-_INNER = ("hidden", "attention", "past", "state", "cache", "embed")
+_INNER = ("hidden", "attention", "past", "state", "cache", "embed", "router")
 
 
 def by_name(network: nn.Module, layers: "Sequence[Candidate]") -> set[str]:
@@ -120,8 +120,12 @@ def by_graph(network: nn.Module, layers: "Sequence[Candidate]", example: Any) ->
 
 
 def _aims(output: Any) -> list[Tensor]:
-    if isinstance(output, Mapping):
-        output = [
-            value for key, value in output.items() if not any(word in str(key) for word in _INNER)
-        ]
-    return list(tensors_in(output))
+    """Return the tensors of an output that are aims of the training, also of outputs inside it."""
+    if not isinstance(output, Mapping):
+        return list(tensors_in(output))
+    return [
+        tensor
+        for key, value in output.items()
+        if not any(word in str(key) for word in _INNER)
+        for tensor in _aims(value)
+    ]

@@ -131,11 +131,12 @@ class OPT(EffectiveNetwork):
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Let everything train, or nothing; W stays frozen where the method does not train it."""
-        super().requires_grad_(requires_grad)
-        for stack in self._stacks():
-            if not stack.method.trains_weight:
-                for layer in stack.layers:
-                    stack.parameter(layer).requires_grad_(False)
+        with self.w_in_place():
+            super().requires_grad_(requires_grad)
+            for stack in self._stacks():
+                if not stack.method.trains_weight:
+                    for layer in stack.layers:
+                        stack.parameter(layer).requires_grad_(False)
         return self
 
     @property

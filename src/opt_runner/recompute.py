@@ -84,12 +84,14 @@ class Swap:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Put W in its place for the context."""
-        for module, attribute, former, _ in self._changed:
+        changed, self._changed = self._changed, []  # a context inside this one changes nothing
+        for module, attribute, former, _ in changed:
             module._parameters[attribute] = former
         try:
             yield
         finally:
-            for module, attribute, _, value in self._changed:
+            self._changed = changed
+            for module, attribute, _, value in changed:
                 module._parameters[attribute] = value  # type: ignore[assignment]
 
     def end(self) -> None:

@@ -92,7 +92,6 @@ class Stepping:
                 self._stepped.clear()
                 opt.after_step(optimizer)
             self._stepped.add(optimizer)
-            opt.renew()
 
         optimizer.register_step_post_hook(after_step)
 
@@ -128,6 +127,8 @@ class Stepping:
     def check_after(self, optimizer: Optimizer) -> None:
         """Check after its first step that an optimizer has moved what it should have moved."""
         opt = self._opt()
+        if opt is not None:
+            opt.renew(_held(optimizer))
         if self._done or opt is None:
             return
         held = _held(optimizer)

@@ -34,6 +34,22 @@ class Wrapper(nn.Module):
         of: the network's method that runs in it.
         """
 
+    @property
+    @abstractmethod
+    def _has_penalty(self) -> bool: ...
+
+    @property
+    def accepts_loss_kwargs(self) -> bool:
+        """Return False where Trainer must divide the loss by the parts of a batch itself.
+
+        The penalty is the same in each part, whatever share of the tokens it has.
+        """
+        if self._has_penalty:
+            return False
+        parameters = inspect.signature(self.network.forward).parameters.values()
+        default = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        return bool(getattr(self.network, "accepts_loss_kwargs", default))
+
     def _take_signature(self) -> None:
         self.__class__ = _like(type(self), type(self.network))
 
@@ -64,7 +80,10 @@ class Wrapper(nn.Module):
             with self.effective(of=name):
                 result = found(*args, **kwargs)
             if isinstance(result, Generator | AsyncGenerator | Coroutine):
-                raise UserError(f"{name} runs later: write `with opt.effective() as network:`")
+                raise UserError(
+                    f"{name} runs later: write `with opt.effective() as network:`, or "
+                    f"opt.network.{name} if it needs no weights"
+                )
             return result
 
         return on_V

@@ -138,6 +138,22 @@ def test_an_example_tells_where_names_do_not() -> None:
     assert network.training is mode
 
 
+def test_outputs_inside_an_output_and_of_routers_are_no_aims() -> None:
+    class Towers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = (nn.Linear(4, 4) for _ in range(3))
+            self.router, self.head = nn.Linear(4, 2, bias=False), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            first = self.first(x)
+            second = self.second(first.relu())
+            tower = {"last_hidden_state": second, "pooled": self.head(self.last(second))}
+            return {"tower": tower, "router_logits": (first,)}
+
+    assert heads(Towers(), torch.randn(2, 4)) == {"head"}
+
+
 def test_a_head_that_is_named_is_covered() -> None:
     opt = OPT(Named(), example=torch.randn(2, 6), include=["left", "first"])
     assert opt.layers == ["left", "first"]

@@ -4,6 +4,7 @@ import copy
 import pickle
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -227,6 +228,66 @@ def test_a_method_of_the_network_trains_it(method: str) -> None:
             optimizer.step()
     assert opt.steps == other.steps == 4
     torch.testing.assert_close(opt(X), other(X))
+
+
+def test_v_is_made_anew_after_the_step_of_any_optimizer() -> None:
+    opt, _ = after_steps("cayley")
+    optimizer = torch.optim.SGD(opt.parameters(), lr=0.5)  # not attached
+    with opt.effective() as network:
+        network(X).square().sum().backward()
+        optimizer.step()
+        inside = network(X).detach()
+    torch.testing.assert_close(inside, opt(X))
+
+
+def test_switched_off_and_on_inside() -> None:
+    opt, _ = after_steps("cayley")
+    trains = [name for name, p in opt.named_parameters() if p.requires_grad]
+    with opt.effective():
+        opt.requires_grad_(False)
+        assert not any(p.requires_grad for p in opt.parameters())
+        opt.requires_grad_(True)
+    assert [name for name, p in opt.named_parameters() if p.requires_grad] == trains
+
+
+def test_no_copy_in_a_backward_pass() -> None:
+    opt = OPT(mlp())
+    opt.network[0].bias.register_hook(lambda _: pickle.dumps(opt))
+    with pytest.raises(UserError, match="A copy of OPT needs W, and V is in its place"):
+        opt(X).sum().backward()
+
+
+@pytest.mark.parametrize("way", ["forward", "a method of the network"])
+def test_threads_take_turns(way: str) -> None:
+    class Net(nn.Sequential):
+        def embed(self, x: Tensor) -> Tensor:
+            return self(x)
+
+    opt = OPT(Net(*(nn.Linear(6, 6) for _ in range(30))), weights="gaussian", start="normal")
+    call = opt if way == "forward" else opt.embed
+    expected = opt(X).detach()
+
+    def work() -> list[Tensor]:
+        with torch.no_grad():
+            return [call(X) for _ in range(20)]
+
+    with ThreadPoolExecutor(3) as pool:
+        for found in [pool.submit(work) for _ in range(3)]:
+            for output in found.result():
+                torch.testing.assert_close(output, expected)
+    assert all(isinstance(layer.weight, nn.Parameter) for layer in opt.network)
+
+
+@pytest.mark.parametrize("method", ["cayley", "or", "so"])
+def test_a_loss_with_its_penalty_is_one_graph(method: str) -> None:
+    opt = OPT(mlp(), method)
+
+    def loss(x: Tensor) -> Tensor:
+        first = next(opt.parameters())
+        return opt(x).square().sum() + opt.penalty() + 0 * first.sum()
+
+    found = torch.compile(loss, backend="eager", fullgraph=True)(X)
+    torch.testing.assert_close(found, loss(X))
 
 
 def test_a_gradient_of_w_is_cleared_inside() -> None:

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import pytest
+import yaml
 
 from opt_runner.report.columns import sheet
 from opt_runner.report.comparison import Comparison
@@ -97,6 +98,32 @@ def test_options_of_a_method_are_rows(write: Write, tables: Tables) -> None:
     assert shown(comparison, "n") == {
         "sopt method.inner=gs": "1 of 2: 1 missing", "sopt method.inner=cayley": "2",
     }  # fmt: skip
+
+
+def test_rows_that_read_alike_have_labels_of_their_own(write: Write, tables: Tables) -> None:
+    write("parametrization", 0)
+    write("parametrization", 0, "method.arguments={}")
+    for lr in (0.1, 0.100000001):
+        write("gs", 0, f"optimizer.lr={lr}")
+    for field in ({}, {"method.more": None}, {"method.more": 1}, {"method.more": 1.0}):
+        record = write("hr", 0)
+        content = yaml.safe_load(record.config.read_text())
+        content["method"] |= {key.partition(".")[2]: value for key, value in field.items()}
+        record.config.write_text(yaml.safe_dump(content))
+    (table,) = tables()
+    assert [row.label for row in table.rows] == [
+        "gs optimizer.lr=0.1", "gs optimizer.lr=0.100000001", "hr", "hr method.more=null",
+        "hr method.more=1 (1)", "hr method.more=1 (2)",
+        "parametrization method.arguments=null", "parametrization method.arguments={}",
+    ]  # fmt: skip
+
+
+def test_a_number_that_a_seed_lacks_has_no_mean(write: Write, tables: Tables) -> None:
+    for seed, value in enumerate((3.0, None, 4.0)):
+        write("gs", seed, test_error_at_best=value)
+    (table,) = tables()
+    assert table.rows[0].mean("test_error_at_best") is None
+    assert table.rows[0].mean("test_error") is not None
 
 
 def test_rows_with_other_optimizers_are_named_by_them(write: Write, tables: Tables) -> None:

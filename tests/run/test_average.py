@@ -47,6 +47,14 @@ def test_it_has_what_trains_and_statistics_and_no_other_buffer() -> None:
     assert plain.mask.tolist() == [3, float("-inf")]
 
 
+def test_a_head_that_is_tied_and_covered_is_averaged() -> None:
+    network = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5, bias=False))
+    network[2].weight = network[0].weight
+    opt = OPT(network, "cayley", include=["2", "1"])
+    plain = Average(opt, 0.5).network()
+    torch.testing.assert_close(plain[2].weight, merge(opt)[2].weight)
+
+
 @pytest.mark.parametrize("held_back", [0, 0.2])
 def test_it_is_tested_where_the_network_is(held_back: float) -> None:
     setup = prepared("evaluate.ema=0.9", f"dataset.validation={held_back}")

@@ -172,6 +172,15 @@ def test_a_network_that_says_nan_has_diverged() -> None:
         numbers(Lost().eval(), setup.data, Samples(images, labels), setup.device)
 
 
+def test_no_checkpoint_of_a_diverged_run_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed, it would not know that its loss was NaN."""
+    monkeypatch.setattr(Recorder, "save", lambda *_: pytest.fail("saved"))
+    every = ["log.every=12", "evaluate.every=12", "checkpoint.every_steps=4"]
+    setup = prepared("method=standard", "optimizer.lr=1e30", "schedule.warmup=0", *every)
+    with pytest.raises(Diverged, match="loss is not finite at step"):
+        trained(setup)
+
+
 @pytest.mark.parametrize(("side", "expected"), [(8, [1000, 100]), (224, [81] * 13 + [47])])
 def test_large_images_are_tested_a_few_at_a_time(side: int, expected: list[int]) -> None:
     """ResNet-18's activations of 1,000 images of 224 x 224 would take 10 GB."""

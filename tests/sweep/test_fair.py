@@ -212,7 +212,7 @@ def test_what_cannot_be_compared_is_refused(begin: Begin, command: list[str], sa
 @pytest.mark.parametrize(
     "condition",
     ["schedule.warmup=0.2", "method.start=normal", "dataset.validation=0.1", "rerun=true",
-     "dataset.share=2", "note='a"],
+     "dataset.share=2", "note='a", "seed=7", "evaluate.test=every"],
 )  # fmt: skip
 def test_a_condition_that_cannot_be_compared_is_refused_before_the_search(
     begin: Begin, tmp_path: Path, condition: str

@@ -1,10 +1,15 @@
 """What a search draws from: Hydra's grammar, and mistakes in it."""
 
+import warnings
+
+import optuna
 import pytest
 
+from opt_runner.config.overrides import assignments, parse
 from opt_runner.errors import UserError
 from opt_runner.records.search import words
 from opt_runner.sweep.space import Choices, Range, parse_space
+from opt_runner.sweep.study import _distribution
 
 
 @pytest.mark.parametrize(
@@ -17,6 +22,8 @@ from opt_runner.sweep.space import Choices, Range, parse_space
         ("range(1,8)", Range(1, 7, step=1)),
         ("range(8,65,8)", Range(8, 64, step=8)),
         ("range(0.1,0.5,0.1)", Range(0.1, 0.4, step=0.1)),
+        ("range(0.1,0.95,0.2)", Range(0.1, 0.9, step=0.2)),
+        ("range(0.95,0.1,-0.2)", Range(0.15, 0.95, step=0.2)),
         ("gs,cayley,gs", Choices(("gs", "cayley"))),
         ("choice(a,b)", Choices(("a", "b"))),
         ("[16,16],[32]", Choices(("[16,16]", "[32]"))),
@@ -58,6 +65,30 @@ def test_seeds_are_the_runs_of_a_trial_and_not_searched() -> None:
     assert space.seeds == [["seed=3"], ["seed=5"]]
     assert space.overrides({"a": "2"}, space.seeds[1]) == ["a=2", "seed=5"]
     assert parse_space(["a=1,2"]).seeds == [[]], "an experiment's own seed holds"
+
+
+@pytest.mark.parametrize("written", ["range(0.1,0.95,0.2)", "range(0.1,0.55,0.3)", "range(1,8,3)"])
+def test_a_search_draws_every_number_of_a_range(written: str) -> None:
+    space = parse_space([f"a={written}"])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        values = {distribution_of(space.parameters["a"], study) for _ in range(60)}
+    expected = [word.partition("=")[2] for word in assignments(parse(f"a={written}"))]
+    assert sorted(values) == pytest.approx(sorted(map(float, expected)))
+
+
+def distribution_of(parameter: Choices | Range, study: optuna.Study) -> float:
+    return float(study.ask({"a": _distribution(parameter)}).params["a"])
+
+
+def test_a_plus_makes_no_other_key() -> None:
+    space = parse_space(["++a=1,2", "++seed=3", "+b=1", "b=2"])
+    assert [*space.parameters] == ["++a"]
+    assert space.seeds == [["++seed=3"]]
+    assert space.fixed == ["b=2"]
+    with pytest.raises(UserError, match="a search has one dataset"):
+        parse_space(["++dataset.validation_seed=0,1"])
 
 
 def test_the_last_of_a_key_given_twice_counts() -> None:

@@ -151,6 +151,13 @@ def test_opt_track_sends_a_record_to_other_trackers(
         track.main([str(tmp_path), "--to", "csv"])
         assert "finished, sent" in capsys.readouterr().out
         assert of_csv(folder) == of_record(folder)
+    lines = len(run.record.metrics.read_text().splitlines())
+    with run.record.metrics.open("a") as file:
+        file.write('{"step": 3, bad\n')
+    with pytest.raises(SystemExit) as ended:
+        track.main([str(tmp_path), "--to", "csv"])
+    assert ended.value.code == 1
+    assert f"metrics.jsonl, line {lines + 1}: " in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         track.main([str(tmp_path), "--to", "cvs"])
     assert ended.value.code == 2

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         screen = Screen("plain")
         chosen = {k: v for k, v in (("project", given.project), ("entity", given.entity)) if v}
         nodes = _nodes(given.to.split(","))
-        missing = 0
+        missing, config = 0, None
         for run in find(given.folders, screen.fail):
             try:
                 own = _with_own(nodes, run.config.get("tracking"))
@@ -34,11 +34,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 tracking.check(config.tracking)
                 # A run under way writes its own files of its trackers.
                 sent = not run.record.is_held() and tracking.send(run, config, screen)
-            except (OSError, ValueError, UserError) as error:
+            except UserError as error:  # mostly of the tracker, and so of every run
                 raise UserError(f"{run.record.directory}: {error}") from error
+            except (OSError, ValueError) as error:
+                screen.fail(f"{run.record.directory}: {error}")
+                missing += 1
+                continue
             missing += not sent
             screen.say(f"{config.title}: {run.status}, {'sent' if sent else 'not sent'}")
-        for hint in tracking.hints(config.tracking, config.output_dir):
+        for hint in tracking.hints(config.tracking, config.output_dir) if config else ():
             screen.say(hint)
         if missing:
             sys.exit(1)

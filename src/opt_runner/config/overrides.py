@@ -26,8 +26,8 @@ def parse(text: str) -> Override:
 
 
 def by_key(overrides: Iterable[str]) -> dict[str, Override]:
-    """Return the parsed overrides by key. If a key is given twice, the last one is used."""
-    return {override.get_key_element(): override for override in map(parse, overrides)}
+    """Return the parsed overrides by key, without + and ++. The last one of a key is used."""
+    return {one.get_key_element().lstrip("+"): one for one in map(parse, overrides)}
 
 
 def combinations(overrides: Iterable[str]) -> list[list[str]]:

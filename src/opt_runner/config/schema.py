@@ -259,7 +259,7 @@ def has_roles(node: Any) -> TypeGuard[type[Node]]:
 
 def dotted(node: Any, path: str = "") -> dict[str, Any]:
     """Return nested mappings as one, with dotted keys, and lists as tuples."""
-    if not isinstance(node, dict):
+    if not isinstance(node, dict) or (path and not node):
         return {path: tuple(node) if isinstance(node, list) else node}
     found: dict[str, Any] = {}
     for key, value in node.items():
@@ -271,4 +271,7 @@ def as_typed(value: Any) -> str:
     """Return a value of a config as on the command line."""
     if isinstance(value, tuple):
         return "[" + ",".join(map(as_typed, value)) + "]"
-    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return "null" if value is None else str(value)

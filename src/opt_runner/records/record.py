@@ -120,9 +120,17 @@ class Record:
             raise CannotWrite(self.metrics, error) from error
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the rows, without one that a kill cut off in the middle."""
-        lines = self._metrics().split(b"\n")[:-1]
-        return [json.loads(line) for line in lines]
+        """Return the rows, without one that a kill cut off in the middle.
+
+        Raises ValueError with the file and the line for one that is no JSON.
+        """
+        rows = []
+        for number, line in enumerate(self._metrics().split(b"\n")[:-1], 1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{self.metrics}, line {number}: {error}") from error
+        return rows
 
     def keep_metrics(self, size: int) -> bool:
         """Drop the rows after the first `size` bytes. Return False if these are not whole rows.

@@ -63,7 +63,9 @@ class TableRow:
         return {seed: value for seed, value in found.items() if value is not None}
 
     def mean(self, name: str) -> Mean | None:
-        return Mean.of([*self.values(name).values()])
+        """Return the mean over seeds; None if a finished run lacks the number."""
+        values = [*self.values(name).values()]
+        return Mean.of(values) if len(values) == len(self.finished) else None
 
     def gap(self) -> Mean | None:
         test, train = self.values("test_error"), self.values("train_error")

@@ -88,7 +88,11 @@ def _labels(rows: Sequence[Sequence[StoredRun]]) -> list[str]:
             if key in differing[method, *chosen]
         )
         labels.append(label + own + named + options)
-    return labels
+    # Values that read alike, as 1 and 1.0, leave rows alike.
+    return [
+        f"{label} ({labels[:place].count(label) + 1})" if labels.count(label) > 1 else label
+        for place, label in enumerate(labels)
+    ]
 
 
 def _chosen(run: StoredRun) -> tuple[str, ...]:
@@ -120,7 +124,7 @@ def differing_keys(every: Sequence[dict[str, Any]]) -> set[str]:
         key
         for one in every[1:]
         for key in one.keys() | every[0].keys()
-        if repr(one.get(key)) != repr(every[0].get(key))
+        if key not in one or key not in every[0] or repr(one[key]) != repr(every[0][key])
     }
 
 

@@ -1,6 +1,7 @@
 """The moving average of a network's weights, which is tested beside the network itself."""
 
 from collections.abc import Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ class Average:
     def network(self) -> nn.Module:
         """Return a plain copy of the network with the averages."""
         plain = merge(self.opt)
-        tensors = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
+        named = (plain.named_parameters(remove_duplicate=False), plain.named_buffers())
+        tensors = dict(chain(*named))
         for name, average in self.tensors.items():
             tensors[name].copy_(average)
         return plain

@@ -52,8 +52,7 @@ def train(
         log_due = last or step.done % log_every == 0
         test_due = last or step.done % setup.evaluate_every == 0
         if log_due or test_due:
-            if first := step.diverged_at():
-                raise Diverged(f"loss is not finite at step {first}")
+            _check_finite(step)
             result.seconds += stop.clock() - started
             row: dict[str, Any] = {"step": step.done, "epoch": step.done / epoch}
             evaluated = evaluate(setup, result, last) if test_due else {}
@@ -83,6 +82,7 @@ def train(
             test_due and not last and reporter.pruned(),
         )
         if save_due or asked_to_stop or pruned:
+            _check_finite(step)  # a checkpoint holds no NaN
             stop.save = False
             result.seconds += stop.clock() - started
             reporter.save({"result": asdict(result), "step": step.state()})
@@ -92,3 +92,8 @@ def train(
                 raise Interrupted(stop.signum)
             if pruned:
                 raise Pruned
+
+
+def _check_finite(step: TrainingStep) -> None:
+    if first := step.diverged_at():
+        raise Diverged(f"loss is not finite at step {first}")

@@ -138,7 +138,7 @@ def entrant_of(
     ranges = getattr(target(config.optimizer, "optimizer"), "search", {})
     own = {key: ranges.get(key, values) for key, values in own.items()}
     # Values on the command line are not searched.
-    given = {word.partition("=")[0] for word in (*fixed, *command.searched)}
+    given = by_key([*fixed, *command.searched])
     space = parse_space(
         [
             *fixed,
@@ -193,11 +193,12 @@ def check(
             run = final_run(entrant, [], condition, command.seeds[0], runner)
             config = run.config
             own, others = (of_roles(c.content, Role.METHOD) for c in (config, entrant.config))
-            if own != others or config.dataset.validation or config.rerun:
+            replaced = by_key(shlex.split(condition)).keys() & {"seed", "evaluate.test"}
+            if own != others or config.dataset.validation or config.rerun or replaced:
                 raise UserError(
                     f"hydra.sweeper.conditions: {condition!r}: a condition changes keys that all "
                     "methods share, as dataset.share=0.1 does, and neither the method, its "
-                    "optimizer and schedule, nor dataset.validation and rerun"
+                    "optimizer and schedule, nor dataset.validation, evaluate.test, seed and rerun"
                 )
             conditions.setdefault(json.dumps(of_roles(config.content, Role.TABLE)), run)
     for seed in command.seeds:
@@ -226,6 +227,6 @@ def final_run(
 def _value(config: Config, key: str) -> Any:
     """Look up a dotted key. optimizer.rotation_lr falls back to optimizer.lr."""
     value: Any = config.model_dump(by_alias=True)
-    for part in key.split("."):
+    for part in key.lstrip("+").split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return config.optimizer.lr if value is None and key == "optimizer.rotation_lr" else value

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
@@ -135,8 +136,9 @@ def parse_space(overrides: Sequence[str]) -> Space:
         elif key in _NOT_SEARCHED:
             raise UserError(f"{override.input_line}: a search has one dataset and one split of it")
         else:
-            parameters[key] = _parameter(override)
-            written[key] = str(override.input_line).partition("=")[2]
+            name = override.get_key_element()
+            parameters[name] = _parameter(override)
+            written[name] = str(override.input_line).partition("=")[2]
     if not parameters:
         raise UserError(f"nothing to search: give at least one key as {_FORMS}")
     return Space(parameters, written, fixed, seeds)
@@ -157,10 +159,13 @@ def _parameter(override: Override) -> Choices | Range:
             assert high is not None
             whole = isinstance(low, int) and isinstance(high, int)
             return Range(low, high, log, 1) if whole else Range(float(low), float(high), log)
-        numbers = sorted(value.range())
-        if not numbers:
+        count = len([*value.range()])
+        if not count:
             raise ValueError("the range is empty")
-        step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
-        return Range(numbers[0], numbers[-1], log, step)
+        # In decimals, as 0.1 + 2 * 0.2 is not 0.5 in floats, and Optuna would drop the last value.
+        start, step = Decimal(str(value.start)), Decimal(str(value.step))
+        first, last = sorted((start, start + (count - 1) * step))
+        number = int if all(isinstance(end, int) for end in (value.start, value.step)) else float
+        return Range(number(first), number(last), log, abs(number(step)))
     except ValueError as error:
         raise UserError(f"{override.input_line}: {error}; write {_FORMS}") from error
