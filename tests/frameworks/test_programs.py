@@ -240,6 +240,12 @@ def test_v_is_made_anew_after_the_step_of_any_optimizer() -> None:
     torch.testing.assert_close(inside, opt(X))
 
 
+@pytest.mark.parametrize("method", ["spel", "manifold_muon"])
+def test_an_orthonormal_v_keeps_no_pretrained_weights(method: str) -> None:
+    with pytest.raises(UserError, match="cannot start from pretrained weights: V differs from W"):
+        OPT(mlp(), method, spectrum="ones", weights="pretrained")
+
+
 def test_switched_off_and_on_inside() -> None:
     opt, _ = after_steps("cayley")
     trains = [name for name, p in opt.named_parameters() if p.requires_grad]

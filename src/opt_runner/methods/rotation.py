@@ -30,6 +30,11 @@ class Rotation(Method):
     def trains_weight(self) -> bool:
         return self.train_w
 
+    @property
+    def replaces_W(self) -> bool:
+        """Return True if V has nothing of W but its start."""
+        return False
+
     def turns(self, layer: Layer) -> bool:
         return self.train_w or layer.d > 1
 

@@ -208,7 +208,7 @@ class Stack(nn.Module):
         W = self.W()
         if W.is_meta or _equal(self.V(), W):
             return
-        if isinstance(self.method, Rotation):
+        if isinstance(self.method, Rotation) and not self.method.replaces_W:
             eye = torch.eye(W.shape[-2]).to(W).expand(*W.shape[:-1], -1).contiguous()
             Q = self.method.weights([eye], [self.tensors])[0]
             self._write(Q.mT @ W)

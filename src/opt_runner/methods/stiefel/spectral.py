@@ -26,6 +26,10 @@ class SpectralU(OrthonormalU):
         if self.spectrum == "ones" and self.train_w:
             raise ValueError("spectrum=ones has no W that could train: train_w must be false")
 
+    @property
+    def replaces_W(self) -> bool:
+        return self.spectrum == "ones"
+
     def draw(self, layer: Layer, W: Tensor, generator: torch.Generator) -> Tensors:
         return super().draw(layer, W, generator) if self.spectrum == "kept" else {}
 
