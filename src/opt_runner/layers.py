@@ -107,6 +107,7 @@ class Candidate:
     module: its name. type: of the module. on_demand: whether it is covered only where it is asked
     for. frozen: whether its parameter does not train. obstacle: why it cannot be covered at all.
     own_forward: whether its type computes with the weight in a way that OPT does not know.
+    others: its names elsewhere in the network, where it is shared.
     """
 
     layer: Layer
@@ -116,11 +117,12 @@ class Candidate:
     frozen: bool
     obstacle: str | None = None
     own_forward: bool = False
+    others: tuple[str, ...] = ()
 
     @property
-    def names(self) -> tuple[str, str]:
+    def names(self) -> tuple[str, ...]:
         """Return the names it can be asked for by: the module's stands for all of its layers."""
-        return self.layer.name, self.module
+        return self.layer.name, self.module, *self.others
 
 
 def candidates(network: nn.Module, per_group: bool = False, example: Any = None) -> list[Candidate]:
@@ -134,7 +136,7 @@ def candidates(network: nn.Module, per_group: bool = False, example: Any = None)
     """
     found: dict[object, Candidate] = {}
     tied: set[object] = set()  # to an embedding
-    for name, module in network.named_modules():
+    for name, module in network.named_modules(remove_duplicate=False):
         for view in views(module, per_group):
             own = module._parameters.get(view.attribute)
             if isinstance(own, UninitializedParameter):
@@ -146,9 +148,12 @@ def candidates(network: nn.Module, per_group: bool = False, example: Any = None)
                 found[key].type, EMBEDDINGS
             ):
                 tied.add(key)
-            if key not in found or (found[key].on_demand and not candidate.on_demand):
+            former = found.get(key)
+            if former is None or (former.on_demand and not candidate.on_demand):
                 found.pop(key, None)
-                found[key] = candidate
+                found[key] = replace(candidate, others=former.names if former else ())
+            else:
+                found[key] = replace(former, others=(*former.others, *candidate.names))
     default = [one for one in found.values() if not one.on_demand]
     outputs = heads.by_graph(network, default, example) if example is not None else None
     if outputs is None:

@@ -77,6 +77,18 @@ def test_a_module_with_two_names_trains_as_with_one(method: str) -> None:
         torch.testing.assert_close(twice_, once, rtol=0, atol=0)
 
 
+def test_a_shared_layer_is_asked_for_by_each_of_its_names() -> None:
+    for pattern in ("second", "hidden.1", "hidden.*"):
+        (stack,) = OPT(Named(), "cayley", include=[pattern], exclude=["first"]).stacks
+        assert stack.names == ["second"]
+    with pytest.raises(UserError, match="covers no layer"):
+        OPT(Named(), "cayley", include=["second"], exclude=["hidden.1"])
+    tied = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.Linear(4, 5, bias=False))
+    tied[2].weight = tied[0].weight
+    for name in ("0", "2"):
+        assert OPT(tied, "cayley", include=[name]).stacks[0].names == ["2"]
+
+
 def test_attributes_of_the_network_are_set_there() -> None:
     opt = OPT(Named())
     before = opt(X)
