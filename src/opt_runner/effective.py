@@ -124,14 +124,15 @@ class EffectiveNetwork(Wrapper):
             try:
                 yield self.network
             except BaseException:
-                self._put_W()
+                if self._swap:  # or else `renew` has failed
+                    self._put_W()
                 raise
             self._check_unwritten(of, self._put_W())
 
     def _put_V(self) -> None:
         values = self.effective_weights()
-        plain = not torch.compiler.is_compiling() and not transformed()
-        self._sums = self._checked_sums(values) if plain else {}
+        compiled = torch.compiler.is_compiling() or transformed()
+        self._sums = {} if compiled else self._checked_sums(values)
         self._swap = Swap(self._recompute.places, values)
 
     def _put_W(self) -> Swap:
@@ -142,10 +143,7 @@ class EffectiveNetwork(Wrapper):
         return swap
 
     def renew(self, stepped: Set[int]) -> None:
-        """Make V anew inside of `effective`, unless a backward pass still runs.
-
-        stepped: the parameters that a step has moved, by id.
-        """
+        """Make V anew inside of `effective` after a step of these ids, not in a backward pass."""
         if self._swap is None or torch._C._current_graph_task_id() != -1:
             return
         if not stepped.isdisjoint(id(parameter) for parameter in self.parameters()):

@@ -258,6 +258,21 @@ def test_an_orthonormal_v_keeps_no_pretrained_weights(method: str) -> None:
         OPT(mlp(), method, spectrum="ones", weights="pretrained")
 
 
+def test_v_that_is_written_to_before_a_step_is_named() -> None:
+    opt, optimizer = after_steps("cayley")
+
+    def train() -> None:
+        with opt.effective() as network:
+            network(X).sum().backward()
+            network[0].weight.data.zero_()
+            optimizer.step()
+
+    with pytest.raises(UserError, match=r"inside of opt.effective\(\) writes to the weights of 0"):
+        train()
+    assert isinstance(opt.network[0].weight, nn.Parameter)
+    opt(X)
+
+
 def test_switched_off_and_on_inside() -> None:
     opt, _ = after_steps("cayley")
     trains = [name for name, p in opt.named_parameters() if p.requires_grad]
