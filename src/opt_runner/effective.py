@@ -12,7 +12,7 @@ from torch.func import functional_call
 from opt_runner.errors import UserError, listed
 from opt_runner.layers import Layer, assembled
 from opt_runner.methods import Method
-from opt_runner.methods.kernels.fused import transformed
+from opt_runner.methods.kernels.fused import eager, transformed
 from opt_runner.methods.kernels.shards import is_sharded, whole
 from opt_runner.methods.stack import Stack
 from opt_runner.methods.weights import held
@@ -89,7 +89,7 @@ class EffectiveNetwork(Wrapper):
             if self._swap is not None:
                 return self._with_penalty(self.network(*args, **kwargs))
             effective = self.effective_weights()
-            plain = not torch.compiler.is_compiling() and not transformed()
+            plain = eager()
             before = self._checked_sums(effective) if plain and self._unchecked else None
             # Each place once: `tie_weights` swaps a module with two names twice, and V stays in it.
             values = {slot: effective[name] for slot, name in self._slots}
@@ -131,8 +131,7 @@ class EffectiveNetwork(Wrapper):
 
     def _put_V(self) -> None:
         values = self.effective_weights()
-        compiled = torch.compiler.is_compiling() or transformed()
-        self._sums = {} if compiled else self._checked_sums(values)
+        self._sums = self._checked_sums(values) if eager() else {}
         self._swap = Swap(self._recompute.places, values)
 
     def _put_W(self) -> Swap:
@@ -142,11 +141,14 @@ class EffectiveNetwork(Wrapper):
         swap.end()
         return swap
 
+    @property
+    def has_V(self) -> bool:
+        return self._swap is not None
+
     def renew(self, stepped: Set[int]) -> None:
         """Make V anew inside of `effective` after a step of these ids, not in a backward pass."""
-        if self._swap is None or torch._C._current_graph_task_id() != -1:
-            return
-        if not stepped.isdisjoint(id(parameter) for parameter in self.parameters()):
+        backward = torch._C._current_graph_task_id() != -1
+        if not backward and not stepped.isdisjoint(map(id, self.parameters())):
             self._check_unwritten(None, self._put_W())
             with torch.enable_grad():
                 self._put_V()

@@ -85,7 +85,9 @@ class Stepping:
         self._stepped.clear()
 
         def after_step(optimizer: Optimizer, *_: Any) -> None:
-            if own.isdisjoint(_held(optimizer)):
+            # R is in the last groups.
+            groups = reversed(optimizer.param_groups)
+            if not any(id(p) in own for group in groups for p in group["params"]):
                 return  # one over all else does not count steps
             # Of several, or of one around another, the first that steps twice begins a new step.
             if not self._stepped or optimizer in self._stepped:
@@ -127,9 +129,11 @@ class Stepping:
     def check_after(self, optimizer: Optimizer) -> None:
         """Check after its first step that an optimizer has moved what it should have moved."""
         opt = self._opt()
-        if opt is not None:
+        if opt is None:
+            return
+        if opt.has_V:
             opt.renew(_held(optimizer))
-        if self._done or opt is None:
+        if self._done:
             return
         held = _held(optimizer)
         trained = [

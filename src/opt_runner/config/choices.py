@@ -89,7 +89,7 @@ class DatasetChoice(Component):
 
 
 def _numbers(value: Any) -> Any:
-    """Return a value of a config without its texts; an empty list or dict if nothing is left."""
+    """Return a value of a config without its texts; None for a text."""
     if isinstance(value, dict):
         kept = {key: _numbers(inner) for key, inner in value.items()}
         return {key: inner for key, inner in kept.items() if inner not in (None, [], {})}

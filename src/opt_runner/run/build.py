@@ -140,7 +140,10 @@ def without_effect(config: Config) -> list[str]:
     """Return a remark if a factor at milestones is chosen for a schedule that has none."""
     chosen = config.method.options.get("rotation_factor")
     default = getattr(components.target(config.method, "method"), "rotation_factor", chosen)
-    if chosen == default or not isinstance(schedule_of(config), WITHOUT_MILESTONES):
+    if (
+        chosen == default
+        or components.target(config.schedule, "schedule") not in WITHOUT_MILESTONES
+    ):
         return []
     return [
         f"method.rotation_factor={chosen} has no effect: schedule={config.schedule.name} has no "

@@ -79,6 +79,11 @@ def transformed() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
+def eager() -> bool:
+    """Return True where values can be looked at: neither in torch.compile nor in torch.func."""
+    return not torch.compiler.is_compiling() and not transformed()
+
+
 def no_transform(method: Method) -> UserError:
     """Return the error of a method whose own gradient torch.func cannot go through."""
     return UserError(
