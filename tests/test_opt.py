@@ -163,11 +163,20 @@ def test_rotations_stay_float32_under_autocast() -> None:
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_effective_weights_keep_the_memory_layout(channels_last: bool) -> None:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    opt = OPT(small_cnn().to(memory_format=layout), "cayley")
-    for name, V in opt.effective_weights().items():
-        assert V.is_contiguous(memory_format=layout), name
+def test_effective_weights_keep_the_strides(channels_last: bool) -> None:
+    """Also those of axes of size 1, by which convolutions choose a layout, and crash at some."""
+    two = [(3, 48, 1), (8, 5, 3), (5, 1, 3), (1, 8, 3), (8, 8, (1, 3)), (8, 4, (3, 1))]
+    layers = [nn.Conv2d(*sizes) for sizes in two] + [nn.Conv2d(4, 4, 3, groups=4)]
+    network = nn.Sequential(*layers)
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+    network.append(nn.Conv3d(3, 4, (1, 3, 1)))
+    network.append(nn.Conv1d(6, 4, 1)).append(nn.Linear(3, 5))
+    opt = OPT(network, "cayley", include=["*"])
+    covered = opt.effective_weights()
+    assert len(covered) == len(network)
+    for name, V in covered.items():
+        assert V.stride() == network.get_parameter(name).stride(), name
 
 
 @pytest.mark.parametrize(

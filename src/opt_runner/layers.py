@@ -250,7 +250,8 @@ def _obstacle(name: str, module: nn.Module, attribute: str) -> str | None:
 def assembled(parameter: Tensor, parts: Sequence[tuple[Layer, Tensor]]) -> Tensor:
     """Return the parameter with the weights of these layers in their places.
 
-    It has the parameter's own type and memory layout.
+    It has the parameter's own type and strides. Where a size is 1, strides say nothing about memory,
+    but convolutions choose the layout of their output by them, and oneDNN's can crash (torch 2.14).
     """
     (layer, weight), *_ = parts
     if layer.rows is not None:
@@ -264,7 +265,10 @@ def assembled(parameter: Tensor, parts: Sequence[tuple[Layer, Tensor]]) -> Tenso
             done = stop
         pieces.append(packed[done:])
         weight = torch.cat([piece for piece in pieces if len(piece)]).view(parameter.shape)
-    layout = torch.contiguous_format
-    if parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
-        layout = torch.channels_last
-    return weight.to(parameter.dtype).contiguous(memory_format=layout)
+    weight = weight.to(parameter.dtype)
+    strides, shape = parameter.stride(), parameter.shape
+    if weight.stride() == strides:
+        return weight
+    order = sorted(range(weight.ndim), key=lambda axis: (-strides[axis], shape[axis] == 1))
+    dense = weight.permute(order).flatten().view([shape[axis] for axis in order])
+    return dense.permute([order.index(axis) for axis in range(weight.ndim)])
