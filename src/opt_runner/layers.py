@@ -250,8 +250,8 @@ def _obstacle(name: str, module: nn.Module, attribute: str) -> str | None:
 def assembled(parameter: Tensor, parts: Sequence[tuple[Layer, Tensor]]) -> Tensor:
     """Return the parameter with the weights of these layers in their places.
 
-    It has the parameter's own type and strides. Where a size is 1, strides say nothing about memory,
-    but convolutions choose the layout of their output by them, and oneDNN's can crash (torch 2.14).
+    It has the parameter's own type and strides. Strides of axes of size 1 matter too: convolutions
+    choose the layout of their output by them, and with some of them oneDNN crashes (torch 2.14).
     """
     (layer, weight), *_ = parts
     if layer.rows is not None:

@@ -6,11 +6,11 @@ optimizer end here after a look-up. The checks find mistakes that would pass wit
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.optimizer import (
     Optimizer,
     register_optimizer_step_post_hook,
@@ -19,6 +19,13 @@ from torch.optim.optimizer import (
 
 from opt_runner.errors import UserError
 from opt_runner.methods import Method
+from opt_runner.optimizers.inspection import (
+    innermost,
+    moved,
+    moves_nothing,
+    parameter_ids,
+    with_inner,
+)
 from opt_runner.optimizers.joint import Joint
 
 if TYPE_CHECKING:
@@ -67,7 +74,7 @@ class Stepping:
 
     def attach(self, opt: "OPT", optimizer: Any) -> None:
         """Let an optimizer count the steps of OPT, see `OPT.attach`."""
-        optimizer = _innermost(optimizer)
+        optimizer = innermost(optimizer)
         if optimizer in self._attached:
             return
         for method, _ in opt.parts():
@@ -80,29 +87,45 @@ class Stepping:
         self._follow(opt, optimizer)
 
     def _follow(self, opt: "OPT", optimizer: Optimizer) -> None:
-        self._attached.update(_with_inner(optimizer))
+        inner = list(with_inner(optimizer))
+        self._attached.update(inner)
+        self._checked.update(inner[1:])
         own = {id(p) for _, stacks in opt.parts() for stack in stacks for p in stack.own()}
         self._stepped.clear()
+        outer_steps = False  # in the step of an optimizer around others, which ends after theirs
 
-        def after_step(optimizer: Optimizer, *_: Any) -> None:
+        def before_step(*_: Any) -> None:
+            nonlocal outer_steps
+            outer_steps = True
+
+        def after_step(of: Optimizer, *_: Any) -> None:
+            nonlocal outer_steps
+            if of is optimizer:
+                outer_steps = False
+            elif outer_steps:
+                return
             # R is in the last groups.
-            groups = reversed(optimizer.param_groups)
+            groups = reversed(of.param_groups)
             if not any(id(p) in own for group in groups for p in group["params"]):
                 return  # one over all else does not count steps
-            # Of several, or of one around another, the first that steps twice begins a new step.
-            if not self._stepped or optimizer in self._stepped:
+            if moves_nothing(of):
+                return
+            # Of several, the first that steps twice begins a new step.
+            if not self._stepped or of in self._stepped:
                 self._stepped.clear()
                 opt.after_step(optimizer)
-            self._stepped.add(optimizer)
+            self._stepped.add(of)
 
-        optimizer.register_step_post_hook(after_step)
+        optimizer.register_step_pre_hook(before_step)
+        for one in inner:
+            one.register_step_post_hook(after_step)
 
     def check_before(self, optimizer: Optimizer) -> None:
         """Raise UserError before an optimizer that cannot step for a method, at its first step."""
         opt = self._opt()
         if opt is None or optimizer in self._checked:
             return
-        held = _held(optimizer)
+        held = parameter_ids(optimizer)
         attached = optimizer in self._attached
         if attached and held.isdisjoint(id(p) for p in opt.parameters()):
             raise UserError(
@@ -132,10 +155,10 @@ class Stepping:
         if opt is None:
             return
         if opt.has_V:
-            opt.renew(_held(optimizer))
-        if self._done:
+            opt.renew(parameter_ids(optimizer))
+        if self._done or moves_nothing(optimizer):
             return
-        held = _held(optimizer)
+        held = parameter_ids(optimizer)
         trained = [
             tensor
             for method, stacks in opt.parts()
@@ -148,7 +171,7 @@ class Stepping:
         if trained and not mine:
             self._step_without_R(opt, optimizer, held)
             return
-        if mine and not any(_moved(tensor, optimizer) for tensor in mine):
+        if mine and not any(moved(tensor, optimizer) for tensor in mine):
             raise UserError(
                 "no R has a gradient: the loss does not come from opt(...), which runs the network "
                 "on V = Q(R) W. Call opt(x) in place of the network, or compute the loss inside "
@@ -208,19 +231,11 @@ register_optimizer_step_pre_hook(_before_step)
 register_optimizer_step_post_hook(_after_step)
 
 
-def _with_inner(optimizer: Optimizer) -> Iterator[Optimizer]:
-    """Yield the optimizer and those that it steps."""
-    yield optimizer
-    if isinstance(optimizer, Joint):
-        for inner in optimizer.optimizers:
-            yield from _with_inner(inner)
-
-
 def _moves(optimizer: Optimizer, needed: type[Optimizer]) -> bool:
     """Return True for a copy of an optimizer that opt.optimizer(...) has made."""
     return any(
         isinstance(one, needed) and any(group.get("retract") for group in one.param_groups)
-        for one in _with_inner(optimizer)
+        for one in with_inner(optimizer)
     )
 
 
@@ -276,19 +291,3 @@ def _options(
             f"the learning rate of {name}, such as method.rotation_lr"
         )
     return options
-
-
-def _innermost(optimizer: Any) -> Optimizer:
-    """Return the optimizer inside of a framework's wrapper, as accelerate's and Lightning's."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    return optimizer
-
-
-def _held(optimizer: Optimizer) -> set[int]:
-    return {id(p) for group in optimizer.param_groups for p in group["params"]}
-
-
-def _moved(tensor: Tensor, optimizer: Optimizer) -> bool:
-    """Return True if the tensor had a gradient: some optimizers drop it, and keep a state."""
-    return tensor.grad is not None or tensor in optimizer.state

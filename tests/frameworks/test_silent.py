@@ -1,5 +1,6 @@
 """What would pass without a word: each case trains, or ends in one clear line."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +125,120 @@ def test_a_method_that_counts_steps_needs_its_optimizer_attached(
     optimizer = torch.optim.AdamW(opt.parameters())
     with pytest.raises(UserError, match=r"call opt.attach\(optimizer\) before the first"):
         step(opt, optimizer)
+    opt.attach(optimizer)
+    step(opt, optimizer)
+    assert opt.steps == 1
+
+
+class SAM(torch.optim.Optimizer):
+    """As its users write it: a climb, then a step of the optimizer inside, both called by hand."""
+
+    def __init__(self, params: Any, base: type[torch.optim.Optimizer], **options: Any) -> None:
+        super().__init__(params, options)
+        self.base_optimizer = base(self.param_groups, **options)
+        self.param_groups = self.base_optimizer.param_groups
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.state[p]["climb"] = 0.01 * p.grad
+                    p.add_(self.state[p]["climb"])
+        self.zero_grad()
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(self.state[p]["climb"])
+        self.base_optimizer.step()
+
+    def step(self, closure: Any = None) -> None:
+        self.first_step()
+        torch.enable_grad()(closure)()
+        self.second_step()
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_an_optimizer_around_another_counts_each_step_once(by_hand: bool) -> None:
+    opt = OPT(Residual(1), "sopt", round_steps=3)
+    optimizer = SAM(opt.parameters(), torch.optim.AdamW, lr=0.01)
+    opt.attach(optimizer)
+
+    def loss() -> None:
+        optimizer.zero_grad()
+        opt(X).square().sum().backward()
+
+    for number in range(1, 4):
+        loss()
+        if by_hand:
+            optimizer.first_step()
+            loss()
+            optimizer.second_step()
+        else:
+            optimizer.step(loss)
+        assert opt.steps == number
+    whole, part = (stack.trained["R"] for stack in opt.stacks)
+    assert part.equal(torch.eye(part.shape[-1]).expand_as(part))  # a round has ended
+    states = optimizer.base_optimizer.state
+    assert states[part]["exp_avg"].abs().max() == 0
+    assert states[whole]["exp_avg"].abs().max() > 0
+
+
+def test_lookahead_of_timm_is_attached() -> None:
+    optim = pytest.importorskip("timm.optim")
+    opt = OPT(Residual(1), "sopt")
+    optimizer = optim.Lookahead(torch.optim.AdamW(opt.parameters()), k=2)
+    opt.attach(optimizer)
+    for number in (1, 2, 3):
+        step(opt, optimizer)
+        assert opt.steps == number
+
+
+def test_a_distributed_checkpoint_is_loaded_without_a_step() -> None:
+    """torch makes one at zero rates to have a state to load into."""
+    api = pytest.importorskip("torch.distributed.checkpoint.state_dict")
+
+    def made() -> tuple[OPT, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        opt = OPT(Residual(1), "poet", round_steps=5)
+        optimizer = torch.optim.AdamW(opt.parameters(), lr=0.01)
+        opt.attach(optimizer)
+        return opt, optimizer
+
+    opt, optimizer = made()
+    for _ in range(4):
+        step(opt, optimizer)
+    network, state = copy.deepcopy(api.get_state_dict(opt, optimizer))
+    torch.manual_seed(1)
+    other, another = made()
+    api.set_model_state_dict(other, network)
+    api.set_optimizer_state_dict(other, another, state)
+    assert other.steps == 4
+    for _ in range(3):
+        step(opt, optimizer)
+        step(other, another)
+    assert all(torch.equal(p, q) for p, q in zip(opt.parameters(), other.parameters(), strict=True))
+
+
+def test_a_step_that_a_fused_optimizer_skips_is_none() -> None:
+    opt = OPT(Residual(1), "sopt")
+    optimizer = torch.optim.AdamW(opt.parameters(), fused=True)
+    opt.attach(optimizer)
+    scaler = torch.amp.GradScaler("cpu")
+    for factor, steps in [(1.0, 1), (float("inf"), 1), (1.0, 2)]:
+        optimizer.zero_grad()
+        scaler.scale(factor * opt(X).square().sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        assert opt.steps == steps
+
+
+def test_a_warm_up_from_zero_counts_its_steps() -> None:
+    opt = OPT(Residual(1), "sopt")
+    optimizer = torch.optim.AdamW(opt.parameters(), lr=0.0)
     opt.attach(optimizer)
     step(opt, optimizer)
     assert opt.steps == 1

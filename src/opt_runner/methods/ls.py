@@ -1,10 +1,13 @@
 """OPT (LS): Q is the orthogonal matrix nearest to R (Löwdin's symmetric orthogonalisation)."""
 
+import torch
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.fused import FusedRotation, Saved
 from opt_runner.methods.kernels.linalg import skew_product, svd
+
+_NEWTON_STEPS = 12  # enough for a condition number of 1e8 in float64
 
 
 @method_options
@@ -32,3 +35,21 @@ class Lowdin(FusedRotation):
         X, S, Yt, N = saved
         core = skew_product(X.mT @ G, N).div_(S.unsqueeze(-1) + S.unsqueeze(-2))
         return X @ core @ Yt
+
+    def plain(self, R: Tensor, W: Tensor) -> Tensor:
+        """Return V by Newton's method for the polar factor, X <- (X + X^-T) / 2.
+
+        X is scaled by mu = sqrt(||X^-1|| / ||X||), Frobenius norms, which tends to 1. The inverse
+        is by QR: LU must not be batched, see `fused`. Source: Higham, Functions of Matrices, 8.6.
+        """
+        X = R
+        for _ in range(_NEWTON_STEPS):
+            Q, U = torch.linalg.qr(X)
+            inverse = torch.linalg.solve_triangular(U, Q.mT, upper=True)
+            mu = torch.sqrt(_norm(inverse) / _norm(X)).detach()
+            X = (mu * X + inverse.mT / mu) / 2
+        return X @ W
+
+
+def _norm(X: Tensor) -> Tensor:
+    return torch.linalg.matrix_norm(X, keepdim=True)

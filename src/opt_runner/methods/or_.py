@@ -4,11 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from opt_runner.layers import Layer
 from opt_runner.methods.base import Coefficient, method_options, searched
-from opt_runner.methods.kernels.fused import no_transform, transformed
+from opt_runner.methods.kernels.fused import transformed
 from opt_runner.methods.kernels.linalg import gram
 from opt_runner.methods.rotation import Rotation, SquareRotation
 
@@ -30,9 +29,8 @@ class OrthogonalRegularization(SquareRotation):
         return R @ W
 
     def penalty(self, layer: Layer, W: Tensor, V: Tensor, step: int, R: Tensor) -> Tensor:
-        if transformed():
-            raise no_transform(self)
-        return self.scale * _Distance.apply(R).sum()
+        distance = _distance(R) if transformed() else _Distance.apply(R)
+        return self.scale * distance.sum()
 
 
 class _Distance(torch.autograd.Function):
@@ -50,8 +48,16 @@ class _Distance(torch.autograd.Function):
         return distance
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, g: Tensor) -> Tensor:
         R, E, distance = ctx.saved_tensors
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+            return torch.autograd.grad(_distance(R), R, g, create_graph=True)[0]
         factor = torch.where(distance > 0, 2 * g / distance, 0)
         return (E @ R).mul_(factor[:, None, None])
+
+
+def _distance(R: Tensor) -> Tensor:
+    """Return what `_Distance` does, by operations of torch alone."""
+    E = R @ R.mT - torch.eye(R.shape[-1], dtype=R.dtype, device=R.device)
+    square = E.square().sum((-2, -1))
+    return torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)

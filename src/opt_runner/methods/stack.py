@@ -13,6 +13,7 @@ from opt_runner.methods.base import Method, Tensors
 from opt_runner.methods.kernels.shards import is_sharded, whole, write
 from opt_runner.methods.rotation import Rotation
 from opt_runner.methods.weights import Weights, held, start_weight
+from opt_runner.optimizers.inspection import with_inner
 from opt_runner.transfer import send
 
 _Versions = tuple[tuple[int, int], ...]
@@ -247,10 +248,11 @@ class Stack(nn.Module):
         Not removed: a compiled step would go on with the former tensors, and a distributed
         checkpoint wants a state for every parameter.
         """
-        for parameter in self.trained.values():
-            for value in optimizer.state.get(parameter, {}).values():
-                if isinstance(value, Tensor):
-                    value.zero_()
+        for one in with_inner(optimizer):
+            for parameter in self.trained.values():
+                for value in one.state.get(parameter, {}).values():
+                    if isinstance(value, Tensor):
+                        value.zero_()
 
     @torch.no_grad()
     def _draw(self, number: int, draw: Draw) -> dict[str, Tensor]:

@@ -17,10 +17,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from opt_runner.errors import UserError
-from opt_runner.methods.base import Method, method_options
+from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.threads import each
 from opt_runner.methods.rotation import SquareRotation
 
@@ -49,8 +48,14 @@ class FusedRotation(SquareRotation):
         raise NotImplementedError
 
     def plain(self, R: Tensor, W: Tensor) -> Tensor:
-        """Return V by operations that torch.func goes through; raise UserError without a way."""
-        raise no_transform(self)
+        """Return V by operations of torch alone, for torch.func and derivatives of the gradient.
+
+        Raises UserError where a method has no such way.
+        """
+        raise UserError(
+            f"{type(self).__name__} has a gradient of its own, which has no derivative and which "
+            "torch.func cannot go through: use loss.backward(), or another method, such as cayley"
+        )
 
     def rotate(self, R: Tensor, W: Tensor) -> Tensor:
         return self._fused([R], [W])[0]
@@ -67,7 +72,9 @@ class FusedRotation(SquareRotation):
         acted_on = [
             _identities(W) if W.shape[-1] > W.shape[-2] or W.requires_grad else W for W in Ws
         ]
-        outputs: tuple[Tensor, ...] = _Rotate.apply(self.apply, self.gradient, *Rs, *acted_on)
+        outputs: tuple[Tensor, ...] = _Rotate.apply(
+            self.apply, self.gradient, self.plain, *Rs, *acted_on
+        )
         return [V if X is W else V @ W for V, X, W in zip(outputs, acted_on, Ws, strict=True)]
 
 
@@ -84,14 +91,6 @@ def eager() -> bool:
     return not torch.compiler.is_compiling() and not transformed()
 
 
-def no_transform(method: Method) -> UserError:
-    """Return the error of a method whose own gradient torch.func cannot go through."""
-    return UserError(
-        f"{type(method).__name__} has a gradient of its own, which torch.func cannot go through: "
-        "use loss.backward(), or another method, such as cayley, gs or hr"
-    )
-
-
 def _identities(W: Tensor) -> Tensor:
     """Return I (d, d) for each layer of the stack W (k, d, n)."""
     d = W.shape[-2]
@@ -106,6 +105,7 @@ class _Rotate(torch.autograd.Function):
         ctx: Any,
         apply: Callable[[Tensor, Tensor], tuple[Tensor, Saved]],
         gradient: Callable[[Saved, Tensor], Tensor],
+        plain: Callable[[Tensor, Tensor], Tensor],
         *stacks: Tensor,
     ) -> tuple[Tensor, ...]:
         Rs, Ws = stacks[: len(stacks) // 2], stacks[len(stacks) // 2 :]
@@ -119,15 +119,18 @@ class _Rotate(torch.autograd.Function):
 
         results = each(run, _parts(Rs), _parts(Ws))
         saved = [tensors for _, tensors in results]
-        ctx.save_for_backward(*(tensor for tensors in saved for tensor in tensors))
+        ctx.save_for_backward(*stacks, *(tensor for tensors in saved for tensor in tensors))
         ctx.count = len(saved[0])
-        ctx.gradient = gradient
+        ctx.gradient, ctx.plain = gradient, plain
         return _joined([V for V, _ in results], [len(R) for R in Rs])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *Gs: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, count = ctx.saved_tensors, ctx.count
+        Rs, Ws = ctx.saved_tensors[: len(Gs)], ctx.saved_tensors[len(Gs) : 2 * len(Gs)]
+        none = [None] * len(Ws)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+            return None, None, None, *_differentiable(ctx.plain, Rs, Ws, Gs), *none
+        tensors, count = ctx.saved_tensors[2 * len(Gs) :], ctx.count
         saved = [tensors[start : start + count] for start in range(0, len(tensors), count)]
         dRs = [G.new_empty(*G.shape[:-1], G.shape[-2]) for G in Gs]
 
@@ -139,7 +142,23 @@ class _Rotate(torch.autograd.Function):
                 dR.copy_(ctx.gradient(saved, G))
 
         each(write, saved, _parts(Gs), _parts(dRs))
-        return None, None, *dRs, *([None] * len(dRs))
+        return None, None, None, *dRs, *none
+
+
+def _differentiable(
+    plain: Callable[[Tensor, Tensor], Tensor],
+    Rs: Sequence[Tensor],
+    Ws: Sequence[Tensor],
+    Gs: Sequence[Tensor],
+) -> list[Tensor | None]:
+    """Return dL/dR of each stack with a graph, for its own derivatives; None where R is frozen."""
+    with torch.autocast(Rs[0].device.type, enabled=False):
+        return [
+            torch.autograd.grad(plain(R, W), R, G, create_graph=True)[0]
+            if R.requires_grad
+            else None
+            for R, W, G in zip(Rs, Ws, Gs, strict=True)
+        ]
 
 
 def _extra_rows(W: Tensor) -> int:
