@@ -132,11 +132,16 @@ def candidates(network: nn.Module, per_group: bool = False, example: Any = None)
 
     per_group: an R for each group of a grouped convolution, see Note [Groups] of `module_types`.
     example: an input, by which the layers that end in an output are found; see `heads`.
-    Raises UserError for a module whose weight has no shape yet.
+    Raises UserError for a module whose weight has no shape yet, and for DDP, which would not see R.
     """
     found: dict[object, Candidate] = {}
     tied: set[object] = set()  # to an embedding
     for name, module in network.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            raise UserError(
+                "DistributedDataParallel inside of OPT would leave each process an R of its own: "
+                "write DistributedDataParallel(OPT(network))"
+            )
         for view in views(module, per_group):
             own = module._parameters.get(view.attribute)
             if isinstance(own, UninitializedParameter):

@@ -72,7 +72,8 @@ class Wrapper(nn.Module):
                 f"{name} of the network computes with W, not with V: write "
                 f"`with opt.effective() as network: network.{name}`"
             )
-        if not (inspect.ismethod(found) and found.__self__ is network):
+        # Of a part of it as well: torch.compile and peft hand on the methods of what they wrap.
+        if not inspect.ismethod(found) or all(found.__self__ is not m for m in network.modules()):
             return found
 
         @wraps(found)

@@ -6,11 +6,14 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.checkpoint import checkpoint
 
@@ -365,6 +368,66 @@ def test_private_names_of_opt_in_the_network() -> None:
     other = copy.deepcopy(opt)
     torch.testing.assert_close(other(X), opt(X))
     torch.testing.assert_close(other.penalty(), opt.penalty())
+
+
+def test_methods_that_the_network_hands_on_run_on_v() -> None:
+    class Encoder(nn.Sequential):
+        def encode(self, x: Tensor) -> Tensor:
+            return self[1](self[0](x))
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = Encoder(*mlp())
+            self.features = self.body.encode
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x)
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return super().__getattr__(name)
+            except AttributeError:
+                return getattr(super().__getattr__("body"), name)
+
+    for network in (torch.compile(Encoder(*mlp()), backend="eager"), Around()):
+        opt = OPT(network, "cayley")
+        with torch.no_grad():
+            for R in opt.stacks.parameters():
+                R.normal_()
+        with opt.effective() as inside:
+            expected = inside.encode(X)
+        torch.testing.assert_close(opt.encode(X), expected)
+        assert opt.encode(X).grad_fn is not None
+    torch.testing.assert_close(opt.features(X), expected)
+
+
+def test_a_covered_module_that_is_gone_is_an_error() -> None:
+    opt = OPT(nn.Sequential(*mlp()))
+    del opt.network[0]
+    opt.network[0] = nn.Identity()
+    with pytest.raises(UserError, match=r"0\.weight has been taken by another package"):
+        opt(X)
+
+
+def test_ddp_inside_of_opt_is_refused(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        with pytest.raises(UserError, match=r"write DistributedDataParallel\(OPT\(network\)\)"):
+            OPT(DistributedDataParallel(mlp()))
+    finally:
+        dist.destroy_process_group()
+
+
+def test_half_precision_as_the_default() -> None:
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        V = OPT(network, "orthogonal_init").neurons()["0"]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert V.dtype == torch.bfloat16
+    torch.testing.assert_close(V.float() @ V.float().T, 2 * torch.eye(6), atol=0.05, rtol=0)
 
 
 def test_a_method_of_the_network_that_runs_later_is_refused() -> None:

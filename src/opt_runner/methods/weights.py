@@ -69,12 +69,15 @@ def held(network: nn.Module, name: str) -> Tensor:
     Raises UserError where another package has taken it.
     """
     module, _, attribute = name.rpartition(".")
-    tensor = network.get_submodule(module)._parameters.get(attribute)
+    try:
+        tensor = network.get_submodule(module)._parameters.get(attribute)
+    except AttributeError:  # the module is gone
+        tensor = None
     if tensor is None or any(hasattr(tensor, mark) for mark in _TAKEN) or _is_flat(tensor):
         raise UserError(
             f"{name} has been taken by another package, as FSDP1 (FullyShardedDataParallel), "
-            "DeepSpeed's ZeRO-3 and torch.nn.utils.parametrize do; OPT works with DDP and FSDP2 "
-            "(fully_shard)"
+            "DeepSpeed's ZeRO-3, torch.nn.utils.parametrize and prune, adapters and quantisation "
+            "do; OPT works with DDP and FSDP2 (fully_shard), and all of them with merge(opt)"
         )
     return tensor
 

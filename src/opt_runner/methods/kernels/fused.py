@@ -126,11 +126,12 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *Gs: Tensor) -> tuple[Tensor | None, ...]:
-        Rs, Ws = ctx.saved_tensors[: len(Gs)], ctx.saved_tensors[len(Gs) : 2 * len(Gs)]
-        none = [None] * len(Ws)
+        k, tensors = len(Gs), ctx.saved_tensors  # read once: a checkpoint recomputes them
+        Rs, Ws, tensors = tensors[:k], tensors[k : 2 * k], tensors[2 * k :]
+        none = [None] * k
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
             return None, None, None, *_differentiable(ctx.plain, Rs, Ws, Gs), *none
-        tensors, count = ctx.saved_tensors[2 * len(Gs) :], ctx.count
+        count = ctx.count
         saved = [tensors[start : start + count] for start in range(0, len(tensors), count)]
         dRs = [G.new_empty(*G.shape[:-1], G.shape[-2]) for G in Gs]
 

@@ -30,5 +30,7 @@ class OrthogonalInit(Method):
 
 def orthogonal(d: int, n: int, gain: float, generator: MaybeGenerator) -> Tensor:
     """Return gain times a random (d, n) matrix with orthonormal columns, or rows where n > d."""
-    # Rows are torch's neurons.
-    return torch.nn.init.orthogonal_(torch.empty(n, d), gain, generator=generator).T
+    # Rows are torch's neurons. A QR decomposition wants float32 or more, whatever the default is.
+    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+    W = torch.empty(n, d, dtype=dtype)
+    return torch.nn.init.orthogonal_(W, gain, generator=generator).T
