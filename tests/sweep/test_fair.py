@@ -183,6 +183,16 @@ def test_what_the_command_line_searches_replaces_what_the_method_says(begin: Beg
     assert all(0.04 <= lr <= 0.06 for lr in tried)
 
 
+def test_the_order_on_the_command_line_does_not_matter(begin: Begin, tmp_path: Path) -> None:
+    more = ["optimizer.momentum=interval(0.8,0.95)", "optimizer.lr=tag(log,interval(0.001,0.1))"]
+    begin([*COMMAND, *more])
+    code, runner = begin(["method=gs,standard", "seed=2,0,1", *reversed(more)])
+    assert code == 0
+    assert runner.executed == []
+    assert len(list(tmp_path.glob("default/fair-*"))) == 1
+    assert len(list(tmp_path.glob("default/fair-*/*/search.json"))) == 2
+
+
 def test_an_entrant_whose_trials_all_diverge_is_left_out_and_said(
     begin: Begin, capsys: pytest.CaptureFixture[str]
 ) -> None:

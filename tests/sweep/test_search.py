@@ -174,7 +174,8 @@ def test_what_is_minimised_is_the_validation_error(
     said = capsys.readouterr().out
     assert "plan: search search-" in said
     assert "25 trials: 0 done, 0 to resume, 25 to draw; up to 1 at once" in said
-    assert f"best: trial {best.number}: optimizer.lr={best.parameters['optimizer.lr']:.6g}" in said
+    (line,) = re.findall(rf"^best: trial {best.number}: .*", said, re.MULTILINE)
+    assert f"optimizer.lr={best.parameters['optimizer.lr']:.6g}" in line
     shown = re.findall(r"\b10\d\d\.\d\d\b", said)
     assert shown == [f"{best.value + 1000:.2f}"], "the test error of the best trial alone"
     assert f"opt-run {' '.join(runner.fixed)}" in said
@@ -224,6 +225,23 @@ def test_a_journal_with_half_a_line_and_a_lock_left_in_it_goes_on(
     assert code == 0
     assert len(runner.executed) == 5
     assert record(tmp_path).count("finished") == 8
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+def test_a_trial_that_was_half_drawn_is_drawn_again(
+    begin: Begin, tmp_path: Path, lines: int
+) -> None:
+    """lines: those left of the trial: its creation, and the first of its parameters."""
+    begin()
+    (journal,) = tmp_path.glob("default/search-*/journal.log")
+    whole = record(tmp_path)
+    text = journal.read_bytes().splitlines(keepends=True)
+    created = [place for place, line in enumerate(text) if b'"op_code":4' in line]
+    journal.write_bytes(b"".join(text[: created[3] + lines]))
+    begin()
+    again = record(tmp_path)
+    assert [trial.parameters for trial in again.trials] == [t.parameters for t in whole.trials]
+    assert again.count("finished") == 8
 
 
 def test_a_damaged_journal_is_named_and_without_it_nothing_is_trained_again(

@@ -1,6 +1,7 @@
 """What a search draws from: Hydra's grammar, and mistakes in it."""
 
 import warnings
+from typing import Any
 
 import optuna
 import pytest
@@ -35,6 +36,19 @@ def test_every_form(written: str, parameter: Choices | Range) -> None:
     assert space.parameters == {"key": parameter}
     assert space.written == {"key": written}
     assert space.fixed == ["fixed=1"]
+
+
+@pytest.mark.parametrize(
+    ("written", "value", "word"),
+    [
+        ("true,false", True, "True"), ("0,1", True, None), ("0,1,2", 1.0, "1"),
+        ("0.5,1e-3", 0.001, "0.001"), ("[16,16],[32]", [16, 16], "[16,16]"), ("null,2", None, "null"), ("a,b", "b", "b"),
+        ("a,b", "c", None),
+    ],
+)  # fmt: skip
+def test_the_choice_of_a_value(written: str, value: Any, word: str | None) -> None:
+    choices = parse_space([f"key={written}"]).parameters["key"]
+    assert choices.nearest(value) == word
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A sweep from its plan to its tables."""
 
 import os
+import shlex
 import signal
 import sys
 import textwrap
@@ -160,4 +161,4 @@ def show_where(config: Config, screen: Screen) -> None:
     for hint in hints(config.tracking, config.output_dir):
         screen.say(hint)
     folder = os.path.join(config.output_dir, config.experiment_name)
-    screen.say(f"records: {folder}; opt-report {folder} draws them")
+    screen.say(f"records: {folder}; opt-report {shlex.quote(folder)} draws them")

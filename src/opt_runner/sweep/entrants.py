@@ -137,8 +137,12 @@ def entrant_of(
     own = getattr(target(config.method, "method"), "search", {})
     ranges = getattr(target(config.optimizer, "optimizer"), "search", {})
     own = {key: ranges.get(key, values) for key, values in own.items()}
-    # Values on the command line are not searched.
-    given = by_key([*fixed, *command.searched])
+    # Values on the command line are not searched. The points depend on the order of the ranges:
+    # those of the method come first, whether the command line has others for them or not.
+    given = by_key(fixed)
+    ranges = {key: f"{key}={values}" for key, values in own.items() if key not in given}
+    for key, override in sorted(by_key(command.searched).items()):
+        ranges[key] = str(override.input_line)
     space = parse_space(
         [
             *fixed,
@@ -147,8 +151,7 @@ def entrant_of(
             "evaluate.test=never",
             f"experiment_name={config.experiment_name}_search",
             f"seed={options.trial_seed}",
-            *command.searched,
-            *(f"{key}={values}" for key, values in own.items() if key not in given),
+            *ranges.values(),
         ]
     )
     for corner in space.corners():  # finds a mistake in a range

@@ -46,7 +46,7 @@ def conduct(command: Command, options: ComparisonOptions, runner: "RunSweeper") 
     ]
     check(entrants, command, options, runner)
     screen = runner.screen(entrants[0].trials[0])
-    digests = [space_digest(one.space, one.trials[0], options.seed) for one in entrants]
+    digests = sorted(space_digest(one.space, one.trials[0], options.seed) for one in entrants)
     name = f"fair-{hashlib.sha256(' '.join(digests).encode()).hexdigest()[:8]}"
     folder = Path(options.storage) / name
     with held(folder):
@@ -90,9 +90,10 @@ def _tune(
     asked = sum(len(entrant.trials) for entrant in entrants)
     sweep = Sweep(list(runs.values()), asked, runner.here, name)
     records: list[SearchRecord] = []
+    labels = sorted(entrant.label for entrant in entrants)
 
     def write(entrant: Entrant) -> SearchRecord:
-        own = folder / folder_name(entrants.index(entrant), entrant.label)
+        own = folder / folder_name(labels.index(entrant.label), entrant.label)
         make_folder(own)
         record = entrant.record(sweep)
         record.write(own)

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from opt_runner.config.overrides import assignments, by_key
+from opt_runner.config.overrides import assignments, by_key, parse
 from opt_runner.errors import UserError
 from opt_runner.records.search import words
 
@@ -35,9 +35,11 @@ class Choices:
 
     def nearest(self, value: Any) -> str | None:
         """Return the word for a value of a config, None if it is not a choice."""
-        word = "null" if value is None else str(value)
-        word = word.lower() if isinstance(value, bool) else word
-        return word if word in self.values else None
+        for word in self.values:
+            choice = parse(f"key={word}").value()
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                return word
+        return str(value) if str(value) in self.values else None
 
 
 @dataclass(frozen=True)

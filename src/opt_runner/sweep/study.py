@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from opt_runner.datasets.batches import mix
 from opt_runner.errors import UserError
@@ -28,6 +28,7 @@ Pruning = Literal["none", "median", "hyperband"]
 # compared at the same place of their schedules.
 WHOLE = 100
 _NOT_BEFORE = 20
+_HALF_DRAWN = "half drawn"
 
 
 def open_study(folder: Path, name: str, pruning: Pruning) -> optuna.Study:
@@ -57,11 +58,17 @@ def open_study(folder: Path, name: str, pruning: Pruning) -> optuna.Study:
 def ask(study: optuna.Study, space: Space, seed: int) -> optuna.Trial:
     """Return a new trial, which depends on the seed and the trials before it alone.
 
-    So a killed search draws the same trials as an uninterrupted one.
+    So a killed search draws the same trials as an uninterrupted one, and the order of the ranges
+    on the command line does not matter.
     """
-    number = len(study.get_trials(deepcopy=False))
-    study.sampler = TPESampler(seed=mix(seed, number))
-    return study.ask({key: _distribution(one) for key, one in space.parameters.items()})
+    drawn = sum(map(is_drawn, study.get_trials(deepcopy=False)))
+    study.sampler = TPESampler(seed=mix(seed, drawn))
+    return study.ask({key: _distribution(one) for key, one in sorted(space.parameters.items())})
+
+
+def is_drawn(trial: FrozenTrial) -> bool:
+    """Return False for a trial whose process ended while it drew the parameters."""
+    return trial.user_attrs.get("status") != _HALF_DRAWN
 
 
 def unfinished(study: optuna.Study, space: Space) -> list[optuna.Trial]:
@@ -70,7 +77,8 @@ def unfinished(study: optuna.Study, space: Space) -> list[optuna.Trial]:
     for frozen in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         if frozen.params.keys() == space.parameters.keys():
             found.append(optuna.Trial(study, frozen._trial_id))
-        else:  # the process ended while it drew the parameters
+        else:
+            optuna.Trial(study, frozen._trial_id).set_user_attr("status", _HALF_DRAWN)
             study.tell(frozen.number, state=TrialState.FAIL)
     return found
 

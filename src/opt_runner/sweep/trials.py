@@ -131,7 +131,8 @@ class Trials:
             self._end_run(trial, self.sweep.stored(run))
 
     def record(self) -> SearchRecord:
-        trials = [_record(frozen) for frozen in self.study.get_trials(deepcopy=False)]
+        drawn = filter(study.is_drawn, self.study.get_trials(deepcopy=False))
+        trials = [_record(frozen) for frozen in drawn]
         written = dict(self.space.written)
         return SearchRecord(self.sweep.id, written, trials, measure=self.measure)
 

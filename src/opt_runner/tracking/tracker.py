@@ -4,6 +4,7 @@ Their errors never end a run.
 """
 
 import logging
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -130,5 +131,5 @@ def hints(tracking: Tracking, output_dir: str) -> list[str]:
     """Return how to look at the runs below `output_dir`, and how to upload those of W&B."""
     found = [wandb.upload_hint(tracking, output_dir)]
     if "tensorboard" in tracking.trackers:
-        found.append(f"TensorBoard: tensorboard --logdir {output_dir}")
+        found.append(f"TensorBoard: tensorboard --logdir {shlex.quote(output_dir)}")
     return [line for line in found if line]

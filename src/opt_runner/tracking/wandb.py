@@ -5,6 +5,7 @@ import functools
 import io
 import logging
 import os
+import shlex
 import subprocess
 from collections import defaultdict
 from contextlib import redirect_stderr
@@ -140,7 +141,8 @@ def upload_hint(tracking: Tracking, output_dir: str) -> str | None:
         return None
     why = "" if _logged_in() else ", not logged in"
     runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
-    which = found[0] if len(found) == 1 else folder / "offline-run-*"
+    name = found[0].name if len(found) == 1 else "offline-run-*"
+    which = f"{shlex.quote(str(folder))}/{name}"
     return f"W&B: {runs} offline{why}; to upload: wandb sync {which}"
 
 
