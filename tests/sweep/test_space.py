@@ -42,7 +42,8 @@ def test_every_form(written: str, parameter: Choices | Range) -> None:
     ("written", "value", "word"),
     [
         ("true,false", True, "True"), ("0,1", True, None), ("0,1,2", 1.0, "1"),
-        ("0.5,1e-3", 0.001, "0.001"), ("[16,16],[32]", [16, 16], "[16,16]"), ("null,2", None, "null"), ("a,b", "b", "b"),
+        ("0.5,1e-3", 0.001, "0.001"), ("[16,16],[32]", [16, 16], "[16,16]"),
+        ("null,2", None, "null"), ("a,b", "b", "b"),
         ("a,b", "c", None),
     ],
 )  # fmt: skip
