@@ -268,7 +268,7 @@ def _groups(
             group |= _options(method, name, lr, rotation_lr, weight_decay)
             if group.get("retract"):
                 owned.setdefault(method.optimizer_class, []).append(group)
-            elif chosen and parameters[0].ndim == 3:
+            elif chosen and parameters[0].ndim > 2:  # not the angles of `givens`
                 group |= {"matrices": True, "stacked": True}
             groups.append(group)
     if rotation_lr is not None and len(groups) == plain:

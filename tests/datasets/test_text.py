@@ -130,6 +130,34 @@ def test_a_tokenizer_that_knows_the_unknown_by_its_number(tmp_path: Path) -> Non
             assert TextFile(path, str(file), context=3).load().vocabulary == len(pieces)
 
 
+def test_a_tokenizer_with_gaps_in_its_numbers(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    path, file = written(tmp_path), tmp_path / "tokenizer.json"
+    numbers = {letter: number for number, letter in enumerate(sorted(set(TEXT)))}
+    numbers["e"] = 256 + numbers["t"]
+    tokenizers.Tokenizer(tokenizers.models.BPE(numbers, [])).save(str(file))
+    data = TextFile(path, str(file), context=3).load()
+    assert data.vocabulary == numbers["e"] + 1
+    assert data.train.inputs.max() == numbers["e"]
+
+
+@pytest.mark.parametrize(("made", "keeps"), [("Lowercase", False), ("Prepend", True)])
+def test_a_tokenizer_that_changes_the_text(tmp_path: Path, made: str, keeps: bool) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    path, file = written(tmp_path), tmp_path / "tokenizer.json"
+    Path(path).write_text(TEXT.replace("the", "The the"))
+    letters = {letter: number for number, letter in enumerate(sorted(set(TEXT) | {"T", "\u2581"}))}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(letters, []))
+    normalizer = getattr(tokenizers.normalizers, made)
+    tokenizer.normalizer = normalizer("\u2581") if keeps else normalizer()
+    tokenizer.save(str(file))
+    if keeps:
+        TextFile(path, str(file), context=3).load()
+    else:
+        with pytest.raises(UserError, match=r"makes \d+ of the text's \d+ characters"):
+            TextFile(path, str(file), context=3).load()
+
+
 def test_a_tokenizer_of_the_library(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     words = {word: number for number, word in enumerate(["[UNK]", *sorted(set(TEXT.split()))])}

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from opt_runner import OPT, Rule, merge
 from opt_runner.errors import UserError
 from opt_runner.methods import METHODS
+from opt_runner.methods.standard import Standard
 from opt_runner.optimizers import SOAP, Muon
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
@@ -400,6 +401,19 @@ def test_methods_that_the_network_hands_on_run_on_v() -> None:
         torch.testing.assert_close(opt.encode(X), expected)
         assert opt.encode(X).grad_fn is not None
     torch.testing.assert_close(opt.features(X), expected)
+
+
+def test_a_method_that_gives_v_in_another_shape_is_an_error() -> None:
+    class Transposed(Standard):
+        changes_weight = True
+
+        def weight(self, W: Tensor, **tensors: Tensor) -> Tensor:
+            return W.mT
+
+    with pytest.raises(
+        UserError, match=r"Transposed\.weight gives V of shape \(1, 20, 6\), expected"
+    ):
+        OPT(mlp(), Transposed(), include=["0"])(X)
 
 
 def test_a_covered_module_that_is_gone_is_an_error() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from opt_runner.config.compose import from_arguments
@@ -20,6 +21,7 @@ from opt_runner.records.record import Record
 from opt_runner.run.execute import execute
 from opt_runner.run.interrupt import StopRequest
 from opt_runner.run.run import Run, identify
+from opt_runner.run.set_up import set_up
 from opt_runner.run.size import memory_of_step
 from opt_runner.trained import evaluate, export, read
 from tests.small import rows
@@ -178,6 +180,34 @@ def test_a_record_is_evaluated_and_exported(tmp_path: Path, graph: Graph) -> Non
     other = from_arguments("dataset=graph", f"dataset.root={tmp_path / 'graph.npz'}").dataset
     with pytest.raises(UserError, match="its nodes are not those that the network was trained for"):
         evaluate(trained, run.config.model_copy(update={"dataset": other}))
+
+
+def test_another_graph_of_the_same_size(tmp_path: Path) -> None:
+    """A record is not tested on it; a run that starts from its weights has its own graph."""
+    random = np.random.default_rng(0)
+    kept = {
+        "labels": np.arange(12) % 3, "train": np.arange(6), "test": np.arange(6, 12),
+        "features": random.random((12, 5)) + 0.1,
+    }  # fmt: skip
+    pairs = [np.stack([np.arange(12), (np.arange(12) + step) % 12]) for step in (1, 5)]
+    for name, edges in zip(("one", "two"), pairs, strict=True):
+        np.savez(tmp_path / f"{name}.npz", edges=edges, **kept)
+    first, second = (f"dataset.root={tmp_path / name}.npz" for name in ("one", "two"))
+    run = composed(tmp_path, first)
+    start(run)
+    other = from_arguments("dataset=graph", second).dataset
+    with pytest.raises(UserError, match="its nodes are not those that the network was trained for"):
+        evaluate(read(run.record.directory), run.config.model_copy(update={"dataset": other}))
+    config = from_arguments(
+        "dataset=graph", "model=gcn", "tracking=none", "hardware=cpu", "method=standard", second,
+        f"model.weights={run.record.weights}",
+    )  # fmt: skip
+    data = GraphFile(f"{tmp_path}/two.npz").load()
+    network = set_up(config, data).opt.network
+    trained = load_file(run.record.weights)
+    assert network.adjacency.indices.equal(GCN(**data.gives).adjacency.indices)
+    assert not network.adjacency.indices.equal(trained["adjacency.indices"])
+    assert network.layers[0].weight.equal(trained["layers.0.weight"])
 
 
 def test_onnx(tmp_path: Path) -> None:

@@ -92,6 +92,23 @@ def test_muon_takes_kernels_as_matrices_and_stacks_one_by_one() -> None:
         torch.testing.assert_close(one, -scale * 5**0.5 * polar_factor(of_one).float())
 
 
+@pytest.mark.parametrize("kind", [Muon, SOAP])
+@pytest.mark.parametrize("method", ["cayley", "oft", "boft", "poet", "hra", "givens"])
+def test_r_is_a_matrix_also_in_blocks(kind: type[torch.optim.Optimizer], method: str) -> None:
+    opt = OPT(nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 2)), method)
+    joint = opt.optimizer(lr=0.1, make=lambda groups: kind(groups, 0.1, 0.0))
+    by_adamw = {
+        id(p)
+        for part in joint.optimizers
+        if isinstance(part, AdamW)
+        for group in part.param_groups
+        for p in group["params"]
+    }
+    assert all((id(p) in by_adamw) == (method == "givens") for p in opt.stacks.parameters())
+    opt(torch.randn(5, 64)).square().mean().backward()
+    joint.step()
+
+
 @pytest.mark.parametrize("shape", [(5, 8), (8, 5), (2, 6, 6)])
 def test_the_polar_factor_is_near(shape: tuple[int, ...]) -> None:
     values = torch.linalg.svdvals(polar_factor(random(*shape)).float())

@@ -1,6 +1,8 @@
 """What the keys of `layers` and `model.weights` make of a run."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from safetensors.torch import save_file
 from opt_runner.errors import UserError
 from opt_runner.networks import MLP
 from opt_runner.opt import merge
+from opt_runner.records import weights
 from opt_runner.run.run import identify
 from opt_runner.run.set_up import Setup, set_up
 from tests.config.test_config import composed
@@ -59,6 +62,31 @@ def test_a_network_that_gives_no_tensor_is_refused(monkeypatch: pytest.MonkeyPat
         made()
 
 
+def test_an_optimizer_without_weight_decay_gets_none() -> None:
+    rprop = ["optimizer._target_=torch.optim.Rprop", "~optimizer.momentum", "~optimizer.nesterov"]
+    with pytest.raises(
+        UserError, match=r"Rprop takes no weight_decay: set optimizer\.weight_decay"
+    ):
+        made(*rprop)
+    made(*rprop, "optimizer.weight_decay=0")
+
+
+@pytest.mark.parametrize("value", [0.5, 0, -3, True, None, "text", [1, 2.5], {"a": "b"}])
+def test_what_a_dataset_gives_is_in_the_record(tmp_path: Path, value: Any) -> None:
+    gives = {"value": value}
+    weights.check_gives(gives)
+    interface = replace(Own().load().interface, gives=gives)
+    weights.write(tmp_path / "net", torch.nn.Linear(9, 9), interface)
+    found = weights.read_interface(tmp_path / "net").gives["value"]
+    assert found == value or list(found) == list(value)
+
+
+@pytest.mark.parametrize("value", [2**21, object(), [torch.ones(2)]])
+def test_what_no_record_can_hold_is_refused_before_the_training(value: Any) -> None:
+    with pytest.raises(UserError, match=r"dataset: it gives value=.* which a record cannot hold"):
+        weights.check_gives({"value": value})
+
+
 def test_w_may_be_drawn_anew() -> None:
     given, drawn = made(), made("layers.weights=gaussian")
     for name, W in given.opt.network.named_parameters():
@@ -69,6 +97,8 @@ def test_w_may_be_drawn_anew() -> None:
 def test_a_batch_of_one_is_too_small_for_some_networks() -> None:
     with pytest.raises(UserError, match="batch_size=1 is too small for the model: Expected more"):
         made("batch_size=1")
+    with pytest.raises(UserError, match=r"optimizer\.accumulate=5 leaves parts of 1 sample, which"):
+        made("batch_size=6", "optimizer.accumulate=5")
     first, again = (
         set_up(composed(*TINY, "model=cnn6", f"batch_size={size}"), Own().load()) for size in (1, 2)
     )

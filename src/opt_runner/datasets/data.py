@@ -1,5 +1,6 @@
 """What a dataset holds and how it is learned: samples, loss, and what is measured."""
 
+import hashlib
 import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Protocol, Self
@@ -100,6 +101,7 @@ class Interface:
     below - 1; None: it is real. scale: how the network takes the data, in words. outputs: their
     name, as `logits`. gives: what the network was built for, by the names of its parameters; of
     tensors the type and the shape. classes: their names in the order of the outputs; may be empty.
+    tensors: a hash of those in `gives`; empty if there are none.
     """
 
     samples: str
@@ -109,6 +111,7 @@ class Interface:
     below: Count | None = None
     scale: str = ""
     classes: list[str] = field(default_factory=list)
+    tensors: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,10 +237,19 @@ class Data:
         example = self.network_input(read(self.train.inputs[:1]), torch.float32)
         return Interface(
             self.samples, tuple(example.shape[1:]), self.outputs, self.gives, self.below,
-            self.scale, self.class_names,
+            self.scale, self.class_names, _hash(self.gives),
         )  # fmt: skip
 
     @property
     def _strata(self) -> Tensor:
         """Return groups of training samples, int64 (N,); shares are drawn alike from each."""
         return torch.zeros(len(self.train), dtype=torch.int64)
+
+
+def _hash(gives: Any) -> str:
+    """Return a hash of the tensors in nested dicts, empty if there are none."""
+    if isinstance(gives, Tensor):
+        content = gives.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        return hashlib.sha256(content.tobytes()).hexdigest()[:16]
+    parts = [_hash(gives[key]) for key in sorted(gives)] if isinstance(gives, dict) else []
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16] if any(parts) else ""

@@ -201,8 +201,10 @@ class TextFile:
             tokens = _smallest(torch.from_numpy(numbers), len(alphabet))
             return tokens, range(len(tokens) + 1), alphabet, len(alphabet)
         tokenizer = tokenizer_of(self.tokens)
+        self._check_normalizer(tokenizer.normalizer)
         encoded = tokenizer.encode(self._text, add_special_tokens=False)
-        tokens = _smallest(torch.tensor(encoded.ids), tokenizer.get_vocab_size())
+        vocabulary = 1 + max(tokenizer.get_vocab().values())  # numbers may be left out
+        tokens = _smallest(torch.tensor(encoded.ids), vocabulary)
         begins = [*(start for start, _ in encoded.offsets), len(self._text)]
         if (lost := self._lost(tokenizer, encoded)) > _MOST_LOST:
             raise UserError(
@@ -210,7 +212,18 @@ class TextFile:
                 "for it, so bits per character would be too low: take a tokenizer that keeps the "
                 "text, as those on bytes do"
             )
-        return tokens, begins, (), tokenizer.get_vocab_size()
+        return tokens, begins, (), vocabulary
+
+    def _check_normalizer(self, normalizer: Any) -> None:
+        """Raise UserError if a tokenizer's normalizer makes different characters equal."""
+        different = set(self._text)
+        kept = set(normalizer.normalize_str(self._text)) if normalizer else different
+        if len(kept) < len(different):
+            raise UserError(
+                f"dataset.tokens={self.tokens} makes {len(kept)} of the text's {len(different)} "
+                "characters, as lower case does, so bits per character would be too low: take a "
+                "tokenizer that keeps the text, as those on bytes do"
+            )
 
     def _lost(self, tokenizer: Any, encoded: Any) -> float:
         """Return the share of the characters, without blanks, that are in no known token."""

@@ -183,6 +183,12 @@ class Stack(nn.Module):
 
     def as_weights(self, V: Tensor) -> list[tuple[Layer, Tensor]]:
         """Return each layer with its part of a parameter, of V (k, d, n)."""
+        expected = (len(self.layers), self.layers[0].d, self.layers[0].n)
+        if V.shape != expected:
+            raise UserError(
+                f"{type(self.method).__name__}.weight gives V of shape {tuple(V.shape)}, expected "
+                f"(layers, d, n) = {expected}"
+            )
         return [(layer, layer.weight(v)) for layer, v in zip(self.layers, V, strict=True)]
 
     def V(self) -> Tensor:

@@ -6,6 +6,7 @@ The network can be built from this file and the config, without the data.
 import hashlib
 import json
 import math
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
@@ -74,6 +75,18 @@ def text(interface: Interface) -> str:
     return json.dumps(asdict(replace(interface, gives=_described(interface.gives))))
 
 
+def check_gives(gives: dict[str, Any]) -> None:
+    """Raise UserError if a dataset gives what a record cannot hold."""
+    for key, value in gives.items():
+        try:
+            _filled(json.loads(json.dumps(_described(value))), sys.maxsize)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"dataset: it gives {key}={str(value)[:60]!r}, which a record cannot hold: give "
+                f"tensors, texts, numbers (integers up to {_MOST:,}), lists or dicts of them"
+            ) from error
+
+
 def _described(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _described(inner) for key, inner in value.items()}
@@ -101,9 +114,11 @@ def _filled(value: Any, most: int) -> Any:
         ):
             raise ValueError(f"no tensor that fits into the file: {value}")
         return torch.zeros(shape, dtype=dtype)
-    if isinstance(value, str) or (type(value) is int and 0 < value <= _MOST):
+    if value is None or isinstance(value, str | bool):
         return value
-    raise ValueError(f"{value!r} is no size from 1 to {_MOST:,}")
+    if isinstance(value, int | float) and (abs(value) <= _MOST or isinstance(value, float)):
+        return value
+    raise ValueError(f"{value!r} is no text, and no integer up to {_MOST:,}")
 
 
 def read_interface(path: Path) -> Interface:

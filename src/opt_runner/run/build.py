@@ -1,9 +1,10 @@
 """The network of a run, and the methods around it."""
 
+import inspect
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from opt_runner.choice import Rule
 from opt_runner.config import components
@@ -64,11 +65,13 @@ def published_of(model: ModelChoice) -> Published | None:
     return Published.of(model.options["arch"], model.published) if model.published else None
 
 
-def load_start(network: nn.Module, model: ModelChoice, gives: dict[str, Any]) -> list[str]:
+def load_start(network: nn.Module, config: Config, gives: dict[str, Any], steps: int) -> list[str]:
     """Load the weights that the model starts from, and return remarks on them.
 
-    Raises UserError if they cannot be read or do not fit.
+    Buffers that hold the dataset's tensors, such as a graph, stay as they are.
+    Raises UserError if the weights cannot be read or do not fit.
     """
+    model = config.model
     if (published := published_of(model)) is not None:
         given, head = without_head(
             published.state_dict(), network, published.classes, gives["num_classes"]
@@ -91,8 +94,38 @@ def load_start(network: nn.Module, model: ModelChoice, gives: dict[str, Any]) ->
         return remarks
     if model.weights:
         weights.check(model.weights)
-        load_weights(network, read_weights(model.weights), model.weights, model.weights_except)
+        left_out = [*model.weights_except, *_of_the_data(config, gives, steps)]
+        load_weights(network, read_weights(model.weights), model.weights, left_out)
     return []
+
+
+def _of_the_data(config: Config, gives: dict[str, Any], steps: int) -> list[str]:
+    """Return the names of the network's buffers that hold tensors of the dataset.
+
+    They differ between two networks, one of which is built for zeros.
+    """
+    if not _has_tensors(gives):
+        return []
+    buffers = []
+    with torch.random.fork_rng(devices=[]):
+        for one in (gives, _zeros(gives)):
+            torch.manual_seed(0)
+            buffers.append(dict(network_of(config, one, steps).named_buffers()))
+    real, others = buffers
+    return [name for name in real if name not in others or not real[name].equal(others[name])]
+
+
+def _has_tensors(gives: Any) -> bool:
+    """Return True if there is a tensor in nested dicts."""
+    inner = gives.values() if isinstance(gives, dict) else ()
+    return isinstance(gives, Tensor) or any(map(_has_tensors, inner))
+
+
+def _zeros(gives: Any) -> Any:
+    """Return the values with zeros for each tensor in nested dicts."""
+    if isinstance(gives, dict):
+        return {key: _zeros(value) for key, value in gives.items()}
+    return torch.zeros_like(gives) if isinstance(gives, Tensor) else gives
 
 
 def dtype_of(config: Config) -> torch.dtype:
@@ -118,7 +151,13 @@ def optimizer_of(config: Config, opt: OPT) -> torch.optim.Optimizer:
         k: v for k, v in chosen.options.items() if k in ("momentum", "nesterov")
     }
     options: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
-    if components.target(chosen, "optimizer") is SGD:
+    called = components.target(chosen, "optimizer")
+    accepted = inspect.signature(called).parameters
+    if chosen.weight_decay and "weight_decay" not in accepted:
+        raise UserError(
+            f"optimizer: {called.__name__} takes no weight_decay: set optimizer.weight_decay=0"
+        )
+    if called is SGD:
         return opt.optimizer(**options, **momentum, rotation_lr=chosen.rotation_lr)
 
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

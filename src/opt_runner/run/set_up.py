@@ -16,6 +16,7 @@ from opt_runner.datasets.stored import read
 from opt_runner.errors import UserError, gib
 from opt_runner.machine import free_memory
 from opt_runner.opt import OPT
+from opt_runner.records import weights
 from opt_runner.run.average import Average
 from opt_runner.run.build import (
     form_of,
@@ -160,17 +161,18 @@ def set_up(config: Config, data: Data, processes: Processes = ALONE) -> Setup:
         )
     steps = config.budget.in_steps(batches.steps_per_epoch)
     check_fits(config, data, device.torch_device)
+    weights.check_gives(data.gives)
     torch.manual_seed(config.seed)
     network = network_of(config, data.gives, steps)
-    remarks = load_start(network, config.model, data.gives)
+    remarks = load_start(network, config, data.gives, steps)
     opt = opt_of(config, device.place(network), steps)
     if device.compile:
         # Without this, dynamo stops compiling after eight runs in one process.
         torch.compiler.reset()
         opt.compile()
     _try_shapes(opt, data, device)
-    if batches.batch_size == 1:
-        _try_one(opt, data, device)
+    if each // config.optimizer.accumulate == 1 and not processes.several:
+        _try_one(opt, data, device, config.optimizer.accumulate)
     if processes.several:
         make_global(opt.network, processes)
     optimizer = optimizer_of(config, opt)
@@ -233,7 +235,7 @@ def _example(data: Data, device: Device, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def _try_one(opt: OPT, data: Data, device: Device) -> None:
+def _try_one(opt: OPT, data: Data, device: Device, parts: int) -> None:
     """Raise UserError if the network cannot train on one sample, as a BatchNorm cannot."""
     x = _example(data, device, 1)
     buffers = {name: buffer.clone() for name, buffer in opt.network.named_buffers()}
@@ -241,7 +243,9 @@ def _try_one(opt: OPT, data: Data, device: Device) -> None:
         try:
             functional_call(opt.network, buffers, (x,), tie_weights=False)
         except ValueError as error:
-            raise UserError(f"batch_size=1 is too small for the model: {error}") from error
+            many = f"optimizer.accumulate={parts} leaves parts of 1 sample, which"
+            cause = many if parts > 1 else "batch_size=1"
+            raise UserError(f"{cause} is too small for the model: {error}") from error
 
 
 @torch.no_grad()

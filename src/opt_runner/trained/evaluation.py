@@ -1,6 +1,7 @@
 """Test a trained network on the test samples of any dataset that fits it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -132,8 +133,7 @@ def _fitted(data: Data, takes: Interface) -> tuple[Samples, bool]:
     if len(data.class_names) != len(takes.classes) or len(data.output_shape) > 1:
         raise UserError(
             f"dataset: its {len(data.class_names)} classes are not the network's "
-            f"{len(takes.classes)}: {listed(data.class_names, 3)} against "
-            f"{listed(takes.classes, 3)}"
+            f"{len(takes.classes)}: {_some(data.class_names)} against {_some(takes.classes)}"
         )
     return data.test, True
 
@@ -142,3 +142,8 @@ def _kept(takes: Interface) -> str:
     """Return the sizes of what a network keeps of the data, as of a graph; mostly nothing."""
     kept = {key: value for key, value in takes.gives.items() if isinstance(value, dict | Tensor)}
     return weights.text(replace(takes, gives=kept, below=None, classes=[]))
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return some names in one line, also if they are a text's characters."""
+    return listed([name if name.isprintable() else repr(name)[1:-1] for name in names], 3)
