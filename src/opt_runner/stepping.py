@@ -175,7 +175,7 @@ class Stepping:
             raise UserError(
                 "no R has a gradient: the loss does not come from opt(...), which runs the network "
                 "on V = Q(R) W. Call opt(x) in place of the network, or compute the loss inside "
-                "`with opt.effective() as network:`"
+                "`with opt.effective() as network:`. (Or V of a method of your own leaves R out)"
             )
         if opt.lacks_penalty and not held.isdisjoint(id(p) for p in opt.parameters()):
             warnings.warn(

@@ -117,6 +117,7 @@ def test_forms_of_off_files(tmp_path: Path, first: str) -> None:
         ("", "does not begin with OFF"),
         ("OFF\n", "no OFF file"),
         ("OFF\n3 1\n0 0 0\n1 0 0\n", "cut short"),
+        ("OFF\n0 0 0\n", "it has no faces"),
         ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 3\n", "outside of 0 to 2"),
         ("OFF\n3 1 0\n0 0 x\n1 0 0\n0 1 0\n3 0 1 2\n", "no OFF file"),
         ("OFF\n3 1 0\n0 0 0\n0 0 0\n0 0 0\n3 0 1 2\n", "no area"),

@@ -81,6 +81,8 @@ def read_off(path: Path) -> Floats:
         corners = np.array([(fan[0], b, c) for fan in fans for b, c in pairwise(fan[1:])])
     except (ValueError, IndexError) as error:
         raise UserError(f"it is no OFF file: {error}") from error
+    if not faces:
+        raise UserError("it has no faces")
     if points.shape != (vertices, 3) or len(fans) != faces or not len(corners):
         raise UserError(
             f"it is cut short: it announces {vertices} vertices and {faces} faces, and has "
