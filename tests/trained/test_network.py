@@ -1,11 +1,16 @@
 """A finished run's network, from its record alone."""
 
+import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from opt_runner.errors import UserError
 from opt_runner.opt import merge
@@ -86,6 +91,23 @@ def test_what_is_no_finished_run_is_one_line(record: Path, tmp_path: Path, spoil
     with pytest.raises(UserError) as caught:
         read(folder)
     assert says in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**21, 0.5, None, True, "x"])
+def test_a_size_that_no_network_has_is_one_line(record: Path, tmp_path: Path, value: Any) -> None:
+    folder = tmp_path / record.name
+    shutil.copytree(record, folder)
+    path = folder / "weights.safetensors"
+    with safe_open(path, "pt") as file:
+        takes = json.loads(file.metadata()["opt_runner"])
+    takes["gives"]["num_classes"] = value
+    save_file(load_file(path), path, {"opt_runner": json.dumps(takes)})
+    result = json.loads((folder / "result.json").read_text())
+    result["weights"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "result.json").write_text(json.dumps(result))
+    with pytest.raises(UserError, match=r"weights\.safetensors (names|is dam|does not)") as caught:
+        read(folder)
     assert len(str(caught.value).splitlines()) == 1
 
 

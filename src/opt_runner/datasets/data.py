@@ -237,7 +237,7 @@ class Data:
         example = self.network_input(read(self.train.inputs[:1]), torch.float32)
         return Interface(
             self.samples, tuple(example.shape[1:]), self.outputs, self.gives, self.below,
-            self.scale, self.class_names, _hash(self.gives),
+            self.scale, self.class_names, hash_of_tensors(self.gives),
         )  # fmt: skip
 
     @property
@@ -246,10 +246,12 @@ class Data:
         return torch.zeros(len(self.train), dtype=torch.int64)
 
 
-def _hash(gives: Any) -> str:
+def hash_of_tensors(gives: Any) -> str:
     """Return a hash of the tensors in nested dicts, empty if there are none."""
     if isinstance(gives, Tensor):
         content = gives.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         return hashlib.sha256(content.tobytes()).hexdigest()[:16]
-    parts = [_hash(gives[key]) for key in sorted(gives)] if isinstance(gives, dict) else []
+    parts = (
+        [hash_of_tensors(gives[key]) for key in sorted(gives)] if isinstance(gives, dict) else []
+    )
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16] if any(parts) else ""

@@ -26,6 +26,10 @@ Array = np.ndarray[Any, Any]
 BUILT_IN = ("characters", "bytes")
 _BYTES = 256
 _MOST_LOST = 0.01  # share of the characters
+_TOO_LOW = (
+    "so bits per character would be too low: take a tokenizer that keeps the text, as those on "
+    "bytes do"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,8 +213,7 @@ class TextFile:
         if (lost := self._lost(tokenizer, encoded)) > _MOST_LOST:
             raise UserError(
                 f"dataset.tokens={self.tokens} drops {lost:.0%} of the text, or has unknown tokens "
-                "for it, so bits per character would be too low: take a tokenizer that keeps the "
-                "text, as those on bytes do"
+                f"for it, {_TOO_LOW}"
             )
         return tokens, begins, (), vocabulary
 
@@ -221,8 +224,7 @@ class TextFile:
         if len(kept) < len(different):
             raise UserError(
                 f"dataset.tokens={self.tokens} makes {len(kept)} of the text's {len(different)} "
-                "characters, as lower case does, so bits per character would be too low: take a "
-                "tokenizer that keeps the text, as those on bytes do"
+                f"characters, as lower case does, {_TOO_LOW}"
             )
 
     def _lost(self, tokenizer: Any, encoded: Any) -> float:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from opt_runner.layers import Layer
 from opt_runner.methods.base import Coefficient, method_options, searched
-from opt_runner.methods.kernels.fused import transformed
+from opt_runner.methods.kernels.fused import keeps_graph, transformed
 from opt_runner.methods.kernels.linalg import gram
 from opt_runner.methods.rotation import Rotation, SquareRotation
 
@@ -50,7 +50,7 @@ class _Distance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Tensor:
         R, E, distance = ctx.saved_tensors
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+        if keeps_graph():
             return torch.autograd.grad(_distance(R), R, g, create_graph=True)[0]
         factor = torch.where(distance > 0, 2 * g / distance, 0)
         return (E @ R).mul_(factor[:, None, None])

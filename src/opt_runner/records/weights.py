@@ -114,9 +114,9 @@ def _filled(value: Any, most: int) -> Any:
         ):
             raise ValueError(f"no tensor that fits into the file: {value}")
         return torch.zeros(shape, dtype=dtype)
-    if value is None or isinstance(value, str | bool):
+    if value is None or isinstance(value, str | bool | float):
         return value
-    if isinstance(value, int | float) and (abs(value) <= _MOST or isinstance(value, float)):
+    if isinstance(value, int) and abs(value) <= _MOST:
         return value
     raise ValueError(f"{value!r} is no text, and no integer up to {_MOST:,}")
 

@@ -12,6 +12,7 @@ from opt_runner.config.choices import DatasetChoice, ModelChoice
 from opt_runner.config.compose import suiting
 from opt_runner.config.schema import Config, Covered
 from opt_runner.datasets import Dataset, Form
+from opt_runner.datasets.data import hash_of_tensors
 from opt_runner.errors import UserError
 from opt_runner.methods import Method
 from opt_runner.methods.weights import Weights
@@ -104,7 +105,7 @@ def _of_the_data(config: Config, gives: dict[str, Any], steps: int) -> list[str]
 
     They differ between two networks, one of which is built for zeros.
     """
-    if not _has_tensors(gives):
+    if not hash_of_tensors(gives):
         return []
     buffers = []
     with torch.random.fork_rng(devices=[]):
@@ -113,12 +114,6 @@ def _of_the_data(config: Config, gives: dict[str, Any], steps: int) -> list[str]
             buffers.append(dict(network_of(config, one, steps).named_buffers()))
     real, others = buffers
     return [name for name in real if name not in others or not real[name].equal(others[name])]
-
-
-def _has_tensors(gives: Any) -> bool:
-    """Return True if there is a tensor in nested dicts."""
-    inner = gives.values() if isinstance(gives, dict) else ()
-    return isinstance(gives, Tensor) or any(map(_has_tensors, inner))
 
 
 def _zeros(gives: Any) -> Any:

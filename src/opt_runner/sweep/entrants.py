@@ -135,14 +135,14 @@ def entrant_of(
             "rerun=true does not go with a search: experiment_name=NAME starts another comparison"
         )
     own = getattr(target(config.method, "method"), "search", {})
-    ranges = getattr(target(config.optimizer, "optimizer"), "search", {})
-    own = {key: ranges.get(key, values) for key, values in own.items()}
+    of_optimizer = getattr(target(config.optimizer, "optimizer"), "search", {})
+    own = {key: of_optimizer.get(key, values) for key, values in own.items()}
     # Values on the command line are not searched. The points depend on the order of the ranges:
     # those of the method come first, whether the command line has others for them or not.
     given = by_key(fixed)
     ranges = {key: f"{key}={values}" for key, values in own.items() if key not in given}
-    for key, override in sorted(by_key(command.searched).items()):
-        ranges[key] = str(override.input_line)
+    searched = sorted(by_key(command.searched).items())
+    ranges |= {key: str(override.input_line) for key, override in searched}
     space = parse_space(
         [
             *fixed,

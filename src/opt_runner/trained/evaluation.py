@@ -139,7 +139,7 @@ def _fitted(data: Data, takes: Interface) -> tuple[Samples, bool]:
 
 
 def _kept(takes: Interface) -> str:
-    """Return the sizes of what a network keeps of the data, as of a graph; mostly nothing."""
+    """Return in words what a network keeps of the data, such as a graph; mostly nothing."""
     kept = {key: value for key, value in takes.gives.items() if isinstance(value, dict | Tensor)}
     return weights.text(replace(takes, gives=kept, below=None, classes=[]))
 

@@ -9,7 +9,7 @@ from torch import nn
 from opt_runner.config import compose
 from opt_runner.config.schema import Config
 from opt_runner.datasets import Interface
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, first_line
 from opt_runner.records import stored, weights
 from opt_runner.records.record import Record
 from opt_runner.run.build import dtype_of, network_of
@@ -67,6 +67,10 @@ def read(directory: Path, trust: Trust = STRANGER) -> Trained:
     except UserError as error:
         lines = [f"{run.record.config}: {line}" for line in str(error).splitlines()]
         raise UserError("\n".join(lines)) from error
+    except Exception as error:  # of a size that no network has, in a file of a stranger
+        raise UserError(
+            f"{run.record.weights} names what no network can be built for: {first_line(error)}"
+        ) from error
     network = network.to(dtype_of(config))
     weights.load(run.record.weights, network)
     return Trained(run.record, config, interface, network.eval(), trust)

@@ -91,6 +91,11 @@ def eager() -> bool:
     return not torch.compiler.is_compiling() and not transformed()
 
 
+def keeps_graph() -> bool:
+    """Return True in a backward pass whose gradients get a graph: create_graph=True."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 def _identities(W: Tensor) -> Tensor:
     """Return I (d, d) for each layer of the stack W (k, d, n)."""
     d = W.shape[-2]
@@ -129,7 +134,7 @@ class _Rotate(torch.autograd.Function):
         k, tensors = len(Gs), ctx.saved_tensors  # read once: a checkpoint recomputes them
         Rs, Ws, tensors = tensors[:k], tensors[k : 2 * k], tensors[2 * k :]
         none = [None] * k
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+        if keeps_graph():
             return None, None, None, *_differentiable(ctx.plain, Rs, Ws, Gs), *none
         count = ctx.count
         saved = [tensors[start : start + count] for start in range(0, len(tensors), count)]
