@@ -92,7 +92,7 @@ class Stepping:
         self._checked.update(inner[1:])
         own = {id(p) for _, stacks in opt.parts() for stack in stacks for p in stack.own()}
         self._stepped.clear()
-        outer_steps = False  # in the step of an optimizer around others, which ends after theirs
+        outer_steps = False  # whether an optimizer that steps others is in its own step
 
         def before_step(*_: Any) -> None:
             nonlocal outer_steps
@@ -175,7 +175,8 @@ class Stepping:
             raise UserError(
                 "no R has a gradient: the loss does not come from opt(...), which runs the network "
                 "on V = Q(R) W. Call opt(x) in place of the network, or compute the loss inside "
-                "`with opt.effective() as network:`. (Or V of a method of your own leaves R out)"
+                "`with opt.effective() as network:`. (Or the method is your own and its V does not "
+                "depend on R)"
             )
         if opt.lacks_penalty and not held.isdisjoint(id(p) for p in opt.parameters()):
             warnings.warn(

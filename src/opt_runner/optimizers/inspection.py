@@ -34,10 +34,11 @@ def moved(tensor: Tensor, optimizer: Optimizer) -> bool:
 
 
 def moves_nothing(optimizer: Optimizer) -> bool:
-    """Return True for a step by which nothing moves, so that it is none.
+    """Return True if a step has moved nothing: it does not count.
 
-    GradScaler lets a fused optimizer skip its step itself where a gradient is infinite. And
-    torch.distributed.checkpoint makes a step with zero gradients at zero rates, for the state.
+    With GradScaler a fused optimizer skips its own step if a gradient is infinite. And
+    torch.distributed.checkpoint makes a step with zero gradients and zero rates, so that the
+    optimizer has a state to load into.
     """
     if (found := getattr(optimizer, "found_inf", None)) is not None and bool(found):
         return True

@@ -69,7 +69,8 @@ def read(directory: Path, trust: Trust = STRANGER) -> Trained:
         raise UserError("\n".join(lines)) from error
     except Exception as error:  # of a size that no network has, in a file of a stranger
         raise UserError(
-            f"{run.record.weights} names what no network can be built for: {first_line(error)}"
+            f"{run.record.weights} does not fit: the network cannot be built with the sizes in it "
+            f"({first_line(error)})"
         ) from error
     network = network.to(dtype_of(config))
     weights.load(run.record.weights, network)
