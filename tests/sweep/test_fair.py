@@ -112,6 +112,13 @@ def test_the_first_trials_are_spread_over_the_whole_space(begin: Begin) -> None:
         assert any(place / 4 <= u < (place + 1) / 4 for u in logarithms)
 
 
+def test_an_entrant_alone_is_called_by_its_method(begin: Begin, tmp_path: Path) -> None:
+    """So that its search stands beside those of other commands in one report."""
+    begin(["method=gs", "seed=0"])
+    begin(["seed=0"])
+    assert sorted(search.label for search in find([tmp_path], pytest.fail)) == ["cayley", "gs"]
+
+
 def test_the_points_are_those_of_published_comparisons(begin: Begin) -> None:
     _, runner = begin(["method=cayley", "seed=0"], trials=3)
     tried = [run.config for run in runner.executed[:3]]

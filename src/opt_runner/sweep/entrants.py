@@ -112,7 +112,7 @@ def parse_command(overrides: Sequence[str]) -> Command:
         several = [
             word for word, words in zip(fixed, values.values(), strict=True) if len(words) > 1
         ]
-        entrants.append((" ".join(word.partition("=")[2] for word in several) or "all", fixed))
+        entrants.append((" ".join(word.partition("=")[2] for word in several), fixed))
     return Command(entrants, seeds, searched)
 
 
@@ -123,7 +123,10 @@ def entrant_of(
     options: ComparisonOptions,
     runner: "RunSweeper",
 ) -> Entrant:
-    """Return an entrant. Raises UserError if it cannot be tuned."""
+    """Return an entrant. Raises UserError if it cannot be tuned.
+
+    label: empty for an entrant alone, which is called by its method's name.
+    """
     config = runner.run([*fixed, command.seeds[0]]).config
     if config.dataset.validation:
         raise UserError(
@@ -158,7 +161,7 @@ def entrant_of(
         runner.run(space.overrides(corner, space.seeds[0]))
     points = [_recipe(config, space), *space.spread(options.trials - 1, options.seed)]
     trials = [runner.run(space.overrides(point, space.seeds[0])) for point in points]
-    return Entrant(label, fixed, space, config, points, trials)
+    return Entrant(label or config.method.name, fixed, space, config, points, trials)
 
 
 def _recipe(config: Config, space: Space) -> dict[str, Any]:
