@@ -46,6 +46,7 @@ class Layer:
 
 
 Build = Callable[[Layer], Task]
+Call = Callable[[], None]
 
 
 def _ours(method: Method, layer: Layer) -> Task:
@@ -66,9 +67,7 @@ def two_steps(method: Method, layer: Layer) -> None:
     rotate_and_step()
 
 
-def _training(
-    method: Method, layer: Layer
-) -> tuple[Callable[[], None], Callable[[], None], Tensor]:
+def _training(method: Method, layer: Layer) -> tuple[Call, Call, Tensor]:
     """Return forward and backward, the same with the optimizer's step, and R at its start."""
     d, n = layer.W.shape
     linear = nn.Linear(d, n, bias=False, device=layer.W.device)
@@ -131,7 +130,7 @@ def _naive_ogd(layer: Layer) -> Task:
     return Task(rotate_and_step)
 
 
-def _mover(R: Tensor) -> Callable[[], None]:
+def _mover(R: Tensor) -> Call:
     """Return a function that moves R."""
     direction = torch.randn(R.shape, generator=torch.Generator().manual_seed(1)).to(R.device)
     direction *= _MOVE / direction.norm()
@@ -196,12 +195,8 @@ def samplers_of(
 def run(settings: Settings) -> Report:
     """Measure both sizes."""
     report = Report(n=settings.count(15))
-    columns: dict[str, Column] = {
-        "form": "name",
-        "ms": ("seconds", 1000),
-        "beside": "variant",
-        "times ours": "factor",
-    }
+    columns: dict[str, Column] = {"form": "name", "ms": ("seconds", 1000)}
+    columns |= {"beside": "variant", "times ours": "factor"}
     for d in (16, 24) if settings.quick else (576, 1024):
         say(f"rotations: d = {d}, n = {report.n}")
         rows = _size(d, report.n, settings)

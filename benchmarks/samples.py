@@ -74,10 +74,8 @@ class Summary:
 
     def text(self, scale: float = 1.0) -> str:
         """Return `median [lower quartile, upper quartile]`, each times `scale`."""
-        low, middle, high = (
-            figure(scale * value)
-            for value in (self.lower_quartile, self.median, self.upper_quartile)
-        )
+        values = (self.median, self.lower_quartile, self.upper_quartile)
+        middle, low, high = (figure(scale * value) for value in values)
         return f"{middle} [{low}, {high}]"
 
 

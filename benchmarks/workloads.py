@@ -47,11 +47,10 @@ class Workload:
         return TrainingStep(set_up(self.config(*arguments), images))
 
 
-CNN6_NARROW = ("model=cnn6", "model.widths=[32,32,32]", "model.fc_width=32")
 WORKLOADS = {
     "cnn9": Workload(("model=cnn9",), 3, 32, 50_000),
     "cnn6": Workload(("model=cnn6",), 3, 32, 50_000),
-    "cnn6_narrow": Workload((*CNN6_NARROW, *_AS_DIGITS), 1, 8, 1_442),
+    "cnn6_narrow": Workload(("model=cnn6_narrow", *_AS_DIGITS), 1, 8, 1_442),
     "mlp": Workload(("model=mlp", *_AS_DIGITS), 1, 8, 1_442),
     "resnet18": Workload(("model=resnet18", *_LARGE), 3, 32, 64),
     "wide_resnet": Workload(("model=wide_resnet", *_LARGE), 3, 32, 64),
