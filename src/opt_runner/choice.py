@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
-from pydantic import ValidationError
 from torch import nn
 
 from opt_runner.coverage import check_unregistered, little_covered, types_of_matrices
-from opt_runner.errors import UserError, explain, listed, nearest
+from opt_runner.errors import UserError, explained, listed, nearest
 from opt_runner.layers import Candidate, Layer
 from opt_runner.methods import METHODS, Method
 
@@ -243,7 +242,5 @@ def _build_method(method: str | Method, options: dict[str, Any]) -> Method:
         hint = nearest(method, METHODS)
         raise UserError(f"unknown method {method!r}{hint}; the methods are {', '.join(METHODS)}")
     cls = METHODS[method]
-    try:
+    with explained(method, inspect.signature(cls).parameters):
         return cls(**options)
-    except ValidationError as error:
-        raise UserError(explain(error, method, inspect.signature(cls).parameters)) from error

@@ -1,7 +1,8 @@
 """Errors whose text is for the person at the terminal, and their wording."""
 
 import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,17 +35,22 @@ def nearest(word: str, known: Collection[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def explain(error: ValidationError, where: str, known: Iterable[str]) -> str:
-    """Return a pydantic error in words, one line for each fault.
+@contextmanager
+def explained(where: str, known: Iterable[str]) -> Iterator[None]:
+    """Raise UserError for a pydantic error in the block, one line for each fault.
 
     where: the dotted key of the node, or "" for the whole config. known: the keys below it.
     """
-    dotted = sorted({f"{where}.{key}" if where else key for key in known})
-    faults = error.errors()
-    # pydantic counts a wrong item as missing: the fault of the list is that of the item.
-    inner = {fault["loc"][:-1] for fault in faults}
-    own = [one for one in faults if one["type"] != "too_short" or one["loc"] not in inner]
-    return "\n".join(_explain_one(dict(fault), where, dotted) for fault in own)
+    try:
+        yield
+    except ValidationError as error:
+        dotted = sorted({f"{where}.{key}" if where else key for key in known})
+        faults = error.errors()
+        # pydantic counts a wrong item as missing: the fault of the list is that of the item.
+        inner = {fault["loc"][:-1] for fault in faults}
+        own = [one for one in faults if one["type"] != "too_short" or one["loc"] not in inner]
+        lines = [_explain_one(dict(fault), where, dotted) for fault in own]
+        raise UserError("\n".join(lines)) from error
 
 
 def _explain_one(fault: dict[str, Any], where: str, known: list[str]) -> str:

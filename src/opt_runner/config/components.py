@@ -17,12 +17,11 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
-    ValidationError,
     create_model,
     model_validator,
 )
 
-from opt_runner.errors import UserError, explain, nearest
+from opt_runner.errors import UserError, explained, nearest
 
 T = TypeVar("T")
 
@@ -109,10 +108,8 @@ def build(component: Component, where: str, kind: type[T], **supplied: Any) -> T
     for key, value in supplied.items():
         if key in accepted and options.get(key) is None:
             options[key] = value
-    try:
+    with explained(where, accepted):
         made = called(**options)
-    except ValidationError as error:
-        raise UserError(explain(error, where, accepted)) from error
     if not isinstance(made, kind):
         raise UserError(
             f"{where}._target_: {component.target} makes {type(made).__name__}, but must make: "
@@ -201,12 +198,10 @@ def _validated_options(
         ),
         **fields,
     )
-    try:
+    # Keys of the schema that are no options of the class, such as a dataset's `share`.
+    own = type(component).model_fields.keys() - Component.model_fields.keys()
+    with explained(where, [*fields, *own]):
         checked = model(**options)
-    except ValidationError as error:
-        # Keys of the schema that are no options of the class, such as a dataset's `share`.
-        own = type(component).model_fields.keys() - Component.model_fields.keys()
-        raise UserError(explain(error, where, [*fields, *own])) from error
     found = {key: getattr(checked, key) for key in options}
     try:
         refuse_booleans(options, found)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from opt_runner.config import components
 from opt_runner.config.overrides import parse, with_quoted_texts
 from opt_runner.config.schema import Config, dotted
-from opt_runner.errors import UserError, explain
+from opt_runner.errors import UserError, explained
 
 # Parameters of a network that may be null in the config. What else it gets is up to the dataset.
 _NETWORK_SUPPLIED = frozenset({"in_channels", "image_size", "num_classes", "bn_momentum"})
@@ -179,11 +179,12 @@ def validate(plain: dict[str, Any]) -> Config:
 
     Raises UserError, one line a fault.
     """
-    try:
-        return Config.model_validate(plain)
-    except ValidationError as error:
-        _check_packages(plain)
-        raise UserError(explain(error, "", known_keys())) from error
+    with explained("", (key for key, _ in _annotations(Config))):
+        try:
+            return Config.model_validate(plain)
+        except ValidationError:
+            _check_packages(plain)
+            raise
 
 
 def _check_packages(plain: dict[str, Any]) -> None:
@@ -199,11 +200,6 @@ def _check_packages(plain: dict[str, Any]) -> None:
                 f"{group}.{keys[0]}: a file of the group {group} that sets {keys[0]} of the whole "
                 "config must begin with the line: # @package _global_"
             )
-
-
-def known_keys() -> list[str]:
-    """Return every key of the schema, dotted."""
-    return [key for key, _ in _annotations(Config)]
 
 
 @cache

@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from pydantic import ValidationError
-
 from opt_runner.config.components import Node
-from opt_runner.errors import UserError, explain
+from opt_runner.errors import explained
 
 
 class Options(Node):
@@ -17,10 +15,8 @@ class Options(Node):
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> Self:
         """Return the checked options. Raises UserError with one line for each fault."""
-        try:
+        with explained(cls.where, cls.model_fields):
             return cls.model_validate(dict(content))
-        except ValidationError as error:
-            raise UserError(explain(error, cls.where, cls.model_fields)) from error
 
 
 class SweeperOptions(Options):
