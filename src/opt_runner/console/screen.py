@@ -110,7 +110,8 @@ class Screen:
     def run(self, title: str, steps: int, measure: Measure) -> Iterator["RunDisplay"]:
         """Yield the display of one run while it trains."""
         if self._draw is not None or not self.live:
-            yield RunDisplay(self, title, steps, measure, self._draw or _Lines(self).draw)
+            self._said = time.monotonic()
+            yield RunDisplay(self, title, steps, measure, self._draw or self._write_line)
             return
         with bars(self.console) as drawn:
             task = drawn.add_task(title, total=steps, info="")
@@ -119,6 +120,12 @@ class Screen:
                 drawn.update(task, completed=step, info=info)
 
             yield RunDisplay(self, title, steps, measure, draw)
+
+    def _write_line(self, title: str, step: int, steps: int, info: str) -> None:
+        """Write the progress of a run, every ten seconds."""
+        if time.monotonic() - self._said > _PLAIN_SECONDS:
+            self._said = time.monotonic()
+            self.say(f"{title}: step {step} of {steps}, {info}")
 
 
 def bars(console: Console) -> Progress:
@@ -131,19 +138,6 @@ def bars(console: Console) -> Progress:
         console=console,
         transient=True,
     )
-
-
-class _Lines:
-    """A progress display that writes a line every ten seconds."""
-
-    def __init__(self, screen: Screen) -> None:
-        self.screen = screen
-        self.said = time.monotonic()
-
-    def draw(self, title: str, step: int, steps: int, info: str) -> None:
-        if time.monotonic() - self.said > _PLAIN_SECONDS:
-            self.said = time.monotonic()
-            self.screen.say(f"{title}: step {step} of {steps}, {info}")
 
 
 @dataclass
