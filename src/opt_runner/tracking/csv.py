@@ -25,10 +25,8 @@ class CsvTracker:
             with open(self._path, "a", opener=no_links) as file:
                 file.write(self._lines([values]))
             return
-        earlier: list[Mapping[str, Any]] = []
-        if self._columns:
-            with self._path.open(newline="") as file:
-                earlier = [*csv.DictReader(file)]
+        with self._path.open(newline="") as file:
+            earlier = [*csv.DictReader(file)]
         self._write([*earlier, values])
 
     def finish(self, result: Result | None) -> None: ...
