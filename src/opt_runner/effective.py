@@ -1,13 +1,14 @@
 """A network that computes with the effective weights V in the place of its W."""
 
 import threading
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence, Set
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim import Optimizer
 
 from opt_runner.errors import UserError, listed
 from opt_runner.layers import Layer, assembled
@@ -16,6 +17,7 @@ from opt_runner.methods.kernels.fused import eager, transformed
 from opt_runner.methods.kernels.shards import is_sharded, whole
 from opt_runner.methods.stack import Stack
 from opt_runner.methods.weights import held
+from opt_runner.optimizers.inspection import parameter_ids
 from opt_runner.recompute import Recompute, Swap, places
 from opt_runner.wrapper import Wrapper
 
@@ -141,14 +143,11 @@ class EffectiveNetwork(Wrapper):
         swap.end()
         return swap
 
-    @property
-    def has_V(self) -> bool:
-        return self._swap is not None
-
-    def renew(self, stepped: Set[int]) -> None:
-        """Make V anew inside of `effective` after a step of these ids, not in a backward pass."""
-        backward = torch._C._current_graph_task_id() != -1
-        if not backward and not stepped.isdisjoint(map(id, self.parameters())):
+    def renew(self, optimizer: Optimizer) -> None:
+        """Make V anew inside of `effective` after a step, but not in a backward pass."""
+        if self._swap is None or torch._C._current_graph_task_id() != -1:
+            return
+        if not parameter_ids(optimizer).isdisjoint(map(id, self.parameters())):
             self._check_unwritten(None, self._put_W())
             with torch.enable_grad():
                 self._put_V()

@@ -154,8 +154,7 @@ class Stepping:
         opt = self._opt()
         if opt is None:
             return
-        if opt.has_V:
-            opt.renew(parameter_ids(optimizer))
+        opt.renew(optimizer)
         if self._done or moves_nothing(optimizer):
             return
         held = parameter_ids(optimizer)
