@@ -175,15 +175,8 @@ def is_locked(path: Path) -> bool:
 
 def set_aside(path: Path, word: str = "damaged") -> Path:
     """Rename a file or a folder to `<path>.<word>-N`. Nothing is deleted."""
-    aside = unused(path, word)
-    path.rename(aside)
-    return aside
-
-
-def unused(path: Path, word: str) -> Path:
-    """Return `<path>.<word>-N` with the first N that is free."""
     numbered = (path.with_name(f"{path.name}.{word}-{n}") for n in itertools.count(1))
-    return next(candidate for candidate in numbered if not os.path.lexists(candidate))
+    return path.rename(next(free for free in numbered if not os.path.lexists(free)))
 
 
 def write_whole(
