@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from opt_runner.errors import UserError, nearest
-from opt_runner.networks.options import Momentum
+from opt_runner.networks.shared import Momentum
 
 WITH_AUXILIARY = ("googlenet", "inception_v3")  # they give several outputs in training
 _COLOURS = 3

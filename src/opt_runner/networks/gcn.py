@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, embedding_bag
 
-from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Dropped, Widths
+from opt_runner.networks.shared import Dropped, Widths, gaussian_
 
 
 class GCN(nn.Module):

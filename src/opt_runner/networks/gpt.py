@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opt_runner.errors import UserError
-from opt_runner.networks.options import Depth, Positive
+from opt_runner.networks.shared import Depth, Positive
 
 _STD = 0.02  # of weights at the start, as GPT-2
 _ALPHA = 0.05  # nGPT's step towards the output of a part of a block, at the start

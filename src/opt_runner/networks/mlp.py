@@ -6,8 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Epsilon, Momentum, Norm, Widths
+from opt_runner.networks.shared import Epsilon, Momentum, Norm, Widths, gaussian_
 
 
 class MLP(nn.Module):

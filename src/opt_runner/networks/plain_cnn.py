@@ -3,8 +3,7 @@
 from torch import Tensor, nn
 
 from opt_runner.errors import UserError
-from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Depth, Epsilon, Momentum, Positive, Widths
+from opt_runner.networks.shared import Depth, Epsilon, Momentum, Positive, Widths, gaussian_
 
 
 class PlainCNN(nn.Module):

@@ -4,9 +4,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from opt_runner.networks.initialise import gaussian_
 from opt_runner.networks.mlp import perceptron
-from opt_runner.networks.options import Dropped, Epsilon, Momentum, Widths
+from opt_runner.networks.shared import Dropped, Epsilon, Momentum, Widths, gaussian_
 
 
 class PointNet(nn.Module):

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opt_runner.errors import UserError
-from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Depth, Epsilon, Momentum, Norm, Widths
+from opt_runner.networks.shared import Depth, Epsilon, Momentum, Norm, Widths, gaussian_
 
 Shortcut = Literal["identity", "projection"]
 

@@ -5,8 +5,7 @@ from typing import Literal
 
 from torch import nn
 
-from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Epsilon, Momentum
+from opt_runner.networks.shared import Epsilon, Momentum, gaussian_
 
 
 def resnet18(

@@ -4,7 +4,7 @@ from torch import nn
 
 from opt_runner.errors import UserError
 from opt_runner.networks.by_name import set_in_channels
-from opt_runner.networks.options import Depth, Dropped, Positive
+from opt_runner.networks.shared import Depth, Dropped, Positive
 
 
 def vit(

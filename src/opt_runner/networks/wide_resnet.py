@@ -6,9 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from opt_runner.errors import UserError
-from opt_runner.networks.initialise import gaussian_
-from opt_runner.networks.options import Depth, Dropped, Epsilon, Momentum, Norm, Positive
 from opt_runner.networks.resnet import stages
+from opt_runner.networks.shared import Depth, Dropped, Epsilon, Momentum, Norm, Positive, gaussian_
 
 
 class WideResNet(nn.Module):
