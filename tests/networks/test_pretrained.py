@@ -65,6 +65,7 @@ class Code:
         ("gone.pt", None, "cannot be read: No such file"),
         ("gone.safetensors", None, "cannot be read"),
         ("net.pt", b"no file of torch's", "no file of tensors alone"),
+        ("empty.pt", b"", "no file of tensors alone"),
         ("net.safetensors", b"no header", "is damaged"),
         ("code.pt", Code(), "no file of tensors alone"),
         ("list.pt", [torch.zeros(1)], "holds no state_dict"),

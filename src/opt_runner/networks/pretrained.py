@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from opt_runner.errors import UserError, listed
+from opt_runner.errors import UserError, first_line, listed
 
 
 def load_weights(
@@ -57,9 +57,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except SafetensorError as error:
         raise UserError(f"model.weights={path} is damaged: {error}") from error
     except Exception as error:  # of a damaged file torch.load raises anything
-        reason = str(error).splitlines()[0]
         raise UserError(
-            f"model.weights={path} is no file of tensors alone ({reason}): save the state_dict"
+            f"model.weights={path} is no file of tensors alone ({first_line(error)}): save the "
+            "state_dict"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
