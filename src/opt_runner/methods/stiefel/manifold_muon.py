@@ -9,7 +9,7 @@ from torch import Tensor
 from opt_runner.methods.base import method_options, searched
 from opt_runner.methods.kernels.cayley_transform import msign
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD
-from opt_runner.methods.stiefel.spectral import SpectralU
+from opt_runner.methods.stiefel.orthogonal_r import SpectralU
 
 _RATE = 0.01  # of the dual ascent; it falls to 0 over its steps
 _TOLERANCE = 1e-6
