@@ -35,6 +35,13 @@ class StiefelSGD(torch.optim.SGD):
         """
         raise NotImplementedError
 
+    @staticmethod
+    def momentum(X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> Tensor:
+        """Return m N + G for the former N, which is 0 at first; the state keeps it."""
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(X)
+        return state["momentum_buffer"].mul_(group["momentum"]).add_(G)
+
 
 def _sgd_step(optimizer: torch.optim.SGD) -> None:
     """Take SGD's own step without its hooks.

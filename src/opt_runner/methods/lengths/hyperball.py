@@ -23,9 +23,8 @@ class HyperballSGD(StiefelSGD):
 
     def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         if not state:
-            state["momentum_buffer"] = torch.zeros_like(X)
             state["norm"] = torch.linalg.matrix_norm(X, keepdim=True)
-        u = state["momentum_buffer"].mul_(group["momentum"]).add_(G)
+        u = self.momentum(X, G, group, state)
         X.sub_(group["lr"] * state["norm"] * _normalised(u))
         X.copy_(state["norm"] * _normalised(X))
 

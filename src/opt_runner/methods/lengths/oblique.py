@@ -24,11 +24,10 @@ class ObliqueSGD(StiefelSGD):
 
     def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         if not state:
-            state["momentum_buffer"] = torch.zeros_like(X)
             state["lengths"] = torch.linalg.vector_norm(X, dim=-2, keepdim=True)
         lengths = state["lengths"]
         U = X / lengths.clamp(min=_LEAST)
-        b = state["momentum_buffer"].mul_(group["momentum"]).add_(lengths * G)
+        b = self.momentum(X, lengths * G, group, state)
         U = U - group["lr"] * (b - U * (U * b).sum(-2, keepdim=True))
         X.copy_(lengths * U / torch.linalg.vector_norm(U, dim=-2, keepdim=True).clamp(min=_LEAST))
 

@@ -24,9 +24,7 @@ class IsoSGD(StiefelSGD):
     """
 
     def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(X)
-        M = state["momentum_buffer"].mul_(group["momentum"]).add_(G)
+        M = self.momentum(X, G, group, state)
         if group["retraction"] == "cayley":
             X.copy_(cayley_retraction(X, -group["lr"] * M))
         else:

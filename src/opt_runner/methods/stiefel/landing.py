@@ -24,9 +24,7 @@ class LandingSGD(StiefelSGD):
 
     def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
         attraction = group["attraction"]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(X)
-        N = state["momentum_buffer"].mul_(group["momentum"]).add_(G)
+        N = self.momentum(X, G, group, state)
         E = X.mT @ X
         F = (N @ E - X @ (N.mT @ X)) / 2
         E.diagonal(dim1=-2, dim2=-1).sub_(1)

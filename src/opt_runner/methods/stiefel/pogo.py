@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from opt_runner.methods.base import method_options
@@ -22,9 +21,7 @@ class PogoSGD(StiefelSGD):
     """
 
     def move(self, X: Tensor, G: Tensor, group: Mapping[str, Any], state: dict[str, Any]) -> None:
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(X)
-        N = state["momentum_buffer"].mul_(group["momentum"]).add_(G)
+        N = self.momentum(X, G, group, state)
         M = X - group["lr"] / 2 * (N @ (X.mT @ X) - X @ (N.mT @ X))
         X.copy_(1.5 * M - 0.5 * M @ (M.mT @ M))
 
