@@ -172,22 +172,17 @@ def _validated_options(
         raise UserError(
             f"{where}: {component.target} has no readable signature: {error}"
         ) from error
+    left_out = {name for name in supplied if component.options.get(name) is None}
+    options = {key: value for key, value in component.options.items() if key not in left_out}
     fields: dict[str, Any] = {}
     takes_any = False
     for name, parameter in parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             takes_any = True
-            continue
-        left_out = name in supplied and component.options.get(name) is None
-        if parameter.kind is not parameter.VAR_POSITIONAL and not left_out:
+        elif parameter.kind is not parameter.VAR_POSITIONAL and name not in left_out:
             annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[name] = (annotation, default)
-    options = {
-        key: value
-        for key, value in component.options.items()
-        if not (value is None and key in supplied)
-    }
     model: type[BaseModel] = create_model(
         component.name,
         __config__=ConfigDict(
