@@ -11,6 +11,7 @@ from torch import Tensor
 from opt_runner.errors import UserError, first_line
 from opt_runner.files import write_whole
 from opt_runner.records import weights
+from opt_runner.run.build import dtype_of
 from opt_runner.trained.network import Trained
 
 # The suffix of each format's files.
@@ -62,7 +63,7 @@ def _inputs(trained: Trained, count: int) -> Tensor:
     shape, below = (count, *trained.interface.shape), trained.interface.below
     if below is not None:
         return torch.randint(below, shape, generator=generator)
-    return 2 * torch.rand(shape, generator=generator, dtype=trained.dtype) - 1
+    return 2 * torch.rand(shape, generator=generator, dtype=dtype_of(trained.config)) - 1
 
 
 def _program(trained: Trained) -> torch.export.ExportedProgram:

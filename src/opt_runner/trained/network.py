@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from opt_runner.config import compose
@@ -28,10 +27,6 @@ class Trained:
     interface: Interface
     network: nn.Module
     trust: Trust
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return dtype_of(self.config)
 
     @property
     def name(self) -> str:
