@@ -28,11 +28,7 @@ class Wrapper(nn.Module):
     made_anew: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
-    def effective(self, of: str | None = None) -> AbstractContextManager[nn.Module]:
-        """Return the context in which the network itself computes with V.
-
-        of: the network's method that runs in it.
-        """
+    def effective(self, of: str | None = None) -> AbstractContextManager[nn.Module]: ...
 
     @property
     @abstractmethod
