@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import itertools
 import os
@@ -55,6 +56,17 @@ def sha256(path: Path | str) -> str:
     """Return the SHA-256 of a file's content, 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(path: Path) -> str:
+    """Return `sha256` of a file; it is read again only if its time or its size has changed."""
+    state = path.stat()
+    return _digest(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.cache
+def _digest(path: Path, *changed: int) -> str:
+    return sha256(path)
 
 
 def existing(folder: Path) -> Path:

@@ -3,13 +3,12 @@
 import hashlib
 import json
 import stat
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from opt_runner.config.schema import Config, Role, of_roles
 from opt_runner.errors import UserError
-from opt_runner.files import readable, sha256
+from opt_runner.files import digest, readable
 
 # Part of every signature. Raise it if a release changes the results of a config: then records of
 # older releases are not used.
@@ -52,15 +51,10 @@ def signature(config: Config, data: str, device: str) -> str:
 def weights_fingerprint(path: Path) -> str:
     """Return a hash of a file's content. Raises UserError if it cannot be read."""
     with readable(f"model.weights={path}"):
-        changed = path.stat()
-    if not stat.S_ISREG(changed.st_mode):  # reading a pipe or a device may never end
+        mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):  # reading a pipe or a device may never end
         raise UserError(f"model.weights={path} is not a regular file")
-    return _digest(path, changed.st_mtime_ns, changed.st_size)
-
-
-@cache
-def _digest(path: Path, *changed: int) -> str:
-    return sha256(path)[:32]
+    return digest(path)[:32]
 
 
 def _component(content: dict[str, Any]) -> dict[str, Any]:

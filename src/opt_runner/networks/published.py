@@ -1,7 +1,6 @@
 """Weights of torchvision by name, as IMAGENET1K_V1, in the cache of torch.hub."""
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from opt_runner.errors import UserError, nearest
-from opt_runner.files import fetching, locked_where_possible, sha256
+from opt_runner.files import digest, fetching, locked_where_possible
 from opt_runner.networks.by_name import WITH_AUXILIARY
 from opt_runner.networks.pretrained import read_weights
 
@@ -65,8 +64,7 @@ class Published:
         """
         if not self.file.is_file():
             self._download()
-        state = self.file.stat()
-        found, published = _digest(self.file, state.st_mtime_ns, state.st_size), self._digits
+        found, published = digest(self.file), self._digits
         if not found.startswith(published):
             raise UserError(
                 f"model.weights={self.name}: {self.file} is not the published file: its SHA-256 "
@@ -104,11 +102,6 @@ class Published:
                     torch.hub.download_url_to_file(
                         url, str(self.file), hash_prefix=self._digits, progress=False
                     )
-
-
-@cache
-def _digest(path: Path, *changed: int) -> str:
-    return sha256(path)
 
 
 def without_head(
