@@ -4,7 +4,7 @@ The page loads nothing: no script, no font, no style sheet. Its pictures are ins
 """
 
 from base64 import b64encode
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import yaml
@@ -13,7 +13,6 @@ from markupsafe import Markup
 
 from opt_runner.records.reading import printable
 from opt_runner.records.search import words
-from opt_runner.records.stored import StoredRun
 from opt_runner.report.columns import finished
 from opt_runner.report.trials import counts, ranking, settings
 from opt_runner.report.writers.report import Picture, Report
@@ -38,17 +37,14 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"data_uri": _data_uri, "yaml": _yaml}
+    as_yaml = partial(yaml.safe_dump, sort_keys=False, allow_unicode=True)
+    pages.filters |= {"data_uri": _data_uri, "yaml": as_yaml}
     return pages
 
 
 def _data_uri(picture: Picture) -> str:
     """Return the SVG. Its letters are outlines, so it needs no font."""
     return f"data:image/svg+xml;base64,{b64encode(picture.svg).decode()}"
-
-
-def _yaml(run: StoredRun) -> str:
-    return yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
 
 
 def _printable(value: Any) -> Any:
