@@ -147,15 +147,9 @@ class Stack(nn.Module):
 
     def W(self) -> Tensor:
         """Return W (k, d, n), at least float32; it has a gradient where W trains."""
-        trains = self.method.trains_weight
-        weights = [whole(self.parameter(layer)) for layer in self.layers]
-        Ws = torch.stack(
-            [
-                layer.matrix(weight if trains else weight.detach())
-                for layer, weight in zip(self.layers, weights, strict=True)
-            ]
-        )
-        return _wide(Ws)
+        Ws = [layer.matrix(whole(self.parameter(layer))) for layer in self.layers]
+        W = _wide(torch.stack(Ws))
+        return W if self.method.trains_weight else W.detach()
 
     def check_weight(self, when: Literal["anew", "after a step", ""] = "") -> None:
         """Raise UserError if W was written to, and not what trains, which holds a copy of it.
