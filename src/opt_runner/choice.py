@@ -68,13 +68,11 @@ class Rule:
 
     def considers(self, one: Candidate) -> bool:
         """Return True if the method is asked about the layer."""
-        included = self.include is not None and _matches(one, self.include)
-        by_type = self.types is not None and _is_of(one.type, self.types)
-        if self.include is not None and not included:
+        if self.include is not None and not _matches(one, self.include):
             return False
-        if self.types is not None and not by_type:
+        if self.types is not None and not _is_of(one.type, self.types):
             return False
-        if one.on_demand and not (included or by_type):
+        if one.on_demand and self.include is None and self.types is None:
             return False
         if one.frozen and not self.names(one):
             return False
