@@ -149,11 +149,9 @@ def candidates(network: nn.Module, per_group: bool = False, example: Any = None)
             candidate = _candidate(name, module, view)
             holder = (id(module), view.attribute) if own is None else (id(own), "")
             key = (*holder, view.rows)
-            if key in found and isinstance(module, EMBEDDINGS) != issubclass(
-                found[key].type, EMBEDDINGS
-            ):
-                tied.add(key)
             former = found.get(key)
+            if former and isinstance(module, EMBEDDINGS) != issubclass(former.type, EMBEDDINGS):
+                tied.add(key)
             if former is None or (former.on_demand and not candidate.on_demand):
                 found.pop(key, None)
                 found[key] = replace(candidate, others=former.names if former else ())
