@@ -240,9 +240,8 @@ def of_roles(content: dict[str, Any], *roles: Role, schema: type[Node] = Config)
         role = next((m for m in field.metadata if isinstance(m, Role)), None) if field else None
         node = field.annotation if field else None
         if has_roles(node) and isinstance(value, dict):
-            value = of_roles(value, *roles, schema=node)
-            if value:
-                chosen[key] = value
+            if inner := of_roles(value, *roles, schema=node):
+                chosen[key] = inner
         elif (role or Role.TABLE) in roles:
             chosen[key] = value
     return chosen
