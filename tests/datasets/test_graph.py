@@ -1,5 +1,6 @@
 """Graphs in files: what is read, how it is split, and what is refused."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,18 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path, changed: dict[str, Any], 
     assert str(caught.value).startswith(f"dataset.root={tmp_path / 'graph.npz'}")
     assert says in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_with_an_altered_byte_is_a_graph_or_refused(tmp_path: Path) -> None:
+    loaded(tmp_path, arrays())
+    path = tmp_path / "graph.npz"
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for place in random.permutation(len(whole))[:400]:
+        altered = bytearray(whole)
+        altered[place] ^= 1 << random.integers(8)
+        path.write_bytes(altered)
+        with suppress(UserError):
+            GraphFile(str(path)).load()
 
 
 def test_what_is_no_npz_file_is_one_line(tmp_path: Path) -> None:

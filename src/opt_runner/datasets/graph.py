@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +16,7 @@ from torch import Tensor
 from opt_runner.datasets.data import Samples
 from opt_runner.datasets.labelled import ClassTally, Labelled
 from opt_runner.datasets.stored import read
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, first_line
 from opt_runner.files import expanded, readable
 
 Array = np.ndarray[Any, Any]
@@ -168,8 +166,8 @@ def _arrays(path: Path, content: bytes) -> dict[str, Array]:
         if isinstance(found, np.lib.npyio.NpzFile):
             return dict(found)
         reason = "it is a .npy file"
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # of a damaged file numpy and zipfile raise anything
+        reason = first_line(error)
     raise UserError(f"dataset.root={path} is no .npz file of plain numpy arrays: {reason}")
 
 

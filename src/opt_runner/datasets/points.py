@@ -19,7 +19,7 @@ from opt_runner.datasets.folder.decode import digest_all
 from opt_runner.datasets.folder.tree import FolderTree, scan
 from opt_runner.datasets.labelled import Labelled
 from opt_runner.datasets.meshes import SOLIDS, on_surface, read_off, solid
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, first_line
 from opt_runner.files import expanded, readable
 
 Floats = NDArray[np.float64]
@@ -135,8 +135,10 @@ class PointFolder:
 def _array(path: Path) -> Floats:
     try:
         found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"it is no .npy file of plain numbers: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # of a damaged file numpy raises anything
+        raise UserError(f"it is no .npy file of plain numbers: {first_line(error)}") from error
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iuf":
         raise UserError("it must hold one array of real numbers")
     if found.ndim != 2 or found.shape[1] != 3 or not len(found):

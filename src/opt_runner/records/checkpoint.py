@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, first_line
 from opt_runner.files import set_aside, write_whole
 from opt_runner.opt import OPT
 from opt_runner.records.record import Record
@@ -49,7 +49,7 @@ def save(
         try:
             torch.save(state, file)
         except RuntimeError as error:  # PyTorch raises this on a full disk
-            raise OSError(None, str(error).splitlines()[0]) from error
+            raise OSError(None, first_line(error)) from error
 
     def keep_previous(new: Path) -> None:
         try:
@@ -101,7 +101,7 @@ def load(
         except (RuntimeError, ValueError, KeyError) as error:
             raise UserError(
                 f"{path} does not fit the network, whose code may have changed since "
-                f"({str(error).splitlines()[0]}): rerun=true starts over and keeps the old record"
+                f"({first_line(error)}): rerun=true starts over and keeps the old record"
             ) from error
         progress: dict[str, Any] = state["progress"]
         return progress

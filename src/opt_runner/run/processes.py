@@ -23,7 +23,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from opt_runner.config.schema import Hardware
-from opt_runner.errors import Elsewhere, UserError, in_words
+from opt_runner.errors import Elsewhere, UserError, first_line, in_words
 from opt_runner.run.interrupt import STOPPING, Interrupted, answered
 from opt_runner.run.process import PLACE, started_by_torchrun
 
@@ -211,7 +211,7 @@ def joined(hardware: Hardware) -> Iterator[Processes]:
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"process {place.rank} of {place.count} cannot reach the others at {place.address}: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
     yield processes
     # Not after an error: the others may not come here, and the process's end closes everything.

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from opt_runner.console.screen import Screen
 from opt_runner.datasets.data import Measure
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, first_line
 from opt_runner.files import CannotWrite
 from opt_runner.records.record import Record
 from opt_runner.records.search import SearchRecord
@@ -167,7 +167,7 @@ class Trials:
                     for seed in self.space.seeds
                 ]
             except (UserError, HydraException, OmegaConfBaseException) as error:
-                self._end_trial(trial, "failed", str(error).splitlines()[0])
+                self._end_trial(trial, "failed", first_line(error))
                 continue
             trial.set_user_attr("runs", [run.signature for run in runs])
             frozen = self.study.get_trials(deepcopy=False)[trial.number]
