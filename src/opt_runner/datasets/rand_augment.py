@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -86,31 +87,20 @@ def changed_by(images: Tensor, operation: str, strength: float, wide: bool = Fal
         return functional.affine(images, angle=0.0, translate=shift, scale=1.0, shear=[0.0, 0.0])
 
     angle, factor = math.degrees(math.atan(strength * shear)), 1 + strength * colour
-    match operation:
-        case "shear_x":
-            return sheared(angle, 0.0)
-        case "shear_y":
-            return sheared(0.0, angle)
-        case "translate_x":
-            return shifted(strength * across, 0)
-        case "translate_y":
-            return shifted(0, strength * down)
-        case "rotate":
-            return functional.rotate(images, strength * degrees)
-        case "brightness":
-            return functional.adjust_brightness(images, factor)
-        case "color":
-            return functional.adjust_saturation(images, factor)
-        case "contrast":
-            return functional.adjust_contrast(images, factor)
-        case "sharpness":
-            return functional.adjust_sharpness(images, factor)
-        case "posterize":
-            return functional.posterize(images, 8 - round(strength * bits))
-        case "solarize":
-            return functional.solarize(images, 255 * (1 - strength))
-        case "autocontrast":
-            return functional.autocontrast(images)
-        case "equalize":
-            return functional.equalize(images)
-    return images
+    changes: dict[str, Callable[[], Any]] = {
+        "shear_x": lambda: sheared(angle, 0.0),
+        "shear_y": lambda: sheared(0.0, angle),
+        "translate_x": lambda: shifted(strength * across, 0),
+        "translate_y": lambda: shifted(0, strength * down),
+        "rotate": lambda: functional.rotate(images, strength * degrees),
+        "brightness": lambda: functional.adjust_brightness(images, factor),
+        "color": lambda: functional.adjust_saturation(images, factor),
+        "contrast": lambda: functional.adjust_contrast(images, factor),
+        "sharpness": lambda: functional.adjust_sharpness(images, factor),
+        "posterize": lambda: functional.posterize(images, 8 - round(strength * bits)),
+        "solarize": lambda: functional.solarize(images, 255 * (1 - strength)),
+        "autocontrast": lambda: functional.autocontrast(images),
+        "equalize": lambda: functional.equalize(images),
+        "identity": lambda: images,
+    }
+    return changes[operation]()
