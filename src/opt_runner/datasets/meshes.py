@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from opt_runner.errors import UserError
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 _ROUND = 24  # sides of a solid of revolution
 _ARC = np.linspace(0, np.pi, 13)
