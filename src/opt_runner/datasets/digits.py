@@ -35,11 +35,8 @@ class Digits:
         with files(__package__).joinpath("digits.npz").open("rb") as file, np.load(file) as stored:
             images, labels = stored["images"], stored["labels"].astype(np.int64)
         images = np.rint(images * (255 / BRIGHTEST)).astype(np.uint8)[:, None]
-        test = np.zeros(len(labels), bool)
+        test = torch.zeros(len(labels), dtype=torch.bool)
         for digit in range(10):
             test[np.flatnonzero(labels == digit)[TEST_EVERY - 1 :: TEST_EVERY]] = True
-        return Images(
-            Samples(torch.from_numpy(images[~test]), torch.from_numpy(labels[~test])),
-            Samples(torch.from_numpy(images[test]), torch.from_numpy(labels[test])),
-            classes=[str(digit) for digit in range(10)],
-        )
+        both = Samples(torch.from_numpy(images), torch.from_numpy(labels))
+        return Images(both[~test], both[test], classes=[str(digit) for digit in range(10)])

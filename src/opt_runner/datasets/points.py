@@ -77,7 +77,7 @@ class PointFolder:
     def fingerprint(self) -> str:
         content: list[object] = [self.points, self.points_seed]
         if self.root is not None:
-            content += [len(self._tree.labels[0]), digest_all(self._tree.files)]
+            content += [self._tree.train_count, digest_all(self._tree.files)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def load(self) -> Points:
@@ -85,12 +85,7 @@ class PointFolder:
         if self.root is None:
             return self._solids()
         inputs = _inputs(np.stack([self._read(Path(file.path)) for file in self._tree.files]))
-        train, test = self._tree.labels
-        return Points(
-            Samples(inputs[: len(train)], train),
-            Samples(inputs[len(train) :], test),
-            classes=self._tree.classes,
-        )
+        return Points(*self._tree.halves(inputs), classes=self._tree.classes)
 
     @cached_property
     def _tree(self) -> FolderTree:
@@ -122,14 +117,10 @@ class PointFolder:
                 clouds.append(on_surface(triangles, self.points, random) @ turn)
         stacked = _unit(np.stack(clouds))
         stacked += _NOISE * random.standard_normal(stacked.shape)
-        inputs = _inputs(stacked)
         labels = torch.arange(len(SOLIDS)).repeat_interleave(_CLOUDS)
         test = torch.arange(len(labels)) % _TEST_EVERY == _TEST_EVERY - 1
-        return Points(
-            Samples(inputs[~test], labels[~test]),
-            Samples(inputs[test], labels[test]),
-            classes=list(SOLIDS),
-        )
+        both = Samples(_inputs(stacked), labels)
+        return Points(both[~test], both[test], classes=list(SOLIDS))
 
 
 def _array(path: Path) -> Floats:

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from opt_runner.datasets.data import Samples
 from opt_runner.datasets.folder import cache
 from opt_runner.datasets.folder.decode import BLACK, decode_all, digest_all, survey
 from opt_runner.datasets.folder.tree import FolderTree, scan
@@ -63,7 +62,7 @@ class ImageFolder:
         A copy elsewhere has the same fingerprint. The first call reads all files. The cache keeps
         the hash until a size or a time of change (ctime) differs.
         """
-        options = [self.size, self.channels, len(self._tree.labels[0])]
+        options = [self.size, self.channels, self._tree.train_count]
         return _hash([options, self._content])[:16]
 
     def load(self) -> Images:
@@ -76,12 +75,7 @@ class ImageFolder:
         if stored is None:  # of several processes one decodes, and the others wait
             with locked_where_possible(cache.lock_of(self.cache_dir, key)):
                 stored = cache.read(self.cache_dir, key) or self._decode(key)
-        train, test = self._tree.labels
-        return Images(
-            Samples(stored[: len(train)], train),
-            Samples(stored[len(train) :], test),
-            classes=self._tree.classes,
-        )
+        return Images(*self._tree.halves(stored), classes=self._tree.classes)
 
     @cached_property
     def _tree(self) -> FolderTree:

@@ -11,6 +11,8 @@ from unicodedata import normalize
 import torch
 from torch import Tensor
 
+from opt_runner.datasets.data import Samples
+from opt_runner.datasets.stored import Stored
 from opt_runner.errors import UserError, listed
 from opt_runner.files import readable
 
@@ -56,13 +58,15 @@ class FolderTree:
         return [file for half in halves for files in half.values() for file in files]
 
     @property
-    def labels(self) -> tuple[Tensor, Tensor]:
-        """Return the labels of the files of each half, int64 (N,)."""
-        train, test = (
-            torch.arange(len(half)).repeat_interleave(torch.tensor([*map(len, half.values())]))
-            for half in (self.train, self.test)
-        )
-        return train, test
+    def train_count(self) -> int:
+        return sum(map(len, self.train.values()))
+
+    def halves(self, inputs: Tensor | Stored) -> tuple[Samples, Samples]:
+        """Return what was read from `files`, in their order, with labels: training and test."""
+        counts = [len(files) for half in (self.train, self.test) for files in half.values()]
+        classes = torch.arange(len(self.train)).repeat(2)
+        both = Samples(inputs, classes.repeat_interleave(torch.tensor(counts)))
+        return both[: self.train_count], both[self.train_count :]
 
 
 def scan(root: Path, suffixes: tuple[str, ...]) -> FolderTree:
