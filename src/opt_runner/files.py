@@ -193,7 +193,7 @@ def set_aside(path: Path, word: str = "damaged") -> Path:
 
 def write_whole(
     path: Path,
-    content: str | Callable[[IO[bytes]], None],
+    content: str | bytes | Callable[[IO[bytes]], None],
     before_rename: Callable[[Path], None] | None = None,
 ) -> None:
     r"""Write `path` whole or not at all: temporary file, fsync, rename.
@@ -208,7 +208,9 @@ def write_whole(
         remove_abandoned(path.parent, path.name)
         with _temporary(path) as (file, temporary):
             if isinstance(content, str):
-                file.write(content.encode(errors="backslashreplace"))
+                content = content.encode(errors="backslashreplace")
+            if isinstance(content, bytes):
+                file.write(content)
             else:
                 content(file)
             file.flush()

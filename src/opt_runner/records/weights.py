@@ -9,7 +9,7 @@ import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -43,11 +43,7 @@ def write(path: Path, network: nn.Module, interface: Interface) -> str:
         if isinstance(value, Tensor)
     }
     content = save(tensors, {_KEY: text(interface)})
-
-    def put(file: IO[bytes]) -> None:
-        file.write(content)
-
-    write_whole(path, put)
+    write_whole(path, content)
     return hashlib.sha256(content).hexdigest()
 
 

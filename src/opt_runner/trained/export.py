@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,20 +40,19 @@ def export(trained: Trained, kind: str, path: Path) -> float | None:
         return None
     program = _program(trained)
     if kind == "onnx":
-        put, run = _onnx(trained, program)
+        content, run = _onnx(trained, program)
     else:
-        put, run = _torch_export(trained, program)
+        content, run = _torch_export(trained, program)
     found: list[float] = []
 
     def compare(new: Path) -> None:
         if run is not None:
             found.append(_difference(trained, lambda x: run(new, x)))
 
-    write_whole(path, put, compare)
+    write_whole(path, content, compare)
     return found[0] if found else None
 
 
-_Put = Callable[[IO[bytes]], None]
 _Run = Callable[[Path, Tensor], Tensor]  # computes the outputs of the graph in a file
 
 
@@ -79,22 +78,20 @@ def _program(trained: Trained) -> torch.export.ExportedProgram:
         ) from error
 
 
-def _torch_export(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put, _Run]:
-    def put(file: IO[bytes]) -> None:
-        # Not into the file: PyTorch aborts the process if the disk is full.
-        content = io.BytesIO()
-        torch.export.save(program, content, extra_files={_KEY: weights.text(trained.interface)})
-        file.write(content.getbuffer())
+def _torch_export(trained: Trained, program: torch.export.ExportedProgram) -> tuple[bytes, _Run]:
+    # Not into the file: PyTorch aborts the process if the disk is full.
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={_KEY: weights.text(trained.interface)})
 
     def run(path: Path, x: Tensor) -> Tensor:
         with path.open("rb") as file:
             return torch.export.load(file).module()(x)
 
-    return put, run
+    return content.getvalue(), run
 
 
-def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put, _Run | None]:
-    """Return functions that write and run the ONNX file; the latter is None without onnxruntime."""
+def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[bytes, _Run | None]:
+    """Return the ONNX file and a function that runs it, None without onnxruntime."""
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -117,19 +114,16 @@ def _onnx(trained: Trained, program: torch.export.ExportedProgram) -> tuple[_Put
     made.model.metadata_props[_KEY] = weights.text(trained.interface)
     content = made.model_proto.SerializeToString()
 
-    def put(file: IO[bytes]) -> None:
-        file.write(content)
-
     try:
         import onnxruntime
     except ImportError:
-        return put, None
+        return content, None
 
     def run(path: Path, x: Tensor) -> Tensor:
         session: Any = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return torch.from_numpy(session.run([takes.outputs], {takes.samples: x.numpy()})[0])
 
-    return put, run
+    return content, run
 
 
 @torch.no_grad()

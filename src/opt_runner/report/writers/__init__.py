@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import accumulate
-from operator import methodcaller
 from pathlib import Path
 from typing import TypeVar
 
@@ -122,5 +121,5 @@ def write(report: Report) -> list[Path]:
         if path.name not in files and _PICTURE.fullmatch(path.name):
             path.unlink()  # of an older report, which would look like one of these
     for name, content in files.items():
-        write_whole(folder / name, methodcaller("write", content))
+        write_whole(folder / name, content)
     return [folder / name for name in files]
