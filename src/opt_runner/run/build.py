@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from opt_runner.choice import Rule
 from opt_runner.config import components
@@ -109,18 +110,11 @@ def _of_the_data(config: Config, gives: dict[str, Any], steps: int) -> list[str]
         return []
     buffers = []
     with torch.random.fork_rng(devices=[]):
-        for one in (gives, _zeros(gives)):
+        for one in (gives, tree_map_only(Tensor, torch.zeros_like, gives)):
             torch.manual_seed(0)
             buffers.append(dict(network_of(config, one, steps).named_buffers()))
     real, others = buffers
     return [name for name in real if name not in others or not real[name].equal(others[name])]
-
-
-def _zeros(gives: Any) -> Any:
-    """Return the values with zeros for each tensor in nested dicts."""
-    if isinstance(gives, dict):
-        return {key: _zeros(value) for key, value in gives.items()}
-    return torch.zeros_like(gives) if isinstance(gives, Tensor) else gives
 
 
 def dtype_of(config: Config) -> torch.dtype:
