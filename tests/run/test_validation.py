@@ -12,7 +12,7 @@ from opt_runner.datasets import Images, Samples
 from opt_runner.errors import UserError
 from opt_runner.records.result import Result
 from opt_runner.run import evaluate
-from opt_runner.run.evaluate import Diverged, numbers, outputs
+from opt_runner.run.evaluate import Diverged, numbers
 from opt_runner.run.interrupt import StopRequest
 from opt_runner.run.loop import train
 from opt_runner.run.reporter import Reporter
@@ -189,8 +189,9 @@ def test_large_images_are_tested_a_few_at_a_time(side: int, expected: list[int])
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.AdaptiveAvgPool1d(2))
     samples = Samples(images, torch.zeros(1100, dtype=torch.int64))
     data = Images(samples, samples, ["a", "b"])
-    found = outputs(network, data, samples, setup.device)
-    assert [len(logits) for logits, _ in found] == expected
+    found: list[int] = []
+    numbers(network, data, samples, setup.device, see=lambda logits, _: found.append(len(logits)))
+    assert found == expected
 
 
 def test_no_step_trains_on_what_is_held_back() -> None:

@@ -1,7 +1,7 @@
 """The evaluation of a network: errors, calibration and geometry."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -38,11 +38,16 @@ def numbers(
     see: called with the outputs and the targets of each batch.
     Raises Diverged if a number is not finite.
     """
-    part = processes.part(len(samples))
+    samples = samples[processes.part(len(samples))]
     tally = data.tally(samples.targets.device)
-    for outputs_, targets in outputs(network, data, samples[part], device):
-        tally.add(outputs_, targets)
-        see(outputs_, targets)
+    size = data.evaluated_at_once
+    for number, batch in enumerate(pieces(samples.inputs, size)):
+        targets = samples.targets[number * size : (number + 1) * size]
+        inputs = data.network_input(batch.to(targets.device), device.dtype)
+        with device.autocast():
+            outputs = network(laid_out(inputs, device.memory_format))
+        tally.add(outputs, targets)
+        see(outputs, targets)
     for total in tally.sums:
         processes.sum_(total)
     found = tally.numbers()
@@ -50,19 +55,6 @@ def numbers(
     if not all(map(math.isfinite, found.values())):
         raise Diverged("the network's outputs are not finite")
     return found
-
-
-def outputs(
-    network: nn.Module, data: Data, samples: Samples, device: Device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the network's outputs (B, ...) and the targets (B, ...), batch by batch."""
-    size = data.evaluated_at_once
-    for number, batch in enumerate(pieces(samples.inputs, size)):
-        targets = samples.targets[number * size : (number + 1) * size]
-        inputs = data.network_input(batch.to(targets.device), device.dtype)
-        with device.autocast():
-            found = network(laid_out(inputs, device.memory_format))
-        yield found, targets
 
 
 @torch.no_grad()
