@@ -11,7 +11,6 @@ from torch import Tensor
 
 from opt_runner.datasets.form import Form
 from opt_runner.datasets.stored import Stored, read
-from opt_runner.datasets.training_samples import hold_back, part
 from opt_runner.errors import UserError
 
 # Of a batch of an evaluation: samples, and values of inputs or outputs.
@@ -211,13 +210,41 @@ class Data:
         raise NotImplementedError
 
     def hold_back(self, share: float, seed: int) -> tuple[Self, Samples]:
-        """Return the data without a share of its training samples, and these samples."""
-        kept, taken = hold_back(self.train, self._strata, share, seed)
-        return replace(self, train=kept), taken
+        """Return the data without a share of its training samples, and these samples.
+
+        Both keep their order. share: above 0, at most 0.5. From a group of n samples, such as a
+        class, floor(n share) or ceil(n share) are taken; a group never loses its only sample. The
+        same samples in every call with the same seed.
+        Raises UserError where that is no sample at all.
+        """
+        strata = self._strata
+        # Systematic sampling: a sample is taken wherever the running total of the share passes a
+        # whole number. Any n samples in a row, and so a group, hold n share of these, rounded up
+        # or down.
+        total = (torch.arange(len(strata) + 1, dtype=torch.float64) * share + 0.5).floor()
+        taken = torch.empty(len(strata), dtype=torch.bool)
+        taken[self._by_group(seed)] = total[1:] > total[:-1]
+        taken &= strata.bincount()[strata] > 1
+        if not taken.any():
+            raise UserError(
+                f"dataset.validation={share:g} of {len(taken)} training samples is none: "
+                "give a larger share, at most 0.5"
+            )
+        return replace(self, train=self.train[~taken]), self.train[taken]
 
     def part(self, share: float, seed: int) -> Self:
-        """Return the data with a share of its training samples, drawn by the seed."""
-        return replace(self, train=part(self.train, self._strata, share, seed))
+        """Return the data with a share of its training samples, which keep their order.
+
+        Of a group of n samples n share stay, rounded up.
+        """
+        strata, by_group = self._strata, self._by_group(seed)
+        counts = strata.bincount()
+        first = (counts.cumsum(0) - counts)[strata[by_group]]
+        rank = torch.arange(len(by_group)) - first
+        # In float64, less its rounding: 0.3 of 100 is 30 and not 31.
+        kept_of = (counts.double() * share - 1e-9).ceil().clamp(min=1)
+        stays = rank < kept_of[strata[by_group]]
+        return replace(self, train=self.train[by_group[stays].sort().values])
 
     def with_label_noise(self, share: float, seed: int) -> Self:
         """Return the data with wrong labels. Raises UserError where targets are no classes."""
@@ -244,6 +271,12 @@ class Data:
     def _strata(self) -> Tensor:
         """Return groups of training samples, int64 (N,); shares are drawn alike from each."""
         return torch.zeros(len(self.train), dtype=torch.int64)
+
+    def _by_group(self, seed: int) -> Tensor:
+        """Return the indices (N,), group by group, those of a group in random order."""
+        strata = self._strata
+        shuffled = torch.randperm(len(strata), generator=torch.Generator().manual_seed(seed))
+        return shuffled[strata[shuffled].argsort(stable=True)]
 
 
 def hash_of_tensors(gives: Any) -> str:

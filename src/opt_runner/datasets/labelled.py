@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from opt_runner.datasets.data import Data
-from opt_runner.datasets.training_samples import noisy
 from opt_runner.errors import UserError
 
 _LEAST_CLASSES = 2
@@ -72,8 +71,16 @@ class Labelled(Data):
         return ClassTally(device)
 
     def with_label_noise(self, share: float, seed: int) -> Self:
-        """Return the data with a share of its training labels replaced by other classes."""
-        labels = noisy(self.train.targets, self.num_classes, share, seed)
+        """Return the data with a share of its training labels replaced (symmetric noise).
+
+        A replaced label becomes any other class, all alike.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        count = round(share * len(self.train))
+        wrong = torch.randperm(len(self.train), generator=generator)[:count]
+        shift = torch.randint(1, self.num_classes, (count,), generator=generator)
+        labels = self.train.targets.clone()
+        labels[wrong] = (labels[wrong] + shift) % self.num_classes
         return replace(self, train=replace(self.train, targets=labels))
 
     @property
