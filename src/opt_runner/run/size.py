@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from opt_runner.config.components import named_method
 from opt_runner.config.schema import Config
 from opt_runner.datasets import Data, Stored
 from opt_runner.errors import UserError, gib
@@ -74,11 +75,14 @@ def check_fits(config: Config, data: Data, device: torch.device) -> None:
         return
     largest = max(layers, key=lambda layer: layer.d)
     smaller = sorted({layer.d for layer in layers if layer.d < largest.d}, reverse=True)
-    ways = [f"layers.max_d={d}" for d in smaller[:_MOST_TRIES]] + ["method=sopt"]
+    ways = {
+        f"layers.max_d={d}": {"layers": config.layers.model_copy(update={"max_d": d})}
+        for d in smaller[:_MOST_TRIES]
+    } | {"method=sopt": {"method": named_method("sopt", {}, "method")}}
     fits = [
         f"{way} takes {gib(other)}"
-        for way in ways
-        if (other := memory_of_step(_changed(config, way), data)) and other <= free
+        for way, changed in ways.items()
+        if (other := memory_of_step(config.model_copy(update=changed), data)) and other <= free
     ]
     raise UserError(
         f"a step of {config.method.name} on {config.model.name} takes {gib(memory)} and "
@@ -104,17 +108,6 @@ def _covered(config: Config, data: Data) -> list[Layer]:
 def _opt(config: Config, data: Data) -> OPT:
     network = network_of(config, data.gives, steps=1).to(dtype_of(config))
     return opt_of(config, network, steps=1)
-
-
-def _changed(config: Config, way: str) -> Config:
-    """Return the config with one of the options that `check_fits` names."""
-    key, _, value = way.partition("=")
-    if key == "layers.max_d":
-        layers = config.layers.model_copy(update={"max_d": int(value)})
-        return config.model_copy(update={"layers": layers})
-    target = "opt_runner.methods.StochasticOPT"
-    method = type(config.method).model_validate({"name": value, "_target_": target})
-    return config.model_copy(update={"method": method})
 
 
 class _Kept:
