@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from opt_runner.config import components
 from opt_runner.config.compose import from_arguments
 from opt_runner.datasets.digits import Digits
 from opt_runner.errors import UserError
-from opt_runner.run.build import schedule_of
-from opt_runner.run.schedule import set_learning_rates
+from opt_runner.run.schedule import Schedule, set_learning_rates
 from opt_runner.run.set_up import set_up
 from opt_runner.run.step import TrainingStep
 
@@ -19,7 +19,8 @@ from opt_runner.run.step import TrainingStep
 def rates(*arguments: str, steps: int = 10) -> list[float]:
     """Return the learning rates of all steps, from a first one of 1."""
     config = from_arguments("optimizer.lr=1", *arguments)
-    schedule, warmup = schedule_of(config), round(config.schedule.warmup * steps)
+    schedule = components.build(config.schedule, "schedule", Schedule)
+    warmup = round(config.schedule.warmup * steps)
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
     found = []
     for step in range(steps):

@@ -22,7 +22,7 @@ from opt_runner.networks.published import Published, without_head
 from opt_runner.opt import OPT
 from opt_runner.optimizers import SGD
 from opt_runner.records import weights
-from opt_runner.run.schedule import WITHOUT_MILESTONES, Schedule
+from opt_runner.run.schedule import WITHOUT_MILESTONES
 
 # The reference's momentum of BatchNorm, and its budget.
 _BN_MOMENTUM, _BN_STEPS, _BN_MOST = 0.001, 75_000, 0.1
@@ -157,11 +157,6 @@ def optimizer_of(config: Config, opt: OPT) -> torch.optim.Optimizer:
             raise UserError(f"optimizer: {error}") from error
 
     return opt.optimizer(**options, rotation_lr=chosen.rotation_lr, make=make)
-
-
-def schedule_of(config: Config) -> Schedule:
-    """Return the schedule that the config names."""
-    return components.build(config.schedule, "schedule", Schedule)
 
 
 def without_effect(config: Config) -> list[str]:

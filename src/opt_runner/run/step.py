@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opt_runner.run.build import schedule_of
-from opt_runner.run.schedule import set_learning_rates
+from opt_runner.config import components
+from opt_runner.run.schedule import Schedule, set_learning_rates
 from opt_runner.run.set_up import Setup
 
 
@@ -28,7 +28,7 @@ class TrainingStep:
         device = setup.device.torch_device
         self.setup = setup
         self.done = done
-        self.schedule = schedule_of(setup.config)
+        self.schedule = components.build(setup.config.schedule, "schedule", Schedule)
         self.warmup = round(setup.config.schedule.warmup * setup.steps)
         self.loss_sum = torch.tensor(loss_sum, dtype=torch.float64, device=device)
         self.loss_count = loss_count
