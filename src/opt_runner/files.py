@@ -69,6 +69,14 @@ def _digest(path: Path, *changed: int) -> str:
     return sha256(path)
 
 
+def make_folder(folder: Path, key: str) -> None:
+    """Make a folder. Raises UserError, with the config's key for another, if that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; set {key}=DIR") from error
+
+
 def existing(folder: Path) -> Path:
     """Return the folder or, if it is yet to be made, the nearest one above it that is there."""
     folder = folder.absolute()

@@ -27,6 +27,7 @@ from opt_runner.files import (
     Lock,
     is_locked,
     locked,
+    make_folder,
     no_links,
     remove_abandoned,
     set_aside,
@@ -184,12 +185,7 @@ class Record:
 
         Raises what `busy` raises, and UserError if the directory cannot be written.
         """
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {self.directory}: {error.strerror}; set output_dir=DIR"
-            ) from error
+        make_folder(self.directory, "output_dir")
         with locked(self.directory / "lock", busy) as self._lock:
             try:
                 remove_abandoned(self.directory)

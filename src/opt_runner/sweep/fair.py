@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opt_runner.console.screen import Screen
-from opt_runner.files import CannotWrite
+from opt_runner.files import CannotWrite, make_folder
 from opt_runner.records import tuned
 from opt_runner.records.search import SearchRecord, words
 from opt_runner.report.trials import settings_table
@@ -29,7 +29,7 @@ from opt_runner.sweep.entrants import (
     entrant_of,
     final_run,
 )
-from opt_runner.sweep.search import held, make_folder, space_digest
+from opt_runner.sweep.search import held, space_digest
 from opt_runner.sweep.sweep import Listed, Sweep
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _tune(
 
     def write(entrant: Entrant) -> SearchRecord:
         own = folder / folder_name(labels.index(entrant.label), entrant.label)
-        make_folder(own)
+        make_folder(own, "hydra.sweeper.storage")
         record = entrant.record(sweep)
         record.write(own)
         return record

@@ -20,7 +20,7 @@ from opt_runner.config.options import SweeperOptions
 from opt_runner.config.schema import Config
 from opt_runner.datasets import measure_of
 from opt_runner.errors import UserError
-from opt_runner.files import locked
+from opt_runner.files import locked, make_folder
 from opt_runner.records.search import Trial, words
 from opt_runner.report import trials as report
 from opt_runner.report.wandb import log_tables
@@ -90,19 +90,9 @@ def _check(config: Config) -> None:
         )
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder of a search. Raises UserError if that is impossible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder}: {error.strerror}; set hydra.sweeper.storage=DIR"
-        ) from error
-
-
 def held(folder: Path) -> AbstractContextManager[object]:
     """Make and hold the folder of a search. Raises UserError if another process has it."""
-    make_folder(folder)
+    make_folder(folder, "hydra.sweeper.storage")
 
     def busy(holder: str) -> None:
         raise UserError(f"search {folder.name} is under way: {holder} has it; wait for it to end")
