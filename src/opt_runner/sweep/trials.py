@@ -30,7 +30,7 @@ _FAILURES = 5  # failed trials in a row that end a search
 _POLL_SECONDS = 1.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Trial:
     """An unfinished trial. Its runs, one for each seed, are executed one after the other.
 
@@ -74,7 +74,7 @@ class Trials:
         self._prunes = not isinstance(self.study.pruner, optuna.pruners.NopPruner)
         self._unfinished = deque(study.unfinished(self.study, self.space))
         self._between: deque[_Trial] = deque()  # trials between two of their runs
-        self._running: list[tuple[Run, _Trial]] = []
+        self._running: list[_Trial] = []
         self._failures = 0  # in a row
         self._fault: Exception | None = None
         self._on_start: Callable[[Run], None] = lambda run: None
@@ -119,15 +119,15 @@ class Trials:
                 if pruned or (found and found.result and found.result.settled):
                     self._end_run(trial, found)
                     continue
-                self._running.append((trial.run, trial))
+                self._running.append(trial)
                 self._on_start(trial.run)
                 return trial.run
         return None
 
     def ended(self, run: Run) -> None:
         with self._locked():
-            place = next(i for i, (one, _) in enumerate(self._running) if one is run)
-            _, trial = self._running.pop(place)
+            trial = next(trial for trial in self._running if trial.run is run)
+            self._running.remove(trial)
             self._end_run(trial, self.sweep.stored(run))
 
     def record(self) -> SearchRecord:
@@ -234,8 +234,7 @@ class Trials:
         self.screen.say(f"trial {trial.number}: {text}")
 
     def _count_expected(self) -> int:
-        """Return the number of runs that are still to be launched."""
-        under_way = [*self._between, *(trial for _, trial in self._running)]
+        under_way = [*self._between, *self._running]
         seeds = len(self.space.seeds)
         begun = sum(seeds - len(trial.errors) for trial in under_way) - len(self._running)
         return max(0, self.left - len(under_way)) * seeds + begun
@@ -252,8 +251,8 @@ class Trials:
         def watch() -> None:
             while not over.wait(_POLL_SECONDS):
                 with self._locked():
-                    for run, trial in self._running:
-                        found = None if trial.errors else self.sweep.stored(run)
+                    for trial in self._running:
+                        found = None if trial.errors else self.sweep.stored(trial.run)
                         if found is not None and self._report(trial, found.record):
                             found.record.prune.touch()
 
