@@ -36,7 +36,7 @@ def published_set(
     """
     published = TorchvisionSet(source, root, download)
     train = published.root / "train"
-    if published.is_there or not train.is_dir():
+    if not published._missing() or not train.is_dir():
         return published
     found = sum(path.is_dir() and not path.name.startswith(".") for path in train.iterdir())
     if found != CLASSES[source]:
@@ -59,10 +59,6 @@ class TorchvisionSet:
         self.source = source
         self.root = Path(expanded(root))
         self.download = download
-
-    @property
-    def is_there(self) -> bool:
-        return not self._missing()
 
     def check(self) -> None:
         missing = self._missing()
