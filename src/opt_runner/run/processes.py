@@ -83,8 +83,6 @@ class Processes:
 
     def mean_(self, tensors: Sequence[Tensor]) -> None:
         """Replace the tensors by their means over the processes. Raises Elsewhere."""
-        if not self.several:
-            return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         self.sum_(flat)
         means = torch.split(flat / self.count, [tensor.numel() for tensor in tensors])

@@ -27,7 +27,6 @@ class Choices:
     """Values of a parameter as words of the command line."""
 
     values: tuple[str, ...]
-    log = False
 
     def at(self, u: float) -> str:
         """Return the value at the share 0 <= u < 1 of the list."""
