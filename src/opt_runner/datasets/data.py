@@ -39,7 +39,6 @@ class Measure:
 
     @property
     def form(self) -> str:
-        """Return the format of a value."""
         return ".2f" if self.unit else ".4f"
 
     @property

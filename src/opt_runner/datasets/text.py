@@ -101,7 +101,6 @@ class Text(Data):
         return replace(self, train=self.train[:-count]), self.train[-count:]
 
     def renumbered(self, numbers: Tensor) -> Samples:
-        """Return the test samples with other numbers for the characters."""
         test = self.test
         return Samples(numbers[read(test.inputs).long()], numbers[test.targets.long()])
 

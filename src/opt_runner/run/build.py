@@ -175,7 +175,6 @@ def without_effect(config: Config) -> list[str]:
 
 
 def _rules(config: Config, steps: int) -> list[Rule]:
-    """Return the rules of the config's method and of the methods in layers.rest."""
     first = components.build(config.method, "method", Method)
     rules = [_rule(first.scaled_to(steps), config.layers)]
     for position, other in enumerate(config.layers.rest):

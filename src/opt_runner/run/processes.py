@@ -68,7 +68,6 @@ class Processes:
 
     @property
     def several(self) -> bool:
-        """Return True if more than one process trains the run."""
         return self.count > 1
 
     def part(self, size: int) -> slice:

@@ -207,7 +207,6 @@ def _check_options(config: Config, data: Data) -> None:
 
 
 def _augment(config: Config, data: Data) -> Augment | None:
-    """Return the augmentation; None where there is none, or there are no images."""
     chosen = config.augment
     if not isinstance(data, Images) or not chosen.enabled:
         return None
@@ -221,7 +220,6 @@ def _augment(config: Config, data: Data) -> Augment | None:
 
 
 def _mix(config: Config, data: Data) -> Mix | None:
-    """Return how batches are mixed; None if they are not."""
     chosen = config.augment
     if not isinstance(data, Images) or not chosen.enabled or not (chosen.mixup or chosen.cutmix):
         return None

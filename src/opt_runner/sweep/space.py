@@ -60,7 +60,6 @@ class Range:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """Return the lowest and the highest number."""
         return (self.low, self.high)
 
     def at(self, u: float) -> float:
