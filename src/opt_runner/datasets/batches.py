@@ -1,6 +1,7 @@
 """Batches of training samples that are on the device, or are read ahead from memory or a file."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from opt_runner.transfer import send
 _AHEAD = 3
 
 
+@dataclass(eq=False)
 class Batches:
     """Shuffled batches by step number; images are augmented.
 
@@ -37,48 +39,39 @@ class Batches:
     and if the parts are not equal.
     """
 
-    def __init__(
-        self,
-        inputs: Tensor | Stored,
-        targets: Tensor,
-        batch_size: int,
-        seed: int,
-        augment: Augment | None = None,
-        memory_format: torch.memory_format = torch.contiguous_format,
-        dtype: torch.dtype = torch.float32,
-        part: tuple[int, int] = (0, 1),
-        streamed: bool = False,
-        network_input: Callable[[Tensor, torch.dtype], Tensor] = normalise,
-        mix: Mix | None = None,
-    ) -> None:
-        if not 1 <= batch_size <= len(inputs):
+    inputs: Tensor | Stored
+    targets: Tensor
+    batch_size: int
+    seed: int
+    augment: Augment | None = None
+    memory_format: torch.memory_format = torch.contiguous_format
+    dtype: torch.dtype = torch.float32
+    part: tuple[int, int] = (0, 1)
+    streamed: bool = False
+    network_input: Callable[[Tensor, torch.dtype], Tensor] = normalise
+    mix: Mix | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.inputs)
+        if not 1 <= self.batch_size <= count:
             raise UserError(
-                f"batch size {batch_size} does not suit {len(inputs)} training samples: "
-                f"1 to {len(inputs)} are allowed"
+                f"batch size {self.batch_size} does not suit {count} training samples: "
+                f"1 to {count} are allowed"
             )
-        number, parts = part
-        if batch_size % parts:
+        number, parts = self.part
+        if self.batch_size % parts:
             raise UserError(
-                f"batch_size={batch_size} cannot be shared by {parts} processes: it must be a "
+                f"batch_size={self.batch_size} cannot be shared by {parts} processes: it must be a "
                 f"multiple of {parts}"
             )
-        size = batch_size // parts
+        size = self.batch_size // parts
         self._part = slice(number * size, (number + 1) * size)
-        self.augment = augment
-        if augment is not None:
-            self.size = inputs.shape[2], inputs.shape[3]
-            augment.check(self.size)
-        self.mix = mix
-        self.inputs = inputs
-        self.targets = targets
-        self.network_input = network_input
-        self.batch_size = batch_size
-        self.seed = seed
-        self.memory_format = memory_format
-        self.dtype = dtype
+        if self.augment is not None:
+            self.size = self.inputs.shape[2], self.inputs.shape[3]
+            self.augment.check(self.size)
         self._epoch = -1
         self._drawn: list[Tensor] = []
-        self._ahead = Ahead(self._read, _AHEAD) if streamed else None
+        self._ahead = Ahead(self._read, _AHEAD) if self.streamed else None
 
     @property
     def steps_per_epoch(self) -> int:
