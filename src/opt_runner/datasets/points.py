@@ -10,7 +10,6 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -18,11 +17,9 @@ from opt_runner.datasets.data import Samples
 from opt_runner.datasets.folder.decode import digest_all
 from opt_runner.datasets.folder.tree import FolderTree, scan
 from opt_runner.datasets.labelled import Labelled
-from opt_runner.datasets.meshes import SOLIDS, on_surface, read_off, solid
+from opt_runner.datasets.meshes import SOLIDS, Floats, on_surface, read_off, solid
 from opt_runner.errors import UserError, first_line
 from opt_runner.files import expanded, readable
-
-Floats = NDArray[np.float64]
 
 # The embedded clouds of each solid, every fifth of which tests; the noise, of radius 1.
 _CLOUDS, _TEST_EVERY, _NOISE = 50, 5, 0.02
