@@ -1,5 +1,6 @@
 """Files: whole or not at all, never through a link, and without litter of killed writers."""
 
+import errno
 import os
 import signal
 import stat
@@ -7,8 +8,10 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from opt_runner.errors import UserError
 from opt_runner.files import CannotWrite, locked, write_text_quickly, write_whole
@@ -104,6 +107,18 @@ def test_who_waits_for_a_lock_that_is_moved_gets_the_new_one(tmp_path: Path) -> 
     with locked(path, busy=pytest.fail), locked(path, busy=move) as second:
         assert second.intact
     assert (tmp_path / "moved" / "lock").exists()
+
+
+def test_a_lock_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(FileLock, "acquire", full)
+    with (
+        pytest.raises(UserError, match="No space left on device; make room"),
+        locked(tmp_path / "lock", busy=pytest.fail),
+    ):
+        pass
 
 
 def test_a_folder_that_cannot_be_made_ends_the_waiting() -> None:

@@ -156,8 +156,8 @@ class EffectiveNetwork(Wrapper):
         if names := self._changed(self._sums, swap.values):
             raise UserError(
                 f"{of or 'the code inside of opt.effective()'} writes to the weights of "
-                f"{listed(names)}, which would be lost: V is made of W and R each time. Call it "
-                "before OPT takes the network"
+                f"{listed(names)}. That is lost: V is made of W and R each time. Undo what else it "
+                "changed, and call it before OPT takes the network"
             )
 
     def w_in_place(self) -> AbstractContextManager[None]:

@@ -148,10 +148,8 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[Lock]:
                 if not held.intact:  # a user moved it after we opened it
                     lock.release()
     except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", None) == errno.ELOOP:
-            raise UserError(
-                f"{path} is a symbolic link, which is not followed: remove it"
-            ) from error
+        if isinstance(error, OSError) and error.errno in (errno.ELOOP, *FULL):
+            raise UserError(str(CannotWrite(path, error))) from error
         raise UserError(
             f"{path} cannot be locked ({error}): choose a folder on a file system that has locks"
         ) from error

@@ -13,7 +13,7 @@ from opt_runner.effective import EffectiveNetwork
 from opt_runner.errors import UserError, listed, nearest
 from opt_runner.layers import Layer, candidates
 from opt_runner.methods import Method
-from opt_runner.methods.kernels.shards import is_sharded, unshard, whole
+from opt_runner.methods.kernels.shards import unshard, whole
 from opt_runner.methods.stack import Stack
 from opt_runner.methods.weights import Weights, held, is_short, start_weight
 from opt_runner.stepping import MakeOptimizer, Stepping
@@ -72,6 +72,8 @@ class OPT(EffectiveNetwork):
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> None:
+        if isinstance(network, torch.jit.ScriptModule):
+            raise UserError("OPT takes no scripted network: script merge(opt) after the training")
         super().__init__(network)
         self.per_group = per_group
         if weights not in get_args(Weights):
@@ -279,7 +281,7 @@ def merge(opt: OPT) -> nn.Module:
     """Return a plain copy of the network with the effective weights: no trace of OPT is left.
 
     What trained before OPT got the network trains again. Under FSDP2 all processes call this, and
-    get a network that is not sharded.
+    get a network that is not sharded. Layers under tensor parallelism stay so.
     """
     effective = opt.effective_weights()
     with opt.w_in_place():
@@ -291,8 +293,7 @@ def merge(opt: OPT) -> nn.Module:
         finally:
             for parameter, gradient in gradients:
                 parameter.grad = gradient
-    if any(is_sharded(parameter) for parameter in plain.parameters()):
-        unshard(plain)
+    unshard(plain, opt)
     for name, V in effective.items():
         plain.get_parameter(name).copy_(V)
     for name in opt._frozen:

@@ -49,7 +49,7 @@ class Recompute:
         V is taken out of `effective` then, so that nothing holds it longer than the graph does.
         """
 
-        def begin(_: Tensor) -> None:
+        def begin(_: object) -> None:
             if self.swap() is not None:
                 return  # another tensor of the output was first
             if not effective:
@@ -63,7 +63,8 @@ class Recompute:
 
         for tensor in tensors_in(output):
             if tensor.grad_fn is not None:  # not a parameter: its hooks would stay
-                tensor.register_hook(begin)  # type: ignore[no-untyped-call]
+                # Not a hook of the tensor: FSDP has one, which comes later and would put W back.
+                tensor.grad_fn.register_prehook(begin)
 
 
 class Swap:

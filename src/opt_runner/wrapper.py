@@ -131,7 +131,7 @@ def _like(cls: type[Wrapper], network: type[nn.Module]) -> type[Wrapper]:
         return _made[cls, network]
     try:
         signature = inspect.signature(network.forward)
-    except (TypeError, ValueError):  # of a scripted module
+    except (TypeError, ValueError):  # of a forward that has none
         return cls
 
     def forward(self: Wrapper, *args: Any, **kwargs: Any) -> Any:

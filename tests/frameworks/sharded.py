@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+from torch.utils.checkpoint import checkpoint
 
 from opt_runner import OPT, merge
 from opt_runner.errors import UserError
@@ -35,6 +37,14 @@ def network() -> nn.Sequential:
     for _ in range(3):
         layers += [nn.Linear(8, 8), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(8, 3))
+
+
+class Recomputed(nn.Sequential):
+    """Its activations are computed again in the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = checkpoint(super().forward, x, use_reentrant=False)
+        return y
 
 
 def make(method: str) -> OPT:
@@ -74,6 +84,23 @@ class Process:
         opt, optimizer = self.sharded(method)
         train(opt, optimizer, BATCHES[:5], self.mine)
         return difference(merge(alone), merge(opt))
+
+    def recomputed(self, method: str) -> float:
+        """Train as `equal` does, with W sharded again between forward and backward pass."""
+        alone, opt = (OPT(Recomputed(*network()), method, **ROUNDS.get(method, {})) for _ in "12")
+        train(alone, alone.optimizer(lr=0.05), BATCHES[:5])
+        fully_shard(opt, mesh=self.mesh, reshard_after_forward=True)
+        train(opt, opt.optimizer(lr=0.05), BATCHES[:5], self.mine)
+        return difference(merge(alone), merge(opt))
+
+    def merged(self, method: str) -> float:
+        """Return how far the merged network is from OPT, with the head in parts."""
+        opt = make(method)
+        parallelize_module(
+            opt.network, self.mesh, {"8": ColwiseParallel(output_layouts=Replicate())}
+        )
+        train(opt, opt.optimizer(lr=0.05), BATCHES[:2])
+        return float((merge(opt)(BATCHES[0]) - opt(BATCHES[0])).abs().max())
 
     def half(self, method: str) -> float:
         policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
@@ -129,7 +156,7 @@ class Process:
 
     def tries(self) -> Iterator[tuple[str, Callable[[], Any]]]:
         for method in METHODS:
-            for what in (self.equal, self.half, self.resumed):
+            for what in (self.equal, self.recomputed, self.half, self.resumed, self.merged):
                 yield f"{what.__name__} {method}", lambda what=what, method=method: what(method)
         refused = (self.blocks, self.tensor_parallel, self.fsdp1, self.before, self.early_optimizer)
         for what in refused:

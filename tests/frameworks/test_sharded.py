@@ -53,6 +53,16 @@ def test_as_one_process(method: str, found: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_as_one_process_with_activation_checkpointing(method: str, found: dict[str, Any]) -> None:
+    assert found[f"recomputed {method}"] < 1e-6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_merged_with_a_head_under_tensor_parallelism(method: str, found: dict[str, Any]) -> None:
+    assert found[f"merged {method}"] == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_in_bfloat16(method: str, found: dict[str, Any]) -> None:
     assert found[f"half {method}"] < 1e-5
 

@@ -363,3 +363,20 @@ def test_gradients_reach_r_through_outputs_in_objects(train_w: bool) -> None:
     for p, q in zip(opt.parameters(), twin.parameters(), strict=True):
         if p.requires_grad:
             torch.testing.assert_close(q.grad, p.grad)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_goes_on_in_float64(method: str) -> None:
+    torch.manual_seed(0)
+    opt = OPT(Residual(1.0), method)
+    optimizer = opt.optimizer(lr=0.01)
+    step(opt, optimizer)
+    opt.double()
+    torch.autograd.backward(opt(X.double()).square().mean() + opt.penalty())
+    optimizer.step()
+    assert merge(opt).inner.weight.dtype == torch.float64
+
+
+def test_a_scripted_network_is_refused() -> None:
+    with pytest.raises(UserError, match="OPT takes no scripted network"):
+        OPT(torch.jit.script(Residual(1.0)))

@@ -1,5 +1,6 @@
 """Checkpoints: the newest that is whole is used, and nothing else ever is."""
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,19 @@ def test_one_that_cannot_be_written_leaves_both(saved, monkeypatch) -> None:
     assert run.load() == {"step": 2}
     assert is_at(run, weights[2], 2)
     assert run.record.previous_checkpoint.exists()
+
+
+def test_the_disk_s_own_reason_is_told(saved) -> None:
+    run, weights = saved
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        with pytest.raises(CannotWrite, match=r"checkpoint\.pt: File too large; make room"):
+            run.save(3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert run.load() == {"step": 2}
+    assert is_at(run, weights[2], 2)
 
 
 def test_one_that_cannot_be_read_back_does_not_take_the_name(saved, monkeypatch) -> None:

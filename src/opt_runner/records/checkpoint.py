@@ -11,7 +11,8 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import IO, Any
 
 import torch
 from torch.optim import Optimizer
@@ -45,11 +46,20 @@ def save(
         "metrics_size": record.metrics_size(),
     }
 
-    def write(file: Any) -> None:
+    def write(file: IO[bytes]) -> None:
+        faults: list[OSError] = []
+
+        def put(content: bytes) -> int:
+            try:
+                return file.write(content)
+            except OSError as error:
+                faults.append(error)
+                raise
+
         try:
-            torch.save(state, file)
-        except RuntimeError as error:  # PyTorch raises this on a full disk
-            raise OSError(None, first_line(error)) from error
+            torch.save(state, SimpleNamespace(write=put, flush=file.flush))
+        except RuntimeError as error:  # PyTorch raises this in the place of the file's own error
+            raise (faults or [OSError(None, first_line(error))])[0] from error
 
     def keep_previous(new: Path) -> None:
         try:

@@ -137,7 +137,9 @@ def _report(sweep: Sweep, screen: Screen, done: bool) -> int:
     comparisons = show_tables(found, screen)
     missing = len(sweep.runs) - len(found)
     if missing:
-        screen.fail(f"{missing} of {len(sweep.runs)} runs have not begun")
+        screen.fail(
+            f"{missing} of {len(sweep.runs)} runs have not begun, or their records were removed"
+        )
     if under_way := [run.record for run in found if run.record.is_held()]:
         screen.fail(
             f"{len(under_way)} of {len(sweep.runs)} runs are still under way, in other processes; "

@@ -37,8 +37,9 @@ _FIGURES = ("runs", "steps", "memory", "ms a step", "time")
 class Kind:
     """The cost of runs that need the same time and space.
 
-    memory: bytes of a step; None if the shapes are not enough. checkpoints: bytes of the two
-    checkpoints of a training run. weights: bytes that a finished run keeps.
+    memory: bytes of a step; None if the shapes are not enough. checkpoints: bytes of a training
+    run's two checkpoints and of a third, which is being written. weights: bytes that a finished
+    run keeps.
     """
 
     runs: Sequence[Run]
@@ -110,7 +111,7 @@ def _measured(runs: Sequence[Run]) -> Kind:
         steps=setup.steps,
         seconds_a_step=statistics.median(samples[_WARM_UP:] or samples or [0.0]),
         memory=memory,
-        checkpoints=2 * setup.checkpoint_bytes(),
+        checkpoints=3 * setup.checkpoint_bytes(),
         weights=sum(t.numel() * t.element_size() for t in setup.opt.network.state_dict().values()),
         data=f"{' + '.join(f'{count:,}' for count in counts)} {setup.data.samples}",
         device=setup.device.name,

@@ -33,8 +33,18 @@ def write(tensor: Tensor, value: Tensor) -> None:
     tensor.copy_(value)
 
 
-def unshard(network: nn.Module) -> None:
-    """Put whole parameters in the place of sharded ones; all processes call this."""
+def unshard(network: nn.Module, opt: nn.Module) -> None:
+    """Put whole parameters in the place of those that FSDP2 has sharded; all processes call this.
+
+    network: a copy of the one in `opt`, which FSDP2 may have taken. Layers under tensor parallelism
+    keep their parts, which their hooks need.
+    """
+    if not any(is_sharded(parameter) for parameter in network.parameters()):
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    if not any(isinstance(module, FSDPModule) for module in opt.modules()):
+        return
     made: dict[int, nn.Parameter] = {}  # of parameters that modules share
     for module in network.modules():
         for name, parameter in module._parameters.items():
@@ -57,6 +67,9 @@ def on_own_part(
     What `move` keeps in the state is sharded as X is, so that checkpoints can be resharded.
     """
     if not is_sharded(X):
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                state[key] = value.to(X.dtype)  # as X is after `opt.double()`
         move(X, G, group, state)
         return
     from torch.distributed.tensor import DTensor, Replicate, Shard
