@@ -79,6 +79,19 @@ def test_other_versions_devices_and_data_are_other_tables(
     assert len({comparison.title for comparison in found}) == 2
 
 
+@pytest.mark.parametrize(("data", "count"), [("same", 1), ("other", 2)])
+def test_the_data_make_a_table_and_not_their_paths(
+    write: Write, tables: Tables, data: str, count: int
+) -> None:
+    """Two machines have them in different places."""
+    folder = "dataset=image_folder"
+    write("gs", 0, folder, "dataset.root=here", data="same")
+    write("gs", 1, folder, "dataset.root=there", "dataset.cache_dir=fast", data=data)
+    titles = [comparison.title for comparison in tables()]
+    assert len(titles) == count
+    assert all("dataset.root" in title for title in titles) == (count == 2)
+
+
 def test_a_run_under_way_does_not_hide_a_finished_one(write: Write, tables: Tables) -> None:
     write("gs", 0, test_error=7.0)
     other = write("gs", 0)  # of other data, which only a result names

@@ -15,6 +15,7 @@ from opt_runner.records.stored import StoredRun
 from opt_runner.report.comparison import Comparison, TableRow
 
 _VERSIONS = ("opt_runner", "torch", "device", "data")
+_NAMES = ("dataset.name", "dataset._target_")
 _CHOICES = ("optimizer", "schedule")
 _ORDER = {name: place for place, name in enumerate(METHODS)}
 
@@ -22,7 +23,7 @@ _ORDER = {name: place for place, name in enumerate(METHODS)}
 def compare(runs: Iterable[StoredRun]) -> list[Comparison]:
     """Return the tables of these runs, largest first."""
     runs = list(runs)
-    keys = [_key(run.table_keys) for run in runs]
+    keys = [_key(_without_paths(run.table_keys)) for run in runs]
     versions: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for run, key in zip(runs, keys, strict=True):
         versions[key] |= {run.versions} - {()}
@@ -37,6 +38,8 @@ def compare(runs: Iterable[StoredRun]) -> list[Comparison]:
         same_names[names].append((group[0].table_keys, own, group))
     tables = []
     for names, described in same_names.items():
+        if len({own.get("data") for _, own, _ in described}) == 1:
+            described = [(_without_paths(of), own, group) for of, own, group in described]
         differing = differing_keys([of_table for of_table, _, _ in described])
         # A table without versions, whose runs all failed early, distinguishes no other table.
         differing |= differing_keys([own for _, own, _ in described if own])
@@ -44,6 +47,18 @@ def compare(runs: Iterable[StoredRun]) -> list[Comparison]:
             differs = {key: value for key, value in (of_table | own).items() if key in differing}
             tables.append(Comparison(*names, differs, _rows(group)))
     return sorted(tables, key=lambda table: -sum(len(row.runs) for row in table.rows))
+
+
+def _without_paths(table_keys: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys without texts among a dataset's options: they may be paths of a machine.
+
+    The data's fingerprint, one of a run's versions, says whether the data are the same.
+    """
+    return {
+        key: value
+        for key, value in table_keys.items()
+        if not key.startswith("dataset.") or key in _NAMES or not isinstance(value, str | None)
+    }
 
 
 def _rows(group: Sequence[StoredRun]) -> list[TableRow]:
