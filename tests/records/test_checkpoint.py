@@ -156,6 +156,14 @@ def test_one_that_cannot_be_written_leaves_both(saved, monkeypatch) -> None:
     assert run.record.previous_checkpoint.exists()
 
 
+def test_a_tensor_in_its_place_is_damaged(saved) -> None:
+    run, weights = saved
+    torch.save(torch.zeros(3), run.record.checkpoint)
+    assert run.load() == {"step": 1}
+    assert is_at(run, weights[1], 1)
+    assert "is damaged (it holds a Tensor)" in run.said[0]
+
+
 def test_the_disk_s_own_reason_is_told(saved) -> None:
     run, weights = saved
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

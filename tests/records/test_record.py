@@ -178,3 +178,9 @@ def test_a_holder_whose_record_is_removed_stops_writing(tmp_path: Path) -> None:
                     write()
             assert second.read_metrics() == [{"step": 0}]
             assert second.read_result() == result(steps=7)
+
+
+def test_an_empty_file_of_the_id_in_wandb_is_made_anew(tmp_path: Path) -> None:
+    record = Record(tmp_path)
+    record.wandb.write_text("")
+    assert record.wandb_id() == record.wandb.read_text().strip() != ""

@@ -146,6 +146,8 @@ def _read(path: Path) -> dict[str, Any]:
         if _is_of_the_disk(error):
             raise
         raise Damaged(type(error).__name__) from error
+    if not isinstance(state, dict):
+        raise Damaged(f"it holds a {type(state).__name__}")
     return state
 
 

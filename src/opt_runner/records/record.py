@@ -69,9 +69,10 @@ class Record:
     def wandb_id(self) -> str:
         """Return the record's own id in W&B, made once.
 
-        A resumed run keeps its id; a rerun has a new one. Raises CannotWrite.
+        A resumed run keeps its id; a rerun has a new one, as has one whose file is empty. Raises
+        CannotWrite.
         """
-        if not self.wandb.exists():
+        if not self.wandb.exists() or not self.wandb.read_text().strip():
             write_whole(self.wandb, secrets.token_hex(6) + "\n")
         return self.wandb.read_text().split()[0]
 
