@@ -47,8 +47,8 @@ class Recomputed(nn.Sequential):
         return y
 
 
-def make(method: str) -> OPT:
-    return OPT(network(), method, **ROUNDS.get(method, {}))
+def make(method: str, kind: type[nn.Sequential] = nn.Sequential) -> OPT:
+    return OPT(kind(*network()), method, **ROUNDS.get(method, {}))
 
 
 def train(opt: OPT, optimizer: Any, batches: Tensor, part: slice = slice(None)) -> None:
@@ -73,25 +73,25 @@ class Process:
         self.mine = slice(rank, None, 2)
         self.mesh = init_device_mesh("cpu", (2,))
 
-    def sharded(self, method: str, **options: Any) -> tuple[OPT, Any]:
-        opt = make(method)
+    def sharded(
+        self, method: str, kind: type[nn.Sequential] = nn.Sequential, **options: Any
+    ) -> tuple[OPT, Any]:
+        opt = make(method, kind)
         fully_shard(opt, mesh=self.mesh, **options)
         return opt, opt.optimizer(lr=0.05)
 
-    def equal(self, method: str) -> float:
-        alone = make(method)
+    def equal(
+        self, method: str, kind: type[nn.Sequential] = nn.Sequential, **options: Any
+    ) -> float:
+        alone = make(method, kind)
         train(alone, alone.optimizer(lr=0.05), BATCHES[:5])
-        opt, optimizer = self.sharded(method)
+        opt, optimizer = self.sharded(method, kind, **options)
         train(opt, optimizer, BATCHES[:5], self.mine)
         return difference(merge(alone), merge(opt))
 
     def recomputed(self, method: str) -> float:
         """Train as `equal` does, with W sharded again between forward and backward pass."""
-        alone, opt = (OPT(Recomputed(*network()), method, **ROUNDS.get(method, {})) for _ in "12")
-        train(alone, alone.optimizer(lr=0.05), BATCHES[:5])
-        fully_shard(opt, mesh=self.mesh, reshard_after_forward=True)
-        train(opt, opt.optimizer(lr=0.05), BATCHES[:5], self.mine)
-        return difference(merge(alone), merge(opt))
+        return self.equal(method, Recomputed, reshard_after_forward=True)
 
     def merged(self, method: str) -> float:
         """Return how far the merged network is from OPT, with the head in parts."""

@@ -83,18 +83,18 @@ class DatasetChoice(Component):
         if self.validation:
             chosen["validation"] = [self.validation, self.validation_seed]
         own = self.target.startswith("opt_runner.")
-        if not own and (numbers := _numbers(self.options)):  # a text may be a path
+        if not own and (numbers := without_texts(self.options)):  # a text may be a path
             chosen["dataset_options"] = numbers
         return chosen
 
 
-def _numbers(value: Any) -> Any:
-    """Return a value of a config without its texts; None for a text."""
+def without_texts(value: Any) -> Any:
+    """Return a value of a config without its texts, which may be paths; None for a text."""
     if isinstance(value, dict):
-        kept = {key: _numbers(inner) for key, inner in value.items()}
+        kept = {key: without_texts(inner) for key, inner in value.items()}
         return {key: inner for key, inner in kept.items() if inner not in (None, [], {})}
     if isinstance(value, list | tuple):
-        return [_numbers(inner) for inner in value]
+        return [without_texts(inner) for inner in value]
     return value if isinstance(value, int | float) else None
 
 

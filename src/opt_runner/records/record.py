@@ -72,9 +72,11 @@ class Record:
         A resumed run keeps its id; a rerun has a new one, as has one whose file is empty. Raises
         CannotWrite.
         """
-        if not self.wandb.exists() or not self.wandb.read_text().strip():
-            write_whole(self.wandb, secrets.token_hex(6) + "\n")
-        return self.wandb.read_text().split()[0]
+        words = self.wandb.read_text().split() if self.wandb.exists() else []
+        if not words:
+            words = [secrets.token_hex(6)]
+            write_whole(self.wandb, words[0] + "\n")
+        return words[0]
 
     def wandb_url(self) -> str | None:
         """Return the address of the record's run in W&B, or None if it was never online."""

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from opt_runner.config.choices import without_texts
 from opt_runner.config.schema import as_typed
 from opt_runner.methods import METHODS
 from opt_runner.records.stored import StoredRun
@@ -54,11 +55,13 @@ def _without_paths(table_keys: dict[str, Any]) -> dict[str, Any]:
 
     The data's fingerprint, one of a run's versions, says whether the data are the same.
     """
-    return {
-        key: value
-        for key, value in table_keys.items()
-        if not key.startswith("dataset.") or key in _NAMES or not isinstance(value, str | None)
-    }
+    kept = dict(table_keys)
+    for key in table_keys:
+        if key.startswith("dataset.") and key not in _NAMES:
+            kept[key] = without_texts(kept[key])
+            if kept[key] is None:
+                del kept[key]
+    return kept
 
 
 def _rows(group: Sequence[StoredRun]) -> list[TableRow]:

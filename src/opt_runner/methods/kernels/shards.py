@@ -66,10 +66,10 @@ def on_own_part(
 
     What `move` keeps in the state is sharded as X is, so that checkpoints can be resharded.
     """
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            state[key] = value.to(X.dtype)  # as X is after `opt.double()`
     if not is_sharded(X):
-        for key, value in state.items():
-            if isinstance(value, Tensor) and value.is_floating_point():
-                state[key] = value.to(X.dtype)  # as X is after `opt.double()`
         move(X, G, group, state)
         return
     from torch.distributed.tensor import DTensor, Replicate, Shard
