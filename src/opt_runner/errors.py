@@ -99,6 +99,11 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     return (", ".join(names[:most]) or "nothing") + more
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: "1 run", "2,000 runs"."""
+    return f"{count:,} {noun}" + "s" * (count != 1)
+
+
 def gib(size: int) -> str:
     """Return a number of bytes as text in GiB."""
     return f"{size / 2**30:,.1f} GiB"

@@ -16,7 +16,7 @@ def test_methods_are_tuned_then_compared_and_reported(opt_run: Run, tmp_path: Pa
     command = [*EVIDENCE, "hydra.launcher.slots=1", *methods]
     done = opt_run(*command)
     assert done.returncode == 0, done.stderr
-    assert "2 entrants, each with 1 trials of 25% of the budget" in done.stdout
+    assert "2 entrants, each with 1 trial of 25% of the budget" in done.stdout
     assert "minus standard" in done.stdout
     records = {path.parent.parent.name for path in tmp_path.glob("outputs/evidence/**/result.json")}
     assert records == {"standard", "cayley"}

@@ -143,7 +143,7 @@ def test_runs_of_a_grid_that_are_trials_as_well_are_counted_and_can_be_shown(
     folder.mkdir()
     SearchRecord("search-01234567", {"method": "gs,standard"}, trials).write(folder)
     done = report("outputs/default")
-    assert "left out: 1 runs of trials that are not the best (--trials shows them)" in done.stdout
+    assert "left out: 1 run of trials that are not the best (--trials shows them)" in done.stdout
     rows = list(csv.DictReader((tmp_path / "outputs/default/report/report.csv").open()))
     assert len(rows) == 3
     done = report("outputs/default", "--trials")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opt_runner.cli import mistakes
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, counted
 
 if TYPE_CHECKING:
     from opt_runner.console.screen import Screen
@@ -136,9 +136,10 @@ def _write(
         screen.say(trials.counts(one))
         screen.show(trials.table(one))
     if count := sum(run.signature in beaten for run in runs):
-        screen.say(f"left out: {count} runs of trials that are not the best (--trials shows them)")
+        runs_left = counted(count, "run")
+        screen.say(f"left out: {runs_left} of trials that are not the best (--trials shows them)")
     if count := sum(run.signature in former for run in runs):
-        screen.say(f"left out: {count} runs of fair comparisons with outdated settings")
+        screen.say(f"left out: {counted(count, 'run')} of fair comparisons with outdated settings")
     screen.say(f"written: {out / 'explore.html'}, report.html and {len(written) - 2} more files")
     return runs
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opt_runner.console.screen import Screen
+from opt_runner.errors import counted
 from opt_runner.files import CannotWrite, make_folder
 from opt_runner.records import tuned
 from opt_runner.records.search import SearchRecord, words
@@ -147,9 +148,11 @@ def _show_plan(
 ) -> None:
     final = len(entrants) * len(command.seeds) * len(options.conditions)
     screen.say(
-        f"plan: {name}: {len(entrants)} entrants, each with {options.trials} trials of "
+        f"plan: {name}: {counted(len(entrants), 'entrant')}, each with "
+        f"{counted(options.trials, 'trial')} of "
         f"{options.share:.0%} of the budget on {1 - options.validation:.0%} of the training "
-        f"samples; then {final} runs: {len(entrants)} entrants x {len(command.seeds)} seeds"
+        f"samples; then {counted(final, 'run')}: {counted(len(entrants), 'entrant')} x "
+        f"{counted(len(command.seeds), 'seed')}"
         + (f" x {len(options.conditions)} conditions" if len(options.conditions) > 1 else "")
     )
     if "" not in options.conditions:

@@ -19,7 +19,7 @@ import torch
 from opt_runner.config.schema import Role, of_roles
 from opt_runner.console.screen import Screen, duration
 from opt_runner.datasets import loaded
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, counted
 from opt_runner.files import existing
 from opt_runner.machine import available_cores
 from opt_runner.report.terminal import grid
@@ -72,7 +72,7 @@ def show(
     """
     begun = sum(bool(run.record.checkpoints()) and not run.config.rerun for run in left)
     screen.say(
-        f"plan: {len(sweep.runs)} runs: {len(sweep.runs) - len(left)} finished, {begun} "
+        f"plan: {counted(len(sweep.runs), 'run')}: {len(sweep.runs) - len(left)} finished, {begun} "
         f"to resume, {len(left) - begun} to run"
     )
     if left and sweep.here and left[0].config.plan.measure:

@@ -19,7 +19,7 @@ from opt_runner.config import titles
 from opt_runner.config.options import SweeperOptions
 from opt_runner.config.schema import Config
 from opt_runner.datasets import measure_of
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, counted
 from opt_runner.files import locked, make_folder
 from opt_runner.records.search import Trial, words
 from opt_runner.report import trials as report
@@ -114,7 +114,7 @@ def _conduct(trials: Trials, example: Run, runner: "RunSweeper", parallel: int) 
         screen.say(example.config.note)
     parallel = min(parallel, left)
     screen.say(
-        f"plan: search {sweep.id}: {trials.count} trials: {trials.done} done, "
+        f"plan: search {sweep.id}: {counted(trials.count, 'trial')}: {trials.done} done, "
         f"{trials.begun} to resume, {left - trials.begun} to draw; up to {parallel} at once"
     )
     if left and sweep.here and example.config.plan.measure:

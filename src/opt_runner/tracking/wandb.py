@@ -16,7 +16,7 @@ from typing import Any
 from opt_runner.config.schema import Config, Tracking
 from opt_runner.config.titles import of_sweep
 from opt_runner.console.screen import Screen
-from opt_runner.errors import UserError, first_line
+from opt_runner.errors import UserError, counted, first_line
 from opt_runner.files import write_whole
 from opt_runner.records.record import Record
 from opt_runner.records.result import Result
@@ -140,10 +140,9 @@ def upload_hint(tracking: Tracking, output_dir: str) -> str | None:
     if not found:
         return None
     why = "" if _logged_in() else ", not logged in"
-    runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
     name = found[0].name if len(found) == 1 else "offline-run-*"
     which = f"{shlex.quote(str(folder))}/{name}"
-    return f"W&B: {runs} offline{why}; to upload: wandb sync {which}"
+    return f"W&B: {counted(len(found), 'run')} offline{why}; to upload: wandb sync {which}"
 
 
 def check(tracking: Tracking) -> None:

@@ -18,7 +18,7 @@ from opt_runner.dispatch.slurm.submission import (
     submitted_before,
 )
 from opt_runner.dispatch.worker import status_file
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, counted
 from opt_runner.run.interrupt import Interrupted
 from opt_runner.sweep.sweep import LeftRunning, Sweep
 
@@ -115,8 +115,7 @@ class Jobs(Backend):
         """Take over jobs that an earlier command submitted. Return the runs without a job."""
         found = [one for task in tasks if (one := submitted_before(task, self._known))]
         if found:
-            jobs = "1 job" if len(found) == 1 else f"{len(found)} jobs"
-            self.screen.say(f"slurm: {jobs} submitted before")
+            self.screen.say(f"slurm: {counted(len(found), 'job')} submitted before")
         self._open += found
         attached = {one.task for one in found}
         return [task for task in tasks if task not in attached]

@@ -17,7 +17,7 @@ from opt_runner.dispatch.slurm import queue
 from opt_runner.dispatch.slurm.job import RunOfJob
 from opt_runner.dispatch.slurm.queue import Job
 from opt_runner.dispatch.worker import Job as WorkerJob
-from opt_runner.errors import UserError
+from opt_runner.errors import UserError, counted
 from opt_runner.files import is_locked, locked, write_whole
 from opt_runner.records.result import Result
 from opt_runner.run.run import Run
@@ -161,7 +161,7 @@ def tell_others(sweep: Sweep, screen: Screen, cancel: bool) -> None:
         for job_id, directory in others.items():
             screen.say(f"slurm: job {job_id} is cancelled: {directory} is not in this grid")
     elif others:
-        count = f"{len(others)} jobs" if len(others) > 1 else "1 job"
+        count = counted(len(others), "job")
         some = [f"{job_id} {path.name}" for job_id, path in itertools.islice(others.items(), 3)]
         named = ", ".join([*some, "..."] if len(others) > 3 else some)
         screen.say(
