@@ -102,7 +102,7 @@ def _write(
     given: argparse.Namespace, command: str, screen: "Screen", quiet: bool = False
 ) -> list["StoredRun"]:
     """Write the report and show it, unless `quiet`. Return all runs."""
-    from opt_runner.files import CannotWrite
+    from opt_runner.files import CannotWrite, make_folder
     from opt_runner.records import search, stored, tuned
     from opt_runner.report import terminal, trials, writers
     from opt_runner.report.columns import check_names
@@ -119,6 +119,7 @@ def _write(
     check_names(given.columns, tables)
     out = given.out or folders[0] / "report"
     refresh = round(given.live or 0)
+    make_folder(out, "--out")
     try:
         report = writers.collect(
             tables, given.title, command, searches, screen.say, out, given.columns, refresh
