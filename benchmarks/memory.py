@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -48,6 +49,8 @@ def _main(network: str, *arguments: str) -> None:
     config = WORKLOADS[network].config(*arguments)
     device = Device.of(config.hardware).torch_device
     images = WORKLOADS[network].images(_BATCHES * (config.batch_size or 1))
+    tiny = WORKLOADS["cnn9_tiny"]
+    tiny.step(tiny.images_for(*arguments), *arguments)()  # a first step imports modules
     before = held(device)
     step = WORKLOADS[network].step(images, *arguments)
     for _ in range(_STEPS):
@@ -70,12 +73,9 @@ def peak_allocated(run: Callable[[], object], device: torch.device) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     assert profiler.profiler is not None
-    held_now = most = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held_now += event.nbytes()
-            most = max(most, held_now)
-    return most
+    events = profiler.profiler.kineto_results.events()
+    sizes = (event.nbytes() for event in events if event.name() == "[memory]")
+    return max(accumulate(sizes, initial=0))
 
 
 def held(device: torch.device) -> int:

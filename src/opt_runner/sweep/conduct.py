@@ -138,7 +138,8 @@ def _report(sweep: Sweep, screen: Screen, done: bool) -> int:
     missing = len(sweep.runs) - len(found)
     if missing:
         screen.fail(
-            f"{missing} of {len(sweep.runs)} runs have not begun, or their records were removed"
+            f"{missing} of {len(sweep.runs)} runs have not begun, or their records were removed; "
+            "the same command runs them"
         )
     if under_way := [run.record for run in found if run.record.is_held()]:
         screen.fail(
