@@ -128,11 +128,10 @@ def _row(measure: str, samples: Iterable[float]) -> Row:
 def _main(picture: str, count: int, side: int) -> None:
     """Print the bytes that decoding and streaming so many pictures takes."""
     with tempfile.TemporaryDirectory(dir=Path(picture).parents[2]) as name:
-        for half in ("train", "test"):
-            place = Path(name) / half / "a"
-            place.mkdir(parents=True)
-            for number in range(count // 2):
-                os.link(picture, place / f"{number}.jpg")
+        for place in ("train/a", "train/b", "test/a", "test/b"):
+            Path(name, place).mkdir(parents=True)
+            for number in range(count // 4):
+                os.link(picture, Path(name, place, f"{number}.jpg"))
         before = held(_CPU)
         images = ImageFolder(name, size=side, channels=3, cache_dir=name).load()
         batches = Batches(images.train.inputs, images.train.targets, 4, 0, streamed=True)
