@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from safetensors.torch import load_file
 
 from tests import commands
 
@@ -115,8 +115,8 @@ def outcomes(folder: Path) -> dict[tuple[str, int], tuple[Any, ...]]:
         for timed in (result, *rows):
             timed.pop("seconds", None), timed.pop("samples_per_second", None)
         result.pop("metrics_size")  # of the times in it, too
-        state = torch.load(path.with_name("checkpoint.pt"), weights_only=True)["opt"]
-        weights = {k: v.tolist() for k, v in state.items() if isinstance(v, torch.Tensor)}
+        state = load_file(path.with_name("weights.safetensors"))
+        weights = {name: weight.tolist() for name, weight in state.items()}
         found[result["method"], result["seed"]] = (result, rows, weights)
     return found
 
