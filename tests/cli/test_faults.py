@@ -268,12 +268,16 @@ def test_a_failing_set_up_leaves_the_finished_record_alone(opt_run: Run, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_network_that_changed_since_the_checkpoint_is_said(opt_run: Run, tmp_path: Path) -> None:
+def test_a_network_that_changed_since_the_checkpoint_is_said(
+    opt_run: Run, tmp_path: Path, environment: dict[str, str]
+) -> None:
     (tmp_path / "mine.py").write_text("from opt_runner.networks import MLP as Mine\n")
-    mine = [*TINY, "tracking=none", "model._target_=mine.Mine"]
-    assert opt_run(*mine, PYTHONPATH=str(tmp_path)).returncode == 0
-    (path,) = tmp_path.glob("outputs/**/result.json")
-    path.unlink()
+    mine = [*ONE, "model._target_=mine.Mine", "budget.steps=100000"]
+    environment["PYTHONPATH"] = str(tmp_path)
+    killed = start(tmp_path, environment, *mine)
+    wait_for_checkpoint(tmp_path, "default")
+    killed.kill()
+    killed.wait()
     (tmp_path / "mine.py").write_text(
         "from opt_runner.networks import MLP\n"
         "class Mine(MLP):\n"

@@ -92,6 +92,17 @@ def test_the_data_make_a_table_and_not_their_paths(
     assert all("dataset.root" in title for title in titles) == (count == 2)
 
 
+def test_runs_that_failed_before_their_data_were_read_are_tables_by_path(
+    write: Write, tables: Tables
+) -> None:
+    for root in ("bad", "worse"):
+        write("gs", 0, "dataset=image_folder", f"dataset.root={root}", status="failed", device="")
+    write("gs", 0, "dataset=image_folder", "dataset.root=good", data="read")
+    found = tables()
+    assert [len(comparison.rows[0].runs) for comparison in found] == [1, 1, 1]
+    assert len({comparison.title for comparison in found}) == 3
+
+
 def test_a_run_under_way_does_not_hide_a_finished_one(write: Write, tables: Tables) -> None:
     write("gs", 0, test_error=7.0)
     other = write("gs", 0)  # of other data, which only a result names

@@ -24,14 +24,16 @@ _ORDER = {name: place for place, name in enumerate(METHODS)}
 def compare(runs: Iterable[StoredRun]) -> list[Comparison]:
     """Return the tables of these runs, largest first."""
     runs = list(runs)
-    keys = [_key(_without_paths(run.table_keys)) for run in runs]
+    keys = [_key(run.table_keys) for run in runs]
     versions: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for run, key in zip(runs, keys, strict=True):
         versions[key] |= {run.versions} - {()}
     groups: dict[tuple[str, tuple[str, ...]], list[StoredRun]] = defaultdict(list)
     for run, key in zip(runs, keys, strict=True):
-        # A run that failed too early to know its versions joins the first table of its keys.
-        groups[key, run.versions or min(versions[key], default=())].append(run)
+        # A run that failed too early to know its versions joins the first table of its keys; if
+        # there is none, nobody knows whether its data are those at another path.
+        version = run.versions or min(versions[key], default=())
+        groups[_key(_without_paths(run.table_keys)) if version else key, version].append(run)
     same_names = defaultdict(list)
     for (_, version), group in groups.items():
         config, own = group[0].config, dict(zip(_VERSIONS, version, strict=False))
