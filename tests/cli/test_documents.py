@@ -275,7 +275,9 @@ def test_every_run_can_train(page: str, in_folder: Path, monkeypatch: pytest.Mon
         for overrides in documents.runs(command):
             named = documents.composed(overrides).dataset.name
             at = [f"dataset.root={roots[named]}"] if named in roots else []
-            run = identify(documents.composed([*overrides, *SHRUNK, *at]))
+            at += ["batch_size=2"] * (named == "graph")  # it has few labelled nodes
+            kept = [text for text in overrides if not text.startswith("tracking.")]
+            run = identify(documents.composed([*kept, *SHRUNK, *at]))
             if run.signature not in seen:
                 seen.add(run.signature)
                 result = execute(run, Screen("none"), in_sweep=False, stop=StopRequest())
