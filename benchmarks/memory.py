@@ -22,7 +22,8 @@ _BATCHES = 2
 HOW = {
     "cpu": "peak memory: growth of a process of its own from before the network is built to its "
     f"largest resident size (VmHWM) in {_STEPS} steps: weights, R, optimizer, activations, "
-    "workspaces; without the interpreter and the images, which would hide the differences",
+    "workspaces; without the interpreter, its modules and the images, which would hide the "
+    "differences",
     "cuda": "peak memory: the most that PyTorch's allocator held at once (max_memory_allocated) "
     f"in {_STEPS} steps in a process of its own, with {_BATCHES} batches of images",
 }

@@ -130,7 +130,9 @@ def test_killed_in_the_middle_of_each_it_ends_as_if_undisturbed(
         found, expected = (
             load_file(one / "weights.safetensors") for one in (record, uncut[method])
         )
-        torch.testing.assert_close(found, expected, rtol=0, atol=0, msg=method)
+        torch.testing.assert_close(
+            found, expected, rtol=0, atol=0, msg=lambda text, method=method: f"{method}: {text}"
+        )
 
 
 def test_each_is_reported_by_its_name_with_its_label_and_colour(

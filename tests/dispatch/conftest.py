@@ -115,8 +115,8 @@ def outcomes(folder: Path) -> dict[tuple[str, int], tuple[Any, ...]]:
         for timed in (result, *rows):
             timed.pop("seconds", None), timed.pop("samples_per_second", None)
         result.pop("metrics_size")  # of the times in it, too
-        state = load_file(path.with_name("weights.safetensors"))
-        weights = {name: weight.tolist() for name, weight in state.items()}
+        merged = load_file(path.with_name("weights.safetensors"))
+        weights = {name: weight.tolist() for name, weight in merged.items()}
         found[result["method"], result["seed"]] = (result, rows, weights)
     return found
 

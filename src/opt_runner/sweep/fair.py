@@ -147,12 +147,11 @@ def _show_plan(
     screen: Screen,
 ) -> None:
     final = len(entrants) * len(command.seeds) * len(options.conditions)
+    compared = counted(len(entrants), "entrant")
     screen.say(
-        f"plan: {name}: {counted(len(entrants), 'entrant')}, each with "
-        f"{counted(options.trials, 'trial')} of "
+        f"plan: {name}: {compared}, each with {counted(options.trials, 'trial')} of "
         f"{options.share:.0%} of the budget on {1 - options.validation:.0%} of the training "
-        f"samples; then {counted(final, 'run')}: {counted(len(entrants), 'entrant')} x "
-        f"{counted(len(command.seeds), 'seed')}"
+        f"samples; then {counted(final, 'run')}: {compared} x {counted(len(command.seeds), 'seed')}"
         + (f" x {len(options.conditions)} conditions" if len(options.conditions) > 1 else "")
     )
     if "" not in options.conditions:
