@@ -143,6 +143,8 @@ def test_a_weight_shared_with_an_embedding_is_one_layer() -> None:
             return self.decoder(self.hidden(self.embedding(x)))
 
     assert OPT(Tied(), "cayley").layers == ["hidden"], "the decoder is the classifier"
+    with pytest.raises(UserError, match=r"also the weight of 'decoder', .* include=\['decoder'\]"):
+        OPT(Tied(), "cayley", types=["Embedding"])
     opt = OPT(Tied(), "cayley", include=["*"])
     assert opt.layers == ["hidden", "decoder"]
     x = torch.arange(5)

@@ -100,10 +100,19 @@ class Rule:
                         f"{key}: {pattern!r} is no layer that can be covered"
                         f"{nearest(pattern, names)} ({some})"
                     )
+        modules = dict(network.named_modules(remove_duplicate=False))
         for wanted in self.types or ():
             if not any(_is_of(one.type, [wanted]) for one in every):
                 there = sorted({one.type.__name__ for one in every})
                 name = wanted if isinstance(wanted, str) else wanted.__name__
+                for one in every:
+                    elsewhere = [modules[name] for name in one.others if name in modules]
+                    if any(_is_of(type(module), [wanted]) for module in elsewhere):
+                        raise UserError(
+                            f"types: the weight of {name!r} is also the weight of "
+                            f"{one.layer.name!r}, which counts as {one.type.__name__}: name it, "
+                            f"include=[{one.layer.name!r}]"
+                        )
                 raise UserError(
                     f"types: {name!r} is no type of a layer here{nearest(name, there)} "
                     f"({', '.join(there)})"

@@ -37,7 +37,6 @@ class EffectiveNetwork(Wrapper):
         self.network = network
         self.steps = 0
         self.stacks = nn.ModuleList()
-        # Each method that covers something, and its stacks.
         self._parts: list[tuple[Method, slice]] = []
 
     def _begin(self) -> None:
@@ -105,6 +104,8 @@ class EffectiveNetwork(Wrapper):
 
     def _alone(self) -> AbstractContextManager[Any]:
         """Let other threads wait, which would take this thread's V for W."""
+        if torch.jit.is_tracing():
+            self.__prepare_scriptable__()
         return nullcontext() if torch.compiler.is_compiling() else self._lock
 
     @contextmanager

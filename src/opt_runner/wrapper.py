@@ -112,6 +112,10 @@ class Wrapper(nn.Module):
                 state_dict.setdefault(f"{prefix}network.{name}", value)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    def __prepare_scriptable__(self) -> None:
+        """Raise UserError: torch.jit.script and trace take only what computes with its own W."""
+        raise UserError("TorchScript cannot take OPT: script or trace merge(opt)")
+
     def _aliases(self) -> dict[str, str]:
         """Return {name: first name} of the parameters that the network has more than once."""
         first: dict[int, str] = {}

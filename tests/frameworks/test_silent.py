@@ -380,3 +380,17 @@ def test_training_goes_on_in_float64(method: str) -> None:
 def test_a_scripted_network_is_refused() -> None:
     with pytest.raises(UserError, match="OPT takes no scripted network"):
         OPT(torch.jit.script(Residual(1.0)))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_torchscript_is_refused_and_takes_the_merged_network() -> None:
+    opt, x = (
+        OPT(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), "cayley"),
+        torch.ones(3, 4),
+    )
+    for network in (opt, nn.Sequential(opt)):
+        with pytest.raises(UserError, match=r"script or trace merge\(opt\)"):
+            torch.jit.script(network)
+        with pytest.raises(UserError, match=r"script or trace merge\(opt\)"):
+            torch.jit.trace(network, x)
+    assert torch.equal(torch.jit.trace(merge(opt), x)(x), opt(x))
