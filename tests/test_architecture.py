@@ -12,8 +12,9 @@ FILES = sorted(SRC.rglob("*.py"))
 # Low to high.
 ROOMS = [
     {"errors", "files", "machine", "transfer"},
-    {"methods", "module_types", "heads", "layers", "coverage", "choice", "recompute", "geometry",
-     "wrapper", "effective", "optimizers", "stepping", "opt", "summary", "networks", "datasets"},
+    {"methods", "module_types", "heads", "layers", "candidates", "coverage", "choice", "recompute",
+     "geometry", "wrapper", "effective", "optimizers", "stepping", "opt", "summary", "networks",
+     "datasets"},
     {"config"}, {"records"}, {"console"}, {"tracking"}, {"run"}, {"trained", "report"}, {"sweep"},
     {"dispatch"}, {"cli", "hydra_plugins"},
 ]  # fmt: skip

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 
 from opt_runner import OPT, merge
+from opt_runner.candidates import candidates
 from opt_runner.errors import UserError
-from opt_runner.layers import candidates
 from tests.networks_of_users import NETWORKS, Recurrent, TransformerEncoder
 
 METHODS = ("gs", "hr", "ls", "cayley", "ogd", "or", "sopt")

@@ -161,6 +161,59 @@ def test_checkpointing_of_activations_changes_no_gradient(method: str, wrapped: 
     assert {name: id(p) for name, p in opt.network.named_parameters()} == W
 
 
+@pytest.mark.parametrize("batch", [6, 5])  # d, at which wrong tensors would fit, and another
+def test_checkpointing_with_a_fixed_r_changes_no_gradient(batch: int) -> None:
+    plain, opt = OPT(Checkpointed(reentrant=None), "cayley"), OPT(Checkpointed(), "cayley")
+    opt.load_state_dict(plain.state_dict())
+    x = torch.randn(batch, 6)
+    for one in (plain, opt):
+        one.stacks.requires_grad_(False)
+        y = one(x).square().sum()
+        y.backward(retain_graph=True)
+        y.backward()
+    for name, gradient in gradients(plain).items():
+        assert torch.equal(gradients(opt)[name], gradient), name
+
+
+class Adjoint(torch.autograd.Function):
+    """Computes a module once more in the backward pass, as odeint_adjoint of torchdiffeq does."""
+
+    @staticmethod
+    def forward(ctx, module, x, *parameters):
+        ctx.module = module
+        ctx.save_for_backward(x, *parameters)
+        with torch.no_grad():
+            return module(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, *parameters = ctx.saved_tensors
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            asked = (x, *parameters)
+            found = torch.autograd.grad(ctx.module(x), asked, g, allow_unused=True)
+        return None, *found
+
+
+@pytest.mark.parametrize("method", ["cayley", "frame", "sopt"])
+def test_an_adjoint_method_reaches_r(method: str) -> None:
+    class Solved(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](Adjoint.apply(self[0], x, *self[0].parameters()))
+
+    def made() -> OPT:
+        torch.manual_seed(3)
+        return OPT(Solved(mlp(), nn.Linear(3, 2)), method)
+
+    opt, plain = made(), made()
+    x = torch.randn(5, 6)
+    opt(x).square().sum().backward()
+    with plain.effective() as network:
+        network[1](network[0](x)).square().sum().backward()
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(gradients(opt)[name], gradient, msg=name)
+
+
 def test_checkpointing_that_would_lose_gradients_is_refused() -> None:
     opt = OPT(Checkpointed(reentrant=True), "cayley")
     with pytest.raises(RuntimeError, match="use_reentrant=False"):

@@ -10,9 +10,10 @@ from typing import Any, Self
 
 from torch import nn
 
+from opt_runner.candidates import Candidate
 from opt_runner.coverage import check_unregistered, little_covered, types_of_matrices
 from opt_runner.errors import UserError, explained, listed, nearest
-from opt_runner.layers import Candidate, Layer
+from opt_runner.layers import Layer
 from opt_runner.methods import METHODS, Method
 
 # Why no rotation moves a layer, by the note of a summary.

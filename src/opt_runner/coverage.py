@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from opt_runner.candidates import Candidate
 from opt_runner.errors import UserError, listed
-from opt_runner.layers import Candidate
 from opt_runner.module_types import EMBEDDINGS, dotted
 
 
@@ -52,6 +52,25 @@ def little_covered(
         f"OPT covers {share:.0%} of the matrix parameters of {type(network).__name__}; the rest "
         f"are in {types_of_matrices(network, apart)}: name them in `include` or `types`, or "
         "register their types (opt_runner.register_layer)"
+    )
+
+
+def kept_elsewhere(network: nn.Module, covered: Collection[str]) -> str | None:
+    """Return a warning of weights that a module has in a list as well, where V cannot be."""
+    names = {id(network.get_parameter(name)): name for name in covered}
+    found: list[str] = []
+    for name, module in network.named_modules():
+        for attribute, value in vars(module).items():
+            values = value.values() if isinstance(value, dict) else value
+            if attribute.startswith("_") or not isinstance(value, list | tuple | dict):
+                continue
+            place = f"{name}.{attribute}".lstrip(".")
+            found += [f"{names[id(one)]} in {place}" for one in values if id(one) in names]
+    if not found:
+        return None
+    return (
+        f"{listed(found)}: the network has these weights outside of its parameters as well, where "
+        "OPT cannot put V. What computes with them there computes with W, and R gets no gradient"
     )
 
 

@@ -69,7 +69,7 @@ class EffectiveNetwork(Wrapper):
         return super().__getstate__()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
         self._begin()
 
     def _stacks(self) -> Iterator[Stack]:
@@ -104,7 +104,7 @@ class EffectiveNetwork(Wrapper):
 
     def _alone(self) -> AbstractContextManager[Any]:
         """Let other threads wait, which would take this thread's V for W."""
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             self.__prepare_scriptable__()
         return nullcontext() if torch.compiler.is_compiling() else self._lock
 
@@ -225,7 +225,7 @@ class EffectiveNetwork(Wrapper):
 
     def _apply(self, *args: Any, **kwargs: Any) -> Self:
         self._refuse_inside("Moving OPT, or another type for it,")
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return super()._apply(*args, **kwargs)
 
     def _refuse_inside(self, what: str) -> None:
         if self._swap or self._recompute.swap():
@@ -265,7 +265,7 @@ class EffectiveNetwork(Wrapper):
             raise UserError(
                 "R has no values since to_empty: call opt.reset_parameters(), or load a state"
             )
-        with self.w_in_place():
+        with self.w_in_place(), _no_autocast(next(self.network.parameters())):
             if not transformed():
                 for stack in stacks:
                     stack.check_weight()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from opt_runner.recompute import tensors_in
 
 if TYPE_CHECKING:
-    from opt_runner.layers import Candidate
+    from opt_runner.candidates import Candidate
 
 # Words in the names of heads. The first hold wherever the module stands, as an auxiliary head
 # stands in the middle; the others only behind all layers that are in no head.

@@ -8,10 +8,12 @@ from typing import Any, Self, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from opt_runner.candidates import candidates
 from opt_runner.choice import Rule, choose, few_covered
+from opt_runner.coverage import kept_elsewhere
 from opt_runner.effective import EffectiveNetwork
 from opt_runner.errors import UserError, listed, nearest
-from opt_runner.layers import Layer, candidates
+from opt_runner.layers import Layer
 from opt_runner.methods import Method
 from opt_runner.methods.kernels.shards import unshard, whole
 from opt_runner.methods.stack import Stack
@@ -72,6 +74,8 @@ class OPT(EffectiveNetwork):
         generator: torch.Generator | None = None,
         **options: Any,
     ) -> None:
+        if not isinstance(network, nn.Module):
+            raise UserError(f"OPT takes a torch.nn.Module, not {network!r}")
         if isinstance(network, torch.jit.ScriptModule):
             raise UserError("OPT takes no scripted network: script merge(opt) after the training")
         super().__init__(network)
@@ -119,10 +123,13 @@ class OPT(EffectiveNetwork):
         if weights == "pretrained":
             for stack in self._stacks():
                 stack.keep_given()
+        named = [layer.parameter for stack in self._stacks() for layer in stack.layers]
+        if told := kept_elsewhere(network, named):
+            warnings.warn(told, stacklevel=2)
         if len(rules) == 1 and (told := few_covered(network, every, choice, rules[0])):
             warnings.warn(told, stacklevel=2)
         self._begin()
-        self.register_load_state_dict_post_hook(_check_weights)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_after_load)  # type: ignore[no-untyped-call]
         self._take_signature()
 
     def _begin(self) -> None:
@@ -270,9 +277,11 @@ class OPT(EffectiveNetwork):
         return summarise(self.network, list(self._stacks()), self.per_group, self.notes)
 
 
-def _check_weights(opt: nn.Module, *_: Any) -> None:
+def _after_load(module: nn.Module, *_: Any) -> None:
     """Raise UserError if a state had the weights, and not what the methods train."""
-    for stack in cast(OPT, opt)._stacks():
+    opt = cast(OPT, module)
+    opt._share(opt._shared)
+    for stack in opt._stacks():
         stack.check_weight()
 
 
@@ -282,14 +291,23 @@ def merge(opt: OPT) -> nn.Module:
 
     What trained before OPT got the network trains again. Under FSDP2 all processes call this, and
     get a network that is not sharded. Layers under tensor parallelism stay so.
+    Raises UserError for another module.
     """
+    if not hasattr(opt, "effective_weights"):
+        raise UserError(
+            f"merge takes an OPT, not {type(opt).__name__}: if OPT is inside of it, as in DDP's "
+            "`module`, give that"
+        )
     effective = opt.effective_weights()
     with opt.w_in_place():
         gradients = [(parameter, parameter.grad) for parameter in opt.network.parameters()]
         for parameter, _ in gradients:
             parameter.grad = None  # no part of the copy, and FSDP2's cannot be copied
         try:
-            plain = copy.deepcopy(opt.network)
+            # What the last step left, as a state or an old-style weight_norm, is no leaf.
+            left = (value for module in opt.network.modules() for value in vars(module).values())
+            graph = [v for v in left if isinstance(v, Tensor) and v.grad_fn is not None]
+            plain = copy.deepcopy(opt.network, {id(v): v.detach().clone() for v in graph})
         finally:
             for parameter, gradient in gradients:
                 parameter.grad = gradient

@@ -48,14 +48,26 @@ class Recompute:
 
         V is taken out of `effective` then, so that nothing holds it longer than the graph does.
         """
+        asks = {name: V.requires_grad for name, V in effective.items()}
+        outer = -1  # the backward pass of the output
+
+        def check(_: object) -> None:
+            # use_reentrant=True starts a pass for each block, and each would go through Q(R).
+            if self.swap() is not None and torch._C._current_graph_task_id() != outer:
+                _refuse()
 
         def begin(_: object) -> None:
+            nonlocal outer
             if self.swap() is not None:
                 return  # another tensor of the output was first
-            if not effective:
+            outer = torch._C._current_graph_task_id()
+            # V itself: an adjoint method (torchdiffeq) asks for the gradient of what it had before.
+            values = {**effective}
+            for node in {V.grad_fn for V in values.values() if V.grad_fn is not None}:
+                node.register_prehook(check)
+            if not values:
                 with torch.no_grad():
-                    effective.update(self._make())
-            values = {name: _leaf(V) for name, V in effective.items()}
+                    values = {name: _leaf(V, asks[name]) for name, V in self._make().items()}
             effective.clear()
             swap = Swap(self.places, values)
             self._swap = weakref.ref(swap)
@@ -105,18 +117,15 @@ class Swap:
     __del__ = end
 
 
-def _leaf(V: Tensor) -> Tensor:
-    """Return V as the second computation must see it.
-
-    It asks for a gradient, as the first one did. It gets one only with use_reentrant=True, where
-    that gradient would be lost.
-    """
-    leaf = V.detach().requires_grad_()
-    leaf.register_hook(_refuse)  # type: ignore[no-untyped-call]
+def _leaf(V: Tensor, asks: bool) -> Tensor:
+    """Return V as another pass through the graph must see it: it asks for a gradient as before."""
+    leaf = V.detach().requires_grad_(asks)
+    if asks:
+        leaf.register_hook(_refuse)  # type: ignore[no-untyped-call]
     return leaf
 
 
-def _refuse(_: Tensor) -> None:
+def _refuse(*_: object) -> None:
     raise RuntimeError(
         "OPT needs torch.utils.checkpoint(..., use_reentrant=False): with True the gradients of R "
         "would be lost"

@@ -158,6 +158,9 @@ class Stepping:
         if self._done or moves_nothing(optimizer):
             return
         held = parameter_ids(optimizer)
+        every = (p for group in optimizer.param_groups for p in group["params"])
+        if not any(moved(parameter, optimizer) for parameter in every):
+            return  # a step before the first backward pass
         trained = [
             tensor
             for method, stacks in opt.parts()

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from opt_runner.layers import candidates
+from opt_runner.candidates import candidates
 from opt_runner.methods import METHODS
 from opt_runner.methods.stack import Stack
 

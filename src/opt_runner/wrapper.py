@@ -2,10 +2,10 @@
 
 import inspect
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
 from contextlib import AbstractContextManager
 from functools import wraps
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ class Wrapper(nn.Module):
     """
 
     network: nn.Module
+    _shared: dict[str, str]  # at the last load, see `_aliases`
     made_anew: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
@@ -75,7 +76,15 @@ class Wrapper(nn.Module):
         @wraps(found)
         def on_V(*args: Any, **kwargs: Any) -> Any:
             with self.effective(of=name):
-                result = found(*args, **kwargs)
+                try:
+                    result = found(*args, **kwargs)
+                except ValueError as error:
+                    if "non-leaf" not in str(error):
+                        raise
+                    raise UserError(
+                        f"{name} makes an optimizer of the network's own parameters, which leaves "
+                        "R out: use opt.optimizer(...), or opt.parameters() and opt.attach"
+                    ) from error
             if isinstance(result, Generator | AsyncGenerator | Coroutine):
                 raise UserError(
                     f"{name} runs later: write `with opt.effective() as network:`, or "
@@ -86,14 +95,18 @@ class Wrapper(nn.Module):
         return on_V
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in self.made_anew}
+        left_out = self.made_anew | {"_compiled_call_impl"}  # as nn.Module itself does
+        return {key: value for key, value in self.__dict__.items() if key not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._take_signature()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copy and pickle by the classes that this one is made of."""
-        if "made_of" not in vars(type(self)):
+        if type(self) not in _made.values():
             return super().__reduce_ex__(protocol)
-        made_of = type(self).made_of  # type: ignore[attr-defined]
-        return _blank, made_of, self.__getstate__()
+        return _blank, (type(self).__base__,), self.__getstate__()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the state as any module, but each shared parameter once."""
@@ -106,7 +119,8 @@ class Wrapper(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        for name, first in self._aliases().items():
+        self._shared = self._aliases()  # which `assign=True` would end
+        for name, first in self._shared.items():
             value = state_dict.get(f"{prefix}network.{first}")
             if value is not None:
                 state_dict.setdefault(f"{prefix}network.{name}", value)
@@ -115,6 +129,20 @@ class Wrapper(nn.Module):
     def __prepare_scriptable__(self) -> None:
         """Raise UserError: torch.jit.script and trace take only what computes with its own W."""
         raise UserError("TorchScript cannot take OPT: script or trace merge(opt)")
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """Move everything; what is shared stays so, also after `to_empty`."""
+        shared = self._aliases()
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._share(shared)
+        return self
+
+    def _share(self, aliases: Mapping[str, str]) -> None:
+        """Give each {name: first name} the parameter of the first again."""
+        for name, first in aliases.items():
+            module, _, attribute = name.rpartition(".")
+            parameters = self.network.get_submodule(module)._parameters
+            parameters[attribute] = self.network.get_parameter(first)
 
     def _aliases(self) -> dict[str, str]:
         """Return {name: first name} of the parameters that the network has more than once."""
@@ -126,6 +154,8 @@ class Wrapper(nn.Module):
         return found
 
 
+# Attributes of OPT that are set when it is made, and never again.
+_OWN = {"hidden", "method", "notes", "per_group"}
 _made: dict[tuple[type[Wrapper], type[nn.Module]], type[Wrapper]] = {}
 
 
@@ -144,7 +174,6 @@ def _like(cls: type[Wrapper], network: type[nn.Module]) -> type[Wrapper]:
     forward.__signature__ = signature  # type: ignore[attr-defined]
     content = {
         "forward": forward,
-        "made_of": (cls, network),
         "__module__": cls.__module__,
         "__setattr__": _set,
     }
@@ -157,6 +186,8 @@ def _set(self: Wrapper, name: str, value: Any) -> None:
     """Set an attribute of the network, such as `drop_path_prob`, where it is read: there."""
     own = name in self.__dict__ or name in self.made_anew or hasattr(type(self), name)
     network = self._modules.get("network")
+    if name in _OWN & self.__dict__.keys() and hasattr(network, name):
+        raise AttributeError(f"{name} is an attribute of OPT, too: write opt.network.{name} = ...")
     if own or name in self._modules or not hasattr(network, name):
         nn.Module.__setattr__(self, name, value)
     elif isinstance(getattr(network, name), nn.Module | nn.Parameter):
@@ -168,6 +199,5 @@ def _set(self: Wrapper, name: str, value: Any) -> None:
         setattr(network, name, value)
 
 
-def _blank(cls: type[Wrapper], network: type[nn.Module]) -> Wrapper:
-    made = _like(cls, network)
-    return made.__new__(made)
+def _blank(cls: type[Wrapper]) -> Wrapper:
+    return cls.__new__(cls)

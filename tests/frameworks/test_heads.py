@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from opt_runner import OPT
-from opt_runner.layers import candidates
+from opt_runner.candidates import candidates
 
 
 def heads(network: nn.Module, example: Any = None) -> set[str]:

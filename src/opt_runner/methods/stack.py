@@ -12,7 +12,7 @@ from opt_runner.layers import Layer
 from opt_runner.methods.base import Method, Tensors
 from opt_runner.methods.kernels.shards import is_sharded, whole, write
 from opt_runner.methods.rotation import Rotation
-from opt_runner.methods.weights import Weights, held, start_weight
+from opt_runner.methods.weights import Weights, draws_for, held, start_weight
 from opt_runner.optimizers.inspection import with_inner
 from opt_runner.transfer import send
 
@@ -257,22 +257,21 @@ class Stack(nn.Module):
     @torch.no_grad()
     def _draw(self, number: int, draw: Draw) -> dict[str, Tensor]:
         generator, Ws = self.generator(number), self.W()
-        return _stacked(
-            [draw(layer, W, generator) for layer, W in zip(self.layers, Ws, strict=True)], like=Ws
-        )
+        with draws_for(Ws):
+            drawn = [draw(layer, W, generator) for layer, W in zip(self.layers, Ws, strict=True)]
+            return _stacked(drawn, like=Ws)
 
     @torch.no_grad()
     def _init(self, generator: torch.Generator | None) -> dict[str, Tensor]:
         fixed, Ws = dict(self.fixed.named_buffers()), self.W()
-        return _stacked(
-            [
+        with draws_for(Ws):
+            started = [
                 self.method.init(
                     layer, W, generator, **{name: tensor[i] for name, tensor in fixed.items()}
                 )
                 for i, (layer, W) in enumerate(zip(self.layers, Ws, strict=True))
-            ],
-            like=Ws,
-        )
+            ]
+            return _stacked(started, like=Ws)
 
 
 def _versions(tensors: Sequence[Tensor]) -> _Versions:

@@ -1,6 +1,7 @@
 """The weights of a network that a method covers: where they are, and W at its start."""
 
-from typing import Literal
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from opt_runner.errors import UserError
 from opt_runner.layers import Layer
 from opt_runner.methods.base import Method
+from opt_runner.module_types import EMBEDDINGS
 
 Weights = Literal["given", "gaussian", "pretrained"]
 # Neurons of N(0, 2/d) have the length sqrt(2), and those of a network that trains 0.05 and more.
@@ -32,10 +34,11 @@ def start_weight(
     """
     parameter = held(network, layer.parameter)
     W = start = layer.matrix(parameter)
-    if weights == "gaussian":
-        drawn = torch.randn(layer.d, layer.n, generator=generator) * (2 / layer.d) ** 0.5
-        start = drawn.to(W)
-    given, start = start, method.initial_weight(layer, start, generator)
+    with draws_for(W):
+        if weights == "gaussian":
+            drawn = torch.randn(layer.d, layer.n, generator=generator) * (2 / layer.d) ** 0.5
+            start = drawn.to(W)
+        given, start = start, method.initial_weight(layer, start, generator)
     if start is not given and weights == "pretrained":
         raise UserError(
             f"{type(method).__name__} sets W itself at the start, so it cannot keep pretrained "
@@ -46,8 +49,18 @@ def start_weight(
         if longest < _VANISHING:
             return False
     if start is not W:
+        for module in network.modules():
+            if isinstance(module, EMBEDDINGS) and module.weight is parameter:
+                # A vector that stands for no word stays as it is.
+                kept = [] if module.padding_idx is None else [module.padding_idx]
+                start[:, kept] = W[:, kept].to(start)
         layer.part(parameter).copy_(layer.weight(start))
     return True
+
+
+def draws_for(W: Tensor) -> AbstractContextManager[Any]:
+    """Let methods draw on the CPU, whatever the default device is; for a W on `meta` there."""
+    return torch.device("meta" if W.is_meta else "cpu")
 
 
 @torch.no_grad()

@@ -74,6 +74,12 @@ def _registered(
 
     arguments: of the constraint, as JSON.
     """
+    with torch.device("cpu"):  # whatever the default is
+        module = _on_cpu(constraint, arguments, d, dtype)
+    return module.to(device)
+
+
+def _on_cpu(constraint: str, arguments: str, d: int, dtype: torch.dtype) -> nn.Module:
     linear = nn.utils.skip_init(nn.Linear, d, d, bias=False, dtype=dtype)  # type: ignore[no-untyped-call]
     nn.init.eye_(linear.weight)
     try:
@@ -95,4 +101,4 @@ def _registered(
             f"method.constraint={constraint} with arguments {arguments} does not register a "
             f"parametrization of one tensor: {error}"
         ) from error
-    return module.to(device)
+    return module
