@@ -80,7 +80,7 @@ def make_folder(folder: Path, key: str) -> None:
 def existing(folder: Path) -> Path:
     """Return the folder or, if it is yet to be made, the nearest one above it that is there."""
     folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    return next(path for path in (folder, *folder.parents) if os.path.lexists(path))
 
 
 class CannotWrite(Exception):

@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from opt_runner.candidates import candidates
 from opt_runner.methods import METHODS
@@ -126,7 +127,8 @@ def summarise(
     for name, parameter in network.named_parameters():
         if id(parameter) in viewed:
             continue
-        trained = parameter.numel() if parameter.requires_grad else 0
+        lazy = isinstance(parameter, UninitializedParameter)  # as of LazyBatchNorm
+        trained = parameter.numel() if parameter.requires_grad and not lazy else 0
         if parameter.ndim < 2:
             others, others_trained = others + 1, others_trained + trained
             continue

@@ -223,6 +223,9 @@ def test_a_single_run_that_fails_exits_with_1(opt_run: Run) -> None:
         (["model.widths=[4,4,4,4]"], "at least 16 x 16"),
         (["optimizer.lr"], "missing EQUAL"),
         (["hydra.run.dir=here"], "hydra.run.dir=here has no effect: set output_dir=DIR"),
+        (["hydra/launcher=slurm"], "hydra/launcher=slurm has no effect on a single run: add -m"),
+        (["hydra.sweeper.trials=3"], "hydra.sweeper.trials=3 has no effect"),
+        (["-m", f"experiment_name={'a' * 250}"], "experiment_name: "),
         (["experiment=digits", "method=gs,hr", "dataset=no"], "dataset=no: no such choice"),
     ],
 )

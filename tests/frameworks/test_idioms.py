@@ -202,3 +202,9 @@ def test_the_default_device_is_not_where_methods_draw(method: str) -> None:
         if method in {"cayley", "sopt", "parametrization"}:
             OPT(two_layers(), method)
     assert opt(torch.ones(4, 8)).isfinite().all()
+
+
+def test_a_lazy_norm_has_no_size_yet() -> None:
+    opt = OPT(nn.Sequential(nn.Linear(8, 8), nn.LazyBatchNorm1d(), nn.Linear(8, 3)))
+    assert "0" in str(opt.summary())
+    assert opt(torch.ones(4, 8)).shape == (4, 3)

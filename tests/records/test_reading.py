@@ -90,6 +90,20 @@ def test_folders_are_seen_once_without_hidden_and_former_ones(tmp_path: Path) ->
     assert found == [(tmp_path, set()), (tmp_path / "a", set()), (tmp_path / "a/b", {"file"})]
 
 
+def test_folders_behind_links_are_seen_once(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere/b").mkdir(parents=True)
+    (tmp_path / "elsewhere/b/up").symlink_to(tmp_path / "elsewhere")  # a circle
+    (tmp_path / "a").mkdir()
+    for name in ("first", "second"):
+        (tmp_path / "a" / name).symlink_to(tmp_path / "elsewhere")
+    found = list(folders_below([tmp_path / "a"], pytest.fail))
+    assert [str(folder.relative_to(tmp_path)) for folder, _ in found] == [
+        "a",
+        "a/first",
+        "a/first/b",
+    ]
+
+
 @given(ANYTHING)
 def test_printable_text_has_nothing_that_a_terminal_obeys(text: str) -> None:
     found = printable(text)

@@ -1,10 +1,14 @@
 """tuned.json: which runs have the settings that a comparison found, and which have former ones."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from opt_runner.errors import UserError
+from opt_runner.records.search import SearchRecord
 from opt_runner.records.tuned import Tuned, keep, read, superseded
 from tests.report.conftest import fail
 
@@ -31,6 +35,23 @@ def test_what_is_the_best_of_one_comparison_is_not_former_for_another(tmp_path: 
     keep(tmp_path / "one", {"gs": ["lr=2"]}, {"gs": ["b"]})
     keep(tmp_path / "two", {"gs": ["lr=2"]}, {"gs": ["c"]})
     assert superseded([tmp_path], fail) == {"a"}
+
+
+def test_a_comparison_that_grew_replaces_the_settings_of_the_first(tmp_path: Path) -> None:
+    """Both tuned gs in one space: the last setting counts, in each table."""
+    names = {"a": ("digits", 0), "b": ("digits", 0), "c": ("cifar10", 0), "d": ("digits", 1)}
+    runs: list[Any] = [
+        SimpleNamespace(signature=name, table_keys={"dataset.name": data}, seed=seed)
+        for name, (data, seed) in names.items()
+    ]
+    searches = [SearchRecord(name, {"lr": "interval(0,1)"}, [], "gs") for name in ("one", "two")]
+    for name, found in (("one", ["a", "c", "d"]), ("two", ["b"])):
+        (tmp_path / name).mkdir()
+        keep(tmp_path / name, {"gs": [f"lr={name}"]}, {"gs": found})
+    os.utime(tmp_path / "one/tuned.json", (1e9, 1e9))
+    assert superseded([tmp_path], fail, runs, searches) == {"a"}
+    other = [searches[0], SearchRecord("two", {"lr": "interval(0,2)"}, [], "gs")]
+    assert superseded([tmp_path], fail, runs, other) == set(), "another space is another entrant"
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"gs": 1}', '{"gs": {"setting": []}}', "\xff"])

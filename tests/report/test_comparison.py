@@ -35,6 +35,14 @@ def test_seeds_are_averaged_and_compared_with_standard(write: Write, tables: Tab
     assert comparison.best is comparison.rows[1]
 
 
+def test_an_interrupted_copy_does_not_hide_a_finished_run(write: Write, tables: Tables) -> None:
+    write("gs", 0, test_error=8.0)
+    later = write("gs", 0, "experiment_name=other", status="interrupted")
+    os.utime(later.result, (2e9, 2e9))
+    (comparison,) = tables()
+    assert shown(comparison, "test error %") == {"gs": "8.00"}
+
+
 def test_the_lowest_is_not_the_best_while_its_interval_holds_zero(
     write: Write, tables: Tables
 ) -> None:

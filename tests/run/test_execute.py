@@ -198,7 +198,7 @@ def test_a_pipe_or_a_folder_in_the_place_of_a_file_is_set_aside(
 ) -> None:
     record = run.record
     odd = [record.config, record.metrics, record.log, record.command, record.checkpoint,
-           record.previous_checkpoint, record.weights]  # fmt: skip
+           record.previous_checkpoint, record.weights, record.prune]  # fmt: skip
     record.directory.mkdir(parents=True)
     for path in odd:
         make(path)

@@ -1,6 +1,8 @@
 """What is found before a sweep starts, under every launcher alike."""
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,9 +28,28 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, place: str)
     assert [path.name for path in tmp_path.iterdir()] == [place.partition("/")[0]]
 
 
+def test_a_full_disk_is_one_line_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    run = identify(from_arguments(*SMALL, f"output_dir={tmp_path}"))
+    with pytest.raises(UserError, match="No space left on device; set output_dir=DIR"):
+        conduct(Sweep([run], asked=1, here=True), pytest.fail, Screen("none"))
+
+
+def test_a_link_to_nowhere_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("missing/deep")
+    run = identify(from_arguments(*SMALL, f"output_dir={tmp_path / 'link'}"))
+    with pytest.raises(UserError, match=r"cannot write to .*link: No such file or directory"):
+        conduct(Sweep([run], asked=1, here=True), pytest.fail, Screen("none"))
+
+
 @pytest.mark.skipif(not os.getuid(), reason="the superuser may write anywhere")
 def test_a_folder_without_permission_is_one_line(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     run = identify(from_arguments(*SMALL, f"output_dir={tmp_path}"))
-    with pytest.raises(UserError, match="is no folder that may be written"):
+    with pytest.raises(UserError, match="Permission denied; set output_dir=DIR"):
         conduct(Sweep([run], asked=1, here=True), pytest.fail, Screen("none"))

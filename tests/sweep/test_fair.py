@@ -216,6 +216,7 @@ def test_an_entrant_whose_trials_all_diverge_is_left_out_and_said(
     ("command", "says"),
     [
         ([*COMMAND, "dataset.validation=0.1"], "leave out dataset.validation"),
+        ([*COMMAND, "when_locked=leave"], "when_locked=leave does not go with a search"),
         ([*COMMAND, "rerun=true"], "rerun=true does not go with a search"),
         (["method=gs", "seed=0,1000"], "seed=1000 is the seed of the trials"),
         ([*COMMAND, "seed=0,x"], "seed"),

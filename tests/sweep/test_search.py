@@ -520,6 +520,7 @@ def test_progress_is_told_in_percent_of_the_budget(begin: Begin, tmp_path: Path)
     ("space", "says"),
     [
         ([*SPACE, "dataset.validation=0"], "hold training images back for it"),
+        ([*SPACE, "when_locked=leave"], "when_locked=leave does not go with a search"),
         ([*SPACE, "rerun=true"], "rerun=true does not go with a search"),
         (["optimizer.lr=interval(-1,1)"], "optimizer.lr: must be greater than 0"),
         (["optimizer.momentum=interval(0,1)"], "optimizer.momentum: must be less than 1"),

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ from opt_runner.run.execute import execute
 from opt_runner.run.interrupt import StopRequest
 from opt_runner.run.run import Run, identify
 from opt_runner.tracking import send
+from opt_runner.tracking.tensorboard import TensorBoardTracker
 from tests.tracking.boards import close_to, of_csv, of_mlflow, of_record, of_tensorboard, rows
 
 
@@ -55,6 +57,22 @@ def test_tensorboard_has_hyperparameters_and_final_numbers(tmp_path: Path) -> No
     assert values["optimizer.lr"].number_value == 0.05
     assert values["method.name"].string_value == "gs"
     assert "output_dir" not in values
+
+
+def test_tensorboard_has_all_rows_after_the_clock_went_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    config = run_of(tmp_path, "tensorboard").config
+    told = [{"step": step, "train_loss": float(step)} for step in range(6)]
+    now = time.time()
+    for clock, before, log in ((now + 86400, [], told[:4]), (now, told[:2], told[2:])):
+        monkeypatch.setattr(time, "time", lambda clock=clock: clock)
+        tracker = TensorBoardTracker(config, tmp_path, before)
+        for row in log:
+            tracker.log(row)
+        tracker.finish(None)
+    assert of_tensorboard(tmp_path)["train_loss"] == [(step, float(step)) for step in range(6)]
 
 
 def test_mlflow_has_each_value_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ Help, `--cfg` and completion answer without importing torch.
 """
 
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -52,6 +53,9 @@ def _app(cfg: DictConfig) -> float | None:
                 f"hydra.run.dir={own.run.dir} has no effect: set output_dir=DIR, or "
                 "hydra.job.chdir=true too"
             )
+        for word in own.overrides.hydra:
+            if re.match(r"[+~]*hydra[/.](launcher|sweeper)\b", word):
+                raise UserError(f"{word} has no effect on a single run: add -m for a sweep")
         config = compose.read(cfg)
     with mistakes.exit_on_error():
         result = _run_alone(config)

@@ -182,7 +182,7 @@ class Config(Node):
     """The checked config of one run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31), Role.SEED]
-    experiment_name: Annotated[Name, Role.NONE]
+    experiment_name: Annotated[Name, Field(max_length=200), Role.NONE]  # sweeps add to it
     output_dir: Annotated[str, Expanded, Field(min_length=1), Role.NONE]
     note: Annotated[str, Role.NONE]
     rerun: Annotated[bool, Role.NONE]

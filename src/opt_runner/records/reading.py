@@ -135,7 +135,7 @@ def _check_plain(value: Any, left: Iterator[int]) -> None:
 def folders_below(
     folders: Iterable[Path], fault: Callable[[str], None]
 ) -> Iterator[tuple[Path, set[str]]]:
-    """Yield every folder below these with the names of its files, each folder once.
+    """Yield every folder below these with the names of its files, each folder once, also by links.
 
     Hidden folders and records that were set aside (`.old-`) are left out.
     fault: called with a line about each folder, or file in it, that cannot be read.
@@ -146,12 +146,14 @@ def folders_below(
 
     seen: set[str] = set()
     for folder in folders:
-        for root, names, files in os.walk(folder, onerror=unreadable):
-            names[:] = sorted(n for n in names if not n.startswith(".") and ".old-" not in n)
+        for root, names, files in os.walk(folder, onerror=unreadable, followlinks=True):
             real = os.path.realpath(root)
-            if real not in seen and ".old-" not in os.path.basename(root):
-                seen.add(real)
-                yield Path(root), set(files)
+            if real in seen or ".old-" in os.path.basename(root):
+                names.clear()  # a link may lead in a circle
+                continue
+            seen.add(real)
+            names[:] = sorted(n for n in names if not n.startswith(".") and ".old-" not in n)
+            yield Path(root), set(files)
 
 
 def printable(text: str) -> str:

@@ -200,7 +200,7 @@ class Record:
     def _set_odd_files_aside(self) -> None:
         """Rename pipes, devices and folders that stand in the place of this run's files."""
         for path in (self.config, self.metrics, self.result, self.log, self.command, self.weights,
-                     self.wandb, *self.checkpoints()):  # fmt: skip
+                     self.wandb, self.prune, *self.checkpoints()):  # fmt: skip
             if path.exists() and not path.is_file():
                 with contextlib.suppress(OSError):
                     set_aside(path)

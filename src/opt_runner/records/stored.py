@@ -113,16 +113,17 @@ def find(
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder: give a folder that opt-run wrote, as outputs")
+        any_here = False
         for directory, files in folders_below([folder], fault):
             ours = _DIRECTORY.fullmatch(directory.name) or "command.txt" in files
             if ours or "config.yaml" in files:
                 try:
                     found[directory.resolve()] = load(directory)
+                    any_here = True
                 except UserError as error:
                     if ours:
                         fault(f"left out: {error}")
-        here = folder.resolve()
-        if not allow_none and not any(path.is_relative_to(here) for path in found):
+        if not (allow_none or any_here):
             raise UserError(f"{folder} holds no records of opt-run")
     return [found[path] for path in sorted(found)]
 

@@ -14,6 +14,8 @@ from pydantic import TypeAdapter
 from opt_runner.errors import UserError
 from opt_runner.files import write_whole
 from opt_runner.records.reading import folders_below, read_json
+from opt_runner.records.search import SearchRecord
+from opt_runner.records.stored import StoredRun
 
 NAME = "tuned.json"
 
@@ -54,16 +56,35 @@ def read(folder: Path) -> dict[str, Tuned]:
     return read_json(folder / NAME, TypeAdapter(dict[str, Tuned]))
 
 
-def superseded(folders: Iterable[Path], fault: Callable[[str], None]) -> set[str]:
-    """Return the signatures of the comparisons' outdated runs. fault: see `folders_below`."""
-    former: set[str] = set()
-    current: set[str] = set()
+def superseded(
+    folders: Iterable[Path],
+    fault: Callable[[str], None],
+    runs: Iterable[StoredRun] = (),
+    searches: Iterable[SearchRecord] = (),
+) -> set[str]:
+    """Return the signatures of the comparisons' outdated runs. fault: see `folders_below`.
+
+    A comparison that grows by a method is another one, in a folder beside the first. Where both
+    have searched the same space of an entrant, the setting of the last one counts, for the same
+    table and seed. runs, searches: those below the folders, which say so.
+    """
+    spaces = {(one.name, one.label): one.space for one in searches}
+    tables = {run.signature: (json.dumps(run.table_keys, default=str), run.seed) for run in runs}
+    found: list[tuple[float, Path, dict[str, Tuned]]] = []
     for folder, files in folders_below(folders, fault):
         if NAME in files:
             try:
-                for entrant in read(folder).values():
-                    former.update(entrant.former)
-                    current.update(entrant.runs)
-            except UserError as error:
+                found.append(((folder / NAME).stat().st_mtime, folder, read(folder)))
+            except (OSError, UserError) as error:
                 fault(f"{error}; without it runs with outdated settings are shown too")
+    former: set[str] = set()
+    current: set[str] = set()
+    last: dict[object, str] = {}
+    for _, folder, entrants in sorted(found, key=lambda one: one[0], reverse=True):
+        for label, entrant in entrants.items():
+            former.update(entrant.former)
+            space = json.dumps(spaces.get((folder.name, label)))
+            for run in entrant.runs:
+                place = (folder.parent, label, space, tables.get(run, run))
+                (current if last.setdefault(place, run) == run else former).add(run)
     return former - current

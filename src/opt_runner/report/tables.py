@@ -74,8 +74,8 @@ def _rows(group: Sequence[StoredRun]) -> list[TableRow]:
 
     rows = []
     for runs in forms.values():
-        # If a seed was run again, the last record that has a result counts.
-        written = sorted(runs, key=lambda run: (run.result is not None, _written(run)))
+        # If a seed was run again, the last record counts, of those that have a settled result.
+        written = sorted(runs, key=lambda run: (*_state(run), _written(run)))
         latest = {run.seed: run for run in written}
         rows.append([latest[seed] for seed in sorted(latest)])
     rows.sort(key=lambda runs: (_ORDER.get(runs[0].method, len(_ORDER)), runs[0].method))
@@ -83,6 +83,10 @@ def _rows(group: Sequence[StoredRun]) -> list[TableRow]:
         TableRow(label, runs, _stated(runs, "colour"))
         for label, runs in zip(_labels(rows), rows, strict=True)
     ]
+
+
+def _state(run: StoredRun) -> tuple[bool, bool]:
+    return (bool(run.result and run.result.settled), run.result is not None)
 
 
 def _labels(rows: Sequence[Sequence[StoredRun]]) -> list[str]:

@@ -133,6 +133,8 @@ def entrant_of(
             "a fair comparison holds back hydra.sweeper.validation of the training samples for the "
             "search alone: leave out dataset.validation"
         )
+    if config.when_locked == "leave":
+        raise UserError("when_locked=leave does not go with a search, which needs every result")
     if config.rerun:
         raise UserError(
             "rerun=true does not go with a search: experiment_name=NAME starts another comparison"

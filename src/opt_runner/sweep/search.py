@@ -84,6 +84,8 @@ def _check(config: Config) -> None:
             "a search minimises the validation error, never the test error: hold training images "
             "back for it, such as dataset.validation=0.1"
         )
+    if config.when_locked == "leave":
+        raise UserError("when_locked=leave does not go with a search, which needs every result")
     if config.rerun:
         raise UserError(
             "rerun=true does not go with a search: hydra.sweeper.study=NAME starts another one"

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from opt_runner.datasets.batches import mix
 from opt_runner.errors import UserError
-from opt_runner.files import remove_link
+from opt_runner.files import CannotWrite, remove_link
 from opt_runner.sweep.space import Choices, Range, Space
 
 Pruning = Literal["none", "median", "hyperband"]
@@ -48,6 +48,8 @@ def open_study(folder: Path, name: str, pruning: Pruning) -> optuna.Study:
             direction="minimize",
             load_if_exists=True,
         )
+    except OSError as error:
+        raise UserError(str(CannotWrite(journal, error))) from error
     except (ValueError, KeyError) as error:
         raise UserError(
             f"{journal} is damaged ({error}): move it away and run the command again; finished "

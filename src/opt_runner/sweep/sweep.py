@@ -1,7 +1,7 @@
 """A sweep, many runs that one command asks for, and the sources that give them to launchers."""
 
 import hashlib
-import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from opt_runner.files import existing
 from opt_runner.records import stored
 from opt_runner.records.stored import StoredRun
 from opt_runner.run.run import Run
+
+_ROOM = 4096  # bytes that a disk with room takes
 
 
 class LeftRunning(Exception):
@@ -59,11 +61,14 @@ class Sweep:
         """Raise UserError if the folder of the sweep or of one of these runs cannot be written."""
         for folder in {self.folder, *(run.record.directory.parent for run in runs)}:
             found = existing(folder)
-            if not (found.is_dir() and os.access(found, os.W_OK | os.X_OK)):
+            try:
+                with tempfile.TemporaryFile(dir=found) as file:
+                    file.write(bytes(_ROOM))
+                    file.flush()
+            except OSError as error:
                 raise UserError(
-                    f"cannot write to {folder}: {found} is no folder that may be written; set "
-                    "output_dir=DIR"
-                )
+                    f"cannot write to {folder}: {found}: {error.strerror}; set output_dir=DIR"
+                ) from error
 
     def knows_device(self, run: Run) -> bool:
         """Return True if the device of a run, and so its signature, is known beforehand."""

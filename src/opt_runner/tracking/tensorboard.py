@@ -1,5 +1,6 @@
 """TensorBoard: curves, live, and a table of hyperparameters with the numbers of the results."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ class TensorBoardTracker:
     def __init__(self, config: Config, folder: Path, rows: list[dict[str, Any]]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        begun = any(folder.glob("events.out.tfevents.*"))
+        files = list(folder.glob("events.out.tfevents.*"))
+        if files and max(map(_begun_at, files)) >= time.time():
+            # The clock went back, and TensorBoard would read the new file before these.
+            for path in files:
+                path.unlink()
+            files = []
+        begun = bool(files)
         # TensorBoard forgets this step and all after it.
         purge = rows[-1]["step"] + 1 if rows and begun else 0
         self._config = config
@@ -36,3 +43,9 @@ class TensorBoardTracker:
                 global_step=result.steps,
             )  # fmt: skip
         self._writer.close()
+
+
+def _begun_at(path: Path) -> float:
+    """Return the time in the name of an event file, in seconds, by which TensorBoard sorts them."""
+    seconds = path.name.split(".")[3]
+    return float(seconds) if seconds.isdigit() else 0.0
