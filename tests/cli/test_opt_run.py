@@ -224,7 +224,7 @@ def test_a_single_run_that_fails_exits_with_1(opt_run: Run) -> None:
         (["optimizer.lr"], "missing EQUAL"),
         (["hydra.run.dir=here"], "hydra.run.dir=here has no effect: set output_dir=DIR"),
         (["hydra/launcher=slurm"], "hydra/launcher=slurm has no effect on a single run: add -m"),
-        (["hydra.sweeper.trials=3"], "hydra.sweeper.trials=3 has no effect"),
+        (["hydra/sweeper=fair"], "hydra/sweeper=fair has no effect on a single run"),
         (["-m", f"experiment_name={'a' * 250}"], "experiment_name: "),
         (["experiment=digits", "method=gs,hr", "dataset=no"], "dataset=no: no such choice"),
     ],
