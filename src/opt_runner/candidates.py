@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from math import gcd, prod
 from typing import Any
 
@@ -107,7 +106,7 @@ def _found(
             candidate = _candidate(name, module, view)
             if other := in_memory.get(id(own)):
                 candidate = replace(
-                    candidate, obstacle=f"its memory is a part of {other}, which trains by itself"
+                    candidate, obstacle=f"it shares memory with {other}, which trains by itself"
                 )
             holder = (id(module), view.attribute) if own is None else (id(own), "")
             key = (*holder, view.rows)
@@ -134,18 +133,47 @@ def _sharing_memory(network: nn.Module) -> dict[int, str]:
 
     As `Parameter(encoder.weight.t())` has, whose steps would move W.
     """
-    spans: list[tuple[int, int, str, nn.Parameter]] = []
-    for name, one in network.named_parameters():
-        if type(one) is nn.Parameter and not one.is_meta and one.numel():
-            extent = sum((n - 1) * s for n, s in zip(one.shape, one.stride(), strict=True)) + 1
-            spans.append((one.data_ptr(), one.data_ptr() + extent * one.itemsize, name, one))
-    spans.sort(key=lambda span: span[:2])
+    spans = sorted(
+        ((*_span(one), name, one) for name, one in network.named_parameters() if _has_memory(one)),
+        key=lambda span: span[:2],
+    )
     found: dict[int, str] = {}
-    for (_, end, name, one), (start, _, other, two) in pairwise(spans):
-        if start < end:
-            found |= {id(one): other} if two.requires_grad else {}
-            found |= {id(two): name} if one.requires_grad else {}
+    for i, (_, end, name, one) in enumerate(spans):
+        for start, _, other, two in spans[i + 1 :]:
+            if start >= end:
+                break
+            if _overlap(one, two):
+                if two.requires_grad:
+                    found[id(one)] = other
+                if one.requires_grad:
+                    found[id(two)] = name
     return found
+
+
+def _has_memory(one: Tensor) -> bool:
+    dense = one.layout is torch.strided and not one.is_nested and not one.is_meta
+    return type(one) is nn.Parameter and dense and one.numel() > 0
+
+
+def _span(one: Tensor) -> tuple[int, int]:
+    """Return the addresses of a tensor's first byte and of the one behind its last."""
+    last = sum((n - 1) * stride for n, stride in zip(one.shape, one.stride(), strict=True))
+    return one.data_ptr(), one.data_ptr() + (last + 1) * one.itemsize
+
+
+def _overlap(one: Tensor, two: Tensor) -> bool:
+    """Return True if two tensors share an element: interleaved ones, as of a split, do not."""
+    if one.dtype != two.dtype:
+        return True
+    begin = min(one.data_ptr(), two.data_ptr())
+    size = max(_span(one)[1], _span(two)[1]) - begin
+    taken = torch.zeros(size // one.itemsize, dtype=torch.bool, device="cpu")
+    mine, other = (
+        taken.as_strided(t.shape, t.stride(), (t.data_ptr() - begin) // t.itemsize)
+        for t in (one, two)
+    )
+    mine.fill_(True)
+    return bool(other.any())
 
 
 def _candidate(name: str, module: nn.Module, view: View) -> Candidate:

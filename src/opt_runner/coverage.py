@@ -61,9 +61,9 @@ def kept_elsewhere(network: nn.Module, covered: Collection[str]) -> str | None:
     found: list[str] = []
     for name, module in network.named_modules():
         for attribute, value in vars(module).items():
-            values = value.values() if isinstance(value, dict) else value
-            if attribute.startswith("_") or not isinstance(value, list | tuple | dict):
+            if attribute.startswith("_") or type(value) not in (list, tuple, dict):
                 continue
+            values = value.values() if isinstance(value, dict) else value
             place = f"{name}.{attribute}".lstrip(".")
             found += [f"{names[id(one)]} in {place}" for one in values if id(one) in names]
     if not found:

@@ -278,7 +278,10 @@ class OPT(EffectiveNetwork):
 
 
 def _after_load(module: nn.Module, *_: Any) -> None:
-    """Raise UserError if a state had the weights, and not what the methods train."""
+    """Let weights be shared as before the load.
+
+    Raises UserError if the state had the weights, and not what the methods train.
+    """
     opt = cast(OPT, module)
     opt._share(opt._shared)
     for stack in opt._stacks():

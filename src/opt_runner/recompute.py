@@ -49,26 +49,25 @@ class Recompute:
         V is taken out of `effective` then, so that nothing holds it longer than the graph does.
         """
         asks = {name: V.requires_grad for name, V in effective.items()}
-        outer = -1  # the backward pass of the output
 
         def check(_: object) -> None:
             # use_reentrant=True starts a pass for each block, and each would go through Q(R).
-            if self.swap() is not None and torch._C._current_graph_task_id() != outer:
+            swap = self.swap()
+            if swap is not None and swap.task != torch._C._current_graph_task_id():
                 _refuse()
 
         def begin(_: object) -> None:
-            nonlocal outer
             if self.swap() is not None:
                 return  # another tensor of the output was first
-            outer = torch._C._current_graph_task_id()
-            # V itself: an adjoint method (torchdiffeq) asks for the gradient of what it had before.
-            values = {**effective}
-            for node in {V.grad_fn for V in values.values() if V.grad_fn is not None}:
-                node.register_prehook(check)
-            if not values:
+            if effective:
+                # V itself, of which an adjoint method (torchdiffeq) asks for the gradient.
+                values = {**effective}
+                for node in {V.grad_fn for V in values.values() if V.grad_fn is not None}:
+                    node.register_prehook(check)
+                effective.clear()
+            else:  # another pass through the graph
                 with torch.no_grad():
                     values = {name: _leaf(V, asks[name]) for name, V in self._make().items()}
-            effective.clear()
             swap = Swap(self.places, values)
             self._swap = weakref.ref(swap)
             torch.autograd.Variable._execution_engine.queue_callback(swap.end)
@@ -83,10 +82,12 @@ class Swap:
     """V in the place of W until `end`.
 
     It ends as well when nothing refers to it: a backward pass that fails calls no callback.
+    task: PyTorch's number of the backward pass, if one runs.
     """
 
     def __init__(self, places: Places, values: Mapping[str, Tensor]) -> None:
         self.values = values
+        self.task = torch._C._current_graph_task_id()
         self._changed: list[tuple[nn.Module, str, nn.Parameter | None, Tensor]] = []
         for name, value in values.items():
             for module, attribute in places[name]:
@@ -127,8 +128,9 @@ def _leaf(V: Tensor, asks: bool) -> Tensor:
 
 def _refuse(*_: object) -> None:
     raise RuntimeError(
-        "OPT needs torch.utils.checkpoint(..., use_reentrant=False): with True the gradients of R "
-        "would be lost"
+        "a backward pass inside of another one goes through Q(R), and its gradients would be lost: "
+        "OPT needs torch.utils.checkpoint(..., use_reentrant=False), or `backward` inside of "
+        "`with opt.effective() as network:`"
     )
 
 

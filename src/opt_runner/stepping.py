@@ -158,8 +158,7 @@ class Stepping:
         if self._done or moves_nothing(optimizer):
             return
         held = parameter_ids(optimizer)
-        every = (p for group in optimizer.param_groups for p in group["params"])
-        if not any(moved(parameter, optimizer) for parameter in every):
+        if not any(moved(parameter, optimizer) for parameter in opt.parameters()):
             return  # a step before the first backward pass
         trained = [
             tensor

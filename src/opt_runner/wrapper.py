@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
 from contextlib import AbstractContextManager
 from functools import wraps
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Wrapper(nn.Module):
     """
 
     network: nn.Module
-    _shared: dict[str, str]  # at the last load, see `_aliases`
+    _shared: Mapping[str, str] = MappingProxyType({})  # at the last load, see `_aliases`
     made_anew: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod

@@ -100,6 +100,25 @@ def test_a_padding_vector_stays_zero(method: str) -> None:
     assert opt.network[0].weight[1:].any(1).all()
 
 
+def test_a_gradient_penalty_beside_other_passes() -> None:
+    """WGAN-GP: three forward passes and two backward passes, of which one is in the graph."""
+    opt, plain = OPT(two_layers()), OPT(two_layers())
+    a, b, between = torch.randn(3, 4, 8)
+    between.requires_grad_()
+
+    def loss(network: nn.Module) -> Tensor:
+        (slope,) = torch.autograd.grad(network(between).sum(), between, create_graph=True)
+        penalty = (slope.norm(dim=1) - 1).square().mean()
+        return network(a).mean() - network(b).mean() + penalty
+
+    loss(opt).backward()
+    with plain.effective() as network:
+        loss(network).backward()
+    for mine, theirs in zip(opt.parameters(), plain.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(mine.grad, theirs.grad)
+
+
 def test_an_attribute_that_both_have_is_set_by_name() -> None:
     network = two_layers()
     network.hidden = network.state = None
@@ -121,11 +140,25 @@ def test_weights_that_a_list_holds_as_well_are_named() -> None:
 def test_a_parameter_over_the_memory_of_w_is_refused() -> None:
     network = two_layers()
     network[2].weight = nn.Parameter(network[0].weight.t())
-    with pytest.raises(UserError, match=r"'0' .* its memory is a part of 2\.weight"):
+    with pytest.raises(UserError, match=r"'0' .* it shares memory with 2\.weight"):
         OPT(network)
+    network = two_layers()
+    network.flat = nn.Parameter(torch.randn(3 * 64))  # over all three, of which one is not covered
+    for i, module in enumerate((network[0], network[2], network[2])):
+        module.weight = nn.Parameter(network.flat.detach()[64 * i :][:64].view(8, 8))
+    with pytest.raises(UserError, match="it shares memory with flat"):
+        OPT(network, include=["2"])
+
+
+def test_parameters_side_by_side_in_one_memory_are_covered() -> None:
     flat = torch.cat([p.detach().flatten() for p in two_layers().parameters()])
     network = two_layers()
     nn.utils.vector_to_parameters(flat, network.parameters())  # side by side in one storage
+    assert OPT(network).layers == ["0", "2"]
+    both = torch.randn(8, 16)  # as GPT-2's c_attn, taken apart
+    for module, part in zip((network[0], network[2]), both.t().split(8), strict=True):
+        module.weight = nn.Parameter(part)
+    network.rare = nn.Parameter(torch.eye(3).to_sparse(), requires_grad=False)
     assert OPT(network).layers == ["0", "2"]
 
 
@@ -175,6 +208,22 @@ def test_a_step_before_the_first_gradient_is_no_fault() -> None:
     step(opt, torch.ones(4, 8))
 
 
+def test_an_optimizer_of_r_alone_on_the_network_itself_is_an_error() -> None:
+    opt = OPT(two_layers())
+    optimizer = torch.optim.SGD(opt.stacks.parameters(), lr=0.1)
+    opt.network(torch.ones(4, 8)).sum().backward()
+    with pytest.raises(UserError, match="no R has a gradient"):
+        optimizer.step()
+
+
+def test_a_network_may_have_names_of_ours() -> None:
+    network = two_layers()
+    network._shared = nn.Identity()
+    opt = OPT(network)
+    opt.load_state_dict(opt.state_dict())
+    assert isinstance(opt.network._shared, nn.Identity)
+
+
 def test_an_optimizer_of_the_networks_own_is_explained() -> None:
     class WithOptimizer(nn.Sequential):
         def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -206,5 +255,6 @@ def test_the_default_device_is_not_where_methods_draw(method: str) -> None:
 
 def test_a_lazy_norm_has_no_size_yet() -> None:
     opt = OPT(nn.Sequential(nn.Linear(8, 8), nn.LazyBatchNorm1d(), nn.Linear(8, 3)))
-    assert "0" in str(opt.summary())
+    (lazy,) = (line for line in str(opt.summary()).splitlines() if "biases, norms" in line)
+    assert lazy.split()[0] == "4"
     assert opt(torch.ones(4, 8)).shape == (4, 3)

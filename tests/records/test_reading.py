@@ -96,6 +96,9 @@ def test_folders_behind_links_are_seen_once(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for name in ("first", "second"):
         (tmp_path / "a" / name).symlink_to(tmp_path / "elsewhere")
+    for name in ("c.old-1", ".cache"):
+        (tmp_path / name).mkdir()
+        (tmp_path / "a" / f"to-{len(name)}").symlink_to(tmp_path / name)
     found = list(folders_below([tmp_path / "a"], pytest.fail))
     assert [str(folder.relative_to(tmp_path)) for folder, _ in found] == [
         "a",

@@ -39,19 +39,29 @@ def test_what_is_the_best_of_one_comparison_is_not_former_for_another(tmp_path: 
 
 def test_a_comparison_that_grew_replaces_the_settings_of_the_first(tmp_path: Path) -> None:
     """Both tuned gs in one space: the last setting counts, in each table."""
-    names = {"a": ("digits", 0), "b": ("digits", 0), "c": ("cifar10", 0), "d": ("digits", 1)}
-    runs: list[Any] = [
-        SimpleNamespace(signature=name, table_keys={"dataset.name": data}, seed=seed)
-        for name, (data, seed) in names.items()
-    ]
-    searches = [SearchRecord(name, {"lr": "interval(0,1)"}, [], "gs") for name in ("one", "two")]
-    for name, found in (("one", ["a", "c", "d"]), ("two", ["b"])):
-        (tmp_path / name).mkdir()
-        keep(tmp_path / name, {"gs": [f"lr={name}"]}, {"gs": found})
+
+    def run(name: str, data: str = "digits", seed: int = 0, momentum: float = 0.9) -> Any:
+        keys = {"lr": name, "momentum": momentum}
+        table = {"dataset.name": data}
+        return SimpleNamespace(
+            signature=name, table_keys=table, method_keys=keys, versions=("1",), seed=seed
+        )
+
+    runs = [run("a"), run("b"), run("c", data="cifar10"), run("d", seed=1), run("e", momentum=0)]
+
+    def keeps(name: str, signatures: list[str], space: str) -> None:
+        (tmp_path / name / "0-gs").mkdir(parents=True, exist_ok=True)
+        SearchRecord(name, {"lr": space}, [], "gs").write(tmp_path / name / "0-gs")
+        keep(tmp_path / name, {"gs": [f"lr={name}"]}, {"gs": signatures})
+
+    keeps("one", ["a", "c", "d", "e"], "interval(0,1)")
     os.utime(tmp_path / "one/tuned.json", (1e9, 1e9))
-    assert superseded([tmp_path], fail, runs, searches) == {"a"}
-    other = [searches[0], SearchRecord("two", {"lr": "interval(0,2)"}, [], "gs")]
-    assert superseded([tmp_path], fail, runs, other) == set(), "another space is another entrant"
+    keeps("two", ["b"], "interval(0,1)")
+    assert superseded([tmp_path], fail, runs) == {"a"}
+    keeps("two", ["b"], "interval(0,2)")
+    assert superseded([tmp_path], fail, runs) == set(), "another space is another entrant"
+    (tmp_path / "two/0-gs/search.json").unlink()
+    assert superseded([tmp_path], fail, runs) == set()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"gs": 1}', '{"gs": {"setting": []}}', "\xff"])

@@ -1,15 +1,17 @@
 """Which runs stand in one table, in one row, and what is said of them."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from opt_runner.records import stored
 from opt_runner.report.columns import sheet
 from opt_runner.report.comparison import Comparison
 from opt_runner.report.terminal import faults
-from tests.report.conftest import Tables, Write, geometry
+from tests.report.conftest import Tables, Write, fail, geometry
 
 
 def shown(comparison: Comparison, heading: str) -> dict[str, str]:
@@ -41,6 +43,16 @@ def test_an_interrupted_copy_does_not_hide_a_finished_run(write: Write, tables: 
     os.utime(later.result, (2e9, 2e9))
     (comparison,) = tables()
     assert shown(comparison, "test error %") == {"gs": "8.00"}
+
+
+def test_a_link_to_a_run_is_that_run(write: Write, tmp_path: Path) -> None:
+    record = write("gs", 0)
+    (tmp_path / "best").symlink_to(record.directory)
+    (tmp_path / "results.old-paper").mkdir()
+    (tmp_path / "results.old-paper/mine").symlink_to(record.directory.parent)
+    for folder in (tmp_path, tmp_path / "results.old-paper"):
+        (run,) = stored.find([folder], fail)
+        assert run.signature == record.directory.name.rpartition("-")[2]
 
 
 def test_the_lowest_is_not_the_best_while_its_interval_holds_zero(

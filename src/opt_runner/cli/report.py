@@ -112,7 +112,7 @@ def _write(
     searches = search.find(folders, screen.say)
     # An interrupted comparison may have only searches, whose runs are in other folders.
     runs = stored.find(folders, screen.say, allow_none=bool(searches))
-    former = tuned.superseded(folders, screen.say, runs, searches)
+    former = tuned.superseded(folders, screen.say, runs)
     beaten = set() if given.trials else search.beaten(searches) - former
     left_out = beaten | former
     tables = compare(_chosen(given.methods, (r for r in runs if r.signature not in left_out)))

@@ -50,7 +50,7 @@ def start_weight(
             return False
     if start is not W:
         for module in network.modules():
-            if isinstance(module, EMBEDDINGS) and module.weight is parameter:
+            if isinstance(module, EMBEDDINGS) and module._parameters.get("weight") is parameter:
                 # A vector that stands for no word stays as it is.
                 kept = [] if module.padding_idx is None else [module.padding_idx]
                 start[:, kept] = W[:, kept].to(start)

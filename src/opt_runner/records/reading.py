@@ -148,12 +148,18 @@ def folders_below(
     for folder in folders:
         for root, names, files in os.walk(folder, onerror=unreadable, followlinks=True):
             real = os.path.realpath(root)
-            if real in seen or ".old-" in os.path.basename(root):
+            if real in seen:
                 names.clear()  # a link may lead in a circle
                 continue
             seen.add(real)
-            names[:] = sorted(n for n in names if not n.startswith(".") and ".old-" not in n)
-            yield Path(root), set(files)
+            names[:] = sorted(name for name in names if _is_shown(os.path.join(root, name)))
+            if ".old-" not in os.path.basename(root):
+                yield Path(root), set(files)
+
+
+def _is_shown(folder: str) -> bool:
+    names = (os.path.basename(folder), os.path.basename(os.path.realpath(folder)))
+    return not any(name.startswith(".") or ".old-" in name for name in names)
 
 
 def printable(text: str) -> str:

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 
 from opt_runner.errors import UserError
 from opt_runner.files import write_whole
+from opt_runner.records import search
 from opt_runner.records.reading import folders_below, read_json
-from opt_runner.records.search import SearchRecord
 from opt_runner.records.stored import StoredRun
 
 NAME = "tuned.json"
@@ -57,19 +57,15 @@ def read(folder: Path) -> dict[str, Tuned]:
 
 
 def superseded(
-    folders: Iterable[Path],
-    fault: Callable[[str], None],
-    runs: Iterable[StoredRun] = (),
-    searches: Iterable[SearchRecord] = (),
+    folders: Iterable[Path], fault: Callable[[str], None], runs: Iterable[StoredRun] = ()
 ) -> set[str]:
     """Return the signatures of the comparisons' outdated runs. fault: see `folders_below`.
 
     A comparison that grows by a method is another one, in a folder beside the first. Where both
-    have searched the same space of an entrant, the setting of the last one counts, for the same
-    table and seed. runs, searches: those below the folders, which say so.
+    have searched one space of an entrant, the last setting counts, for runs of one table and seed
+    that differ in nothing but what was searched. runs: those below the folders.
     """
-    spaces = {(one.name, one.label): one.space for one in searches}
-    tables = {run.signature: (json.dumps(run.table_keys, default=str), run.seed) for run in runs}
+    stored = {run.signature: run for run in runs}
     found: list[tuple[float, Path, dict[str, Tuned]]] = []
     for folder, files in folders_below(folders, fault):
         if NAME in files:
@@ -81,10 +77,27 @@ def superseded(
     current: set[str] = set()
     last: dict[object, str] = {}
     for _, folder, entrants in sorted(found, key=lambda one: one[0], reverse=True):
+        spaces = _spaces(folder)
         for label, entrant in entrants.items():
             former.update(entrant.former)
-            space = json.dumps(spaces.get((folder.name, label)))
-            for run in entrant.runs:
-                place = (folder.parent, label, space, tables.get(run, run))
-                (current if last.setdefault(place, run) == run else former).add(run)
+            for signature in entrant.runs:
+                place: object = signature
+                if signature in stored and label in spaces:
+                    what = _apart_from(spaces[label], stored[signature])
+                    place = (folder.parent, label, what)
+                latest = last.setdefault(place, signature) == signature
+                (current if latest else former).add(signature)
     return former - current
+
+
+def _spaces(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the space of each entrant that a search in the folder has, by label."""
+    found = [one for one in search.find([folder], lambda line: None) if one.label]
+    return {one.label: one.space for one in found}
+
+
+def _apart_from(space: Mapping[str, str], run: StoredRun) -> str:
+    """Return what makes a run, without the keys of the space."""
+    searched = {key.lstrip("+~") for key in space}
+    fixed = {key: value for key, value in run.method_keys.items() if key not in searched}
+    return json.dumps([dict(space), run.table_keys, fixed, run.versions, run.seed], default=str)

@@ -21,12 +21,11 @@ class TensorBoardTracker:
             for path in files:
                 path.unlink()
             files = []
-        begun = bool(files)
         # TensorBoard forgets this step and all after it.
-        purge = rows[-1]["step"] + 1 if rows and begun else 0
+        purge = rows[-1]["step"] + 1 if rows and files else 0
         self._config = config
         self._writer = SummaryWriter(folder, purge_step=purge)
-        for row in rows if not begun else []:
+        for row in rows if not files else []:
             self.log(row)
 
     def log(self, row: dict[str, Any]) -> None:
