@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from opt_runner import OPT, hyperspherical_energy, merge
+from opt_runner import OPT, Rule, hyperspherical_energy, merge
 from opt_runner.errors import UserError
 from opt_runner.methods import METHODS
 from opt_runner.networks import PlainCNN
@@ -223,6 +223,20 @@ def test_rotations_may_have_a_learning_rate_of_their_own() -> None:
 def test_a_learning_rate_of_rotations_that_has_no_effect_is_refused(method: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         OPT(small_cnn(), method).optimizer(lr=0.1, rotation_lr=0.5)
+
+
+def test_of_several_methods_each_that_can_takes_the_rate_of_rotations() -> None:
+    class Slow(METHODS["cayley"]):
+        def optimizer_options(self, name, lr, weight_decay):
+            options = super().optimizer_options(name, lr, weight_decay)
+            return options | {"lr": lr / 10 if name else lr}
+
+    network = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 6), nn.Linear(6, 3))
+    opt = OPT(network, [Rule(Slow(), include=["0"]), Rule("frame")])
+    groups = opt.optimizer(lr=0.1, rotation_lr=0.5).param_groups
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    slow, frame = (next(iter(stack.trained.values())) for stack in opt.stacks)
+    assert (rates[id(slow)], rates[id(frame)]) == (0.05, 0.02)
 
 
 def test_short_weights_are_named_where_a_method_keeps_them() -> None:

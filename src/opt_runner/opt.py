@@ -282,9 +282,8 @@ def _after_load(module: nn.Module, *_: Any) -> None:
 
     Raises UserError if the state had the weights, and not what the methods train.
     """
-    opt = cast(OPT, module)
-    opt._share(opt._shared)
-    for stack in opt._stacks():
+    cast(OPT, module)._share(cast(OPT, module)._shared)
+    for stack in cast(OPT, module)._stacks():
         stack.check_weight()
 
 
@@ -297,10 +296,7 @@ def merge(opt: OPT) -> nn.Module:
     Raises UserError for another module.
     """
     if not hasattr(opt, "effective_weights"):
-        raise UserError(
-            f"merge takes an OPT, not {type(opt).__name__}: if OPT is inside of it, as in DDP's "
-            "`module`, give that"
-        )
+        raise UserError(f"merge takes an OPT, not {type(opt).__name__}; of DDP give its `module`")
     effective = opt.effective_weights()
     with opt.w_in_place():
         gradients = [(parameter, parameter.grad) for parameter in opt.network.parameters()]

@@ -258,7 +258,8 @@ def _groups(
         {"params": of_network[False], **options},
         {"params": of_network[True], **options, "matrices": True},
     ]
-    plain = len(groups)
+    taken = rotation_lr is None  # by a tensor
+    refused = f"{type(opt.method).__name__} trains nothing beside the network"
     owned: dict[type[torch.optim.SGD], list[dict[str, Any]]] = {}
     for method, stacks in opt.parts():
         trained: dict[str, list[nn.Parameter]] = {}
@@ -267,29 +268,26 @@ def _groups(
                 trained.setdefault(name, []).append(parameter)
         for name, parameters in trained.items():
             group: dict[str, Any] = {"params": parameters}
-            group |= _options(method, name, lr, rotation_lr, weight_decay)
+            if rotation_lr is None or _has_own_rate(method, name, lr, weight_decay):
+                group |= method.optimizer_options(name, lr, weight_decay)
+                refused = (
+                    f"{type(method).__name__} has an option of its own for the learning rate of "
+                    f"{name}, such as method.rotation_lr"
+                )
+            else:
+                group |= method.optimizer_options(name, rotation_lr, weight_decay)
+                taken = True
             if group.get("retract"):
                 owned.setdefault(method.optimizer_class, []).append(group)
             elif chosen and parameters[0].ndim > 2:  # not the angles of `givens`
                 group |= {"matrices": True, "stacked": True}
             groups.append(group)
-    if rotation_lr is not None and len(groups) == plain:
-        raise UserError(
-            f"optimizer.rotation_lr: {type(opt.method).__name__} trains nothing beside the network"
-        )
+    if not taken:
+        raise UserError(f"optimizer.rotation_lr: {refused}")
     return [group for group in groups if group["params"]], owned
 
 
-def _options(
-    method: Method, name: str, lr: float, rotation_lr: float | None, weight_decay: float
-) -> dict[str, Any]:
-    """Return the options of the optimizer's group for the tensors of this name."""
-    if rotation_lr is None:
-        return method.optimizer_options(name, lr, weight_decay)
-    options = method.optimizer_options(name, rotation_lr, weight_decay)
-    if options["lr"] != rotation_lr:
-        raise UserError(
-            f"optimizer.rotation_lr: {type(method).__name__} has an option of its own for "
-            f"the learning rate of {name}, such as method.rotation_lr"
-        )
-    return options
+def _has_own_rate(method: Method, name: str, lr: float, weight_decay: float) -> bool:
+    """Return True if the method's rate for the tensors of this name does not depend on `lr`."""
+    once, twice = (method.optimizer_options(name, k * lr, weight_decay)["lr"] for k in (1, 2))
+    return bool(once == twice)

@@ -83,6 +83,7 @@ def test_defaults_are_the_references() -> None:
         (["method=or", "+method.sclae=1"], "did you mean 'method.scale'? (method takes"),
         (["model.widths=[64,0]"], "model.widths.1: must be greater than 0, got 0"),
         (["model.widths=[0]"], "model.widths.0: must be greater than 0, got 0"),
+        (["model.widths=[true,true]"], "model.widths must be a number, got true"),
         (["model.widths=[]"], "model.widths: must have at least 1 item, got []"),
         (["method._target_=nowhere.Nothing"], "method._target_: cannot import 'nowhere.Nothing'"),
         (["model._target_=math.pi"], "is not a class or function"),

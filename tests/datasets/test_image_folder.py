@@ -360,6 +360,24 @@ def test_white_of_deep_images_is_that_of_the_whole_folder(
     )
 
 
+def test_white_of_deep_images_may_be_given(tmp_path: Path, caplog) -> None:
+    """As for another folder of the same kind, whose brightest value is lower by chance."""
+    for half in ("train", "test"):
+        for number in range(2):
+            values = np.full((2, 2), 900 + number, np.uint16)
+            save(Image.fromarray(values), tmp_path / half / f"c{number}/deep.png")
+
+    def folder(white: int | None) -> ImageFolder:
+        return ImageFolder(str(tmp_path), white=white, cache_dir=str(tmp_path / ".cache"))
+
+    given = folder(4095).load().to("cpu")
+    assert given.train.inputs.unique().tolist() == [round(900 * 255 / 4095)]
+    assert caplog.text == ""
+    assert len({folder(white).fingerprint() for white in (None, 1023, 4095)}) == 3
+    with pytest.raises(UserError, match=r"dataset\.white=255: .* has values up to 1,023"):
+        folder(255).load()
+
+
 def test_black_images_are_counted_and_named(build, root: Path, caplog) -> None:
     save(Image.new("RGB", (8, 8), (15, 0, 9)), root / "train/cat/2.png")
     build().load()

@@ -47,3 +47,21 @@ def test_a_sopt_round_turns_without_moving_the_network(inner: str) -> None:
             stack.restart(1)
     for name, V in opt.neurons().items():
         torch.testing.assert_close(V, before[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "Rprop", "NAdam", "ASGD"])
+def test_each_round_starts_as_the_first(name: str) -> None:
+    """Also with optimizers whose state does not start from zero."""
+    opt = OPT(small_cnn(), "sopt", round_steps=3)
+    kind = getattr(torch.optim, name)
+    optimizer = opt.optimizer(lr=0.01, weight_decay=0, make=lambda groups: kind(groups, lr=0.01))
+    R = next(stack.trained["R"] for stack in opt.stacks if "S" in stack.tensors)
+    moved = []
+    for _ in range(6):
+        before = R.detach().clone()
+        R.grad = torch.ones_like(R)
+        optimizer.step()
+        moved.append(float((R.detach() - before).norm()))
+    # The third and the sixth step end in a new start of R.
+    assert moved[3:5] == pytest.approx(moved[:2], rel=1e-3)
+    assert min(moved) > 0

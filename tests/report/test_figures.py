@@ -316,6 +316,16 @@ def test_conditions_stand_side_by_side(write: Write, tables: Tables) -> None:
     assert [points(axes.get_lines()[-1]) for axes in figure.axes] == [{3.0: 0}, {10.0: 0}, {7.0: 0}]
 
 
+def test_a_condition_of_all_tables_is_in_their_titles(write: Write, tables: Tables) -> None:
+    for seed in SEEDS:
+        write("gs", seed, "dataset.share=0.1")
+        write("gs", seed, "dataset.share=0.1", "dataset.label_noise=0.2")
+    (family,) = families(tables())
+    assert [axes.get_title("left") for axes in draw_conditions(family).axes] == [
+        "10% of the images", "10% of the images,\n20% wrong labels",
+    ]  # fmt: skip
+
+
 def test_a_condition_may_change_other_keys(write: Write, tables: Tables) -> None:
     for seed in SEEDS:
         write("gs", seed)

@@ -72,11 +72,12 @@ def test_a_report_takes_the_place_of_a_former_one(
     folder.mkdir()
     kept = folder / "energy-of-mine.png"
     kept.write_text("not ours")
+    (folder / "cost.svg").write_text("not ours: there was no report, and one form alone")
     both = tables()
     two = writers.write(writers.collect(both, "Two", "opt-report", folder=folder))
     assert {"dots-1.png", "dots-2.svg"} <= {path.name for path in two}
     one = writers.write(writers.collect(both[:1], "One", "opt-report", folder=folder))
-    assert {*one, kept} == set(folder.iterdir())
+    assert {*one, kept, folder / "cost.svg"} == set(folder.iterdir())
     assert kept.read_text() == "not ours"
 
 

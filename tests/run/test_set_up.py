@@ -128,6 +128,14 @@ def test_code_that_makes_something_else_is_named(overrides: list[str], says: str
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_nesterov_that_a_method_does_not_take_is_named() -> None:
+    assert made("method=cayley", "optimizer.nesterov=true").remarks == []
+    assert made("method=frame", "optimizer.nesterov=true").remarks == [
+        "optimizer.nesterov=true has no effect on what frame moves by its own optimizer, only on "
+        "the other parameters"
+    ]
+
+
 def test_a_factor_at_milestones_without_milestones_is_named() -> None:
     chosen = ["method=ogd", "method.rotation_factor=0.5"]
     assert made(*chosen, "schedule=milestones").remarks == []

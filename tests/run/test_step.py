@@ -11,7 +11,7 @@ from opt_runner.config import components
 from opt_runner.config.compose import from_arguments
 from opt_runner.datasets.digits import Digits
 from opt_runner.errors import UserError
-from opt_runner.run.schedule import Schedule, set_learning_rates
+from opt_runner.run.schedule import Milestones, Schedule, set_learning_rates
 from opt_runner.run.set_up import set_up
 from opt_runner.run.step import TrainingStep
 
@@ -48,6 +48,10 @@ def rates(*arguments: str, steps: int = 10) -> list[float]:
 )  # fmt: skip
 def test_schedules(arguments: list[str], wanted: list[float]) -> None:
     assert rates(*arguments) == pytest.approx(wanted)
+
+
+def test_a_budget_of_one_step_has_the_full_rate() -> None:
+    assert Milestones(milestones=(0.4, 0.8), factor=0.1)(0, 1, 0, {}) == 1
 
 
 @pytest.mark.parametrize(

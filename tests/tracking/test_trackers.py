@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -180,6 +181,22 @@ def test_opt_track_sends_a_record_to_other_trackers(
         track.main([str(tmp_path), "--to", "cvs"])
     assert ended.value.code == 2
     assert "--to cvs: no such tracker (csv, mlflow, " in capsys.readouterr().err
+
+
+def test_opt_track_writes_beside_a_record_that_was_moved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = run_of(tmp_path / "first", "none")
+    finished(run)
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "first", moved)
+    track.main([str(moved), "--to", "wandb,tensorboard"])
+    told = capsys.readouterr().out
+    assert f"tensorboard --logdir {moved}" in told
+    assert list(moved.glob("wandb/offline-run-*"))
+    assert not (tmp_path / "first").exists()
 
 
 @pytest.mark.parametrize(

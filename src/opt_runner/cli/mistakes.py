@@ -186,6 +186,17 @@ def _unknown(key: str) -> str:
     return f"unknown key {key!r}{nearest(key, known)} (opt-run --cfg job shows all keys)"
 
 
+def config_dir() -> Path | None:
+    """Return the folder of --config-dir."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    try:
+        folder: Path | None = parser.parse_known_args()[0].config_dir
+    except argparse.ArgumentError:  # Hydra says it
+        return None
+    return folder
+
+
 @contextmanager
 def _hydra_again() -> Iterator[tuple[str, list[str]]]:
     """Initialize Hydra as the command did. Yield the config's name and the first override."""

@@ -145,6 +145,8 @@ def main() -> None:
             interrupt.raised_signals(),
             mistakes.exit_on_error(hydra_runs=True, quiet=mistakes.rank_0_reports()),
         ):
+            if (folder := mistakes.config_dir()) is not None:
+                compose.refuse_doubles(folder)
             _app()
     except KeyboardInterrupt as error:
         # `rerun` would start again.

@@ -8,10 +8,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opt_runner.cli import mistakes
 from opt_runner.errors import UserError
+
+if TYPE_CHECKING:
+    from opt_runner.records.stored import StoredRun
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,11 +29,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         screen = Screen("plain")
         chosen = {k: v for k, v in (("project", given.project), ("entity", given.entity)) if v}
         nodes = _nodes(given.to.split(","))
-        missing, config = 0, None
+        missing, hints = 0, dict[str, None]()
         for run in find(given.folders, screen.fail):
             try:
                 own = _with_own(nodes, run.config.get("tracking"))
-                config = validate({**run.config, "tracking": {**own, **chosen}})
+                there = {"output_dir": _output_dir(run, given.folders)}
+                config = validate({**run.config, **there, "tracking": {**own, **chosen}})
                 tracking.check(config.tracking)
                 # A run under way writes its own files of its trackers.
                 sent = not run.record.is_held() and tracking.send(run, config, screen)
@@ -42,10 +46,20 @@ def main(argv: Sequence[str] | None = None) -> None:
                 continue
             missing += not sent
             screen.say(f"{config.title}: {run.status}, {'sent' if sent else 'not sent'}")
-        for hint in tracking.hints(config.tracking, config.output_dir) if config else ():
+            hints |= dict.fromkeys(tracking.hints(config.tracking, config.output_dir))
+        for hint in hints:
             screen.say(hint)
         if missing:
             sys.exit(1)
+
+
+def _output_dir(run: "StoredRun", folders: Sequence[Path]) -> str:
+    """Return the output folder of a run or, of a record that was moved, the folder given for it."""
+    own, record = str(run.config.get("output_dir")), run.record.directory.resolve()
+    if record.is_relative_to(Path(own).resolve()):
+        return own
+    given = (folder for folder in folders if record.is_relative_to(folder.resolve()))
+    return str(next(given, folders[0]))
 
 
 def _parser() -> argparse.ArgumentParser:

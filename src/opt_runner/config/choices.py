@@ -26,6 +26,8 @@ class OptimizerChoice(Component):
     whose gradients are added before a step.
     """
 
+    passed_on = frozenset({"lr", "weight_decay"})
+
     lr: float = Field(gt=0, le=1e38)
     rotation_lr: float | None = Field(default=None, gt=0, le=1e38)
     weight_decay: float = Field(ge=0, le=1e38)
@@ -54,6 +56,8 @@ class DatasetChoice(Component):
     The run's seed draws the latter two.
     size, channels, mean, std: see `Form`; None: of weights with a name their own.
     """
+
+    passed_on = frozenset({"size", "channels"})
 
     validation: float = Field(default=0.0, ge=0, le=0.5)
     validation_seed: int = Field(default=0, ge=0, lt=2**31)

@@ -6,9 +6,10 @@ allowed. Options are checked before any work starts.
 """
 
 import inspect
+import logging
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from hydra.utils import get_object
 from pydantic import (
@@ -41,9 +42,13 @@ def refuse_booleans(given: Any, checked: Mapping[str, Any]) -> None:
     """Raise ValueError if pydantic read true or false as a number."""
     for key, value in given.items() if isinstance(given, Mapping) else ():
         found = checked.get(key)
-        became_number = isinstance(found, int | float) and not isinstance(found, bool)
-        if isinstance(value, bool) and became_number:
-            raise ValueError(f"{key} must be a number, got {str(value).lower()}")
+        pairs = [(value, found)]
+        if isinstance(value, list | tuple) and isinstance(found, list | tuple):
+            pairs = list(zip(value, found, strict=False))
+        for one, became in pairs:
+            number = isinstance(became, int | float) and not isinstance(became, bool)
+            if isinstance(one, bool) and number:
+                raise ValueError(f"{key} must be a number, got {str(one).lower()}")
 
 
 class Node(BaseModel):
@@ -67,6 +72,7 @@ class Component(Node):
 
     name: Name
     target: str = Field(alias="_target_")
+    passed_on: ClassVar[frozenset[str]] = frozenset()  # keys of the group that the class gets, too
 
     @property
     def options(self) -> dict[str, Any]:
@@ -150,13 +156,19 @@ def named_method(name: str, options: dict[str, Any], where: str) -> Component:
 
 def target(component: Component, where: str) -> Any:
     """Return the class or function. Raises UserError if it cannot be imported or called."""
+    log = logging.getLogger("hydra.utils")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # the reason is in our line
     try:
         found = get_object(component.target)
     except Exception as error:
-        reason = str(error).splitlines()[-1]
+        cause = error.__cause__ or error
+        reason = f"{type(cause).__name__}: {cause}" if error.__cause__ else str(error)
         raise UserError(
-            f"{where}._target_: cannot import {component.target!r}: {reason}"
+            f"{where}._target_: cannot import {component.target!r}: {reason.splitlines()[-1]}"
         ) from error
+    finally:
+        log.setLevel(level)
     if not callable(found):
         raise UserError(f"{where}._target_: {component.target!r} is not a class or function")
     return found
@@ -172,6 +184,7 @@ def _validated_options(
         raise UserError(
             f"{where}: {component.target} has no readable signature: {error}"
         ) from error
+    _check_names(component, where, parameters)
     left_out = {name for name in supplied if component.options.get(name) is None}
     options = {key: value for key, value in component.options.items() if key not in left_out}
     fields: dict[str, Any] = {}
@@ -193,9 +206,7 @@ def _validated_options(
         ),
         **fields,
     )
-    # Keys of the schema that are no options of the class, such as a dataset's `share`.
-    own = type(component).model_fields.keys() - Component.model_fields.keys()
-    with explained(where, [*fields, *own]):
+    with explained(where, [*fields, *_own_keys(component)]):
         checked = model(**options)
     found = {key: getattr(checked, key) for key in options}
     try:
@@ -203,3 +214,30 @@ def _validated_options(
     except ValueError as error:
         raise UserError(f"{where}.{error}") from error
     return found
+
+
+def _own_keys(component: Component) -> set[str]:
+    """Return the keys of the schema that are no options of the class, as a dataset's `share`."""
+    return set(type(component).model_fields.keys() - Component.model_fields.keys())
+
+
+def _check_names(
+    component: Component, where: str, parameters: Mapping[str, inspect.Parameter]
+) -> None:
+    """Raise UserError for a parameter of a user's class that no option can reach."""
+    if component.target.startswith("opt_runner."):
+        return
+    defaults = {name: field.default for name, field in type(component).model_fields.items()}
+    taken = _own_keys(component) - component.passed_on
+    for name, parameter in parameters.items():
+        if parameter.kind is parameter.POSITIONAL_ONLY or name.startswith("_"):
+            if parameter.default is parameter.empty or name in component.options:
+                raise UserError(
+                    f"{where}: {component.target} has the parameter {name!r}, which begins with _ "
+                    "or takes no keyword, so it cannot be an option: rename it"
+                )
+        elif name in taken and getattr(component, name) != defaults[name]:
+            raise UserError(
+                f"{where}: {component.target} has the parameter {name!r}, which is a key of every "
+                f"{where}, and would not get its value: give it another name"
+            )

@@ -235,6 +235,18 @@ def conf_dir() -> Path:
     return packaged if packaged.is_dir() else package.parents[1] / "conf"
 
 
+def refuse_doubles(folder: Path) -> None:
+    """Raise UserError for a config file of the package's name, whose place the package's takes."""
+    ours = conf_dir()
+    for path in folder.rglob("*.yaml"):
+        known = ours / path.relative_to(folder)
+        if known.is_file() and known.read_bytes() != path.read_bytes():
+            raise UserError(
+                f"{path} has the name of a file of opt-runner, which Hydra reads in its place: "
+                "rename it"
+            )
+
+
 def config_arguments(hydra_config: Any) -> list[str]:
     """Return the options of the command that Hydra runs which choose config files."""
     options = {"command-line": "--config-dir", "main": "--config-path"}

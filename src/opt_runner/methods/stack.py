@@ -16,6 +16,7 @@ from opt_runner.methods.weights import Weights, draws_for, held, start_weight
 from opt_runner.optimizers.inspection import with_inner
 from opt_runner.transfer import send
 
+_NOT_FROM_ZERO = (torch.optim.NAdam, torch.optim.Rprop, torch.optim.ASGD)
 _Versions = tuple[tuple[int, int], ...]
 Draw = Callable[[Layer, Tensor, torch.Generator], Tensors]
 # Of the largest entry of W, in float32.
@@ -246,10 +247,12 @@ class Stack(nn.Module):
         """Set what the optimizer keeps for the tensors that train to zero, where it is.
 
         Not removed: a compiled step would go on with the former tensors, and a distributed
-        checkpoint wants a state for every parameter.
+        checkpoint wants a state for every parameter. But some start from other values.
         """
         for one in with_inner(optimizer):
             for parameter in self.trained.values():
+                if isinstance(one, _NOT_FROM_ZERO):
+                    one.state.pop(parameter, None)
                 for value in one.state.get(parameter, {}).values():
                     if isinstance(value, Tensor):
                         value.zero_()

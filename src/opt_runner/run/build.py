@@ -142,7 +142,12 @@ def optimizer_of(config: Config, opt: OPT) -> torch.optim.Optimizer:
     options: dict[str, Any] = {"lr": chosen.lr, "weight_decay": chosen.weight_decay}
     called = components.target(chosen, "optimizer")
     accepted = inspect.signature(called).parameters
-    if chosen.weight_decay and "weight_decay" not in accepted:
+    by_any_name = any(one.kind is one.VAR_KEYWORD for one in accepted.values())
+    component: components.Component = chosen
+    if by_any_name:
+        named = {"name": chosen.name, "_target_": chosen.target, **chosen.options, **options}
+        component = components.Component.model_validate(named)
+    elif chosen.weight_decay and "weight_decay" not in accepted:
         raise UserError(
             f"optimizer: {called.__name__} takes no weight_decay: set optimizer.weight_decay=0"
         )
@@ -152,7 +157,7 @@ def optimizer_of(config: Config, opt: OPT) -> torch.optim.Optimizer:
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         kind = torch.optim.Optimizer
         try:
-            return components.build(chosen, "optimizer", kind, params=groups, **options)
+            return components.build(component, "optimizer", kind, params=groups, **options)
         except ValueError as error:  # of a class of PyTorch, which checks its options itself
             raise UserError(f"optimizer: {error}") from error
 
@@ -160,18 +165,26 @@ def optimizer_of(config: Config, opt: OPT) -> torch.optim.Optimizer:
 
 
 def without_effect(config: Config) -> list[str]:
-    """Return a remark if a factor at milestones is chosen for a schedule that has none."""
+    """Return remarks on keys of the optimizer and the schedule that change nothing here."""
+    method = components.target(config.method, "method")
+    remarks = []
+    if config.optimizer.options.get("nesterov") and _moves_by_its_own(method):
+        remarks.append(
+            f"optimizer.nesterov=true has no effect on what {config.method.name} moves by its own "
+            "optimizer, only on the other parameters"
+        )
     chosen = config.method.options.get("rotation_factor")
-    default = getattr(components.target(config.method, "method"), "rotation_factor", chosen)
-    if (
-        chosen == default
-        or components.target(config.schedule, "schedule") not in WITHOUT_MILESTONES
-    ):
-        return []
-    return [
-        f"method.rotation_factor={chosen} has no effect: schedule={config.schedule.name} has no "
-        "milestones"
-    ]
+    schedule = components.target(config.schedule, "schedule")
+    if chosen != getattr(method, "rotation_factor", chosen) and schedule in WITHOUT_MILESTONES:
+        remarks.append(
+            f"method.rotation_factor={chosen} has no effect: schedule={config.schedule.name} has "
+            "no milestones"
+        )
+    return remarks
+
+
+def _moves_by_its_own(method: Any) -> bool:
+    return getattr(method, "optimizer_class", torch.optim.SGD) is not torch.optim.SGD
 
 
 def _rules(config: Config, steps: int) -> list[Rule]:

@@ -41,7 +41,7 @@ class Milestones:
             raise ValueError(f"schedule.milestones must ascend, got {list(self.milestones)}")
 
     def __call__(self, step: int, steps: int, warmup: int, group: Mapping[str, Any]) -> float:
-        reached = sum(step >= round(share * steps) for share in self.milestones)
+        reached = sum(step >= max(1, round(share * steps)) for share in self.milestones)
         return float(group.get("milestone_factor", self.factor) ** reached)
 
 

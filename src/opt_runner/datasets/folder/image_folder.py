@@ -34,7 +34,8 @@ class ImageFolder:
     Without `test/`, `val/` or `valid/` is used. The classes are sorted by name.
 
     root: the folder.
-    size: side of the square images. channels: 1 (grey) or 3 (colour). None: see `Survey`.
+    size: side of the square images. channels: 1 (grey) or 3 (colour). white: the level of white in
+    grey files of more than 8 bits. None: see `Survey`.
     cache_dir: the folder of the decoded images; None is `opt-runner` in the user's cache folder.
 
     The first call of a method looks through the folder, once. See `decode` for images of another
@@ -46,11 +47,13 @@ class ImageFolder:
         root: str,
         size: Annotated[int, Field(gt=0, le=100_000)] | None = None,
         channels: Literal[1, 3] | None = None,
+        white: Literal[255, 1023, 4095, 16383, 65535] | None = None,  # of WHITES
         cache_dir: str | None = None,
     ) -> None:
         self.root = Path(expanded(root))
         self.size = size
         self.channels = channels
+        self.white = white
         self.cache_dir = Path(expanded(cache_dir)) if cache_dir else cache.default_folder()
 
     def check(self) -> None:
@@ -63,6 +66,7 @@ class ImageFolder:
         the hash until a size or a time of change (ctime) differs.
         """
         options = [self.size, self.channels, self._tree.train_count]
+        options += [] if self.white is None else [self.white]
         return _hash([options, self._content])[:16]
 
     def load(self) -> Images:
@@ -104,14 +108,18 @@ class ImageFolder:
         paths = [file.path for file in self._tree.files]
         found = survey(paths)
         size, channels = self.size or found.size, self.channels or found.channels
-        if found.wide and found.white < 65_535:
+        white = self.white or found.white
+        if found.white > white:
+            raise UserError(f"dataset.white={white}: {self.root} has values up to {found.white:,}")
+        if self.white is None and found.wide and white < 65_535:
             log.warning(
-                "%s: %s grey images of more than 8 bits have no value above %s: this is white",
-                self.root, f"{found.wide:,}", f"{found.white:,}",
+                "%s: %s grey images of more than 8 bits have no value above %s: this is white "
+                "(dataset.white=%s, for other images of this kind as well)",
+                self.root, f"{found.wide:,}", f"{white:,}", white,
             )  # fmt: skip
 
         def fill(put: cache.Put) -> None:
-            black = decode_all(paths, size, channels, found.white, put)
+            black = decode_all(paths, size, channels, white, put)
             if scan(self.root, SUFFIXES) != self._tree:
                 raise UserError(f"{self.root} was changed while it was read: run the command again")
             if black:

@@ -135,7 +135,8 @@ def _limits(seeds: Sequence[float], means: Sequence[Difference]) -> tuple[float,
 
 def _place(table: Comparison) -> tuple[float, float]:
     """Return the noise, and the share of the images, the largest first."""
-    share, noise = (table.differs.get(key, plain) for key, plain in _KEYS.items())
+    keys = table.rows[0].runs[0].table_keys  # also what all tables share
+    share, noise = (keys.get(key, plain) for key, plain in _KEYS.items())
     return (noise, -share) if is_number(share) else (noise, share)
 
 

@@ -117,9 +117,12 @@ def write(report: Report) -> list[Path]:
     files = {name: text(report).encode() for name, text in WRITERS.items()}
     for picture in report.pictures:
         files |= {f"{picture.name}.png": picture.png, f"{picture.name}.svg": picture.svg}
-    for path in folder.iterdir():
-        if path.name not in files and _PICTURE.fullmatch(path.name):
-            path.unlink()  # of an older report, which would look like one of these
+    older = list(folder.iterdir()) if (folder / "report.html").exists() else []
+    for path in older:
+        # Of an older report, which wrote both forms, it would look like one of these.
+        ours = all(path.with_suffix(form) in older for form in (".png", ".svg"))
+        if path.name not in files and _PICTURE.fullmatch(path.name) and ours:
+            path.unlink()
     for name, content in files.items():
         write_whole(folder / name, content)
     return [folder / name for name in files]
