@@ -107,7 +107,7 @@ class Rule:
                 there = sorted({one.type.__name__ for one in every})
                 name = wanted if isinstance(wanted, str) else wanted.__name__
                 for one in every:
-                    elsewhere = [modules[name] for name in one.others if name in modules]
+                    elsewhere = [modules[other] for other in one.others if other in modules]
                     if any(_is_of(type(module), [wanted]) for module in elsewhere):
                         raise UserError(
                             f"types: the weight of {name!r} is also the weight of "

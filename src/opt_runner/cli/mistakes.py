@@ -186,12 +186,19 @@ def _unknown(key: str) -> str:
     return f"unknown key {key!r}{nearest(key, known)} (opt-run --cfg job shows all keys)"
 
 
+def _config_options() -> argparse.Namespace:
+    """Return the options of the command that choose config files. Raises ArgumentError."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    parser.add_argument("--config-name", "-cn", default="config")
+    parser.add_argument("--cfg", "-c")  # or else -c would be short for those
+    return parser.parse_known_args()[0]
+
+
 def config_dir() -> Path | None:
     """Return the folder of --config-dir."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config-dir", "-cd", type=Path)
     try:
-        folder: Path | None = parser.parse_known_args()[0].config_dir
+        folder: Path | None = _config_options().config_dir
     except argparse.ArgumentError:  # Hydra says it
         return None
     return folder
@@ -200,13 +207,11 @@ def config_dir() -> Path | None:
 @contextmanager
 def _hydra_again() -> Iterator[tuple[str, list[str]]]:
     """Initialize Hydra as the command did. Yield the config's name and the first override."""
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--config-dir", "-cd", type=Path, default=conf_dir())
-    parser.add_argument("--config-name", "-cn", default="config")
-    given = parser.parse_known_args()[0]
+    given = _config_options()
+    folder = (given.config_dir or conf_dir()).absolute()
     GlobalHydra.instance().clear()  # the command's own Hydra has ended
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        yield given.config_name, [f"hydra.searchpath=['{given.config_dir.absolute()}']"]
+        yield given.config_name, [f"hydra.searchpath=['{folder}']"]
 
 
 def _mistake_beside_a_sweep() -> Exception | None:

@@ -237,10 +237,9 @@ def conf_dir() -> Path:
 
 def refuse_doubles(folder: Path) -> None:
     """Raise UserError for a config file of the package's name, whose place the package's takes."""
-    ours = conf_dir()
-    for path in folder.rglob("*.yaml"):
-        known = ours / path.relative_to(folder)
-        if known.is_file() and known.read_bytes() != path.read_bytes():
+    for ours in conf_dir().rglob("*.yaml"):  # not the folder, which may be large
+        path = folder / ours.relative_to(conf_dir())
+        if path.is_file() and path.read_bytes() != ours.read_bytes():
             raise UserError(
                 f"{path} has the name of a file of opt-runner, which Hydra reads in its place: "
                 "rename it"

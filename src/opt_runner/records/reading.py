@@ -158,7 +158,8 @@ def folders_below(
 
 
 def _is_shown(folder: str) -> bool:
-    names = (os.path.basename(folder), os.path.basename(os.path.realpath(folder)))
+    paths = [folder, os.path.realpath(folder)] if os.path.islink(folder) else [folder]
+    names = map(os.path.basename, paths)
     return not any(name.startswith(".") or ".old-" in name for name in names)
 
 

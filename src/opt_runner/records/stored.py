@@ -115,12 +115,12 @@ def find(
             raise UserError(f"{folder} is no folder: give a folder that opt-run wrote, as outputs")
         any_here = False
         for directory, files in folders_below([folder], fault):
-            if (real := directory.resolve()).name != directory.name:
-                directory = real  # a link of another name to a run, whose name has its signature
+            if directory.is_symlink():
+                directory = directory.resolve()  # to a run, whose own name has its signature
             ours = _DIRECTORY.fullmatch(directory.name) or "command.txt" in files
             if ours or "config.yaml" in files:
                 try:
-                    found[real] = load(directory)
+                    found[directory.resolve()] = load(directory)
                     any_here = True
                 except UserError as error:
                     if ours:

@@ -168,7 +168,8 @@ def without_effect(config: Config) -> list[str]:
     """Return remarks on keys of the optimizer and the schedule that change nothing here."""
     method = components.target(config.method, "method")
     remarks = []
-    if config.optimizer.options.get("nesterov") and _moves_by_its_own(method):
+    own = getattr(method, "optimizer_class", torch.optim.SGD) is not torch.optim.SGD
+    if own and config.optimizer.options.get("nesterov"):
         remarks.append(
             f"optimizer.nesterov=true has no effect on what {config.method.name} moves by its own "
             "optimizer, only on the other parameters"
@@ -181,10 +182,6 @@ def without_effect(config: Config) -> list[str]:
             "no milestones"
         )
     return remarks
-
-
-def _moves_by_its_own(method: Any) -> bool:
-    return getattr(method, "optimizer_class", torch.optim.SGD) is not torch.optim.SGD
 
 
 def _rules(config: Config, steps: int) -> list[Rule]:

@@ -20,7 +20,7 @@ from opt_runner.records.stored import StoredRun
 from opt_runner.run.run import Run
 from opt_runner.sweep import plan
 from opt_runner.sweep.space import Space, parse_space
-from opt_runner.sweep.sweep import Sweep
+from opt_runner.sweep.sweep import Sweep, refuse_leaving
 
 if TYPE_CHECKING:
     from hydra_plugins.opt_runner.sweepers import RunSweeper
@@ -133,8 +133,7 @@ def entrant_of(
             "a fair comparison holds back hydra.sweeper.validation of the training samples for the "
             "search alone: leave out dataset.validation"
         )
-    if config.when_locked == "leave":
-        raise UserError("when_locked=leave does not go with a search, which needs every result")
+    refuse_leaving(config)
     if config.rerun:
         raise UserError(
             "rerun=true does not go with a search: experiment_name=NAME starts another comparison"

@@ -29,7 +29,7 @@ from opt_runner.sweep import plan
 from opt_runner.sweep.conduct import show_tables, show_where, work_and_report
 from opt_runner.sweep.space import Space
 from opt_runner.sweep.study import Pruning, open_study
-from opt_runner.sweep.sweep import Sweep
+from opt_runner.sweep.sweep import Sweep, refuse_leaving
 from opt_runner.sweep.trials import Trials
 from opt_runner.sweep.watch import watched
 
@@ -84,8 +84,7 @@ def _check(config: Config) -> None:
             "a search minimises the validation error, never the test error: hold training images "
             "back for it, such as dataset.validation=0.1"
         )
-    if config.when_locked == "leave":
-        raise UserError("when_locked=leave does not go with a search, which needs every result")
+    refuse_leaving(config)
     if config.rerun:
         raise UserError(
             "rerun=true does not go with a search: hydra.sweeper.study=NAME starts another one"

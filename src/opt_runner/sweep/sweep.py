@@ -109,3 +109,9 @@ class Listed:
 
     def ended(self, run: Run) -> None:
         self._on_end(run)
+
+
+def refuse_leaving(config: Config) -> None:
+    """Raise UserError if a run is to be left to the process that has it: its result is needed."""
+    if config.when_locked == "leave":
+        raise UserError("when_locked=leave does not go with a search, which needs every result")
