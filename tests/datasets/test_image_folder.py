@@ -5,6 +5,7 @@ import shutil
 import tarfile
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -344,23 +345,28 @@ def test_sixteen_bits_are_scaled(tmp_path: Path, name: str) -> None:
         ("deep.pgm", np.uint16, 40_000, 65_535),
     ],
 )
-def test_white_of_deep_images_is_that_of_the_whole_folder(
-    tmp_path: Path, caplog, name: str, dtype: type, brightest: int, white: int
+def test_white_of_dark_deep_images_must_be_given(
+    tmp_path: Path, name: str, dtype: type, brightest: int, white: Any
 ) -> None:
     dark, bright = np.zeros((2, 2), dtype), np.full((2, 2), brightest, dtype)
     dark[0, 0] = brightest // 2
     for half in ("train", "test"):
         for number, values in enumerate((dark, bright)):
             save(Image.fromarray(values), tmp_path / half / f"c{number}" / name)
-    images = ImageFolder(str(tmp_path), cache_dir=str(tmp_path / ".cache")).load().to("cpu")
+
+    def folder(white: Any) -> ImageFolder:
+        return ImageFolder(str(tmp_path), white=white, cache_dir=str(tmp_path / ".cache"))
+
+    if white < 65_535:
+        said = f"4 grey images of more than 8 bits .* above {white:,}: set dataset.white={white} if"
+        with pytest.raises(UserError, match=said):
+            folder(None).load()
+    images = folder(white if white < 65_535 else None).load().to("cpu")
     assert images.train.inputs[1].unique().tolist() == [round(brightest * 255 / white)]
     assert images.test.inputs[0, 0, 0, 0] == round(brightest // 2 * 255 / white)
-    assert (f"4 grey images of more than 8 bits have no value above {white:,}" in caplog.text) == (
-        white < 65_535
-    )
 
 
-def test_white_of_deep_images_may_be_given(tmp_path: Path, caplog) -> None:
+def test_a_white_above_all_values_is_taken(tmp_path: Path) -> None:
     """As for another folder of the same kind, whose brightest value is lower by chance."""
     for half in ("train", "test"):
         for number in range(2):
@@ -372,7 +378,6 @@ def test_white_of_deep_images_may_be_given(tmp_path: Path, caplog) -> None:
 
     given = folder(4095).load().to("cpu")
     assert given.train.inputs.unique().tolist() == [round(900 * 255 / 4095)]
-    assert caplog.text == ""
     assert len({folder(white).fingerprint() for white in (None, 1023, 4095)}) == 3
     with pytest.raises(UserError, match=r"dataset\.white=255: .* has values up to 1,023"):
         folder(255).load()

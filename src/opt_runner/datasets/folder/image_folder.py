@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from opt_runner.datasets.folder import cache
-from opt_runner.datasets.folder.decode import BLACK, decode_all, digest_all, survey
+from opt_runner.datasets.folder.decode import BLACK, WHITES, decode_all, digest_all, survey
 from opt_runner.datasets.folder.tree import FolderTree, scan
 from opt_runner.datasets.images import Images
 from opt_runner.datasets.stored import Stored
@@ -35,7 +35,8 @@ class ImageFolder:
 
     root: the folder.
     size: side of the square images. channels: 1 (grey) or 3 (colour). white: the level of white in
-    grey files of more than 8 bits. None: see `Survey`.
+    grey files of more than 8 bits. None: 65535, if a file has values above 16383; else it must be
+    given, as a folder tested later may be darker by chance.
     cache_dir: the folder of the decoded images; None is `opt-runner` in the user's cache folder.
 
     The first call of a method looks through the folder, once. See `decode` for images of another
@@ -111,12 +112,12 @@ class ImageFolder:
         white = self.white or found.white
         if found.white > white:
             raise UserError(f"dataset.white={white}: {self.root} has values up to {found.white:,}")
-        if self.white is None and found.wide and white < 65_535:
-            log.warning(
-                "%s: %s grey images of more than 8 bits have no value above %s: this is white "
-                "(dataset.white=%s, for other images of this kind as well)",
-                self.root, f"{found.wide:,}", f"{white:,}", white,
-            )  # fmt: skip
+        if self.white is None and white < WHITES[-1]:
+            raise UserError(
+                f"{self.root}: {found.wide:,} grey images of more than 8 bits have no value above "
+                f"{white:,}: set dataset.white={white} if this value is white, else the one of "
+                f"{listed([str(value) for value in WHITES])} that is"
+            )
 
         def fill(put: cache.Put) -> None:
             black = decode_all(paths, size, channels, white, put)
