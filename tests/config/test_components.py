@@ -126,3 +126,7 @@ def test_a_file_of_the_packages_name_is_refused(
     (tmp_path / "method/cayley.yaml").write_text("name: cayley\n")
     with pytest.raises(UserError, match=r"cayley\.yaml has the name of a file of opt-runner"):
         refuse_doubles(tmp_path)
+
+
+def test_a_schedule_without_a_warm_up_needs_no_key() -> None:
+    assert ScheduleChoice.model_validate({"name": "mine", "_target_": "of_a_user.Warm"}).warmup == 0

@@ -13,6 +13,7 @@ from opt_runner import hyperspherical_energy
 from opt_runner.geometry import orthogonality_error
 from opt_runner.layers import Layer
 from opt_runner.methods import METHODS, Method
+from tests.gpu import Gpu
 
 MAPS = ["gs", "hr", "ls", "cayley"]
 
@@ -121,14 +122,14 @@ def test_a_batch_equals_its_matrices_one_by_one(name: str, d: int, two_threads: 
         torch.testing.assert_close(R.grad[i] / scale, one.grad[0] / scale, rtol=0, atol=1e-3)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", MAPS)
-def test_cuda_equals_cpu(name: str) -> None:
+@pytest.mark.parametrize(("d", "n"), [(1, 1), (2, 3), (27, 40), (64, 8)])
+def test_a_gpu_equals_the_cpu(name: str, d: int, n: int, gpu: Gpu) -> None:
     method: Method = METHODS[name]()
-    R, W, G = draw(3, 64, 64), draw(3, 64, 8, seed=1), draw(3, 64, 8, seed=2)
+    R, W, G = draw(3, d, d), draw(3, d, n, seed=1), draw(3, d, n, seed=2)
     results = []
-    for device in ("cpu", "cuda"):
-        r = R.to(device).requires_grad_()
+    for device in (torch.device("cpu"), gpu.device):
+        r = R.clone().to(device).requires_grad_()
         V = method.rotate(r, W.to(device))
         V.backward(G.to(device))
         results.append((V.cpu(), r.grad.cpu()))
@@ -147,7 +148,9 @@ def householder_by_qr(R: Tensor) -> Tensor:
 DECOMPOSED = dict(DEFINITIONS) | {"gs": naive.gram_schmidt_qr, "hr": householder_by_qr}
 
 
-def errors_in_float32(name: str, R: Tensor, n: int = 64) -> tuple[float, float]:
+def errors_in_float32(
+    name: str, R: Tensor, device: str | torch.device = "cpu", n: int = 64
+) -> tuple[float, float]:
     """Of V = Q(R) W, the largest entry, and of dL/dR, relative: against autograd in float64."""
     W, G = draw(len(R), n, seed=1), draw(len(R), n, seed=2)
     exact = R.clone().requires_grad_()
@@ -155,11 +158,11 @@ def errors_in_float32(name: str, R: Tensor, n: int = 64) -> tuple[float, float]:
     if expected.requires_grad:
         expected.backward(G)
     gradient = torch.zeros_like(R) if exact.grad is None else exact.grad
-    stack = R.float().unsqueeze(0).requires_grad_()
-    V = METHODS[name]().rotate(stack, W.float().unsqueeze(0))
-    V.backward(G.float().unsqueeze(0))
-    error = (stack.grad[0] - gradient).norm() / gradient.norm().clamp(min=1e-30)
-    return float((V[0] - expected).detach().abs().max()), float(error)
+    stack = R.float().unsqueeze(0).to(device).requires_grad_()
+    V = METHODS[name]().rotate(stack, W.float().unsqueeze(0).to(device))
+    V.backward(G.float().unsqueeze(0).to(device))
+    error = (stack.grad[0].cpu() - gradient).norm() / gradient.norm().clamp(min=1e-30)
+    return float((V[0].cpu() - expected).detach().abs().max()), float(error)
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -175,14 +178,42 @@ def test_float32_is_near_float64(name: str, d: int) -> None:
 @pytest.mark.parametrize("smallest", [1e-2, 1e-4])
 def test_nearly_singular(name: str, smallest: float) -> None:
     """Rounding in R is magnified by its condition, in the exact result as well: 1e-7 / smallest."""
-    X, _ = torch.linalg.qr(draw(40, 40))
-    Y, _ = torch.linalg.qr(draw(40, 40, seed=5))
-    R = X * torch.linspace(1, smallest, 40, dtype=torch.float64) @ Y
-    V_error, gradient_error = errors_in_float32(name, R.float().double())
+    R = with_condition(1 / smallest)
+    V_error, gradient_error = errors_in_float32(name, R)
     assert V_error < 1e-5 / smallest
     assert gradient_error < 1e-5 / smallest
     Q = METHODS[name]().rotate(R.float().unsqueeze(0), torch.eye(40).unsqueeze(0))
     assert orthogonality_error(Q) < 5e-6
+
+
+def with_condition(condition: float) -> Tensor:
+    """A matrix of numbers that float32 has."""
+    X, _ = torch.linalg.qr(draw(40, 40))
+    Y, _ = torch.linalg.qr(draw(40, 40, seed=5))
+    R = X * torch.linspace(1, 1 / condition, 40, dtype=torch.float64) @ Y
+    return R.float().double()
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("condition", [1, 1e2, 1e5, 1e7])
+def test_on_a_gpu_rounding_is_not_magnified(name: str, condition: float, gpu: Gpu) -> None:
+    """The decompositions are in float64 there; a Cayley transform has no condition to square."""
+    R = with_condition(condition)
+    V_error, gradient_error = errors_in_float32(name, R, gpu.device)
+    assert V_error < 2e-5
+    assert gradient_error < 2e-5
+    eye = torch.eye(40).unsqueeze(0).to(gpu.device)
+    Q = METHODS[name]().rotate(R.float().unsqueeze(0).to(gpu.device), eye).cpu()
+    assert orthogonality_error(Q) < 5e-6
+
+
+@pytest.mark.parametrize("name", ["gs", "hr", "ls"])
+def test_a_singular_matrix_on_a_gpu_is_noticed_later(name: str, gpu: Gpu) -> None:
+    """Nothing may wait: V is NaN, which the training calls diverged."""
+    R = torch.zeros(1, 4, 4).to(gpu.device)
+    with gpu.no_waits():
+        V = METHODS[name]().rotate(R, torch.eye(4, device=gpu.device).unsqueeze(0))
+    assert V.cpu().isnan().all()
 
 
 @pytest.mark.parametrize("says_so", [True, False])

@@ -26,7 +26,7 @@ from tests.slow import slow
 from tests.small import SOME_METHODS, small_cnn
 
 # Its decomposition, and torch's or geotorch's map, tell the CPU whether they succeeded.
-WAITING = {"ls", "parametrization", "spel", "manifold_muon", "sso"}
+WAITING = {"parametrization", "spel", "manifold_muon", "sso"}
 # Rounds end between the steps, and draw on the CPU.
 ROUNDS = {"sopt": ["method.round_steps=2"], "poet": ["method.round_steps=2"]}
 STEPS = 4

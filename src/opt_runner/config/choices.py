@@ -44,7 +44,7 @@ class OptimizerChoice(Component):
 class ScheduleChoice(Component):
     """Any schedule of the learning rate. warmup: the share of the budget in which it rises."""
 
-    warmup: float = Field(ge=0, lt=1)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
 
 
 class DatasetChoice(Component):

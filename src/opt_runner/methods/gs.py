@@ -6,6 +6,7 @@ from torch import Tensor
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.fused import FusedRotation, Saved
 from opt_runner.methods.kernels.linalg import positive_signs, qr_gradient
+from opt_runner.methods.kernels.on_gpu import lq, lq_gradient, on_gpu
 
 
 @method_options
@@ -24,6 +25,10 @@ class GramSchmidt(FusedRotation):
         Same Q as Gram-Schmidt in exact arithmetic, and orthogonal to rounding where the recurrence
         is not.
         """
+        if on_gpu(R):
+            L, Q = lq(R)
+            V = Q.to(W.dtype) @ W
+            return V, (L, Q, V)
         factors, tau = torch.geqrf(R.mT)
         signs = positive_signs(factors)
         V = signs.unsqueeze(-1) * torch.ormqr(factors, tau, W, left=True, transpose=True)
@@ -32,6 +37,9 @@ class GramSchmidt(FusedRotation):
     @staticmethod
     def gradient(saved: Saved, G: Tensor) -> Tensor:
         """Return dL/dR = L^-T T Q with T = triu(G V^T - V G^T, 1); here = U^-1 (D T D) H^T."""
+        if on_gpu(G):
+            L, Q, V = saved
+            return lq_gradient(L, Q, G, V)
         factors, tau, signs, V = saved
         return qr_gradient(factors, tau, signs, G, V)
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.fused import FusedRotation, Saved
 from opt_runner.methods.kernels.linalg import positive_signs, qr_gradient
+from opt_runner.methods.kernels.on_gpu import lq, lq_gradient, on_gpu
 
 
 @method_options
@@ -24,6 +25,11 @@ class Householder(FusedRotation):
 
         Finite at R = I, where the reflections written out divide zero by zero.
         """
+        if on_gpu(R):
+            L, Qt = lq(R.mT)  # R = Qt^T L^T
+            signs = torch.ones_like(W[..., 0])
+            signs[..., -1] = torch.linalg.slogdet(Qt).sign * (-1) ** (R.shape[-1] - 1)
+            return Qt.mT.to(W.dtype) @ (signs.unsqueeze(-1) * W), (L, Qt, signs, W)
         factors, tau = torch.geqrf(R)
         signs = _reflection_signs(factors, tau)
         V = torch.ormqr(factors, tau, signs.unsqueeze(-1) * W, left=True)
@@ -35,6 +41,9 @@ class Householder(FusedRotation):
 
         Transposed, as U'^-1 D T^T D H^T, it is what `gs` computes.
         """
+        if on_gpu(G):
+            L, Qt, signs, W = saved
+            return lq_gradient(L, Qt, signs.unsqueeze(-1) * W, Qt.to(G.dtype) @ G).mT
         factors, tau, signs, W = saved
         P = signs.unsqueeze(-1) * torch.ormqr(factors, tau, G, left=True, transpose=True)
         return qr_gradient(factors, tau, signs, W, P).mT

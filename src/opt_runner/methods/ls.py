@@ -6,6 +6,7 @@ from torch import Tensor
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.fused import FusedRotation, Saved
 from opt_runner.methods.kernels.linalg import skew_product, svd
+from opt_runner.methods.kernels.on_gpu import on_gpu, polar, polar_gradient
 
 _NEWTON_STEPS = 12  # enough for a condition number of 1e8 in float64
 
@@ -21,6 +22,8 @@ class Lowdin(FusedRotation):
 
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
+        if on_gpu(R):
+            return polar(R).to(W.dtype) @ W, (R, W)
         X, S, Yt = svd(R)
         N = Yt @ W
         return X @ N, (X, S, Yt, N)
@@ -32,6 +35,9 @@ class Lowdin(FusedRotation):
         Only sums of singular values divide: finite for repeated ones, as at R = I, where the
         derivative of the decomposition itself is not.
         """
+        if on_gpu(G):
+            R, W = saved
+            return polar_gradient(R, G @ W.mT)
         X, S, Yt, N = saved
         core = skew_product(X.mT @ G, N).div_(S.unsqueeze(-1) + S.unsqueeze(-2))
         return X @ core @ Yt

@@ -1,0 +1,100 @@
+"""Decompositions of whole stacks on a GPU, by products, Cholesky factors and triangular solves.
+
+Note [Decompositions on a GPU]: CUDA's QR and SVD of such sizes work on one matrix at a time, in
+many small kernels, and the SVD makes the CPU wait. What is here takes the whole stack and does not
+wait. It is in float64, because Gram matrices square the condition of R; then Q and dL/dR of a
+float32 R are those of the CPU to rounding, up to the largest condition that float32 can hold.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def on_gpu(tensor: Tensor) -> bool:
+    """Return True on a device for Note [Decompositions on a GPU]. Others have no float64."""
+    return tensor.device.type not in ("cpu", "mps", "xpu")
+
+
+def lq(R: Tensor) -> tuple[Tensor, Tensor]:
+    """Return L, lower triangular with a positive diagonal, and Q of R = L Q (k, d, d), in float64.
+
+    Q = L2^-1 L1^-1 R and L = L1 L2, from L1 L1^T = R R^T + s I and L2 L2^T = Q1 Q1^T with
+    Q1 = L1^-1 R. The shift s leaves the first matrix positive definite, and the second one has a
+    condition below 1e3 for an R up to 1e9. NaN if R is singular.
+    Source: Fukaya et al., "Shifted Cholesky QR" (2020).
+    """
+    R = R.double()
+    G = R @ R.mT
+    shift = 1e-12 * G.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+    G.diagonal(dim1=-2, dim2=-1).add_(shift)
+    L1 = _cholesky(G)
+    Q1 = torch.linalg.solve_triangular(L1, R, upper=False)
+    L2 = _cholesky(Q1 @ Q1.mT)
+    return L1 @ L2, torch.linalg.solve_triangular(L2, Q1, upper=False)
+
+
+def lq_gradient(L: Tensor, Q: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """Return L^-T triu(A B^T - B A^T, 1) Q for A, B (k, d, n): see `qr_gradient`."""
+    M = A.to(L.dtype) @ B.to(L.dtype).mT
+    return torch.linalg.solve_triangular(L.mT, (M - M.mT).triu(1) @ Q, upper=True)
+
+
+def polar(R: Tensor) -> Tensor:
+    """Return the polar factor of R (k, d, d), in float64: X <- a X + b X X^T X, from R / s."""
+    X, _ = _scaled(R)
+    for a, b in _STEPS:
+        X = torch.baddbmm(X, X @ X.mT, X, beta=a, alpha=b)
+    return X
+
+
+def polar_gradient(R: Tensor, G: Tensor) -> Tensor:
+    """Return dL/dR from G = dL/dQ (k, d, d) of Q = polar(R), in float64.
+
+    The polar factor is the gradient of the nuclear norm of R, so its derivative is self-adjoint:
+    dL/dR is the derivative of `polar` in the direction G, by the product rule in each step. It
+    must be Q A with a skew A; the rest is an error of the steps, and is removed.
+    """
+    X, s = _scaled(R)
+    Y = G.double() / s
+    for a, b in _STEPS:
+        A, T = X @ X.mT, Y @ X.mT
+        Y = torch.baddbmm(Y, A, Y, beta=a, alpha=b).baddbmm_(T + T.mT, X, alpha=b)
+        X = torch.baddbmm(X, A, X, beta=a, alpha=b)
+    A = X.mT @ Y
+    return X @ (A - A.mT) / 2
+
+
+def _scaled(R: Tensor) -> tuple[Tensor, Tensor]:
+    """Return R / s and s = ||R R^T||^(1/2) (Frobenius) >= the largest singular value."""
+    R = R.double()
+    s = torch.linalg.matrix_norm(R @ R.mT, keepdim=True).sqrt()
+    return R / s, s
+
+
+def _cholesky(G: Tensor) -> Tensor:
+    # `_ex` does not wait to learn whether G is positive definite.
+    L, failed = torch.linalg.cholesky_ex(G)
+    return L.masked_fill((failed > 0)[..., None, None], torch.nan)
+
+
+def _steps(low: float) -> Iterator[tuple[float, float]]:
+    """Yield (a, b) of cubic steps x <- a x + b x^3 that take singular values of [low, 1] to 1.
+
+    In each step the cubic that is nearest to 1 on [l, u]: k ((l^2 + l u + u^2) x - x^3). It takes
+    the interval to [p, 2 - p] with p its value at l.
+    Source: Chen and Chow, "A stable scaling of Newton-Schulz" (2014).
+    """
+    low, high = low, 1.0
+    while high - low > 1e-9:
+        square = low * low + low * high + high * high
+        k = 2 / (2 * math.sqrt(square / 3) ** 3 + low * low * high + high * high * low)
+        yield k * square, -k
+        low = k * (square * low - low**3)
+        high = 2 - low
+
+
+# Singular values below 1e-7 of the largest one are rounding in float32.
+_STEPS = tuple(_steps(1e-8))
