@@ -9,6 +9,7 @@ from torch import Tensor
 from opt_runner.datasets import Augment, Batches, normalise
 from opt_runner.datasets.batches import mix
 from opt_runner.errors import UserError
+from tests.gpu import Gpu
 
 COUNT = 23
 
@@ -112,24 +113,20 @@ def test_refuses_a_pad_larger_than_the_images() -> None:
         build(augment=Augment(pad=7))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("streamed", [False, True])
-def test_gpu_gets_the_same_batches_without_being_waited_for(streamed: bool) -> None:
+def test_gpu_gets_the_same_batches_without_being_waited_for(streamed: bool, gpu: Gpu) -> None:
     images, labels = numbered()
     here = Batches(images, labels, 5, seed=3, augment=Augment(pad=2))
     there = Batches(
-        images if streamed else images.cuda(),
-        labels.cuda(),
+        images if streamed else images.to(gpu.device),
+        labels.to(gpu.device),
         5,
         seed=3,
         augment=Augment(pad=2),
         streamed=streamed,
     )
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with gpu.no_waits():
         batches = [there.batch(step) for step in range(8)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-        there.close()
+    there.close()
     for step, (x, y) in enumerate(batches):
         assert same((x.cpu(), y.cpu()), here.batch(step))

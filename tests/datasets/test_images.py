@@ -5,6 +5,7 @@ import torch
 
 from opt_runner.datasets import Images, Samples
 from opt_runner.errors import UserError
+from tests.gpu import Gpu
 
 
 def build(**changes) -> Images:
@@ -53,10 +54,7 @@ def test_refuses_what_does_not_fit(changes: dict, message: str) -> None:
         build(**changes)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_moves_all_tensors() -> None:
-    moved = build().to("cuda")
-    assert moved.train.inputs.is_cuda
-    assert moved.train.targets.is_cuda
-    assert moved.test.inputs.is_cuda
-    assert moved.test.targets.is_cuda
+def test_moves_all_tensors(gpu: Gpu) -> None:
+    moved = build().to(gpu.device)
+    for samples in (moved.train, moved.test):
+        assert samples.inputs.device == samples.targets.device == gpu.device

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from opt_runner.datasets import Augment, Batches, Mix
 from opt_runner.datasets.labelled import smoothed_cross_entropy
 from tests.datasets.test_batches import same
+from tests.gpu import Gpu
 
 CLASSES, COUNT = 24, 24
 # Of image k every pixel is k.
@@ -104,16 +105,12 @@ def test_the_loss_of_probabilities_is_that_of_labels_weighted(floor: float) -> N
     assert torch.equal(hard, parts[0])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_gets_the_same_batches_without_being_waited_for() -> None:
+def test_gpu_gets_the_same_batches_without_being_waited_for(gpu: Gpu) -> None:
     here = build(MIXES[2])
-    there = Batches(IMAGES.contiguous().cuda(), torch.arange(COUNT).cuda(), 8, seed=3,
-                    augment=Augment(pad=2), mix=MIXES[2])  # fmt: skip
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    images, labels = IMAGES.contiguous().to(gpu.device), torch.arange(COUNT).to(gpu.device)
+    there = Batches(images, labels, 8, seed=3, augment=Augment(pad=2), mix=MIXES[2])
+    with gpu.no_waits():
         batches = [there.batch(step) for step in range(5)]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     for step, (x, y) in enumerate(batches):
         assert torch.allclose(x.cpu(), here.batch(step)[0])
         assert torch.allclose(y.cpu(), here.batch(step)[1])
