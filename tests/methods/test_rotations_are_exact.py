@@ -13,6 +13,7 @@ from opt_runner import hyperspherical_energy
 from opt_runner.geometry import orthogonality_error
 from opt_runner.layers import Layer
 from opt_runner.methods import METHODS, Method
+from opt_runner.methods.kernels import on_gpu
 from tests.gpu import Gpu
 
 MAPS = ["gs", "hr", "ls", "cayley"]
@@ -205,6 +206,20 @@ def test_on_a_gpu_rounding_is_not_magnified(name: str, condition: float, gpu: Gp
     eye = torch.eye(40).unsqueeze(0).to(gpu.device)
     Q = METHODS[name]().rotate(R.float().unsqueeze(0).to(gpu.device), eye).cpu()
     assert orthogonality_error(Q) < 5e-6
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(2, 8), st.floats(0, 7), st.integers(0, 2**31))
+def test_polar_factor_by_products(d: int, decades: float, seed: int) -> None:
+    """For any singular values: the steps send some of them through tiny ones on the way to 1."""
+    X, Y = (torch.linalg.qr(draw(d, d, seed=seed + i))[0] for i in range(2))
+    spread = torch.rand(d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    R, G = (X * 10 ** (-decades * spread) @ Y).unsqueeze(0), draw(1, d, d, seed=seed + 2)
+    expected, saved = METHODS["ls"].apply(R, torch.eye(d, dtype=R.dtype).unsqueeze(0))
+    Q, gradient = on_gpu.polar(R), METHODS["ls"].gradient(saved, G)
+    torch.testing.assert_close(Q, expected, rtol=0, atol=1e-8)
+    dR = on_gpu.polar_gradient(R, Q, G)
+    torch.testing.assert_close(dR, gradient, rtol=0, atol=1e-6 * float(gradient.norm()))
 
 
 @pytest.mark.parametrize("name", ["gs", "hr", "ls"])

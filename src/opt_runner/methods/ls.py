@@ -23,7 +23,8 @@ class Lowdin(FusedRotation):
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
         if on_gpu(R):
-            return polar(R).to(W.dtype) @ W, (R, W)
+            Q = polar(R)
+            return Q.to(W.dtype) @ W, (R, Q, W)
         X, S, Yt = svd(R)
         N = Yt @ W
         return X @ N, (X, S, Yt, N)
@@ -36,8 +37,8 @@ class Lowdin(FusedRotation):
         derivative of the decomposition itself is not.
         """
         if on_gpu(G):
-            R, W = saved
-            return polar_gradient(R, G @ W.mT)
+            R, Q, W = saved
+            return polar_gradient(R, Q, G @ W.mT)
         X, S, Yt, N = saved
         core = skew_product(X.mT @ G, N).div_(S.unsqueeze(-1) + S.unsqueeze(-2))
         return X @ core @ Yt

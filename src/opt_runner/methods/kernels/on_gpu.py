@@ -50,21 +50,27 @@ def polar(R: Tensor) -> Tensor:
     return X
 
 
-def polar_gradient(R: Tensor, G: Tensor) -> Tensor:
+def polar_gradient(R: Tensor, Q: Tensor, G: Tensor) -> Tensor:
     """Return dL/dR from G = dL/dQ (k, d, d) of Q = polar(R), in float64.
 
     The polar factor is the gradient of the nuclear norm of R, so its derivative is self-adjoint:
-    dL/dR is the derivative of `polar` in the direction G, by the product rule in each step. It
-    must be Q A with a skew A; the rest is an error of the steps, and is removed.
+    dL/dR is the derivative of `polar` in the direction G, by the product rule in each step. Only
+    the part Q A of G with a skew A counts. The steps would magnify the rest until its rounding
+    counts, so it is cut before and after.
     """
     X, s = _scaled(R)
-    Y = G.double() / s
+    Y = _tangent(Q, G.to(Q.dtype)) / s
     for a, b in _STEPS:
         A, T = X @ X.mT, Y @ X.mT
         Y = torch.baddbmm(Y, A, Y, beta=a, alpha=b).baddbmm_(T + T.mT, X, alpha=b)
         X = torch.baddbmm(X, A, X, beta=a, alpha=b)
-    A = X.mT @ Y
-    return X @ (A - A.mT) / 2
+    return _tangent(Q, Y)
+
+
+def _tangent(Q: Tensor, G: Tensor) -> Tensor:
+    """Return Q A with A the skew part of Q^T G."""
+    A = Q.mT @ G
+    return Q @ (A - A.mT) / 2
 
 
 def _scaled(R: Tensor) -> tuple[Tensor, Tensor]:
