@@ -198,7 +198,7 @@ def with_condition(condition: float) -> Tensor:
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("condition", [1, 1e2, 1e5, 1e7])
 def test_on_a_gpu_rounding_is_not_magnified(name: str, condition: float, gpu: Gpu) -> None:
-    """The decompositions are in float64 there; a Cayley transform has no condition to square."""
+    """The decompositions are in float64 there."""
     R = with_condition(condition)
     V_error, gradient_error = errors_in_float32(name, R, gpu.device)
     assert V_error < 2e-5

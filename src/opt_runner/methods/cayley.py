@@ -6,6 +6,7 @@ from torch import Tensor
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.fused import FusedRotation, Saved
 from opt_runner.methods.kernels.linalg import skew_product
+from opt_runner.methods.kernels.on_gpu import factor, on_gpu, solve
 
 
 @method_options
@@ -25,7 +26,12 @@ class Cayley(FusedRotation):
         upper = R.triu(1)
         B = upper.mT - upper
         B.diagonal(dim1=-2, dim2=-1).add_(1)
-        # `_ex` does not wait for the GPU to learn whether B is singular: it never is.
+        if on_gpu(R):
+            # B B^T = B^T B = I - A^2, so B^-1 = B^T (B B^T)^-1 and B^-T = B (B B^T)^-1.
+            B, C = factor(B)
+            Y = (B.mT @ solve(C, W)).to(W.dtype)
+            return 2 * Y - W, (B, C, Y)
+        # `_ex` raises nothing if B is singular: it never is.
         LU, pivots, _ = torch.linalg.lu_factor_ex(B)
         Y = torch.linalg.lu_solve(LU, pivots, W)
         return 2 * Y - W, (LU, pivots, Y)
@@ -33,6 +39,9 @@ class Cayley(FusedRotation):
     @staticmethod
     def gradient(saved: Saved, G: Tensor) -> Tensor:
         """Return dL/dR = 2 triu(Z Y^T - Y Z^T, 1), Z = B^-T G, from the factors of B."""
+        if on_gpu(G):
+            B, C, Y = saved
+            return skew_product((B @ solve(C, 2 * G)).to(Y.dtype), Y).triu_(1)
         LU, pivots, Y = saved
         Z = torch.linalg.lu_solve(LU, pivots, 2 * G, adjoint=True)
         return skew_product(Z, Y).triu_(1)

@@ -1,7 +1,7 @@
 """Decompositions of whole stacks on a GPU, by products, Cholesky factors and triangular solves.
 
-Note [Decompositions on a GPU]: CUDA's QR and SVD of such sizes work on one matrix at a time, in
-many small kernels, and the SVD makes the CPU wait. What is here takes the whole stack and does not
+Note [Decompositions on a GPU]: CUDA's LU, QR and SVD of such sizes work on one matrix at a time,
+in many small kernels, and the SVD makes the CPU wait. What is here takes the whole stack and does not
 wait. It is in float64, because Gram matrices square the condition of R; then Q and dL/dR of a
 float32 R are those of the CPU to rounding, up to the largest condition that float32 can hold.
 """
@@ -40,6 +40,18 @@ def lq_gradient(L: Tensor, Q: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """Return L^-T triu(A B^T - B A^T, 1) Q for A, B (k, d, n): see `qr_gradient`."""
     M = A.to(L.dtype) @ B.to(L.dtype).mT
     return torch.linalg.solve_triangular(L.mT, (M - M.mT).triu(1) @ Q, upper=True)
+
+
+def factor(B: Tensor) -> tuple[Tensor, Tensor]:
+    """Return B and the Cholesky factor C of B B^T = C C^T (k, d, d), in float64."""
+    B = B.double()
+    return B, _cholesky(B @ B.mT)
+
+
+def solve(C: Tensor, X: Tensor) -> Tensor:
+    """Return (C C^T)^-1 X (k, d, n), in float64."""
+    half = torch.linalg.solve_triangular(C, X.to(C.dtype), upper=False)
+    return torch.linalg.solve_triangular(C.mT, half, upper=True)
 
 
 def polar(R: Tensor) -> Tensor:
