@@ -1,8 +1,8 @@
 """Decompositions of whole stacks on a GPU, by products, Cholesky factors and triangular solves.
 
 Note [Decompositions on a GPU]: CUDA's LU, QR and SVD of such sizes work on one matrix at a time,
-in many small kernels, and the SVD makes the CPU wait. What is here takes the whole stack and does not
-wait. It is in float64, because Gram matrices square the condition of R; then Q and dL/dR of a
+in many small kernels, and the SVD makes the CPU wait. What is here takes the whole stack and does
+not wait. It is in float64, because Gram matrices square the condition of R; then Q and dL/dR of a
 float32 R are those of the CPU to rounding, up to the largest condition that float32 can hold.
 """
 
