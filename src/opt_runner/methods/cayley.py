@@ -27,7 +27,6 @@ class Cayley(FusedRotation):
         B = upper.mT - upper
         B.diagonal(dim1=-2, dim2=-1).add_(1)
         if on_gpu(R):
-            # B B^T = B^T B = I - A^2, so B^-1 = B^T (B B^T)^-1 and B^-T = B (B B^T)^-1.
             B, C = factor(B)
             Y = (B.mT @ solve(C, W)).to(W.dtype)
             return 2 * Y - W, (B, C, Y)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from opt_runner.methods.kernels.linalg import positive_signs, svd
+from opt_runner.methods.kernels.on_gpu import factor, on_gpu, solve
 from opt_runner.methods.kernels.threads import each
 
 
@@ -12,7 +13,11 @@ def cayley_transform(A: Tensor, X: Tensor) -> Tensor:
 
     On the CPU matrices are solved one at a time: batched LU with several threads is wrong there.
     """
-    return _solved(_one(-A / 2), X + A @ X / 2)
+    B, X = _one(-A / 2), X + A @ X / 2
+    if on_gpu(B):
+        B, C = factor(B)
+        return (B.mT @ solve(C, X)).to(X.dtype)
+    return _solved(B, X)
 
 
 def cayley_retraction(X: Tensor, N: Tensor) -> Tensor:

@@ -43,7 +43,11 @@ def lq_gradient(L: Tensor, Q: Tensor, A: Tensor, B: Tensor) -> Tensor:
 
 
 def factor(B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return B and the Cholesky factor C of B B^T = C C^T (k, d, d), in float64."""
+    """Return B and the Cholesky factor C of B B^T = C C^T (k, d, d), in float64.
+
+    For B = I - A with a skew A, where B B^T = B^T B: then B^-1 = B^T (C C^T)^-1 and
+    B^-T = B (C C^T)^-1.
+    """
     B = B.double()
     return B, _cholesky(B @ B.mT)
 
