@@ -54,7 +54,7 @@ test-all: $(FRAMEWORKS)  ## run all tests: also real clusters, several processes
 	@$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
 # An environment each below ENVIRONMENTS, some GB, removed after its tests. docs/reliability.md has results.
-VERSIONS ?= 3.11-lowest-direct 3.12-highest 3.13-highest
+VERSIONS ?= 3.11-lowest-direct 3.12-highest 3.13-highest 3.14-highest
 ENVIRONMENTS ?= .venv-versions
 test-versions: $(READY)  ## the quick tests with the oldest packages allowed, and on newer Pythons
 	@status=0; for version in $(VERSIONS); do \
@@ -90,8 +90,8 @@ $(DOCS): $(READY)
 	@touch $@
 
 $(READY): pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
-	  f"opt-runner needs Python 3.11 to 3.13, found {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else \
+	  f"opt-runner needs Python 3.11 or newer, found {v.major}.{v.minor}: make PYTHON=python3.12 ...")'
 	@echo "setting up $(VENV): PyTorch and the other packages of pyproject.toml, some minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 
 import pytest
 import torch
@@ -190,7 +191,7 @@ def test_a_traced_graph_is_pickled() -> None:
     assert torch.equal(pickle.loads(pickle.dumps(opt))(x), opt(x))
 
 
-def test_what_is_no_opt_or_no_network_is_said() -> None:
+def test_what_is_no_opt_or_no_network_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     opt = OPT(two_layers())
     for other in (nn.Sequential(opt), torch.optim.swa_utils.AveragedModel(opt), two_layers()):
         with pytest.raises(UserError, match="merge takes an OPT, not "):
@@ -198,6 +199,9 @@ def test_what_is_no_opt_or_no_network_is_said() -> None:
     for other in ("resnet", nn.Linear, None):
         with pytest.raises(UserError, match=r"OPT takes a torch\.nn\.Module, not "):
             OPT(other)
+    # It would go to a device, also to a simulated one of another test.
+    module = sys.modules[nn.DataParallel.__module__]
+    monkeypatch.setattr(module, "_get_available_device_type", lambda: None)
     with pytest.raises(UserError, match="DataParallel inside of OPT"):
         OPT(nn.DataParallel(two_layers()))
 

@@ -38,6 +38,16 @@ def test_every_method_has_a_size(method: str) -> None:
     assert found > plain
 
 
+@pytest.mark.parametrize(("method", "more"), [("gs", True), ("cayley", True), ("ogd", False)])
+def test_decompositions_on_a_gpu_need_more(method: str, more: bool) -> None:
+    """They are in float64."""
+    config = composed(f"method={method}", "model=cnn6", "batch_size=8")
+    here, there = (memory_of_step(config, images(8), torch.device(d)) for d in ("cpu", "cuda"))
+    assert here is not None
+    assert there is not None
+    assert (there > 1.2 * here) == more
+
+
 def test_what_does_not_fit_says_what_would(monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed("model=cnn6", "batch_size=4")
     check_fits(config, images(64), CPU)

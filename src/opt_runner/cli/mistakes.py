@@ -34,12 +34,23 @@ _CODE = ("opt_runner.", "hydra_plugins.")
 
 
 def take_over_from_hydra() -> None:
-    """Let Hydra raise its errors.
+    """Let Hydra raise its errors, and start on Python 3.14.
 
-    Hydra prints them unless HYDRA_FULL_ERROR=1, with which a user asks for tracebacks.
+    Hydra prints its errors unless HYDRA_FULL_ERROR=1, with which a user asks for tracebacks.
     """
     os.environ.setdefault(_TRACEBACKS, os.environ.get("HYDRA_FULL_ERROR", "0"))
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    if sys.version_info >= (3, 14):
+        argparse._ActionsContainer._check_help = _check_help  # type: ignore[attr-defined]
+
+
+def _check_help(container: argparse._ActionsContainer, action: argparse.Action) -> None:
+    """Do without argparse's check of a help text, new in 3.14, which hydra-core 1.3 fails.
+
+    One of Hydra's texts is an object that finds plugins when it is printed, and no str.
+    """
+    if action.help is not None and not isinstance(action.help, str):
+        action.help = repr(action.help) if "--hydra-help" in sys.argv else ""
 
 
 def rank_0_reports() -> bool:

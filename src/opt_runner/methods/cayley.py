@@ -23,13 +23,12 @@ class Cayley(FusedRotation):
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
         """Return V = Q W, without Q. With B = I - A: Y = B^-1 W, V = (2I - B) Y = 2Y - W."""
-        upper = R.triu(1)
-        B = upper.mT - upper
-        B.diagonal(dim1=-2, dim2=-1).add_(1)
+        B = _denominator(R)
         if on_gpu(R):
-            B, C = factor(B)
+            B = B.double()
+            C = factor(B)
             Y = (B.mT @ solve(C, W)).to(W.dtype)
-            return 2 * Y - W, (B, C, Y)
+            return 2 * Y - W, (R, C, Y)
         # `_ex` raises nothing if B is singular: it never is.
         LU, pivots, _ = torch.linalg.lu_factor_ex(B)
         Y = torch.linalg.lu_solve(LU, pivots, W)
@@ -39,8 +38,9 @@ class Cayley(FusedRotation):
     def gradient(saved: Saved, G: Tensor) -> Tensor:
         """Return dL/dR = 2 triu(Z Y^T - Y Z^T, 1), Z = B^-T G, from the factors of B."""
         if on_gpu(G):
-            B, C, Y = saved
-            return skew_product((B @ solve(C, 2 * G)).to(Y.dtype), Y).triu_(1)
+            R, C, Y = saved
+            Z = _denominator(R).double() @ solve(C, 2 * G)
+            return skew_product(Z.to(Y.dtype), Y).triu_(1)
         LU, pivots, Y = saved
         Z = torch.linalg.lu_solve(LU, pivots, 2 * G, adjoint=True)
         return skew_product(Z, Y).triu_(1)
@@ -51,3 +51,11 @@ class Cayley(FusedRotation):
         B = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device) + upper.mT - upper
         Q, U = torch.linalg.qr(B)
         return 2 * torch.linalg.solve_triangular(U, Q.mT @ W, upper=True) - W
+
+
+def _denominator(R: Tensor) -> Tensor:
+    """Return B = I - A."""
+    upper = R.triu(1)
+    B = upper.mT - upper
+    B.diagonal(dim1=-2, dim2=-1).add_(1)
+    return B

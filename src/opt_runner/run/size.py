@@ -17,6 +17,7 @@ from opt_runner.datasets import Data, Stored
 from opt_runner.errors import UserError, gib
 from opt_runner.layers import Layer
 from opt_runner.machine import free_memory
+from opt_runner.methods.kernels.on_gpu import sizes_as_on
 from opt_runner.methods.stack import Stack
 from opt_runner.opt import OPT
 from opt_runner.run.build import dtype_of, network_of, opt_of, optimizer_of
@@ -26,9 +27,10 @@ _aten = torch.ops.aten
 _WORTH_A_LOOK = 0.1
 _BYTES = 4 * 4  # of an entry of R, its gradient, its momentum, the factors of a decomposition
 _MOST_TRIES = 6
+_CPU = torch.device("cpu")
 
 
-def memory_of_step(config: Config, data: Data) -> int | None:
+def memory_of_step(config: Config, data: Data, device: torch.device = _CPU) -> int | None:
     """Return the bytes of a step; None for a network that needs data to be built or computed.
 
     These are the bytes of trained tensors, gradients, the optimizer's state, W, and the tensors
@@ -36,7 +38,7 @@ def memory_of_step(config: Config, data: Data) -> int | None:
 
     bfloat16 is counted as float32, because only the network's activations are bfloat16.
     """
-    with torch.device("meta"), _Shapes():  # type: ignore[no-untyped-call]
+    with sizes_as_on(device), torch.device("meta"), _Shapes():  # type: ignore[no-untyped-call]
         try:
             opt = _opt(config, data)
             optimizer = optimizer_of(config, opt)
@@ -70,7 +72,7 @@ def check_fits(config: Config, data: Data, device: torch.device) -> None:
     layers = _covered(config, data)
     if _BYTES * sum(layer.d**2 for layer in layers) < _WORTH_A_LOOK * free:
         return
-    memory = memory_of_step(config, data)
+    memory = memory_of_step(config, data, device)
     if memory is None or memory <= free:
         return
     largest = max(layers, key=lambda layer: layer.d)
@@ -79,11 +81,11 @@ def check_fits(config: Config, data: Data, device: torch.device) -> None:
         f"layers.max_d={d}": {"layers": config.layers.model_copy(update={"max_d": d})}
         for d in smaller[:_MOST_TRIES]
     } | {"method=sopt": {"method": named_method("sopt", {}, "method")}}
-    fits = [
-        f"{way} takes {gib(other)}"
+    sizes = {
+        way: memory_of_step(config.model_copy(update=changed), data, device)
         for way, changed in ways.items()
-        if (other := memory_of_step(config.model_copy(update=changed), data)) and other <= free
-    ]
+    }
+    fits = [f"{way} takes {gib(size)}" for way, size in sizes.items() if size and size <= free]
     raise UserError(
         f"a step of {config.method.name} on {config.model.name} takes {gib(memory)} and "
         f"{device} has {gib(free)} free: of {len(layers)} layers {largest.name} is the largest, "

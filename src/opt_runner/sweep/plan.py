@@ -92,7 +92,7 @@ def try_set_up(run: Run) -> Setup:
 
 def _measured(runs: Sequence[Run]) -> Kind:
     setup = try_set_up(runs[0])
-    memory = memory_of_step(setup.config, setup.data)
+    memory = memory_of_step(setup.config, setup.data, setup.device.torch_device)
     setup.opt.train()
     step = TrainingStep(setup)
     samples = []

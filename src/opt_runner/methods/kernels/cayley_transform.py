@@ -15,8 +15,8 @@ def cayley_transform(A: Tensor, X: Tensor) -> Tensor:
     """
     B, X = _one(-A / 2), X + A @ X / 2
     if on_gpu(B):
-        B, C = factor(B)
-        return (B.mT @ solve(C, X)).to(X.dtype)
+        B = B.double()
+        return (B.mT @ solve(factor(B), X)).to(X.dtype)
     return _solved(B, X)
 
 

@@ -8,14 +8,32 @@ float32 R are those of the CPU to rounding, up to the largest condition that flo
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
+_sizes_on_gpu = ContextVar("_sizes_on_gpu", default=False)
+
+
+@contextmanager
+def sizes_as_on(device: torch.device) -> Iterator[None]:
+    """Within the block, tensors without content (`meta`) are made as they would be on `device`."""
+    before = _sizes_on_gpu.set(_is_gpu(device))
+    try:
+        yield
+    finally:
+        _sizes_on_gpu.reset(before)
+
 
 def on_gpu(tensor: Tensor) -> bool:
-    """Return True on a device for Note [Decompositions on a GPU]. Others have no float64."""
-    return tensor.device.type not in ("cpu", "mps", "xpu")
+    """Return True on a device for Note [Decompositions on a GPU]."""
+    return _sizes_on_gpu.get() if tensor.device.type == "meta" else _is_gpu(tensor.device)
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type not in ("cpu", "mps", "xpu")  # the last two may have no float64
 
 
 def lq(R: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,14 +60,13 @@ def lq_gradient(L: Tensor, Q: Tensor, A: Tensor, B: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(L.mT, (M - M.mT).triu(1) @ Q, upper=True)
 
 
-def factor(B: Tensor) -> tuple[Tensor, Tensor]:
-    """Return B and the Cholesky factor C of B B^T = C C^T (k, d, d), in float64.
+def factor(B: Tensor) -> Tensor:
+    """Return the Cholesky factor C of B B^T = C C^T for B (k, d, d) in float64.
 
     For B = I - A with a skew A, where B B^T = B^T B: then B^-1 = B^T (C C^T)^-1 and
     B^-T = B (C C^T)^-1.
     """
-    B = B.double()
-    return B, _cholesky(B @ B.mT)
+    return _cholesky(B @ B.mT)
 
 
 def solve(C: Tensor, X: Tensor) -> Tensor:
