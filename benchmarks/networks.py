@@ -61,10 +61,10 @@ def run(settings: Settings) -> Report:
 
 
 def _rows(network: str, samples: int, settings: Settings) -> list[Row]:
-    workload, arguments = WORKLOADS[network], settings.arguments
+    workload, arguments, used = WORKLOADS[network], settings.arguments, settings.used
     images = workload.images_for(*arguments)
     planned = {
-        name: memory_of_step(workload.config(*METHODS[name], *arguments), images)
+        name: memory_of_step(workload.config(*METHODS[name], *arguments), images, used.torch_device)
         for name in (_MEMORY_OF[::2] if settings.quick else METHODS)
     }
     plain = planned["standard"]

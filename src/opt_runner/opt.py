@@ -282,8 +282,9 @@ def _after_load(module: nn.Module, *_: Any) -> None:
 
     Raises UserError if the state had the weights, and not what the methods train.
     """
-    cast(OPT, module)._share(cast(OPT, module)._shared)
-    for stack in cast(OPT, module)._stacks():
+    opt = cast(OPT, module)
+    opt._share(opt._shared)
+    for stack in opt._stacks():
         stack.check_weight()
 
 

@@ -125,8 +125,10 @@ def test_gpu_gets_the_same_batches_without_being_waited_for(streamed: bool, gpu:
         augment=Augment(pad=2),
         streamed=streamed,
     )
-    with gpu.no_waits():
-        batches = [there.batch(step) for step in range(8)]
-    there.close()
+    try:
+        with gpu.no_waits():
+            batches = [there.batch(step) for step in range(8)]
+    finally:
+        there.close()
     for step, (x, y) in enumerate(batches):
         assert same((x.cpu(), y.cpu()), here.batch(step))

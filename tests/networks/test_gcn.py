@@ -118,7 +118,7 @@ def test_half_precision_and_memory(graph: Graph) -> None:
     assert low.dtype == torch.bfloat16
     assert torch.allclose(low.float(), network(graph.test.inputs), rtol=0.05, atol=0.02)
     config = from_arguments("dataset=graph", "model=gcn", "hardware=cpu")
-    needed = memory_of_step(config, GraphFile().load())
+    needed = memory_of_step(config, GraphFile().load(), torch.device("cpu"))
     assert needed is not None
     assert needed > 4 * 34 * 34
 

@@ -225,8 +225,9 @@ def test_it_is_exported(
 @pytest.mark.parametrize("network", NETWORKS)
 def test_its_step_is_planned_from_its_shapes(network: str) -> None:
     images = LargeDigits().load()
-    plain = memory_of_step(_config(network, "standard"), images)
-    cayley = memory_of_step(_config(network, "cayley"), images)
+    cpu = torch.device("cpu")
+    plain = memory_of_step(_config(network, "standard"), images, cpu)
+    cayley = memory_of_step(_config(network, "cayley"), images, cpu)
     assert plain is not None
     assert cayley is not None
     assert plain < cayley

@@ -20,8 +20,8 @@ def images(side: int) -> Images:
 def test_sizes_are_what_the_shapes_say() -> None:
     """MLP of 3 x 4 x 4 = 48 inputs, one hidden layer of 8, batches of 16."""
     tiny = ["model=mlp", "model.widths=[8]", "batch_size=16"]
-    plain = memory_of_step(composed("method=standard", *tiny), images(4))
-    free = memory_of_step(composed("method=or", *tiny), images(4))
+    plain = memory_of_step(composed("method=standard", *tiny), images(4), CPU)
+    free = memory_of_step(composed("method=or", *tiny), images(4), CPU)
     assert plain is not None
     assert free is not None
     R = 4 * 48 * 48
@@ -31,8 +31,12 @@ def test_sizes_are_what_the_shapes_say() -> None:
 
 @pytest.mark.parametrize("method", ["gs", "hr", "ls", "cayley", "ogd", "sopt"])
 def test_every_method_has_a_size(method: str) -> None:
-    found = memory_of_step(composed(f"method={method}", "model=cnn6", "batch_size=8"), images(8))
-    plain = memory_of_step(composed("method=standard", "model=cnn6", "batch_size=8"), images(8))
+    found = memory_of_step(
+        composed(f"method={method}", "model=cnn6", "batch_size=8"), images(8), CPU
+    )
+    plain = memory_of_step(
+        composed("method=standard", "model=cnn6", "batch_size=8"), images(8), CPU
+    )
     assert found is not None
     assert plain is not None
     assert found > plain
@@ -65,7 +69,7 @@ def test_what_does_not_fit_says_what_would(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_network_that_needs_data_has_no_size() -> None:
     target = "model._target_=tests.run.test_size.NeedsData"
     own = [f"~model.{key}" for key in ("widths", "bn_eps")]
-    assert memory_of_step(composed("model=mlp", target, *own), images(4)) is None
+    assert memory_of_step(composed("model=mlp", target, *own), images(4), CPU) is None
 
 
 class NeedsData(torch.nn.Module):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from opt_runner.methods.base import method_options
 from opt_runner.methods.kernels.fused import FusedRotation, Saved
-from opt_runner.methods.kernels.linalg import skew_product
+from opt_runner.methods.kernels.linalg import add_one_, skew_product
 from opt_runner.methods.kernels.on_gpu import factor, on_gpu, solve
 
 
@@ -25,9 +25,8 @@ class Cayley(FusedRotation):
         """Return V = Q W, without Q. With B = I - A: Y = B^-1 W, V = (2I - B) Y = 2Y - W."""
         B = _denominator(R)
         if on_gpu(R):
-            B = B.double()
             C = factor(B)
-            Y = (B.mT @ solve(C, W)).to(W.dtype)
+            Y = solve(B, C, W)
             return 2 * Y - W, (R, C, Y)
         # `_ex` raises nothing if B is singular: it never is.
         LU, pivots, _ = torch.linalg.lu_factor_ex(B)
@@ -39,23 +38,18 @@ class Cayley(FusedRotation):
         """Return dL/dR = 2 triu(Z Y^T - Y Z^T, 1), Z = B^-T G, from the factors of B."""
         if on_gpu(G):
             R, C, Y = saved
-            Z = _denominator(R).double() @ solve(C, 2 * G)
-            return skew_product(Z.to(Y.dtype), Y).triu_(1)
+            return skew_product(solve(_denominator(R).mT, C, 2 * G), Y).triu_(1)
         LU, pivots, Y = saved
         Z = torch.linalg.lu_solve(LU, pivots, 2 * G, adjoint=True)
         return skew_product(Z, Y).triu_(1)
 
     def plain(self, R: Tensor, W: Tensor) -> Tensor:
         """Return V by a QR decomposition of B: LU must not be batched, see `fused`."""
-        upper = R.triu(1)
-        B = torch.eye(R.shape[-1], dtype=R.dtype, device=R.device) + upper.mT - upper
-        Q, U = torch.linalg.qr(B)
+        Q, U = torch.linalg.qr(_denominator(R))
         return 2 * torch.linalg.solve_triangular(U, Q.mT @ W, upper=True) - W
 
 
 def _denominator(R: Tensor) -> Tensor:
     """Return B = I - A."""
     upper = R.triu(1)
-    B = upper.mT - upper
-    B.diagonal(dim1=-2, dim2=-1).add_(1)
-    return B
+    return add_one_(upper.mT - upper)

@@ -23,7 +23,7 @@ class GramSchmidt(FusedRotation):
         """Return V = Q W by Householder QR, R^T = H U: Q = D H^T, L = U^T D, D = sign(diag U).
 
         Same Q as Gram-Schmidt in exact arithmetic, and orthogonal to rounding where the recurrence
-        is not.
+        is not. On a GPU by `lq`.
         """
         if on_gpu(R):
             L, Q = lq(R)

@@ -23,7 +23,8 @@ class Householder(FusedRotation):
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
         """Return V = Q W from LAPACK's R = H U': Q = H D, U = D U', with D of Note [Signs of hr].
 
-        Finite at R = I, where the reflections written out divide zero by zero.
+        Finite at R = I, where the reflections written out divide zero by zero. On a GPU by `lq`,
+        with the last sign from the determinant.
         """
         if on_gpu(R):
             L, Qt = lq(R.mT)  # R = Qt^T L^T

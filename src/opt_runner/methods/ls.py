@@ -22,6 +22,7 @@ class Lowdin(FusedRotation):
 
     @staticmethod
     def apply(R: Tensor, W: Tensor) -> tuple[Tensor, Saved]:
+        """Return V = Q W; on a GPU by `polar`, without the decomposition."""
         if on_gpu(R):
             Q = polar(R)
             return Q.to(W.dtype) @ W, (R, Q, W)

@@ -27,10 +27,9 @@ _aten = torch.ops.aten
 _WORTH_A_LOOK = 0.1
 _BYTES = 4 * 4  # of an entry of R, its gradient, its momentum, the factors of a decomposition
 _MOST_TRIES = 6
-_CPU = torch.device("cpu")
 
 
-def memory_of_step(config: Config, data: Data, device: torch.device = _CPU) -> int | None:
+def memory_of_step(config: Config, data: Data, device: torch.device) -> int | None:
     """Return the bytes of a step; None for a network that needs data to be built or computed.
 
     These are the bytes of trained tensors, gradients, the optimizer's state, W, and the tensors

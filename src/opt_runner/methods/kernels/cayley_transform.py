@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from opt_runner.methods.kernels.linalg import positive_signs, svd
+from opt_runner.methods.kernels.linalg import add_one_, positive_signs, svd
 from opt_runner.methods.kernels.on_gpu import factor, on_gpu, solve
 from opt_runner.methods.kernels.threads import each
 
@@ -13,11 +13,8 @@ def cayley_transform(A: Tensor, X: Tensor) -> Tensor:
 
     On the CPU matrices are solved one at a time: batched LU with several threads is wrong there.
     """
-    B, X = _one(-A / 2), X + A @ X / 2
-    if on_gpu(B):
-        B = B.double()
-        return (B.mT @ solve(factor(B), X)).to(X.dtype)
-    return _solved(B, X)
+    B, X = add_one_(-A / 2), X + A @ X / 2
+    return solve(B, factor(B), X) if on_gpu(B) else _solved(B, X)
 
 
 def cayley_retraction(X: Tensor, N: Tensor) -> Tensor:
@@ -31,7 +28,7 @@ def cayley_retraction(X: Tensor, N: Tensor) -> Tensor:
         K = N @ X.mT
         return cayley_transform(K - K.mT, X)
     L, M = torch.cat([N, X], dim=-1), torch.cat([X, -N], dim=-1)
-    return X + L @ _solved(_one(-(M.mT @ L) / 2), M.mT @ X)
+    return X + L @ _solved(add_one_(-(M.mT @ L) / 2), M.mT @ X)
 
 
 def qf(X: Tensor) -> Tensor:
@@ -48,12 +45,6 @@ def msign(X: Tensor) -> Tensor:
     A, S, Bt = svd(X, full_matrices=False)
     kept = torch.finfo(X.dtype).eps * max(X.shape[-2:]) * S[..., :1] < S
     return A * kept.to(X).unsqueeze(-2) @ Bt
-
-
-def _one(X: Tensor) -> Tensor:
-    """Return I + X; X is overwritten."""
-    X.diagonal(dim1=-2, dim2=-1).add_(1)
-    return X
 
 
 def _solved(A: Tensor, B: Tensor) -> Tensor:

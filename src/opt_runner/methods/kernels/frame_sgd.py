@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from opt_runner.methods.kernels.linalg import gram
+from opt_runner.methods.kernels.linalg import add_one_, gram
 from opt_runner.methods.kernels.stiefel_sgd import StiefelSGD, raised_inverse
 
 # Rounding moves V^T V by some 1e-7 a step.
@@ -110,8 +110,7 @@ def _near_identity_inverse(Z: Tensor, factors: int) -> Tensor:
     By products, as LAPACK takes longer for matrices of this size, and batched LU on the CPU is not
     to be had: see Note [LU one at a time on the CPU].
     """
-    X = Z.clone()
-    X.diagonal(dim1=-2, dim2=-1).add_(1)
+    X = add_one_(Z.clone())
     for _ in range(factors - 1):
         Z = Z @ Z
         X = X + X @ Z

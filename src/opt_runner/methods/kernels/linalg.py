@@ -10,6 +10,12 @@ def positive_signs(factors: Tensor) -> Tensor:
     return torch.where(diagonal < 0, -1.0, 1.0).to(factors.dtype)
 
 
+def add_one_(X: Tensor) -> Tensor:
+    """Return I + X; X is overwritten."""
+    X.diagonal(dim1=-2, dim2=-1).add_(1)
+    return X
+
+
 def skew_product(A: Tensor, B: Tensor) -> Tensor:
     """Return a B^T - B A^T of A, B (..., d, n)."""
     if A.shape[-1] < _WIDE:

@@ -61,18 +61,19 @@ def lq_gradient(L: Tensor, Q: Tensor, A: Tensor, B: Tensor) -> Tensor:
 
 
 def factor(B: Tensor) -> Tensor:
-    """Return the Cholesky factor C of B B^T = C C^T for B (k, d, d) in float64.
-
-    For B = I - A with a skew A, where B B^T = B^T B: then B^-1 = B^T (C C^T)^-1 and
-    B^-T = B (C C^T)^-1.
-    """
+    """Return the Cholesky factor C of B B^T = C C^T for B (k, d, d), in float64."""
+    B = B.double()
     return _cholesky(B @ B.mT)
 
 
-def solve(C: Tensor, X: Tensor) -> Tensor:
-    """Return (C C^T)^-1 X (k, d, n), in float64."""
+def solve(B: Tensor, C: Tensor, X: Tensor) -> Tensor:
+    """Return B^-1 X = B^T (C C^T)^-1 X for X (k, d, n), with C of `factor`, for B or for B^T.
+
+    B is I - A with a skew A, so that B B^T = B^T B.
+    """
     half = torch.linalg.solve_triangular(C, X.to(C.dtype), upper=False)
-    return torch.linalg.solve_triangular(C.mT, half, upper=True)
+    whole = torch.linalg.solve_triangular(C.mT, half, upper=True)
+    return (B.mT.to(C.dtype) @ whole).to(X.dtype)
 
 
 def polar(R: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ def _steps(low: float) -> Iterator[tuple[float, float]]:
     the interval to [p, 2 - p] with p its value at l.
     Source: Chen and Chow, "A stable scaling of Newton-Schulz" (2014).
     """
-    low, high = low, 1.0
+    high = 1.0
     while high - low > 1e-9:
         square = low * low + low * high + high * high
         k = 2 / (2 * math.sqrt(square / 3) ** 3 + low * low * high + high * high * low)
